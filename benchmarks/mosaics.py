@@ -1,0 +1,44 @@
+"""Reads the optional local image sets that the longer experiments use.
+
+Set ``GENAF_DATA`` to a folder with ``NAME-train.jpg``, ``NAME-test.jpg`` (mosaics of 32 x 32 tiles, 250 a row) and
+``NAME-train-labels.npy``, ``NAME-test-labels.npy``. ``gtsrb-train-tracks.npy`` groups near-identical video frames.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+TILE, COLUMNS = 32, 250
+
+
+def data_folder() -> Path:
+    """Return the folder named by ``GENAF_DATA``; exit with a hint where there is none."""
+    folder = os.environ.get("GENAF_DATA")
+    if not folder or not Path(folder).is_dir():
+        raise SystemExit(
+            f"GENAF_DATA is {folder!r}: set it to the folder that holds the image mosaics (see {__file__})"
+        )
+    return Path(folder)
+
+
+def read_mosaic(name: str, split: str) -> tuple[Tensor, Tensor]:
+    """Return uint8 images (N, 3, 32, 32) and int64 labels (N,) of one split ("train" or "test")."""
+    folder = data_folder()
+    labels = np.load(folder / f"{name}-{split}-labels.npy", allow_pickle=False)
+    Image.MAX_IMAGE_PIXELS = None
+    with Image.open(folder / f"{name}-{split}.jpg", formats=("JPEG",)) as mosaic:
+        pixels = np.asarray(mosaic)
+    tiles = pixels.reshape(pixels.shape[0] // TILE, TILE, COLUMNS, TILE, 3).transpose(0, 2, 4, 1, 3)
+    images = np.ascontiguousarray(tiles.reshape(-1, 3, TILE, TILE)[: len(labels)])
+    return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
+
+
+def read_tracks(name: str) -> Tensor:
+    """Return the group (int64, (N,)) of every training image: frames of one track never straddle a split."""
+    return torch.from_numpy(np.load(data_folder() / f"{name}-train-tracks.npy", allow_pickle=False).astype(np.int64))

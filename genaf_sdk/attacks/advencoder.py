@@ -1,0 +1,91 @@
+"""AdvEncoder: a generator of downstream-agnostic perturbations (Zhou et al., ICCV 2023)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genaf_sdk.attacks.base import EncoderAttack, batches_forever, register
+from genaf_sdk.attacks.losses import high_frequencies, info_nce
+from genaf_sdk.attacks.perturbation import Perturbation
+
+NOISE_DIM = 100
+
+
+class Generator(nn.Module):
+    """DCGAN-shaped: fixed noise (B, 100, 1, 1) -> B maps of tanh values -> one map (C, H, W), a 3 x 3 mix of the B.
+
+    Transposed convolutions double the size from 4 up to the first power of two that holds the image, which is then cut
+    from the middle; at 64 pixels this is the published network.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int], noise: Tensor) -> None:
+        super().__init__()
+        doublings = max(1, math.ceil(math.log2(max(size) / 4)))
+        widths = [max(64, 1024 >> index) for index in range(doublings)]
+        layers: list[nn.Module] = [nn.ConvTranspose2d(NOISE_DIM, widths[0], 4, 1, 0, bias=False)]
+        for before, after in zip(widths, [*widths[1:], channels], strict=True):
+            layers += [nn.BatchNorm2d(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False)]
+        self.maps = nn.Sequential(*layers, nn.Tanh())
+        self.mix = nn.Conv2d(len(noise), 1, 3, 1, 1)
+        self.noise, self.size = noise, size
+
+    def forward(self) -> Tensor:
+        """Return one map (C, H, W)."""
+        maps = self.maps(self.noise).transpose(0, 1)  # channels become the batch: one mix serves all three
+        top, left = (maps.shape[2] - self.size[0]) // 2, (maps.shape[3] - self.size[1]) // 2
+        mixed: Tensor = self.mix(maps)[:, 0]
+        return mixed[:, top : top + self.size[0], left : left + self.size[1]]
+
+
+@register
+@dataclass(frozen=True)
+class AdvEncoderPer(EncoderAttack):
+    """AdvEncoder-PER: 5 x -InfoNCE(g(x), g(x + d)) + MSE(x + d, x) - MSE(HF(x + d), HF(x)), Adam on the generator.
+
+    The high-pass radius is 8 bins at 64 pixels and scales with the image. The paper feeds as many noise maps as its batch
+    has images (256); they are fixed inputs of the generator, so fewer give the same kind of map for a fraction of the
+    cost.
+    """
+
+    name = "advencoder-per"
+    source = "Zhou et al., Downstream-agnostic Adversarial Examples, ICCV 2023"
+
+    epochs: int = 20
+    batch_size: int = 256
+    learning_rate: float = 2e-4
+    noise_maps: int = 16
+    adversarial_weight: float = 5.0
+    temperature: float = 0.1
+
+    def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
+        """Train the generator and return what it makes."""
+        channels, height, width = surrogate.shape[1:]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+            noise = torch.randn(self.noise_maps, NOISE_DIM, 1, 1)
+            network = Generator(channels, (height, width), noise.to(surrogate.device)).to(surrogate.device)
+        optimizer = torch.optim.Adam(network.parameters(), self.learning_rate, betas=(0.5, 0.999))
+        radius = 8 * min(height, width) / 64
+        with torch.no_grad():
+            clean = torch.cat([encoder(batch) for batch in surrogate.split(512)])
+        order = batches_forever(len(surrogate), self.batch_size, generator)
+        for _ in range(self.epochs * max(1, len(surrogate) // self.batch_size)):
+            indices = next(order).to(surrogate.device)
+            images = surrogate[indices]
+            perturbed = (images + network().clamp(-self.budget, self.budget)).clamp(0, 1)
+            loss = (
+                -self.adversarial_weight * info_nce(clean[indices], encoder(perturbed), self.temperature)
+                + F.mse_loss(perturbed, images)
+                - F.mse_loss(high_frequencies(perturbed, radius), high_frequencies(images, radius))
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            delta = network().clamp(-self.budget, self.budget)
+        return Perturbation(delta, self.budget)

@@ -1,0 +1,236 @@
+"""The template of an attack, and the registry.
+
+An attack is a frozen dataclass of its settings with one method to write. Three kinds, by what the attacker knows:
+
+- ``EncoderAttack``: the encoder and unlabelled surrogate images; gives one perturbation (downstream-agnostic).
+- ``UniversalModelAttack``: the whole classifier and labelled images; gives one perturbation.
+- ``SampleWiseAttack``: the whole classifier; perturbs every image by itself.
+
+Checks, seeds, eval mode and timing are done here once; ``run`` holds the mathematics alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from genaf_sdk.attacks.perturbation import Perturbation
+from genaf_sdk.errors import AttackError
+from genaf_sdk.model import inference_mode_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ENTRY_POINTS = "genaf_sdk.attacks"
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """What all attacks share: a name, a source and a budget."""
+
+    name: ClassVar[str]
+    """Spelling in configurations, on the command line and in reports."""
+    source: ClassVar[str]
+    """Where the attack was published."""
+
+    budget: float = 10 / 255
+    """L_inf budget in pixel units; for a patch, the share of the area."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.budget <= 1:
+            raise AttackError(
+                f"The budget of {self.name!r} is {self.budget!r}.",
+                expected="a share of the pixel range, above 0 and at most 1, such as 8 / 255",
+            )
+
+    def with_budget(self, budget: float) -> Attack:
+        """Return the same attack at another budget."""
+        return dataclasses.replace(self, budget=budget)
+
+
+@dataclass(frozen=True)
+class EncoderAttack(Attack):
+    """Crafts one perturbation from an encoder and unlabelled images."""
+
+    def __call__(self, encoder: nn.Module, surrogate: Tensor, *, seed: int = 0) -> Perturbation:
+        """Craft.
+
+        Args:
+            encoder: Pixels (N, C, H, W) in [0, 1] to features (N, D); left as it was.
+            surrogate: Images that the attacker has, (N, C, H, W) in [0, 1], at the size to attack.
+            seed: Of the attack's random choices.
+
+        Raises:
+            AttackError: No surrogate images, pixels outside [0, 1], or an encoder that gives NaN.
+        """
+        _check_images(self.name, surrogate)
+        return _crafted(self, encoder, lambda generator: self.run(encoder, surrogate, generator), seed)
+
+    @abstractmethod
+    def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
+        """Craft; encoder in eval mode with frozen weights, gradients enabled, ``generator`` on the CPU."""
+
+
+@dataclass(frozen=True)
+class UniversalModelAttack(Attack):
+    """Crafts one perturbation from the whole classifier and labelled images."""
+
+    def __call__(self, model: nn.Module, pixels: Tensor, labels: Tensor, *, seed: int = 0) -> Perturbation:
+        """Craft.
+
+        Args:
+            model: Pixels (N, C, H, W) in [0, 1] to logits (N, K); left as it was.
+            pixels: Images to craft on, (N, C, H, W) in [0, 1].
+            labels: Their classes, (N,).
+            seed: Of the attack's random choices.
+
+        Raises:
+            AttackError: No images, pixels outside [0, 1], labels missing, or a model that gives NaN.
+        """
+        _check_images(self.name, pixels, labels)
+        return _crafted(self, model, lambda generator: self.run(model, pixels, labels, generator), seed)
+
+    @abstractmethod
+    def run(self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Perturbation:
+        """Craft; model in eval mode with frozen weights, gradients enabled, ``generator`` on the CPU."""
+
+
+@dataclass(frozen=True)
+class SampleWiseAttack(Attack):
+    """Perturbs every image by itself."""
+
+    batch_size: ClassVar[int] = 250
+
+    def __call__(self, model: nn.Module, pixels: Tensor, labels: Tensor, *, seed: int = 0) -> Tensor:
+        """Return adversarial images (N, C, H, W) in [0, 1], each within the budget of its original.
+
+        Args:
+            model: Pixels (N, C, H, W) in [0, 1] to logits (N, K); left as it was.
+            pixels: Images, (N, C, H, W) in [0, 1].
+            labels: Their classes, (N,).
+            seed: Of the attack's random choices.
+
+        Raises:
+            AttackError: No images, pixels outside [0, 1], labels missing, or a model that gives NaN.
+        """
+        _check_images(self.name, pixels, labels)
+        generator = torch.Generator().manual_seed(seed)
+        with frozen(model):
+            parts = [
+                self.run(model, images, targets, generator)
+                for images, targets in zip(pixels.split(self.batch_size), labels.split(self.batch_size), strict=True)
+            ]
+        adversarial = torch.cat(parts)
+        # A mistake in an attack must not hand it a larger budget than the report states.
+        return torch.clamp(adversarial, pixels - self.budget, pixels + self.budget).clamp(0, 1)
+
+    @abstractmethod
+    def run(self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Perturb one batch; model in eval mode with frozen weights, gradients enabled, ``generator`` on the CPU."""
+
+
+class frozen:  # noqa: N801  # reads as a word: with frozen(model)
+    """Context: eval mode, gradients enabled but none for weights; everything is as before afterwards."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __enter__(self) -> None:
+        self.required = [(parameter, parameter.requires_grad) for parameter in self.module.parameters()]
+        self.mode, self.gradients = inference_mode_of(self.module), torch.enable_grad()
+        self.mode.__enter__()
+        self.gradients.__enter__()
+        for parameter, _ in self.required:
+            parameter.requires_grad_(False)
+
+    def __exit__(self, *error: object) -> None:
+        for parameter, required in self.required:
+            parameter.requires_grad_(required)
+        self.gradients.__exit__(None, None, None)
+        self.mode.__exit__(None, None, None)
+
+
+def _crafted(
+    attack: Attack, target: nn.Module, run: Callable[[torch.Generator], Perturbation], seed: int
+) -> Perturbation:
+    started = time.monotonic()
+    with frozen(target):
+        perturbation = run(torch.Generator().manual_seed(seed))
+    values = perturbation.values.detach()
+    if not torch.isfinite(values).all():
+        raise AttackError(f"{attack.name!r} ended in NaN.", remedy="check that the encoder's features are finite")
+    if perturbation.mask is None:
+        values = values.clamp(-attack.budget, attack.budget)
+    settings = {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack)}
+    plain = {key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool, type(None)))}
+    details = {**plain, **perturbation.details, "seed": seed, "seconds": round(time.monotonic() - started, 3)}
+    return Perturbation(values.cpu(), attack.budget, perturbation.mask, attack.name, details)
+
+
+def _check_images(name: str, pixels: Tensor, labels: Tensor | None = None) -> None:
+    if pixels.ndim != 4 or len(pixels) == 0:
+        raise AttackError(f"{name!r} was given images of shape {tuple(pixels.shape)}.", expected="(N, C, H, W), N > 0")
+    low, high = (float(value) for value in torch.aminmax(pixels))
+    if not (low >= -1e-6 and high <= 1 + 1e-6):
+        raise AttackError(
+            f"{name!r} was given pixels from {low:g} to {high:g}.",
+            expected="pixels in [0, 1]; normalisation belongs inside the model",
+        )
+    if labels is not None and labels.shape != pixels.shape[:1]:
+        raise AttackError(f"{name!r} was given labels of shape {tuple(labels.shape)}.", expected=f"({len(pixels)},)")
+
+
+def batches_forever(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield the indices of shuffled batches, epoch after epoch; every batch is whole where ``count`` allows it."""
+    size = min(size, count)
+    while True:
+        order = torch.randperm(count, generator=generator)
+        for start in range(0, count - size + 1, size):
+            yield order[start : start + size]
+
+
+REGISTRY: dict[str, type[Attack]] = {}
+AttackType = TypeVar("AttackType", bound=type[Attack])
+
+
+def register(attack: AttackType) -> AttackType:
+    """Class decorator: make an attack known by its ``name``."""
+    known = REGISTRY.get(attack.name)
+    if known is not None and known.__qualname__ != attack.__qualname__:
+        raise AttackError(f"Two attacks are named {attack.name!r}: {known} and {attack}.", remedy="rename one")
+    REGISTRY[attack.name] = attack
+    return attack
+
+
+def known_attacks() -> dict[str, type[Attack]]:
+    """Return every registered attack by name, those of other packages' entry points included."""
+    import genaf_sdk.attacks as built_in
+
+    del built_in
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name not in REGISTRY:
+            register(cast("type[Attack]", entry.load()))
+    return dict(sorted(REGISTRY.items()))
+
+
+def load_attack(attack: str | Attack) -> Attack:
+    """Return an attack with its default settings by name; an attack passes as it is.
+
+    Raises:
+        AttackError: The name is unknown; the nearest ones are listed.
+    """
+    if isinstance(attack, Attack):
+        return attack
+    known = known_attacks()
+    if attack not in known:
+        near = difflib.get_close_matches(attack, known, n=3) or known
+        raise AttackError(f"There is no attack {attack!r}.", expected=f"one of {', '.join(near)}")
+    return known[attack]()

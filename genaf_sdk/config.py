@@ -1,0 +1,258 @@
+"""Every setting of a hardening run: frozen, checked when made, written to and read from JSON.
+
+Budgets are fractions of the pixel range [0, 1]: ``8 / 255`` is eight grey levels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from genaf_sdk.errors import ConfigError
+
+
+def _check(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name} is {value!r}.", expected=expected, remedy=f"set {name} accordingly")
+
+
+def _check_positive_integers(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _check(isinstance(value, int) and value >= 1, name, value, "a whole number of at least 1")
+
+
+def _check_range(config: object, low: float, high: float, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _check(low <= value <= high, name, value, f"a number from {low:g} to {high:g}")
+
+
+@dataclass(frozen=True)
+class AdversaryConfig:
+    """What stage 1 trains against.
+
+    ``pgd``: every image gets its own perturbation (the paper). ``mixed``: of each batch, ``sample_wise_share`` gets
+    sample-wise steps started from a shared universal perturbation, ``patch_share`` a shared patch at a random place, the
+    rest a shared universal perturbation as it is. Shared perturbations learn from the gradient of the training step.
+    ``none``: ordinary fine-tuning.
+    """
+
+    kind: Literal["mixed", "pgd", "none"] = "mixed"
+    budget: float = 8 / 255
+    """L_inf budget of sample-wise perturbations."""
+    step_size: float = 10 / 255
+    steps: int = 2
+    universal_budget: float = 10 / 255
+    """L_inf budget of the shared universal perturbations."""
+    bank_size: int = 8
+    """How many universal perturbations, and how many patches, are kept."""
+    redraw_every: int = 40
+    """After so many steps one perturbation of the bank starts anew, so that the bank does not go stale."""
+    sample_wise_share: float = 0.75
+    patch_share: float = 0.125
+    patch_area: float = 0.035
+
+    def __post_init__(self) -> None:
+        _check(self.kind in ("mixed", "pgd", "none"), "kind", self.kind, "'mixed', 'pgd' or 'none'")
+        _check_positive_integers(self, "steps", "bank_size", "redraw_every")
+        _check_range(self, 1e-6, 1.0, "budget", "step_size", "universal_budget", "patch_area")
+        _check_range(self, 0.0, 1.0, "sample_wise_share", "patch_share")
+        total = self.sample_wise_share + self.patch_share
+        _check(total <= 1, "sample_wise_share + patch_share", total, "at most 1; the rest is universal perturbations")
+
+
+@dataclass(frozen=True)
+class DualTrackConfig:
+    """Stage 1, genetic-directed dual-track adversarial fine-tuning: two optimizers, up to four loss terms."""
+
+    epochs: int = 24
+    batch_size: int = 128
+    """Over all processes."""
+    encoder_learning_rate: float = 1e-3
+    head_learning_rate: float = 5e-3
+    weight_decay: float = 8e-4
+    schedule: Literal["cosine", "exponential"] = "cosine"
+    """``exponential`` multiplies by 0.96 an epoch, as the paper does; ``cosine`` falls to zero after a short warm-up."""
+    adversarial_weight: float = 1.0
+    clean_weight: float = 1.0
+    genetic_weight: float = 1.0
+    """Lambda, for the loss as a mean over rows (the authors' sum over pairs divided by the batch size)."""
+    alignment_weight: float = 1.0
+    """Weight of 1 - cos(g(x_adv), g(x)), which the paper does not have."""
+    shift: int = 2
+    """Augmentation: random translation by up to so many pixels (edges repeated)."""
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
+
+    def __post_init__(self) -> None:
+        _check_positive_integers(self, "epochs")
+        _check(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2: batch statistics and L_gr need pairs")
+        _check_range(self, 1e-8, 10.0, "encoder_learning_rate", "head_learning_rate")
+        _check_range(self, 0.0, 1e6, "adversarial_weight", "clean_weight", "genetic_weight", "alignment_weight")
+        _check_range(self, 0.0, 1.0, "weight_decay")
+        _check_range(self, 0, 64, "shift")
+        _check(self.schedule in ("cosine", "exponential"), "schedule", self.schedule, "'cosine' or 'exponential'")
+        _check(
+            self.adversarial_weight + self.clean_weight > 0, "adversarial_weight + clean_weight", 0, "a positive sum"
+        )
+
+
+@dataclass(frozen=True)
+class SensitivityConfig:
+    """Robust sensitivity: how far the adversarial loss can rise when one layer's weight moves."""
+
+    radius: float = 0.1
+    """The perturbation's Frobenius norm, as a share of the weight's."""
+    steps: int = 3
+    samples: int = 512
+    """How many adversarial training images the loss is measured on."""
+
+    def __post_init__(self) -> None:
+        _check_positive_integers(self, "steps", "samples")
+        _check_range(self, 1e-6, 10.0, "radius")
+
+
+@dataclass(frozen=True)
+class AdaptabilityConfig:
+    """Stage 2, evolutionary adaptability fine-tuning: the least sensitive layers learn from clean data alone."""
+
+    redundant_fraction: float = 0.2
+    """Share of the layers that is fine-tuned; at least one layer is."""
+    epochs: int = 6
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 8e-4
+    interpolations: int = 10
+    """How many points between the stage-1 and the fine-tuned weights the guard tries."""
+    tolerance: float = 0.0
+    """How far robust validation accuracy may fall below stage 1's, as a share of the images."""
+
+    def __post_init__(self) -> None:
+        _check(self.epochs >= 0, "epochs", self.epochs, "at least 0 (0 skips stage 2)")
+        _check_positive_integers(self, "interpolations", "batch_size")
+        _check_range(self, 1e-6, 1.0, "redundant_fraction")
+        _check_range(self, 1e-8, 10.0, "learning_rate")
+        _check_range(self, 0.0, 1.0, "weight_decay", "tolerance")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the result is checked against downstream-agnostic adversarial examples."""
+
+    universal_attacks: tuple[str, ...] = ("advencoder-per", "uapgd")
+    """Attacks on the encoder alone; each is crafted on the published (transfer) and the hardened (adaptive) one."""
+    model_attacks: tuple[str, ...] = ("pgd",)
+    """Attacks on the whole model, labels known (white-box)."""
+    universal_budget: float = 10 / 255
+    sample_wise_budget: float = 8 / 255
+    surrogate_samples: int = 1024
+    """How many images a universal perturbation is crafted on."""
+    white_box_samples: int = 500
+    """How many test images a sample-wise attack is scored on."""
+
+    def __post_init__(self) -> None:
+        _check_positive_integers(self, "surrogate_samples", "white_box_samples")
+        _check_range(self, 1e-6, 1.0, "universal_budget", "sample_wise_budget")
+
+
+@dataclass(frozen=True)
+class HardenConfig:
+    """A whole run. ``HardenConfig.preset("paper")`` gives the paper's hyper-parameters."""
+
+    seed: int = 0
+    undefended_epochs: int = 24
+    """How long the "before" model, the same encoder fine-tuned without defence, is trained."""
+    validation_fraction: float = 0.15
+    """Share of the training data that is set aside where the data set has no validation split."""
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """``auto`` is bf16 on a GPU that has it, else no."""
+    dual_track: DualTrackConfig = field(default_factory=DualTrackConfig)
+    sensitivity: SensitivityConfig = field(default_factory=SensitivityConfig)
+    adaptability: AdaptabilityConfig = field(default_factory=AdaptabilityConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 to 2147483647")
+        _check_positive_integers(self, "undefended_epochs")
+        _check_range(self, 0.01, 0.5, "validation_fraction")
+
+    @classmethod
+    def preset(cls, name: str) -> HardenConfig:
+        """Return a named configuration: ``default`` or ``paper``.
+
+        Raises:
+            ConfigError: There is no preset of that name.
+        """
+        if name not in PRESETS:
+            raise ConfigError(f"There is no preset {name!r}.", expected=f"one of {', '.join(sorted(PRESETS))}")
+        return PRESETS[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain objects, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> HardenConfig:
+        """Read what ``to_dict`` wrote. Missing settings take their defaults.
+
+        Raises:
+            ConfigError: A setting is unknown, of another type or out of range.
+        """
+        return typing.cast("HardenConfig", _from_dict(cls, content, ""))
+
+
+def _from_dict(cls: type[Any], content: Any, path: str) -> Any:
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path or 'The configuration'} is {content!r}.", expected="a JSON object")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(content) - set(hints))
+    if unknown:
+        raise ConfigError(f"Unknown setting {path}{unknown[0]!r}.", expected=f"one of {', '.join(sorted(hints))}")
+    values: dict[str, Any] = {}
+    for name, value in content.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            values[name] = _from_dict(typing.cast("type[Any]", hint), value, f"{path}{name}.")
+        else:
+            values[name] = _convert(hint, value, f"{path}{name}")
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    """Check ``value`` against a type hint made of int, float, str, bool, Literal, optional and tuples of str."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        _check(value in arguments, name, value, f"one of {', '.join(map(repr, arguments))}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _convert(next(a for a in arguments if a is not types.NoneType), value, name)
+    if origin is tuple:
+        _check(isinstance(value, (list, tuple)), name, value, "a list")
+        return tuple(_convert(arguments[0], item, name) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    matches = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+    _check(matches, name, value, f"a value of type {hint.__name__}")
+    return value
+
+
+PRESETS: dict[str, HardenConfig] = {
+    "default": HardenConfig(),
+    "paper": HardenConfig(
+        undefended_epochs=50,
+        dual_track=DualTrackConfig(
+            epochs=50,
+            batch_size=256,
+            encoder_learning_rate=1e-4,
+            head_learning_rate=5e-3,
+            schedule="exponential",
+            genetic_weight=2.5,
+            alignment_weight=0.0,
+            adversary=AdversaryConfig(kind="pgd", budget=8 / 255, step_size=2 / 255, steps=10),
+        ),
+        adaptability=AdaptabilityConfig(epochs=20, batch_size=256),
+    ),
+}

@@ -1,0 +1,1 @@
+"""Measures a model under attack and reports it."""
