@@ -140,22 +140,30 @@ class AdaptabilityConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How the result is checked against downstream-agnostic adversarial examples."""
+    """How a model is checked. Attacks on an encoder fill the transfer and adaptive columns, the others white-box."""
 
-    universal_attacks: tuple[str, ...] = ("advencoder-per", "uapgd")
-    """Attacks on the encoder alone; each is crafted on the published (transfer) and the hardened (adaptive) one."""
-    model_attacks: tuple[str, ...] = ("pgd",)
-    """Attacks on the whole model, labels known (white-box)."""
-    universal_budget: float = 10 / 255
+    attacks: tuple[str, ...] = ("advencoder-per", "uapgd", "pgd")
+    perturbation_budget: float = 10 / 255
+    """L_inf budget of universal perturbations. Patches keep the area that their attack states."""
     sample_wise_budget: float = 8 / 255
     surrogate_samples: int = 1024
     """How many images a universal perturbation is crafted on."""
-    white_box_samples: int = 500
+    test_samples: int | None = None
+    """How many test images universal perturbations are scored on; None is all."""
+    sample_wise_samples: int = 500
     """How many test images a sample-wise attack is scored on."""
+    curve: tuple[float, ...] = (2 / 255, 4 / 255, 8 / 255, 10 / 255, 16 / 255)
+    """Budgets at which accuracy is drawn as a curve; empty draws none."""
+    checks: bool = True
+    """Whether to look for signs of gradient masking (Carlini et al. 2019)."""
 
     def __post_init__(self) -> None:
-        _check_positive_integers(self, "surrogate_samples", "white_box_samples")
-        _check_range(self, 1e-6, 1.0, "universal_budget", "sample_wise_budget")
+        _check(len(self.attacks) > 0, "attacks", self.attacks, "at least one attack; `genaf attack --help` lists them")
+        _check_positive_integers(self, "surrogate_samples", "sample_wise_samples")
+        _check(self.test_samples is None or self.test_samples >= 1, "test_samples", self.test_samples, "at least 1")
+        _check_range(self, 1e-6, 1.0, "perturbation_budget", "sample_wise_budget")
+        for budget in self.curve:
+            _check(0 < budget <= 1, "curve", budget, "budgets above 0 and at most 1, such as 8 / 255")
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ class Attack(ABC):
     """Spelling in configurations, on the command line and in reports."""
     source: ClassVar[str]
     """Where the attack was published."""
+    is_patch: ClassVar[bool] = False
+    """Whether ``budget`` is the area of a patch; such attacks keep it in joint tables."""
+    needs_gradient: ClassVar[bool] = True
+    """False for attacks that only ask for outputs and so work on any callable, an ONNX file included."""
 
     budget: float = 10 / 255
     """L_inf budget in pixel units; for a patch, the share of the area."""

@@ -61,6 +61,15 @@ class Run:
             disable=not (wanted and console.is_terminal and self.accelerator.is_main_process),
         )
 
+    def announce(self, stage: str) -> Callable[[str], None]:
+        """Return a function that shows a line of text under ``stage`` in the progress bar."""
+        task = self.progress.add_task(stage, total=None, figures="")
+
+        def show(text: str) -> None:
+            self.progress.update(task, figures=text)
+
+        return show
+
     def generator(self, purpose: str) -> torch.Generator:
         """Return a CPU generator of its own for each purpose, different on each process."""
         salt = sum(ord(letter) * 31**place for place, letter in enumerate(purpose)) % 100_003

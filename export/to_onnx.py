@@ -1,0 +1,73 @@
+"""A classifier as one ONNX file: pixels in [0, 1] in, logits out, normalisation inside, any batch size."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+import torch
+
+from genaf_sdk._version import __version__
+from genaf_sdk.errors import ExportError
+from genaf_sdk.files import replacing
+
+if TYPE_CHECKING:
+    from genaf_sdk.model import HardenedModel
+
+INPUT, OUTPUT = "pixels", "logits"
+LARGEST = 2 * 2**30 - 1  # bytes: the limit of one protobuf file
+
+
+def export_onnx(model: HardenedModel, path: str | Path) -> Path:
+    """Write ``model`` as a single ONNX file and return its path.
+
+    Input ``pixels``: float32 (batch, C, H, W) in [0, 1]. Output ``logits``: float32 (batch, K). The class names, the
+    image size, the number of channels and the version are kept as metadata. The file is checked by ``onnx.checker``.
+
+    Raises:
+        ExportError: The model cannot be traced, or is too large for one file.
+        OutputError: The file cannot be written.
+    """
+    path = Path(path)
+    traced = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
+    example = torch.full((2, model.encoder.channels, *model.image_size), 0.5)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's concern
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            program = torch.onnx.export(
+                traced,
+                (example,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        raise ExportError(
+            f"The model cannot be exported to ONNX: {error}",
+            remedy="write the encoder's forward pass without control flow that depends on the batch",
+        ) from error
+    if program is None:
+        raise ExportError("torch.onnx.export gave no program.", remedy="update torch and onnxscript")
+    proto = program.model_proto
+    if proto.ByteSize() > LARGEST:
+        raise ExportError(f"The model takes {proto.ByteSize()} bytes.", expected=f"at most {LARGEST}, one ONNX file")
+    metadata = {
+        "genaf_sdk": __version__,
+        "class_names": json.dumps(model.class_names, ensure_ascii=False),
+        "image_size": json.dumps(model.image_size),
+        "channels": str(model.encoder.channels),
+        "encoder": model.encoder.source,
+    }
+    onnx.helper.set_model_props(proto, metadata)
+    onnx.checker.check_model(proto, full_check=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+    return path

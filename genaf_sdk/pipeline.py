@@ -1,0 +1,236 @@
+"""harden(): the whole pipeline, from a public encoder to a checked classifier."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+
+from genaf_sdk.config import AdversaryConfig, HardenConfig
+from genaf_sdk.data import load_data
+from genaf_sdk.encoders import load_encoder
+from genaf_sdk.errors import ConfigError
+from genaf_sdk.files import require_writable
+from genaf_sdk.finetuning.adaptability import Adaptation, adaptability_finetuning
+from genaf_sdk.finetuning.adversary import ascend
+from genaf_sdk.finetuning.dual_track import dual_track_finetuning
+from genaf_sdk.finetuning.loop import Run
+from genaf_sdk.finetuning.sensitivity import redundant_layers, robust_sensitivity
+from genaf_sdk.model import Head, HardenedModel, PixelEncoder, architecture_of
+from genaf_sdk.robustness.evaluate import evaluate as run_evaluation
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from genaf_sdk.data import DataSplits
+    from genaf_sdk.robustness.report import RobustnessReport
+
+
+@dataclass
+class HardenResult:
+    """What ``harden`` returns.
+
+    Args:
+        model: The hardened classifier, in eval mode, on the CPU.
+        report: What it withstands; None if ``evaluate=False`` was asked for.
+        published: The encoder as it was before.
+        undefended: The same encoder fine-tuned without defence ("before"), or None.
+        data: The images that were used.
+        config: The settings that were used.
+        sensitivity: Layer -> rise of the adversarial loss: what each layer contributes to robustness.
+        adaptation: What stage 2 trained and kept.
+        history: One record an epoch.
+        seconds: Duration of each part.
+    """
+
+    model: HardenedModel
+    report: RobustnessReport | None
+    published: PixelEncoder
+    undefended: HardenedModel | None
+    data: DataSplits
+    config: HardenConfig
+    sensitivity: dict[str, float] = field(default_factory=dict)
+    adaptation: Adaptation | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model, its ONNX file and the report with its perturbations into ``folder`` and return it.
+
+        The ONNX file is compared with the model, and the perturbations are replayed through it with onnxruntime, so
+        that the report's figures stand for the file that is served.
+
+        Raises:
+            ExportError: The ONNX file differs from the model.
+            OutputError: The folder cannot be written.
+        """
+        from genaf_sdk.export.bundle import write_bundle
+
+        return write_bundle(self, require_writable(Path(folder)))
+
+
+def harden(
+    encoder: str | nn.Module,
+    dataset: Any,
+    config: HardenConfig | str | None = None,
+    *,
+    output_dir: str | Path | None = None,
+    surrogate: Tensor | None = None,
+    progress: bool | None = None,
+    evaluate: bool = True,
+    accelerator: Accelerator | None = None,
+) -> HardenResult:
+    """Fine-tune a public encoder into a classifier that withstands downstream-agnostic adversarial examples.
+
+    Gen-AF (Zhou et al., IEEE S&P 2024): dual-track adversarial fine-tuning with genetic regularization, then clean
+    fine-tuning of the layers that robustness depends on least; then a check against attacks.
+
+    Args:
+        encoder: An id such as ``"torchvision:resnet18"``, or a module; see ``load_encoder``. It is left as it was.
+        dataset: An id such as ``"digits"``, a folder of pictures, or torch datasets; see ``load_data``.
+        config: Settings, or the name of a preset: ``"default"``, ``"paper"``.
+        output_dir: Where the model, its ONNX file, the report and checkpoints go. It is tried before training starts.
+        surrogate: Images (N, C, H, W) in [0, 1] that the attacker of the report has; by default the downstream training
+            images without labels.
+        progress: One progress bar on the terminal. None: only where there is a terminal.
+        evaluate: Whether to train the undefended classifier and to attack both.
+        accelerator: Your own ``accelerate.Accelerator``; by default one is made from ``config.mixed_precision``.
+
+    Returns:
+        The classifier, its report, and how it came about.
+
+    Raises:
+        GenafError: Something given cannot be used (``EncoderError``, ``DataError``, ``ConfigError``, ``OutputError``) or
+            training had to stop (``TrainingError``).
+    """
+    config = _resolve(config)
+    folder = None if output_dir is None else require_writable(Path(output_dir))
+    published = copy.deepcopy(load_encoder(encoder)).eval()
+    data = load_data(
+        dataset,
+        image_size=published.image_size,
+        channels=published.channels,
+        validation_fraction=config.validation_fraction,
+        seed=config.seed,
+    )
+    size = data.image_shape[1:]
+    feature_dim = published.measure(size)
+    run = Run(accelerator or make_accelerator(config), config.seed, folder, progress)
+    device = run.accelerator.device
+    clock = _Clock()
+
+    with run.progress, torch.random.fork_rng():
+        undefended = None
+        if evaluate:
+            undefended = new_classifier(published, feature_dim, data, config.seed)
+            dual_track_finetuning(run, undefended, data, undefended_config(config), stage="undefended")
+            clock.stop("undefended")
+        model = new_classifier(published, feature_dim, data, config.seed)
+        adversary = dual_track_finetuning(run, model, data, config.dual_track)
+        clock.stop("stage 1")
+
+        contributions, adaptation = {}, None
+        if config.adaptability.epochs:
+            pixels, labels = (t.to(device) for t in data.train.head(config.sensitivity.samples, seed=config.seed))
+            budget = config.evaluation.sample_wise_budget
+            adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), budget, budget / 4, steps=10)
+            contributions = robust_sensitivity(
+                model, adversarial, labels, config.sensitivity, on_layer=run.announce("sensitivity")
+            )
+            clock.stop("sensitivity")
+            layers = redundant_layers(contributions, config.adaptability.redundant_fraction)
+            bank = adversary.state().get("perturbations") if adversary else None
+            adaptation = adaptability_finetuning(run, model, data, config, layers, bank)
+            clock.stop("stage 2")
+
+    result = HardenResult(model, None, published, undefended, data, config, contributions, adaptation, run.history)
+    result.seconds = clock.seconds
+    if evaluate:
+        result.report = evaluate_result(run, result, surrogate)
+        clock.stop("evaluation")
+        result.report.sections |= describe(result)
+    for module in (model, undefended):
+        if module is not None:
+            module.cpu().eval()
+    if folder is not None and run.accelerator.is_main_process:
+        result.save(folder)
+    return result
+
+
+def evaluate_result(run: Run, result: HardenResult, surrogate: Tensor | None) -> RobustnessReport:
+    """Attack the hardened and the undefended classifier."""
+    with run.progress, torch.random.fork_rng():
+        return run_evaluation(
+            result.model,
+            result.data,
+            encoder=result.published,
+            undefended=result.undefended,
+            surrogate=surrogate,
+            config=result.config.evaluation,
+            seed=result.config.seed,
+            on_attack=run.announce("evaluation"),
+        )
+
+
+def new_classifier(published: PixelEncoder, feature_dim: int, data: DataSplits, seed: int) -> HardenedModel:
+    """Put a fresh head, drawn by ``seed``, on a copy of the encoder."""
+    torch.manual_seed(seed)
+    head = Head(feature_dim, len(data.class_names))
+    return HardenedModel(
+        copy.deepcopy(published), head, class_names=data.class_names, image_size=data.image_shape[1:]
+    )
+
+
+def undefended_config(config: HardenConfig) -> Any:
+    """Return stage 1's settings without its adversary: ordinary fine-tuning, the "before" of the report."""
+    return dataclasses.replace(
+        config.dual_track, epochs=config.undefended_epochs, adversary=AdversaryConfig(kind="none")
+    )
+
+
+def make_accelerator(config: HardenConfig) -> Accelerator:
+    """Return an accelerator for the devices at hand; ``mixed_precision="auto"`` is bf16 on GPUs that have it."""
+    precision: str | None = config.mixed_precision
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return Accelerator(mixed_precision=precision)
+
+
+def describe(result: HardenResult) -> dict[str, Any]:
+    """Return what the report says beside its scores: model, settings, both stages, cost."""
+    adaptation = result.adaptation
+    return {
+        "model": architecture_of(result.model),
+        "config": result.config.to_dict(),
+        "sensitivity": result.sensitivity,
+        "adaptation": None if adaptation is None else dataclasses.asdict(adaptation),
+        "history": result.history,
+        "seconds": result.seconds,
+    }
+
+
+def _resolve(config: HardenConfig | str | None) -> HardenConfig:
+    if config is None or isinstance(config, str):
+        return HardenConfig.preset(config or "default")
+    if not isinstance(config, HardenConfig):
+        raise ConfigError(f"config is a {type(config).__name__}.", expected="a HardenConfig or the name of a preset")
+    return config
+
+
+class _Clock:
+    """Durations of consecutive parts."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.started = time.monotonic()
+
+    def stop(self, part: str) -> None:
+        now = time.monotonic()
+        self.seconds[part], self.started = round(now - self.started, 3), now
+
