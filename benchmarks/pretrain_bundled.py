@@ -103,7 +103,8 @@ def store(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--epochs", type=int, default=80, help="what the learning-rate schedule is laid out for")
+    parser.add_argument("--stop-after", type=int, default=40, help="epochs that are run of it")
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--temperature", type=float, default=0.2)
@@ -125,7 +126,7 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, args.learning_rate, total_steps=steps * args.epochs, pct_start=0.1
     )
-    for epoch in range(args.epochs):
+    for epoch in range(args.stop_after):
         started, total = time.monotonic(), 0.0
         encoder.train()
         for indices in torch.randperm(len(train[0]), generator=generator).split(args.batch_size)[:steps]:

@@ -165,7 +165,7 @@ class _Session:
             target = encoder if encoder is not None else nn.Identity()
             perturbation = attack(target.to(device), images.to(device), seed=self.seed)
             owner = "" if column in ("noise", "transfer") else f"-{subjects[0].name}"
-            key = f"{column}-{attack.name}{owner}" + ("" if len(self.sources) == 1 else f"-{source}")
+            key = "-".join(dict.fromkeys((column, attack.name))) + owner + ("" if len(self.sources) == 1 else f"-{source}")
             for subject in subjects:
                 self.score_perturbation(subject, column, perturbation, key, source)
 
@@ -198,7 +198,7 @@ class _Session:
 
     def draw_curve(self, subject: Subject, public: nn.Module | None) -> None:
         """Accuracy against budget: UAPGD on the published and on the own encoder, PGD on the whole model."""
-        images = next(iter(self.sources.values())).to(subject.device)
+        images = self.sources["train"].to(subject.device)
         encoders: dict[Column, nn.Module | None] = {"transfer": public, "adaptive": subject.encoder}
         for budget in self.config.curve:
             self.on_attack(f"curve: {budget * 255:.3g}/255")
