@@ -1,4 +1,4 @@
-"""load_data(): a data set's id, an image folder or torch datasets -> train, validation and test images in pixel space."""
+"""load_data(): an id, an image folder or torch datasets -> train, validation and test images in pixel space."""
 
 from __future__ import annotations
 

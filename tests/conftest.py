@@ -1,0 +1,62 @@
+"""Tiny real models and images that the tests share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from genaf_sdk.config import AdaptabilityConfig, DualTrackConfig, EvaluationConfig, HardenConfig, SensitivityConfig
+from genaf_sdk.data import DataSplits, LabelledImages
+
+torch.set_num_threads(2)
+
+
+class TinyEncoder(nn.Module):
+    """Two convolutions and global pooling: pixels (N, 3, H, W) to features (N, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, stride=2)
+        self.norm = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 16, 3, padding=1, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv2(torch.relu(self.norm(self.conv1(x))))).mean((2, 3))
+
+
+def stripes(count: int, seed: int, size: int = 16) -> tuple[Tensor, Tensor]:
+    """Three classes that a small network learns in seconds: vertical stripes, horizontal stripes, a checkerboard."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    ramp = torch.arange(size) // 2 % 2
+    vertical, horizontal = ramp.expand(size, size).float(), ramp[:, None].expand(size, size).float()
+    patterns = torch.stack([vertical, horizontal, (vertical - horizontal).abs()])
+    noise = torch.rand(count, 3, size, size, generator=generator)
+    return (0.3 + 0.4 * patterns[labels][:, None]) * 0.7 + 0.3 * noise, labels
+
+
+@pytest.fixture
+def tiny_encoder() -> TinyEncoder:
+    torch.manual_seed(0)
+    return TinyEncoder()
+
+
+@pytest.fixture
+def striped() -> DataSplits:
+    parts = [LabelledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((96, 30, 60))]
+    return DataSplits(*parts, class_names=("vertical", "horizontal", "checks"), name="stripes")
+
+
+@pytest.fixture
+def quick_config() -> HardenConfig:
+    """A whole run in a few seconds."""
+    return HardenConfig(
+        undefended_epochs=4,
+        dual_track=DualTrackConfig(epochs=4, batch_size=32, encoder_learning_rate=3e-3),
+        sensitivity=SensitivityConfig(steps=2, samples=32),
+        adaptability=AdaptabilityConfig(epochs=2, batch_size=32, interpolations=2),
+        evaluation=EvaluationConfig(
+            attacks=("uapgd", "pgd"), surrogate_samples=48, sample_wise_samples=30, curve=(4 / 255, 16 / 255)
+        ),
+    )
