@@ -1,6 +1,10 @@
 """Attacks on encoders and classifiers: one a file, all on the template of ``base``."""
 
-from genaf_sdk.attacks.advencoder import AdvEncoderPer
+from genaf_sdk.attacks.advencoder_pat import AdvEncoderPat
+from genaf_sdk.attacks.advencoder_per import AdvEncoderPer
+from genaf_sdk.attacks.apgd_ce import ApgdCE
+from genaf_sdk.attacks.apgd_t import ApgdT
+from genaf_sdk.attacks.autoattack import AutoAttack
 from genaf_sdk.attacks.base import (
     Attack,
     EncoderAttack,
@@ -10,20 +14,46 @@ from genaf_sdk.attacks.base import (
     load_attack,
     register,
 )
+from genaf_sdk.attacks.dispersion import Dispersion
+from genaf_sdk.attacks.fff import FFF
+from genaf_sdk.attacks.gd_uap import GDUAP
+from genaf_sdk.attacks.label_uap import LabelUAP
 from genaf_sdk.attacks.noise import Noise
+from genaf_sdk.attacks.pap_base import PapBase
+from genaf_sdk.attacks.pap_fuse import PapFuse
+from genaf_sdk.attacks.pap_ugs import PapUgs
 from genaf_sdk.attacks.perturbation import Perturbation
 from genaf_sdk.attacks.pgd import PGD
+from genaf_sdk.attacks.square import Square
+from genaf_sdk.attacks.ssp import SSP
+from genaf_sdk.attacks.targeted_uap import TargetedUAP
+from genaf_sdk.attacks.uap import UAP
 from genaf_sdk.attacks.uapgd import UAPGD
 
 __all__ = [
+    "FFF",
+    "GDUAP",
     "PGD",
+    "SSP",
+    "UAP",
     "UAPGD",
+    "AdvEncoderPat",
     "AdvEncoderPer",
+    "ApgdCE",
+    "ApgdT",
     "Attack",
+    "AutoAttack",
+    "Dispersion",
     "EncoderAttack",
+    "LabelUAP",
     "Noise",
+    "PapBase",
+    "PapFuse",
+    "PapUgs",
     "Perturbation",
     "SampleWiseAttack",
+    "Square",
+    "TargetedUAP",
     "UniversalModelAttack",
     "known_attacks",
     "load_attack",

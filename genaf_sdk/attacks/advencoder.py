@@ -1,17 +1,20 @@
-"""AdvEncoder: a generator of downstream-agnostic perturbations (Zhou et al., ICCV 2023)."""
+"""AdvEncoder: the generator and its training, which the perturbation and the patch form share."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.base import EncoderAttack, batches_forever, register
+from genaf_sdk.attacks.base import EncoderAttack, batches_forever
 from genaf_sdk.attacks.losses import high_frequencies, info_nce
-from genaf_sdk.attacks.perturbation import Perturbation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NOISE_DIM = 100
 
@@ -42,18 +45,12 @@ class Generator(nn.Module):
         return mixed[:, top : top + self.size[0], left : left + self.size[1]]
 
 
-@register
 @dataclass(frozen=True)
-class AdvEncoderPer(EncoderAttack):
-    """AdvEncoder-PER: 5 x -InfoNCE(g(x), g(x + d)) + MSE(x + d, x) - MSE(HF(x + d), HF(x)), Adam on the generator.
+class GeneratorAttack(EncoderAttack):
+    """Trains the generator on ``-adversarial_weight InfoNCE(g(x), g(x')) + MSE(x', x) - MSE(HF(x'), HF(x))``.
 
-    The high-pass radius is 8 bins at 64 pixels and scales with the image. The paper feeds as many noise maps as its batch
-    has images (256); they are fixed inputs of the generator, so fewer give the same kind of map for a fraction of the
-    cost.
+    x' is the attacked image. The high-pass radius is 8 bins at 64 pixels and scales with the image.
     """
-
-    name = "advencoder-per"
-    source = "Zhou et al., Downstream-agnostic Adversarial Examples, ICCV 2023"
 
     epochs: int = 20
     batch_size: int = 256
@@ -62,8 +59,21 @@ class AdvEncoderPer(EncoderAttack):
     adversarial_weight: float = 5.0
     temperature: float = 0.1
 
-    def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
-        """Train the generator and return what it makes."""
+    def train(
+        self,
+        encoder: nn.Module,
+        surrogate: Tensor,
+        generator: torch.Generator,
+        attacked: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """Return the map (C, H, W), unbounded, that the trained generator makes.
+
+        Args:
+            encoder: Pixels to features.
+            surrogate: Images (N, C, H, W).
+            generator: Source of all randomness.
+            attacked: Puts the generator's map (C, H, W) on images (B, C, H, W), within the attack's bounds.
+        """
         channels, height, width = surrogate.shape[1:]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
@@ -77,15 +87,15 @@ class AdvEncoderPer(EncoderAttack):
         for _ in range(self.epochs * max(1, len(surrogate) // self.batch_size)):
             indices = next(order).to(surrogate.device)
             images = surrogate[indices]
-            perturbed = (images + network().clamp(-self.budget, self.budget)).clamp(0, 1)
+            adversarial = attacked(images, network())
             loss = (
-                -self.adversarial_weight * info_nce(clean[indices], encoder(perturbed), self.temperature)
-                + F.mse_loss(perturbed, images)
-                - F.mse_loss(high_frequencies(perturbed, radius), high_frequencies(images, radius))
+                -self.adversarial_weight * info_nce(clean[indices], encoder(adversarial), self.temperature)
+                + F.mse_loss(adversarial, images)
+                - F.mse_loss(high_frequencies(adversarial, radius), high_frequencies(images, radius))
             )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         with torch.no_grad():
-            delta = network().clamp(-self.budget, self.budget)
-        return Perturbation(delta, self.budget)
+            values: Tensor = network()
+        return values

@@ -15,6 +15,8 @@ import dataclasses
 import difflib
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
@@ -27,9 +29,12 @@ from genaf_sdk.errors import AttackError
 from genaf_sdk.model import inference_mode_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 ENTRY_POINTS = "genaf_sdk.attacks"
+
+Classifier = Callable[[Tensor], Tensor]
+"""Pixels (N, C, H, W) in [0, 1] to logits (N, K): a module, or anything that can be called like one."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,11 @@ class EncoderAttack(Attack):
             seed: Of the attack's random choices.
 
         Raises:
-            AttackError: No surrogate images, pixels outside [0, 1], or an encoder that gives NaN.
+            AttackError: No surrogate images, pixels outside [0, 1], an encoder that gives NaN, or one that the attack
+                cannot work on.
         """
         _check_images(self.name, surrogate)
+        _check_outputs(self.name, encoder, surrogate)
         return _crafted(self, encoder, lambda generator: self.run(encoder, surrogate, generator), seed)
 
     @abstractmethod
@@ -97,9 +104,11 @@ class UniversalModelAttack(Attack):
             seed: Of the attack's random choices.
 
         Raises:
-            AttackError: No images, pixels outside [0, 1], labels missing, or a model that gives NaN.
+            AttackError: No images, pixels outside [0, 1], labels missing or not classes of the model, or a model that
+                gives NaN.
         """
-        _check_images(self.name, pixels, labels)
+        _check_images(self.name, pixels)
+        _check_labels(self.name, labels, len(pixels), _check_outputs(self.name, model, pixels))
         return _crafted(self, model, lambda generator: self.run(model, pixels, labels, generator), seed)
 
     @abstractmethod
@@ -113,53 +122,54 @@ class SampleWiseAttack(Attack):
 
     batch_size: ClassVar[int] = 250
 
-    def __call__(self, model: nn.Module, pixels: Tensor, labels: Tensor, *, seed: int = 0) -> Tensor:
+    def __call__(self, model: Classifier, pixels: Tensor, labels: Tensor, *, seed: int = 0) -> Tensor:
         """Return adversarial images (N, C, H, W) in [0, 1], each within the budget of its original.
 
         Args:
-            model: Pixels (N, C, H, W) in [0, 1] to logits (N, K); left as it was.
+            model: Pixels (N, C, H, W) in [0, 1] to logits (N, K); left as it was. A module, or, for attacks whose
+                ``needs_gradient`` is False, any callable.
             pixels: Images, (N, C, H, W) in [0, 1].
             labels: Their classes, (N,).
             seed: Of the attack's random choices.
 
         Raises:
-            AttackError: No images, pixels outside [0, 1], labels missing, or a model that gives NaN.
+            AttackError: No images, pixels outside [0, 1], labels missing or not classes of the model, or a model that
+                gives NaN, or no gradient where the attack needs one.
         """
-        _check_images(self.name, pixels, labels)
+        _check_images(self.name, pixels)
+        _check_labels(self.name, labels, len(pixels), _check_outputs(self.name, model, pixels))
         generator = torch.Generator().manual_seed(seed)
         with frozen(model):
             parts = [
                 self.run(model, images, targets, generator)
                 for images, targets in zip(pixels.split(self.batch_size), labels.split(self.batch_size), strict=True)
             ]
-        adversarial = torch.cat(parts)
+        adversarial = torch.cat(parts).detach()
+        if not torch.isfinite(adversarial).all():
+            raise _not_finite(self.name, "ended in")
         # A mistake in an attack must not hand it a larger budget than the report states.
         return torch.clamp(adversarial, pixels - self.budget, pixels + self.budget).clamp(0, 1)
 
     @abstractmethod
-    def run(self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Perturb one batch; model in eval mode with frozen weights, gradients enabled, ``generator`` on the CPU."""
 
 
-class frozen:  # noqa: N801  # reads as a word: with frozen(model)
-    """Context: eval mode, gradients enabled but none for weights; everything is as before afterwards."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.required = [(parameter, parameter.requires_grad) for parameter in self.module.parameters()]
-        self.mode, self.gradients = inference_mode_of(self.module), torch.enable_grad()
-        self.mode.__enter__()
-        self.gradients.__enter__()
-        for parameter, _ in self.required:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *error: object) -> None:
-        for parameter, required in self.required:
-            parameter.requires_grad_(required)
-        self.gradients.__exit__(None, None, None)
-        self.mode.__exit__(None, None, None)
+@contextmanager
+def frozen(target: object) -> Iterator[None]:
+    """Context: gradients enabled, a module in eval mode and its weights without gradients; as before afterwards."""
+    if not isinstance(target, nn.Module):
+        with torch.enable_grad():
+            yield
+        return
+    required = [(parameter, parameter.requires_grad) for parameter in target.parameters()]
+    with inference_mode_of(target), torch.enable_grad():
+        try:
+            target.requires_grad_(False)
+            yield
+        finally:
+            for parameter, before in required:
+                parameter.requires_grad_(before)
 
 
 def _crafted(
@@ -168,28 +178,66 @@ def _crafted(
     started = time.monotonic()
     with frozen(target):
         perturbation = run(torch.Generator().manual_seed(seed))
-    values = perturbation.values.detach()
+    values, mask = perturbation.values.detach().float().cpu(), perturbation.mask
     if not torch.isfinite(values).all():
-        raise AttackError(f"{attack.name!r} ended in NaN.", remedy="check that the encoder's features are finite")
-    if perturbation.mask is None:
+        raise _not_finite(attack.name, "ended in")
+    # A mistake in an attack must not hand it a larger budget than the report states.
+    if mask is None:
         values = values.clamp(-attack.budget, attack.budget)
+    else:
+        values, mask = values.clamp(0, 1), mask.detach().float().cpu()
+        if float(mask.mean()) > attack.budget or not ((mask == 0) | (mask == 1)).all():
+            raise AttackError(
+                f"The patch of {attack.name!r} covers {float(mask.mean()):.2%} of the image.",
+                expected=f"a mask of zeros and ones over at most {attack.budget:.2%}",
+            )
     settings = {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack)}
     plain = {key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool, type(None)))}
     details = {**plain, **perturbation.details, "seed": seed, "seconds": round(time.monotonic() - started, 3)}
-    return Perturbation(values.cpu(), attack.budget, perturbation.mask, attack.name, details)
+    return Perturbation(values, attack.budget, mask, attack.name, details)
 
 
-def _check_images(name: str, pixels: Tensor, labels: Tensor | None = None) -> None:
-    if pixels.ndim != 4 or len(pixels) == 0:
-        raise AttackError(f"{name!r} was given images of shape {tuple(pixels.shape)}.", expected="(N, C, H, W), N > 0")
+def _check_images(name: str, pixels: Tensor) -> None:
+    if pixels.ndim != 4 or pixels.numel() == 0 or not pixels.is_floating_point():
+        raise AttackError(
+            f"{name!r} was given images of shape {tuple(pixels.shape)} and type {pixels.dtype}.",
+            expected="float (N, C, H, W), none of these 0",
+        )
     low, high = (float(value) for value in torch.aminmax(pixels))
     if not (low >= -1e-6 and high <= 1 + 1e-6):
         raise AttackError(
             f"{name!r} was given pixels from {low:g} to {high:g}.",
             expected="pixels in [0, 1]; normalisation belongs inside the model",
         )
-    if labels is not None and labels.shape != pixels.shape[:1]:
-        raise AttackError(f"{name!r} was given labels of shape {tuple(labels.shape)}.", expected=f"({len(pixels)},)")
+
+
+def _check_labels(name: str, labels: Tensor | None, count: int, classes: int) -> None:
+    if labels is None or labels.shape != (count,) or labels.is_floating_point():
+        given = "no labels" if labels is None else f"labels of shape {tuple(labels.shape)} and type {labels.dtype}"
+        raise AttackError(f"{name!r} was given {given}.", expected=f"whole numbers of shape ({count},)")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise AttackError(
+            f"{name!r} was given the label {low if low < 0 else high}, the model has {classes} classes.",
+            expected=f"labels from 0 to {classes - 1}",
+        )
+
+
+def _check_outputs(name: str, target: Classifier, pixels: Tensor) -> int:
+    """Run two images, before minutes are spent on all, and return the width of the output."""
+    with frozen(target), torch.no_grad():
+        output = target(pixels[:2])
+    if not torch.isfinite(output).all():
+        raise _not_finite(name, "cannot start: the model gives")
+    return int(output.shape[-1])
+
+
+def _not_finite(name: str, what: str) -> AttackError:
+    return AttackError(
+        f"{name!r} {what} NaN or infinity.",
+        expected="finite outputs and gradients",
+        remedy="check the model's weights and its precision",
+    )
 
 
 def batches_forever(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def info_nce(query: Tensor, positive: Tensor, temperature: float = 0.1) -> Tensor:
-    """InfoNCE (van den Oord et al. 2018): row i of ``positive`` belongs to row i of ``query``, the others are negatives.
+    """InfoNCE (van den Oord et al. 2018): row i of ``positive`` belongs to row i of ``query``, the others do not.
 
     Args:
         query: Features (N, D).

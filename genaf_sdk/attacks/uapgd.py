@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genaf_sdk.attacks.ascent import falling, random_start, shown, sign_ascent
 from genaf_sdk.attacks.base import EncoderAttack, batches_forever, register
 from genaf_sdk.attacks.losses import info_nce
 from genaf_sdk.attacks.perturbation import Perturbation
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @register
@@ -21,6 +24,7 @@ class UAPGD(EncoderAttack):
 
     The published attack ascends a classification loss; a bare encoder has none, so the loss is minus the cosine
     similarity between perturbed and clean features, or InfoNCE with the other images of the batch as negatives.
+    Native budgets 8/255 (CIFAR-10) and 10/255 (ImageNet).
     """
 
     name = "uapgd"
@@ -36,18 +40,15 @@ class UAPGD(EncoderAttack):
         """Ascend."""
         with torch.no_grad():
             clean = torch.cat([encoder(batch) for batch in surrogate.split(512)])
-        shape = tuple(surrogate.shape[1:])
-        delta = torch.empty(shape).uniform_(-self.budget, self.budget, generator=generator).to(surrogate)
         order = batches_forever(len(surrogate), self.batch_size, generator)
-        for step in range(self.steps):
-            indices = next(order).to(surrogate.device)
-            delta.requires_grad_()
-            features = encoder((surrogate[indices] + delta).clamp(0, 1))
-            if self.loss == "cosine":
-                loss = -F.cosine_similarity(features, clean[indices], dim=1).mean()
-            else:
-                loss = info_nce(features, clean[indices])
-            (gradient,) = torch.autograd.grad(loss, delta)
-            length = self.budget * self.relative_step * (1 - 0.9 * step / self.steps)
-            delta = (delta.detach() + length * gradient.sign()).clamp(-self.budget, self.budget)
+
+        def objective(delta: Tensor) -> Tensor:
+            batch = next(order).to(surrogate.device)
+            features = encoder(shown(surrogate[batch], delta))
+            if self.loss == "info-nce":
+                return info_nce(features, clean[batch])
+            return -F.cosine_similarity(features, clean[batch], dim=1).mean()
+
+        start = random_start(surrogate, self.budget, generator)
+        delta = sign_ascent(objective, start, self.budget, falling(self.relative_step * self.budget, self.steps))
         return Perturbation(delta, self.budget)

@@ -1,0 +1,67 @@
+"""APGD-T: APGD on the targeted difference-of-logits ratio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genaf_sdk.attacks.apgd import apgd
+from genaf_sdk.attacks.apgd_ce import still_right
+from genaf_sdk.attacks.base import Classifier, SampleWiseAttack, register
+from genaf_sdk.errors import AttackError
+
+
+@register
+@dataclass(frozen=True)
+class ApgdT(SampleWiseAttack):
+    """Climbs the targeted DLR loss towards the most likely wrong classes, one after the other; native budget 8/255.
+
+    The loss does not change when the logits are scaled, so it cannot be hidden by saturating the softmax. An image that
+    one target fools is left out of the next.
+    """
+
+    name = "apgd-t"
+    source = "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble, ICML 2020"
+
+    steps: int = 100
+    targets: int = 9
+    """How many wrong classes are tried; all of them where there are fewer."""
+
+    def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Climb towards every target."""
+        with torch.no_grad():
+            logits = model(pixels)
+        if logits.shape[1] < 4:
+            raise AttackError(
+                f"{self.name!r} was given a model of {logits.shape[1]} classes.",
+                expected="at least 4: the targeted DLR loss needs the four largest logits",
+                remedy="use 'apgd-ce'",
+            )
+        ranking = logits.scatter(1, labels[:, None], -torch.inf).argsort(dim=1, descending=True)
+        results = pixels.clone()
+        open_rows = still_right(model, pixels, labels)
+        for rank in range(min(self.targets, logits.shape[1] - 1)):
+            if len(open_rows) == 0:
+                break
+            right, target = labels[open_rows], ranking[open_rows, rank]
+
+            def losses_of(logits: Tensor, index: Tensor, right: Tensor = right, target: Tensor = target) -> Tensor:
+                return targeted_dlr(logits, right[index], target[index])
+
+            results[open_rows], fooled = apgd(
+                model, pixels[open_rows], right, losses_of, budget=self.budget, steps=self.steps, generator=generator
+            )
+            open_rows = open_rows[~fooled]
+        return results
+
+
+def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Return ``-(z_y - z_t) / (z_1 - (z_3 + z_4) / 2)`` with z_1 >= z_2 >= ... the sorted logits: (N, K) -> (N,).
+
+    Source: Croce and Hein 2020, equation 9; 1e-12 keeps the division defined, as in the authors' code.
+    """
+    ordered = logits.sort(dim=1, descending=True).values
+    right, target = (logits.gather(1, index[:, None])[:, 0] for index in (labels, targets))
+    return -(right - target) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)

@@ -1,0 +1,53 @@
+"""FFF, fast feature fool: a perturbation from the network alone, without any image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from genaf_sdk.attacks.base import EncoderAttack, register
+from genaf_sdk.attacks.layers import activations, layer_at, layers_of
+from genaf_sdk.attacks.overfire import climb, feature_change, mid_grey
+from genaf_sdk.attacks.pap_ugs import gaussian_images
+from genaf_sdk.attacks.perturbation import Perturbation
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@register
+@dataclass(frozen=True)
+class FFF(EncoderAttack):
+    """Maximises ``sum_l log mean(relu(h_l(d)))``: how strongly d alone makes the layers l fire.
+
+    No image is used but for its shape. The published networks take mean-free input, so that d alone is d on a mid-grey
+    image; the normalisation of a ``PixelEncoder`` says which grey that is. Native budget 10 of 255.
+    """
+
+    name = "fff"
+    source = "Mopuri et al., Fast Feature Fool, BMVC 2017"
+
+    layer: str = ""
+    """One layer to over-fire; empty takes all of them."""
+    steps: int = 1000
+
+    def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
+        """Climb, and keep the candidate that changes the features of Gaussian images most."""
+        layers = [layer_at(encoder, surrogate, 0, self.layer)] if self.layer else layers_of(encoder, surrogate)
+        grey = mid_grey(encoder, surrogate)
+
+        def objective(delta: Tensor) -> Tensor:
+            return product_of_means(activations(encoder, layers, grey + delta))
+
+        noise = gaussian_images(torch.Size((64, *surrogate.shape[1:])), generator).to(surrogate)
+        fitness = feature_change(encoder, noise)
+        delta = climb(objective, fitness, surrogate, self.budget, self.steps, generator)
+        return Perturbation(delta, self.budget, details={"layer": self.layer or f"all {len(layers)}"})
+
+
+def product_of_means(outputs: list[Tensor]) -> Tensor:
+    """Return ``sum_l log mean(relu(h_l))`` of activations of any shapes."""
+    return torch.stack([(F.relu(output).mean() + 1e-12).log() for output in outputs]).sum()

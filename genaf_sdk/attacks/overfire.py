@@ -1,0 +1,79 @@
+"""What the data-free attacks FFF and GD-UAP share: over-fire every layer, and start again from half when saturated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from genaf_sdk.attacks.ascent import gradient_of, random_start, shown
+from genaf_sdk.model import PixelEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+CHECK_EVERY = 50  # steps between two looks at the saturation
+SATURATED, SETTLED = 0.5, 1e-3  # share of pixels at the budget, and how little that share still moves
+
+
+def climb(
+    objective: Callable[[Tensor], Tensor],
+    fitness: Callable[[Tensor], float],
+    images: Tensor,
+    budget: float,
+    steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Climb ``objective`` with Adam within an L_inf ball, halving a perturbation that no longer moves.
+
+    Where more than half of the pixels sit at the budget and that share has settled, the perturbation is noted as a
+    candidate and halved; the fittest candidate is returned, as in the publications.
+
+    Args:
+        objective: Maps a perturbation (C, H, W) to the scalar to climb.
+        fitness: Maps a candidate to how much it changes the features of substitute images.
+        images: Images of the shape to attack, (N, C, H, W).
+        budget: Radius of the ball.
+        steps: How many; each is about a hundredth of the budget long (0.1 of 255 grey levels in the publications).
+        generator: Draws the start.
+    """
+    delta = random_start(images, budget, generator).requires_grad_()
+    optimizer = torch.optim.Adam([delta], lr=budget / 100)
+    candidates: list[Tensor] = []
+    before = 0.0
+    for step in range(1, steps + 1):
+        delta.grad = -gradient_of(objective(delta), delta)
+        optimizer.step()
+        with torch.no_grad():
+            delta.clamp_(-budget, budget)
+            if step % CHECK_EVERY and step != steps:
+                continue
+            share = float((delta.abs() >= 0.999 * budget).float().mean())
+            if step == steps or (share > SATURATED and abs(share - before) < SETTLED):
+                candidates.append(delta.detach().clone())
+                delta.mul_(0.5)
+            before = share
+    return max(candidates, key=fitness)
+
+
+def feature_change(encoder: nn.Module, images: Tensor) -> Callable[[Tensor], float]:
+    """Return a function that measures how far a perturbation turns the features of ``images``: 1 - cosine, the mean."""
+    with torch.no_grad():
+        clean = encoder(images)
+
+    @torch.no_grad()
+    def measure(delta: Tensor) -> float:
+        return 1 - float(F.cosine_similarity(encoder(shown(images, delta)), clean, dim=1).mean())
+
+    return measure
+
+
+def mid_grey(encoder: nn.Module, images: Tensor) -> Tensor:
+    """Return the image (1, C, H, W) that the encoder's normalisation maps to zero; grey 0.5 where it has none."""
+    grey = torch.full_like(images[:1], 0.5)
+    if isinstance(encoder, PixelEncoder) and bool(encoder.mean.any()):
+        return encoder.mean.to(grey).expand_as(grey)
+    return grey

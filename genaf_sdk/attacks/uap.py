@@ -1,0 +1,117 @@
+"""UAP: DeepFool steps of many images, added up to one perturbation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from genaf_sdk.attacks.ascent import gradient_of, shown
+from genaf_sdk.attacks.base import EncoderAttack, batches_forever, register
+from genaf_sdk.attacks.perturbation import Perturbation
+from genaf_sdk.attacks.pseudo_classes import feature_classes, probe_classes
+
+if TYPE_CHECKING:
+    from genaf_sdk.attacks.base import Classifier
+
+
+@register
+@dataclass(frozen=True)
+class UAP(EncoderAttack):
+    """For images that d does not fool yet, adds the shortest step over the nearest boundary to d, and projects d.
+
+    The publication needs a classifier and a bare encoder has none. ``pseudo_classes`` says what stands in:
+    ``feature``, the arg-max coordinate of the features, each brought to mean 0 and deviation 1 over the surrogate
+    images; ``probe``, a linear probe on clusters of the features. Images are taken in batches, whose mean step is
+    added, rather than one by one. Native budget 10 of 255 (L_inf).
+    """
+
+    name = "uap"
+    source = "Moosavi-Dezfooli et al., Universal Adversarial Perturbations, CVPR 2017"
+
+    pseudo_classes: Literal["feature", "probe"] = "feature"
+    epochs: int = 10
+    """At most; it ends when ``fooling_rate`` is reached."""
+    fooling_rate: float = 0.8
+    batch_size: int = 32
+    deepfool_steps: int = 10
+    deepfool_classes: int = 10
+    """How many of the likeliest classes DeepFool looks at."""
+    overshoot: float = 0.02
+
+    def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
+        """Add up."""
+        make = feature_classes if self.pseudo_classes == "feature" else probe_classes
+        classify = make(encoder, surrogate, generator)
+        with torch.no_grad():
+            clean = _predict(classify, surrogate)
+        delta = torch.zeros_like(surrogate[0])
+        order = batches_forever(len(surrogate), self.batch_size, generator)
+        rate = 0.0
+        for _ in range(self.epochs):
+            for _ in range(max(1, len(surrogate) // self.batch_size)):
+                batch = next(order).to(surrogate.device)
+                images = shown(surrogate[batch], delta)
+                steps = deepfool(
+                    classify,
+                    images[_predict(classify, images) == clean[batch]],
+                    classes=self.deepfool_classes,
+                    steps=self.deepfool_steps,
+                    overshoot=self.overshoot,
+                )
+                if len(steps):
+                    delta = (delta + steps.mean(dim=0)).clamp(-self.budget, self.budget)
+            rate = float((_predict(classify, shown(surrogate, delta)) != clean).float().mean())
+            if rate >= self.fooling_rate:
+                break
+        return Perturbation(delta, self.budget, details={"reached_fooling_rate": round(rate, 4)})
+
+
+def deepfool(classify: Classifier, images: Tensor, *, classes: int, steps: int, overshoot: float) -> Tensor:
+    """Return the shortest L2 step of each image over the nearest linearised boundary (Moosavi-Dezfooli et al. 2016).
+
+    Args:
+        classify: Images to scores (N, K).
+        images: (N, C, H, W); they move freely, the pixel range is not looked at.
+        classes: How many of the likeliest classes are considered.
+        steps: Linearisations, at most; an image that has changed its class takes no further one.
+        overshoot: The step is made longer by this share.
+
+    Returns:
+        Steps (N, C, H, W).
+    """
+    total = torch.zeros_like(images)
+    if len(images) == 0:
+        return total
+    with torch.no_grad():
+        ranking = classify(images).topk(min(classes, classify(images[:1]).shape[1]), dim=1).indices
+    rows = torch.arange(len(images), device=images.device)
+    for _ in range(steps):
+        moved = (images[rows] + (1 + overshoot) * total[rows]).detach().requires_grad_()
+        scores = classify(moved)
+        same = scores.detach().argmax(dim=1) == ranking[rows, 0]
+        if not bool(same.any()):
+            break
+        chosen = scores.gather(1, ranking[rows])
+        gradients = torch.stack(
+            [gradient_of(chosen[:, k].sum(), moved, retain_graph=True) for k in range(chosen.shape[1])], dim=1
+        )
+        normals = gradients[:, 1:] - gradients[:, :1]
+        gaps = (chosen[:, 1:] - chosen[:, :1]).detach().abs()
+        lengths = normals.flatten(2).norm(dim=2) + 1e-12
+        nearest = (gaps / lengths).argmin(dim=1)
+        own = torch.arange(len(rows), device=rows.device)
+        scale = (gaps[own, nearest] / lengths[own, nearest] + 1e-4) / lengths[own, nearest]
+        step = scale[:, None, None, None] * normals[own, nearest]
+        total[rows[same]] += step[same]
+        rows = rows[same]
+    return (1 + overshoot) * total
+
+
+@torch.no_grad()
+def _predict(classify: Classifier, images: Tensor) -> Tensor:
+    return (
+        torch.cat([classify(batch).argmax(dim=1) for batch in images.split(512)]) if len(images) else images[:, 0, 0, 0]
+    )
