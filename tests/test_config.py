@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from genaf_sdk.config import PRESETS, AdversaryConfig, DualTrackConfig, EvaluationConfig, HardenConfig
+from genaf_sdk.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_survive_json(name: str) -> None:
+    config = HardenConfig.preset(name)
+    assert HardenConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_the_paper_preset_states_the_papers_numbers() -> None:
+    stage1 = HardenConfig.preset("paper").dual_track
+    adversary = stage1.adversary
+    assert (stage1.epochs, stage1.batch_size, stage1.schedule, stage1.weight_decay) == (50, 256, "exponential", 8e-4)
+    assert (stage1.encoder_learning_rate, stage1.head_learning_rate) == (1e-4, 5e-3)
+    assert (adversary.kind, adversary.budget, adversary.step_size, adversary.steps) == ("pgd", 8 / 255, 2 / 255, 10)
+    assert stage1.alignment_weight == 0  # not in the paper
+    assert HardenConfig.preset("paper").adaptability.redundant_fraction == 0.2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"sed": 1}, r"'sed'.*seed"),
+        ({"dual_track": {"epoch": 3}}, r"dual_track\.'epoch'"),
+        ({"dual_track": {"epochs": 2.5}}, r"dual_track\.epochs is 2\.5"),
+        ({"dual_track": {"adversary": {"kind": "none of these"}}}, "'mixed'"),
+        ({"dual_track": 3}, "JSON object"),
+        ({"evaluation": {"attacks": "pgd"}}, "a list"),
+        ({"seed": True}, "type int"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_named(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        HardenConfig.from_dict(content)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AdversaryConfig(budget=0),
+        lambda: AdversaryConfig(budget=8),
+        lambda: AdversaryConfig(sample_wise_share=0.8, patch_share=0.3),
+        lambda: DualTrackConfig(batch_size=1),
+        lambda: DualTrackConfig(adversarial_weight=0, clean_weight=0),
+        lambda: EvaluationConfig(attacks=()),
+        lambda: EvaluationConfig(curve=(0.1, 4.0)),
+        lambda: HardenConfig(seed=-1),
+    ],
+)
+def test_values_out_of_range_are_refused_when_made(make: Any) -> None:
+    with pytest.raises(ConfigError, match="Expected"):
+        make()
