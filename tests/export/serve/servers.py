@@ -1,0 +1,133 @@
+"""A real tritonserver from the nvidia-pytriton wheel, which lives in an environment of its own (numpy < 2)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ENVIRONMENT = "TRITONSERVER_ENV"
+"""Names the environment's folder: python -m venv ENV; ENV/bin/pip install nvidia-pytriton==0.7.0 "numpy<2"."""
+
+# What tests and benchmarks serve elsewhere as ONNX: the mean of each channel, then one linear layer.
+BACKEND = '''
+import numpy as np
+import triton_python_backend_utils as utils
+
+class TritonPythonModel:
+    def initialize(self, args):
+        weights = np.load(args["model_repository"] + "/" + args["model_version"] + "/weights.npz")
+        self.weight, self.bias = weights["weight"], weights["bias"]
+
+    def execute(self, requests):
+        images = [utils.get_input_tensor_by_name(request, "pixels").as_numpy() for request in requests]
+        features = np.concatenate([each.mean((2, 3)) for each in images])
+        logits = np.split(features @ self.weight + self.bias, np.cumsum([len(each) for each in images])[:-1])
+        return [utils.InferenceResponse([utils.Tensor("logits", each.astype(np.float32))]) for each in logits]
+'''
+
+
+def environment() -> Path | None:
+    """Return the environment's folder, where there is one."""
+    folder = Path(os.environ.get(ENVIRONMENT, ""))
+    return folder if (folder / "bin" / "python").is_file() and next(folder.glob(f"lib/*/{SERVER}"), None) else None
+
+
+SERVER = "site-packages/pytriton/tritonserver/bin/tritonserver"
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@contextmanager
+def tritonserver(environment: Path, repository: Path, *, log: Path, seconds: float = 90) -> Iterator[tuple[int, int]]:
+    """Run tritonserver on a model repository and yield its HTTP and gRPC ports once it is ready."""
+    binary = next(environment.glob(f"lib/*/{SERVER}"))
+    root, site = binary.parents[1], binary.parents[3]
+    python = next(environment.glob("lib/*")).name.removeprefix("python")
+    stub = root / "backends" / "python" / "triton_python_backend_stub"
+    if not stub.exists():
+        shutil.copy2(root / "python_backend_stubs" / python / stub.name, stub)
+    libraries = subprocess.run(
+        [environment / "bin" / "python", "-c", "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    http, rpc = free_ports(2)
+    command = [binary, f"--model-repository={repository}", f"--backend-directory={root / 'backends'}"]
+    command += ["--http-address=127.0.0.1", f"--http-port={http}", "--grpc-address=127.0.0.1", f"--grpc-port={rpc}"]
+    command += ["--allow-metrics=false", "--disable-auto-complete-config"]
+    variables = {
+        **os.environ,
+        "PATH": f"{environment / 'bin'}:{os.environ['PATH']}",
+        "LD_LIBRARY_PATH": f"{site / 'nvidia_pytriton.libs'}:{libraries}",
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=variables, stdout=output, stderr=output)
+        try:
+            until = time.monotonic() + seconds
+            while not _ready(http):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError(f"tritonserver is not ready: {log.read_text(errors='replace')[-2000:]}")
+                time.sleep(0.2)
+            yield http, rpc
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=2) as response:
+            return response.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@contextmanager
+def our_server(*arguments: str, log: Path, seconds: float = 60) -> Iterator[tuple[int, int, subprocess.Popen[bytes]]]:
+    """Run ``python -m serve`` (as genaf_sdk.export.serve) and yield its HTTP and gRPC ports and the process."""
+    http, rpc = free_ports(2)
+    command = [sys.executable, "-W", "error", "-m", "genaf_sdk.export.serve", *arguments]
+    command += ["--http-port", str(http), "--grpc-port", str(rpc)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            until = time.monotonic() + seconds
+            while not _ready(http):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError(f"the server is not ready: {log.read_text(errors='replace')[-2000:]}")
+                time.sleep(0.05)
+            yield http, rpc, process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
