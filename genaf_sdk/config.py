@@ -142,7 +142,8 @@ class AdaptabilityConfig:
 class EvaluationConfig:
     """How a model is checked. Attacks on an encoder fill the transfer and adaptive columns, the others white-box."""
 
-    attacks: tuple[str, ...] = ("advencoder-per", "uapgd", "pgd")
+    attacks: tuple[str, ...] = ("advencoder-per", "advencoder-pat", "uapgd", "label-uap", "pgd")
+    """Names, or names with settings: ``pgd:steps=50,budget=4/255``."""
     perturbation_budget: float = 10 / 255
     """L_inf budget of universal perturbations. Patches keep the area that their attack states."""
     sample_wise_budget: float = 8 / 255

@@ -182,9 +182,7 @@ def new_classifier(published: PixelEncoder, feature_dim: int, data: DataSplits, 
     """Put a fresh head, drawn by ``seed``, on a copy of the encoder."""
     torch.manual_seed(seed)
     head = Head(feature_dim, len(data.class_names))
-    return HardenedModel(
-        copy.deepcopy(published), head, class_names=data.class_names, image_size=data.image_shape[1:]
-    )
+    return HardenedModel(copy.deepcopy(published), head, class_names=data.class_names, image_size=data.image_shape[1:])
 
 
 def undefended_config(config: HardenConfig) -> Any:
@@ -233,4 +231,3 @@ class _Clock:
     def stop(self, part: str) -> None:
         now = time.monotonic()
         self.seconds[part], self.started = round(now - self.started, 3), now
-

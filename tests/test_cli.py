@@ -9,8 +9,8 @@ from genaf_sdk.cli import FAILED, UNUSABLE, main
 
 QUICK = """
 --undefended-epochs 1 --dual-track.epochs 2 --adaptability.epochs 1 --adaptability.interpolations 1
---sensitivity.samples 64 --sensitivity.steps 1 --evaluation.attacks uapgd pgd --evaluation.surrogate-samples 64
---evaluation.sample-wise-samples 20 --evaluation.curve 0.03
+--sensitivity.samples 64 --sensitivity.steps 1 --evaluation.attacks uapgd:steps=5 pgd:steps=5 --evaluation.surrogate-samples 64
+--evaluation.sample-wise-samples 20 --evaluation.curve
 """.split()
 
 
@@ -28,8 +28,11 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["export", str(folder), str(tmp_path / "again.onnx")]) == 0
     assert (tmp_path / "again.onnx").stat().st_size > 100_000
     perturbation = tmp_path / "delta.safetensors"
-    assert main(["attack", "uapgd", "--encoder", str(folder), "--samples", "32", "--output", str(perturbation)]) == 0
-    evaluation = ["--attacks", "uapgd", "--surrogate-samples", "32", "--curve", "0.03", "--output-dir"]
+    assert (
+        main(["attack", "uapgd:steps=5", "--encoder", str(folder), "--samples", "32", "--output", str(perturbation)])
+        == 0
+    )
+    evaluation = ["--attacks", "uapgd:steps=5", "--surrogate-samples", "32", "--curve", "--output-dir"]
     assert main(["evaluate", str(folder), *evaluation, str(tmp_path / "second")]) == 0
     assert json.loads((tmp_path / "second" / "report.json").read_text())["scores"]
 
@@ -63,9 +66,7 @@ def test_bad_input_ends_with_2_and_says_what_would_work(
     assert "Traceback" not in error
 
 
-def test_settings_come_from_a_file_and_can_be_overridden(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_settings_come_from_a_file_and_can_be_overridden(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "settings.json"
     path.write_text(json.dumps({"dual_track": {"epochs": 7}}))
     with pytest.raises(SystemExit) as stopped:

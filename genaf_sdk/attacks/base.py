@@ -274,15 +274,39 @@ def known_attacks() -> dict[str, type[Attack]]:
 
 
 def load_attack(attack: str | Attack) -> Attack:
-    """Return an attack with its default settings by name; an attack passes as it is.
+    """Return an attack by name, ``"uapgd"``, or by name and settings, ``"uapgd:steps=50,budget=4/255"``.
+
+    An attack passes as it is.
 
     Raises:
-        AttackError: The name is unknown; the nearest ones are listed.
+        AttackError: The name or a setting is unknown (the nearest ones are listed), or a value cannot be read.
     """
     if isinstance(attack, Attack):
         return attack
+    name, _, settings = attack.partition(":")
     known = known_attacks()
-    if attack not in known:
-        near = difflib.get_close_matches(attack, known, n=3) or known
-        raise AttackError(f"There is no attack {attack!r}.", expected=f"one of {', '.join(near)}")
-    return known[attack]()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or known
+        raise AttackError(f"There is no attack {name!r}.", expected=f"one of {', '.join(near)}")
+    fields = {field.name: field.default for field in dataclasses.fields(known[name])}
+    values = {}
+    for pair in settings.split(",") if settings else ():
+        key, _, text = pair.partition("=")
+        if key not in fields:
+            raise AttackError(f"{name!r} has no setting {key!r}.", expected=f"one of {', '.join(fields)}")
+        values[key] = _read_setting(name, key, text, fields[key])
+    return known[name](**values)
+
+
+def _read_setting(name: str, key: str, text: str, default: object) -> object:
+    """Read a value of the default's type; numbers may be fractions such as 8/255."""
+    if isinstance(default, str):
+        return text
+    if text in ("True", "False", "None"):
+        return {"True": True, "False": False, "None": None}[text]
+    try:
+        numerator, _, denominator = text.partition("/")
+        value = float(numerator) / float(denominator or 1)
+    except (ValueError, ZeroDivisionError) as error:
+        raise AttackError(f"{key} of {name!r} is {text!r}.", expected="a number such as 50 or 8/255") from error
+    return value if isinstance(default, float) else int(value)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genaf_sdk.attacks.ascent import shown
 from genaf_sdk.model import inference_mode_of
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class MixedAdversary(Adversary):
             parts.append(self._paste(second, chosen[sample_wise : sample_wise + patched]))
         if len(third):
             members = chosen[count - len(third) :].to(pixels.device)
-            parts.append((third + self.perturbations[members]).clamp(0, 1))
+            parts.append(shown(third, self.perturbations[members]))
         return torch.cat(parts)
 
     @torch.no_grad()

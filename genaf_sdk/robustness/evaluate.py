@@ -44,7 +44,8 @@ def evaluate(
             path of an exported bundle. What cannot be differentiated is measured under the transfer column, under
             ``perturbations`` and under attacks that only query.
         data: The task's images. Universal attacks are crafted on training images, scored on test images.
-        attacks: Names or instances; by default those of ``config``. Instances keep their budget.
+        attacks: Names (``"pgd"``, ``"pgd:steps=50,budget=4/255"``) or instances; by default those of ``config``. A budget
+            that is stated is kept.
         encoder: The published encoder (module or id), for the transfer column; without it that column is empty.
         undefended: The same encoder fine-tuned without defence, to be measured beside ``model``.
         surrogate: The attacker's own images (N, C, H, W) in [0, 1], at the model's image size. Without them the
@@ -84,7 +85,9 @@ def evaluate(
                 session.score_white_box(subject, attack)
     session.draw_curve(subjects[0], public)
     if config.checks:
-        session.checks = gradient_masking_checks(subjects[0], session.scores, session.curve, *session.few_images(), seed)
+        session.checks = gradient_masking_checks(
+            subjects[0], session.scores, session.curve, *session.few_images(), seed
+        )
     return RobustnessReport(
         data=data.describe(),
         scores=session.scores,
@@ -100,6 +103,8 @@ def _with_configured_budget(attack: str | Attack, config: EvaluationConfig) -> A
     if isinstance(attack, Attack):
         return attack
     loaded = load_attack(attack)
+    if "budget=" in attack:
+        return loaded
     if isinstance(loaded, SampleWiseAttack):
         return loaded.with_budget(config.sample_wise_budget)
     return loaded if loaded.is_patch else loaded.with_budget(config.perturbation_budget)
@@ -165,7 +170,11 @@ class _Session:
             target = encoder if encoder is not None else nn.Identity()
             perturbation = attack(target.to(device), images.to(device), seed=self.seed)
             owner = "" if column in ("noise", "transfer") else f"-{subjects[0].name}"
-            key = "-".join(dict.fromkeys((column, attack.name))) + owner + ("" if len(self.sources) == 1 else f"-{source}")
+            key = (
+                "-".join(dict.fromkeys((column, attack.name)))
+                + owner
+                + ("" if len(self.sources) == 1 else f"-{source}")
+            )
             for subject in subjects:
                 self.score_perturbation(subject, column, perturbation, key, source)
 
@@ -194,7 +203,9 @@ class _Session:
             started = time.monotonic()
             adversarial = attack(target, pixels, labels, seed=self.seed)
             seconds = round(time.monotonic() - started, 3)
-            self._add(subject, "white-box", attack.name, attack.budget, subject.predict(adversarial), "test", "", seconds)
+            self._add(
+                subject, "white-box", attack.name, attack.budget, subject.predict(adversarial), "test", "", seconds
+            )
 
     def draw_curve(self, subject: Subject, public: nn.Module | None) -> None:
         """Accuracy against budget: UAPGD on the published and on the own encoder, PGD on the whole model."""
