@@ -82,3 +82,10 @@ def replay(
             correct += int((model(attacked).argmax(dim=1) == targets).sum())
         rows.append({"perturbation": name, "n": len(labels), "correct": correct, "accuracy": correct / len(labels)})
     return rows
+
+
+def top1_agreement(first: str | Path, second: str | Path, pixels: Tensor) -> float:
+    """Return the share of images (N, C, H, W) in [0, 1] to which two ONNX files give the same label."""
+    one, other = OnnxModel(first), OnnxModel(second)
+    same = sum(int((one(batch).argmax(dim=1) == other(batch).argmax(dim=1)).sum()) for batch in pixels.split(500))
+    return same / len(pixels)

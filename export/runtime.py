@@ -54,6 +54,7 @@ class OnnxModel:
             self.session = onnxruntime.InferenceSession(str(self.path), providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own classes share no public base
             raise ExportError(f"onnxruntime cannot load {self.path}: {error}") from error
+        self.takes_bytes = self.session.get_inputs()[0].type == "tensor(uint8)"
         self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
 
@@ -64,6 +65,9 @@ class OnnxModel:
         return names
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return logits (N, K) for pixels (N, C, H, W)."""
-        array = pixels.detach().cpu().contiguous().numpy()
+        """Return logits (N, K) for pixels (N, C, H, W); a graph on bytes gets them rounded to 8 bits."""
+        images = pixels.detach().cpu()
+        if self.takes_bytes:
+            images = images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        array = images.contiguous().numpy()
         return torch.from_numpy(self.session.run([self.output], {self.input: array})[0])

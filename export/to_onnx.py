@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import onnx
 import torch
+from torch import Tensor, nn
 
 from genaf_sdk._version import __version__
 from genaf_sdk.errors import ExportError
 from genaf_sdk.files import replacing
+from genaf_sdk.model import pooled
 
 if TYPE_CHECKING:
     from genaf_sdk.model import HardenedModel
@@ -23,25 +25,63 @@ INPUT, OUTPUT = "pixels", "logits"
 LARGEST = 2 * 2**30 - 1  # bytes: the limit of one protobuf file
 
 
-def export_onnx(model: HardenedModel, path: str | Path) -> Path:
+class ServedModel(nn.Module):
+    """The classifier as a served graph: perhaps in half precision inside, perhaps on raw bytes.
+
+    Args:
+        model: The classifier; it is not changed.
+        half: Backbone and head in half precision; normalisation before and logits after it stay in single.
+        raw_bytes: Input is uint8 (batch, H, W, C), 0 to 255, instead of float32 (batch, C, H, W) in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: HardenedModel, *, half: bool = False, raw_bytes: bool = False) -> None:
+        super().__init__()
+        copied = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
+        self.dtype = torch.half if half else torch.float
+        self.backbone, self.head = copied.encoder.backbone.to(self.dtype), copied.head.to(self.dtype)
+        self.register_buffer("mean", copied.encoder.mean)
+        self.register_buffer("std", copied.encoder.std)
+        self.raw_bytes = raw_bytes
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map a batch of images to float32 logits (batch, K)."""
+        pixels = images.permute(0, 3, 1, 2).float() / 255 if self.raw_bytes else images
+        normalised = (pixels - self.mean) / self.std
+        logits: Tensor = self.head(pooled(self.backbone(normalised.to(self.dtype)))).float()
+        return logits
+
+
+def export_onnx(model: HardenedModel, path: str | Path, *, half: bool = False, raw_bytes: bool = False) -> Path:
     """Write ``model`` as a single ONNX file and return its path.
 
     Input ``pixels``: float32 (batch, C, H, W) in [0, 1]. Output ``logits``: float32 (batch, K). The class names, the
     image size, the number of channels and the version are kept as metadata. The file is checked by ``onnx.checker``.
+
+    Args:
+        model: The classifier.
+        path: File to write.
+        half: Compute in half precision; input and output stay float32.
+        raw_bytes: Take uint8 (batch, H, W, C) instead.
 
     Raises:
         ExportError: The model cannot be traced, or is too large for one file.
         OutputError: The file cannot be written.
     """
     path = Path(path)
-    traced = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
-    example = torch.full((2, model.encoder.channels, *model.image_size), 0.5)
+    height, width = model.image_size
+    if raw_bytes:
+        example = torch.full((2, height, width, model.encoder.channels), 128, dtype=torch.uint8)
+    else:
+        example = torch.full((2, model.encoder.channels, height, width), 0.5)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's concern
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             program = torch.onnx.export(
-                traced,
+                ServedModel(model, half=half, raw_bytes=raw_bytes).eval(),
                 (example,),
                 dynamo=True,
                 input_names=[INPUT],

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from genaf_sdk.data import DataSplits, load_data
     from genaf_sdk.encoders import load_encoder
     from genaf_sdk.errors import GenafError
-    from genaf_sdk.pipeline import HardenResult, harden
     from genaf_sdk.model import HardenedModel
+    from genaf_sdk.pipeline import HardenResult, harden
     from genaf_sdk.robustness.evaluate import evaluate
     from genaf_sdk.robustness.report import RobustnessReport
 

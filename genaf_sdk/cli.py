@@ -245,7 +245,7 @@ def _commands(settings: HardenConfig) -> Any:
         if isinstance(command, type):
             types.append(Annotated[command, tyro.conf.subcommand(name)])
         else:
-            types.append(Annotated[type(command), tyro.conf.subcommand(name, default=command)])  # type: ignore[misc]
+            types.append(Annotated[type(command), tyro.conf.subcommand(name, default=command)])
     return Union[tuple(types)]  # noqa: UP007  # built at run time
 
 

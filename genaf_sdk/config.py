@@ -36,8 +36,8 @@ class AdversaryConfig:
     """What stage 1 trains against.
 
     ``pgd``: every image gets its own perturbation (the paper). ``mixed``: of each batch, ``sample_wise_share`` gets
-    sample-wise steps started from a shared universal perturbation, ``patch_share`` a shared patch at a random place, the
-    rest a shared universal perturbation as it is. Shared perturbations learn from the gradient of the training step.
+    sample-wise steps started from a shared universal perturbation, ``patch_share`` a shared patch at a random place,
+    the rest a shared universal perturbation as it is. Shared ones learn from the gradient of the training step.
     ``none``: ordinary fine-tuning.
     """
 
@@ -76,7 +76,7 @@ class DualTrackConfig:
     head_learning_rate: float = 5e-3
     weight_decay: float = 8e-4
     schedule: Literal["cosine", "exponential"] = "cosine"
-    """``exponential`` multiplies by 0.96 an epoch, as the paper does; ``cosine`` falls to zero after a short warm-up."""
+    """``exponential`` multiplies by 0.96 an epoch, as the paper does; ``cosine`` warms up, then falls to zero."""
     adversarial_weight: float = 1.0
     clean_weight: float = 1.0
     genetic_weight: float = 1.0
@@ -168,6 +168,23 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """Which ONNX files a bundle holds beside ``model.onnx`` (fp32, float pixels)."""
+
+    precisions: tuple[Literal["fp16", "int8"], ...] = ("fp16",)
+    """``fp16``: half precision inside. ``int8``: static quantisation, calibrated on training images."""
+    uint8_input: bool = False
+    """Also write ``model.uint8.onnx``, which takes raw bytes (batch, H, W, C)."""
+    tolerance: float = 0.005
+    """A file that loses more accuracy than this, clean or under a saved perturbation, is not written."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.precisions) - {"fp16", "int8"})
+        _check(not unknown, "precisions", self.precisions, "'fp16' and 'int8'; fp32 is always written")
+        _check_range(self, 0.0, 1.0, "tolerance")
+
+
+@dataclass(frozen=True)
 class HardenConfig:
     """A whole run. ``HardenConfig.preset("paper")`` gives the paper's hyper-parameters."""
 
@@ -182,6 +199,7 @@ class HardenConfig:
     sensitivity: SensitivityConfig = field(default_factory=SensitivityConfig)
     adaptability: AdaptabilityConfig = field(default_factory=AdaptabilityConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
 
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 to 2147483647")

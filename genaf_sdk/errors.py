@@ -48,3 +48,7 @@ class OutputError(GenafError):
 
 class ExportError(GenafError):
     """An exported model differs from the one that was hardened, or cannot be run."""
+
+
+class HubError(GenafError):
+    """A bundle cannot be published on the Hub or fetched from it."""

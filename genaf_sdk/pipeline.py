@@ -22,7 +22,7 @@ from genaf_sdk.finetuning.adversary import ascend
 from genaf_sdk.finetuning.dual_track import dual_track_finetuning
 from genaf_sdk.finetuning.loop import Run
 from genaf_sdk.finetuning.sensitivity import redundant_layers, robust_sensitivity
-from genaf_sdk.model import Head, HardenedModel, PixelEncoder, architecture_of
+from genaf_sdk.model import HardenedModel, Head, PixelEncoder, architecture_of
 from genaf_sdk.robustness.evaluate import evaluate as run_evaluation
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def harden(
         The classifier, its report, and how it came about.
 
     Raises:
-        GenafError: Something given cannot be used (``EncoderError``, ``DataError``, ``ConfigError``, ``OutputError``) or
-            training had to stop (``TrainingError``).
+        GenafError: Something given cannot be used (``EncoderError``, ``DataError``, ``ConfigError``, ``OutputError``),
+            or training had to stop (``TrainingError``).
     """
     config = _resolve(config)
     folder = None if output_dir is None else require_writable(Path(output_dir))

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.config import AdaptabilityConfig, DualTrackConfig, EvaluationConfig, HardenConfig, SensitivityConfig
+from genaf_sdk.config import (
+    AdaptabilityConfig,
+    DualTrackConfig,
+    EvaluationConfig,
+    ExportConfig,
+    HardenConfig,
+    SensitivityConfig,
+)
 from genaf_sdk.data import DataSplits, LabelledImages
 
 torch.set_num_threads(2)
@@ -55,6 +62,7 @@ def quick_config() -> HardenConfig:
         dual_track=DualTrackConfig(epochs=16, batch_size=32, encoder_learning_rate=1e-2),
         sensitivity=SensitivityConfig(steps=2, samples=32),
         adaptability=AdaptabilityConfig(epochs=2, batch_size=32, interpolations=2),
+        export=ExportConfig(precisions=()),
         evaluation=EvaluationConfig(
             attacks=("uapgd", "pgd"), surrogate_samples=48, sample_wise_samples=30, curve=(4 / 255, 16 / 255)
         ),

@@ -7,11 +7,13 @@ import pytest
 
 from genaf_sdk.cli import FAILED, UNUSABLE, main
 
-QUICK = """
---undefended-epochs 1 --dual-track.epochs 2 --adaptability.epochs 1 --adaptability.interpolations 1
---sensitivity.samples 64 --sensitivity.steps 1 --evaluation.attacks uapgd:steps=5 pgd:steps=5 --evaluation.surrogate-samples 64
---evaluation.sample-wise-samples 20 --evaluation.curve
-""".split()
+QUICK = [
+    *("--undefended-epochs", "1", "--dual-track.epochs", "2"),
+    *("--adaptability.epochs", "1", "--adaptability.interpolations", "1"),
+    *("--sensitivity.samples", "64", "--sensitivity.steps", "1"),
+    *("--evaluation.attacks", "uapgd:steps=5", "pgd:steps=5", "--evaluation.surrogate-samples", "64"),
+    *("--evaluation.sample-wise-samples", "20", "--evaluation.curve"),
+]
 
 
 def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +59,19 @@ class Attack(ABC):
                 f"The budget of {self.name!r} is {self.budget!r}.",
                 expected="a share of the pixel range, above 0 and at most 1, such as 8 / 255",
             )
+        hints = get_type_hints(type(self))
+        for setting in dataclasses.fields(self):
+            value, choices = getattr(self, setting.name), get_args(hints[setting.name])
+            if get_origin(hints[setting.name]) is Literal and value not in choices:
+                raise AttackError(
+                    f"{setting.name} of {self.name!r} is {value!r}.", expected=f"one of {', '.join(choices)}"
+                )
+            if hints[setting.name] is int and not (isinstance(value, int) and value >= 1):
+                raise AttackError(
+                    f"{setting.name} of {self.name!r} is {value!r}.", expected="a whole number of at least 1"
+                )
 
-    def with_budget(self, budget: float) -> Attack:
+    def with_budget(self, budget: float) -> Self:
         """Return the same attack at another budget."""
         return dataclasses.replace(self, budget=budget)
 
@@ -82,7 +93,7 @@ class EncoderAttack(Attack):
                 cannot work on.
         """
         _check_images(self.name, surrogate)
-        _check_outputs(self.name, encoder, surrogate)
+        _check_outputs(self, encoder, surrogate)
         return _crafted(self, encoder, lambda generator: self.run(encoder, surrogate, generator), seed)
 
     @abstractmethod
@@ -108,7 +119,7 @@ class UniversalModelAttack(Attack):
                 gives NaN.
         """
         _check_images(self.name, pixels)
-        _check_labels(self.name, labels, len(pixels), _check_outputs(self.name, model, pixels))
+        _check_labels(self.name, labels, len(pixels), _check_outputs(self, model, pixels))
         return _crafted(self, model, lambda generator: self.run(model, pixels, labels, generator), seed)
 
     @abstractmethod
@@ -137,7 +148,7 @@ class SampleWiseAttack(Attack):
                 gives NaN, or no gradient where the attack needs one.
         """
         _check_images(self.name, pixels)
-        _check_labels(self.name, labels, len(pixels), _check_outputs(self.name, model, pixels))
+        _check_labels(self.name, labels, len(pixels), _check_outputs(self, model, pixels))
         generator = torch.Generator().manual_seed(seed)
         with frozen(model):
             parts = [
@@ -223,12 +234,18 @@ def _check_labels(name: str, labels: Tensor | None, count: int, classes: int) ->
         )
 
 
-def _check_outputs(name: str, target: Classifier, pixels: Tensor) -> int:
+def _check_outputs(attack: Attack, target: Classifier, pixels: Tensor) -> int:
     """Run two images, before minutes are spent on all, and return the width of the output."""
-    with frozen(target), torch.no_grad():
-        output = target(pixels[:2])
+    with frozen(target), torch.set_grad_enabled(attack.needs_gradient):
+        output = target(pixels[:2].detach().requires_grad_(attack.needs_gradient))
+    if attack.needs_gradient and not output.requires_grad:
+        raise AttackError(
+            f"{attack.name!r} gets no gradient with respect to the input from this {type(target).__name__}.",
+            expected="a differentiable module",
+            remedy="use an attack that only asks for outputs, such as 'square', or replay a saved perturbation",
+        )
     if not torch.isfinite(output).all():
-        raise _not_finite(name, "cannot start: the model gives")
+        raise _not_finite(attack.name, "cannot start: the model gives")
     return int(output.shape[-1])
 
 
@@ -289,7 +306,7 @@ def load_attack(attack: str | Attack) -> Attack:
         near = difflib.get_close_matches(name, known, n=3) or known
         raise AttackError(f"There is no attack {name!r}.", expected=f"one of {', '.join(near)}")
     fields = {field.name: field.default for field in dataclasses.fields(known[name])}
-    values = {}
+    values: dict[str, Any] = {}
     for pair in settings.split(",") if settings else ():
         key, _, text = pair.partition("=")
         if key not in fields:

@@ -37,7 +37,7 @@ class Adversary(ABC):
     def perturb(self, model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
         """Return adversarial images (N, C, H, W) in [0, 1] for the classifier ``model``."""
 
-    def learn(self) -> None:
+    def learn(self) -> None:  # noqa: B027  # nothing to learn unless perturbations are kept
         """Called after the backward pass of the training step."""
 
     def state(self) -> dict[str, Tensor]:

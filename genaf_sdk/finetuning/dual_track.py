@@ -80,7 +80,7 @@ def dual_track_finetuning(
     if kind != "none":
         adversary = ADVERSARIES[kind](config.adversary, run.generator(f"{stage} adversary"), run.sum_over_processes)
     shifts = run.generator(f"{stage} augmentation")
-    model.to(run.accelerator.device, memory_format=torch.channels_last)
+    model.to(run.accelerator.device).to(memory_format=torch.channels_last)
 
     def step(tracks: nn.Module, pixels: Tensor, labels: Tensor) -> Step:
         pixels = random_shift(pixels, config.shift, shifts)
@@ -91,7 +91,7 @@ def dual_track_finetuning(
         with run.accelerator.autocast():
             adversarial = adversary.perturb(model, pixels, labels)
         features, logits = (output.float() for output in tracks(torch.cat([adversarial, pixels])))
-        loss, terms = dual_track_loss(features.chunk(2), logits.chunk(2), labels, config)  # type: ignore[arg-type]
+        loss, terms = dual_track_loss(features.chunk(2), logits.chunk(2), labels, config)
         return Step(loss, terms, (logits.chunk(2)[1].argmax(1) == labels).sum())
 
     tracks = Tracks(model)

@@ -27,8 +27,8 @@ def genetic_regularization(adversarial: Tensor, benign: Tensor, labels: Tensor, 
         weight: Clean cross-entropy of each image, (N,), at least 0. No gradient flows through it.
 
     Returns:
-        The loss, a scalar. The authors sum over all pairs; this is the mean over rows, so that one coefficient means the
-        same at every batch size. Times N it is theirs.
+        The loss, a scalar. The authors sum over all pairs; this is the mean over rows, so that one coefficient means
+        the same at every batch size. Times N it is theirs.
     """
     distance = locally_connected_distance(adversarial).clamp(EPSILON, 2 - EPSILON)
     unsure = torch.tanh((weight[:, None] + weight[None, :]).detach() / 32)
@@ -44,11 +44,12 @@ def genetic_regularization(adversarial: Tensor, benign: Tensor, labels: Tensor, 
 
 def locally_connected_distance(features: Tensor) -> Tensor:
     """Cosine distance minus each row's distance to its nearest neighbour; zero on the diagonal. (N, D) -> (N, N)."""
-    unit = features / (features.norm(dim=1, keepdim=True) + EPSILON)
+    unit: Tensor = features / (features.norm(dim=1, keepdim=True) + EPSILON)
     distance = 1 - unit @ unit.T
     diagonal = torch.eye(len(features), dtype=torch.bool, device=features.device)
     nearest = distance.masked_fill(diagonal, torch.inf).amin(dim=1, keepdim=True)
-    return (distance - nearest).masked_fill(diagonal, 0)
+    connected: Tensor = (distance - nearest).masked_fill(diagonal, 0)
+    return connected
 
 
 def neighbour_probability(distance: Tensor) -> Tensor:

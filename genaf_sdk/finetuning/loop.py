@@ -197,8 +197,9 @@ class _Totals:
                         f"the weights after the last good epoch are in {checkpoint_path(self.output_dir, self.stage)}"
                     )
                     kept = kept if self.epoch else "no epoch was complete yet"
+                where = f"step {step + 1} (epoch {self.epoch + 1})"
                 raise TrainingError(
-                    f"The loss of {self.stage} is {float(result.loss)} at step {step + 1} (epoch {self.epoch + 1}); {kept}.",
+                    f"The loss of {self.stage} is {float(result.loss)} at {where}; {kept}.",
                     remedy="lower the learning rates, or use mixed_precision='no'",
                 )
             figures = {"loss": float(result.loss) * count, "train_accuracy": float(result.correct)}

@@ -1,4 +1,4 @@
-"""Robust sensitivity: how much of the robustness each layer carries (module robust criticality, Zhu et al., ICCV 2023)."""
+"""Robust sensitivity: how much robustness each layer carries (module robust criticality, Zhu et al., ICCV 2023)."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     found: dict[str, nn.Parameter] = {}
     for path, module in model.named_modules():
         if isinstance(module, LAYERS):
-            for name, parameter in module.named_parameters(prefix=path, recurse=False):
-                if parameter.ndim >= 2:
-                    found[name] = parameter
+            own = module.named_parameters(prefix=path, recurse=False)
+            found |= {name: parameter for name, parameter in own if parameter.ndim >= 2}
     return found
 
 

@@ -1,8 +1,9 @@
-"""Signs of gradient masking (Carlini et al., On Evaluating Adversarial Robustness, 2019), looked for in every report."""
+"""Signs of gradient masking (Carlini et al., On Evaluating Adversarial Robustness, 2019)."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from genaf_sdk.attacks.pgd import PGD
@@ -40,7 +41,7 @@ def _larger_budgets(curve: list[CurvePoint]) -> Check | None:
         return None
     passed, texts = True, []
     for (column, attack), points in lines.items():
-        for before, after in zip(points, points[1:], strict=False):
+        for before, after in pairwise(points):
             passed &= after.accuracy <= wilson_interval(before.correct, before.n)[1]
         texts.append(f"{column} {attack} " + ", ".join(f"{p.budget * 255:.3g}: {p.accuracy:.1%}" for p in points))
     return Check("A larger budget never helps the defender", passed, "; ".join(texts))
@@ -79,4 +80,6 @@ def _unbounded(subject: Subject, pixels: Tensor, labels: Tensor, seed: int) -> C
     adversarial = attack(module, pixels.to(subject.device), labels.to(subject.device), seed=seed)
     correct = int((subject.predict(adversarial) == labels).sum())
     share = correct / len(labels)
-    return Check("An unbounded attack succeeds", share <= 0.02, f"PGD at budget 1.0 leaves {share:.1%} of {len(labels)}")
+    return Check(
+        "An unbounded attack succeeds", share <= 0.02, f"PGD at budget 1.0 leaves {share:.1%} of {len(labels)}"
+    )

@@ -44,8 +44,8 @@ def evaluate(
             path of an exported bundle. What cannot be differentiated is measured under the transfer column, under
             ``perturbations`` and under attacks that only query.
         data: The task's images. Universal attacks are crafted on training images, scored on test images.
-        attacks: Names (``"pgd"``, ``"pgd:steps=50,budget=4/255"``) or instances; by default those of ``config``. A budget
-            that is stated is kept.
+        attacks: Names (``"pgd"``, ``"pgd:steps=50,budget=4/255"``) or instances; by default those of ``config``. A
+            budget that is stated is kept.
         encoder: The published encoder (module or id), for the transfer column; without it that column is empty.
         undefended: The same encoder fine-tuned without defence, to be measured beside ``model``.
         surrogate: The attacker's own images (N, C, H, W) in [0, 1], at the model's image size. Without them the
@@ -193,9 +193,9 @@ class _Session:
         if subject.module is None and attack.needs_gradient:
             return
         self.on_attack(f"white-box: {attack.name} ({subject.name})")
-        if isinstance(attack, UniversalModelAttack):
+        if isinstance(attack, UniversalModelAttack) and subject.module is not None:
             pixels, labels = self.train_pixels.to(subject.device), self.train_labels.to(subject.device)
-            perturbation = attack(target, pixels, labels, seed=self.seed)
+            perturbation = attack(subject.module, pixels, labels, seed=self.seed)
             key = f"white-box-{attack.name}-{subject.name}"
             self.score_perturbation(subject, "white-box", perturbation, key, "train")
         elif isinstance(attack, SampleWiseAttack):

@@ -11,7 +11,7 @@ from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
 from genaf_sdk.finetuning.adaptability import GuardPoint, adaptability_finetuning, choose
 from genaf_sdk.finetuning.loop import Run
-from genaf_sdk.model import Head, HardenedModel, PixelEncoder
+from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 
 def test_only_the_chosen_layer_moves_and_normalisation_stays(

@@ -16,14 +16,12 @@ from genaf_sdk.finetuning.adversary import MixedAdversary, SampleWiseAdversary, 
 from genaf_sdk.finetuning.dual_track import dual_track_finetuning, dual_track_loss
 from genaf_sdk.finetuning.genetic import genetic_regularization
 from genaf_sdk.finetuning.loop import Run, accuracy
-from genaf_sdk.model import Head, HardenedModel, PixelEncoder
+from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 
 def new_model(encoder: nn.Module) -> HardenedModel:
     torch.manual_seed(0)
-    return HardenedModel(
-        PixelEncoder(encoder), Head(16, 3), class_names=("red", "green", "blue"), image_size=(16, 16)
-    )
+    return HardenedModel(PixelEncoder(encoder), Head(16, 3), class_names=("red", "green", "blue"), image_size=(16, 16))
 
 
 def new_run() -> Run:

@@ -1,0 +1,213 @@
+"""The model card: what the model is, what was measured, what it does not withstand, how to run and to verify it."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
+
+from genaf_sdk._version import __version__
+from genaf_sdk.files import replacing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from genaf_sdk.model import HardenedModel
+    from genaf_sdk.robustness.report import RobustnessReport
+    from genaf_sdk.robustness.scores import Score
+
+EVAL_RESULTS = ".eval_results/robustness.yaml"
+SHOWN_CLASSES = 50
+
+
+def model_card(model: HardenedModel, report: RobustnessReport | None) -> str:
+    """Return the card as Markdown with YAML metadata. Every inserted string is escaped; no template is executed."""
+    metadata = ModelCardData(
+        library_name="genaf-sdk",
+        pipeline_tag="image-classification",
+        tags=["adversarial-robustness", "onnx", "gen-af", "image-classification"],
+        base_model=_hub_id(model.encoder.source),
+        datasets=None,
+        model_name="Hardened image classifier" if report is not None else None,
+        eval_results=_model_index(report) if report is not None else None,
+    )
+    sections = [_what(model), _figures(report), _use(model), _limits(), _verify(report)]
+    return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def write_eval_results(folder: Path, report: RobustnessReport) -> None:
+    """Write the same figures in the Hub's newer form, ``.eval_results/robustness.yaml``."""
+    entries = [
+        EvalResultEntry(
+            dataset_id=str(report.data["name"]),
+            task_id=_task(score),
+            value=round(score.accuracy, 6),
+            notes=_settings(score),
+        )
+        for score in _hardened(report)
+    ]
+    import yaml
+
+    with replacing(folder / EVAL_RESULTS) as temporary:
+        temporary.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False), encoding="utf-8")
+
+
+def escaped(text: str) -> str:
+    """Return ``text`` harmless in Markdown: no markup, no links, no table breaks, one line."""
+    one_line = " ".join(html.escape(text, quote=False).split())
+    return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", one_line)
+
+
+def _hub_id(source: str) -> str | None:
+    """Return the Hub's id of an encoder id, where it names one."""
+    match = re.fullmatch(r"hf-hub:([\w.-]+/[\w.-]+)", source)
+    return match.group(1) if match else None
+
+
+def _hardened(report: RobustnessReport) -> list[Score]:
+    return [score for score in report.scores if score.model == "hardened"]
+
+
+def _task(score: Score) -> str:
+    return "-".join(part for part in (score.column, score.attack if score.column != "noise" else "") if part)
+
+
+def _settings(score: Score) -> str:
+    low, high = score.interval
+    interval = f"n = {score.n}, 95 % interval {low:.4f} to {high:.4f}"
+    return (
+        interval
+        if not score.attack
+        else f"{score.attack} at {_budget(score)}, crafted on {score.crafted_on}, {interval}"
+    )
+
+
+def _budget(score: Score) -> str:
+    return f"{score.budget * 255:.3g}/255"
+
+
+def _model_index(report: RobustnessReport) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Image classification",
+            dataset_type=str(report.data["name"]),
+            dataset_name=str(report.data["name"]),
+            dataset_split="test",
+            metric_type="accuracy",
+            metric_name=f"accuracy, {_task(score)}",
+            metric_value=round(score.accuracy, 6),
+            metric_args={"budget": score.budget, "n": score.n, "crafted_on": score.crafted_on}
+            if score.attack
+            else None,
+        )
+        for score in _hardened(report)
+    ]
+
+
+def _what(model: HardenedModel) -> str:
+    names = [escaped(name) for name in model.class_names[:SHOWN_CLASSES]]
+    more = f" and {len(model.class_names) - SHOWN_CLASSES} more" if len(model.class_names) > SHOWN_CLASSES else ""
+    source = escaped(model.encoder.source or type(model.encoder.backbone).__name__)
+    height, width = model.image_size
+    return (
+        "# Hardened image classifier\n\n"
+        f"An image classifier on top of the public encoder {source}, fine-tuned with Gen-AF (Zhou et al., IEEE S&P "
+        "2024) so that perturbations which an attacker crafts from that encoder alone do not change what it says. "
+        f"Made with genaf-sdk {__version__}.\n\n"
+        f"- Input: `pixels`, float32 (batch, {model.encoder.channels}, {height}, {width}) in [0, 1]; normalisation is "
+        "inside.\n"
+        f"- Output: `logits`, float32 (batch, {len(model.class_names)}).\n"
+        f"- Classes: {', '.join(names)}{more}."
+    )
+
+
+def _figures(report: RobustnessReport | None) -> str:
+    if report is None:
+        return "## Robustness\n\nThis model was not attacked: nothing is known of its robustness."
+    lines = [
+        "## Robustness",
+        "",
+        escaped(report.verdict),
+        "",
+        "| column | attack | budget | accuracy | 95 % interval | n |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for score in _hardened(report):
+        low, high = score.interval
+        budget = _budget(score) if score.attack else ""
+        cells = [score.column, escaped(score.attack), budget, f"{score.accuracy:.1%}"]
+        lines.append(f"| {' | '.join(cells)} | {low:.1%} to {high:.1%} | {score.n} |")
+    lines += [
+        "",
+        "Transfer: crafted on the public encoder. Adaptive: the same, crafted on this model's encoder. White-box: "
+        "the attacker knows the whole model. Settings, seeds and the crafted perturbations are in `report.json` and "
+        "`perturbations/`.",
+    ]
+    warnings = [check for check in report.checks if not check.passed]
+    lines += [f"\n**Warning**: {escaped(check.name)}: {escaped(check.figures)}." for check in warnings]
+    return "\n".join(lines)
+
+
+def _use(model: HardenedModel) -> str:
+    height, width = model.image_size
+    mode = "RGB" if model.encoder.channels == 3 else "L"
+    axes = ".transpose(2, 0, 1)[None]" if mode == "RGB" else "[None, None]"
+    return f"""## Use
+
+With onnxruntime and numpy alone:
+
+```python
+import json
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+image = Image.open("picture.jpg").convert("{mode}").resize(({width}, {height}), Image.Resampling.BILINEAR)
+pixels = (np.asarray(image, dtype=np.float32) / 255){axes}
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+(logits,) = session.run(["logits"], {{"pixels": pixels}})
+print(json.load(open("labels.json"))[int(logits[0].argmax())])
+```
+
+As a server (no torch): `pip install -r serve/requirements-cpu.txt && python -m serve`, in the bundle's folder.
+With torch: `genaf_sdk.HardenedModel.from_pretrained(...)`."""
+
+
+def _limits() -> str:
+    return (
+        "## Intended use and limits\n\n"
+        "For images like those it was trained on. The figures hold for the attacks, budgets and images stated, nothing "
+        "else: larger budgets, other threat models (rotations, objects larger than the patch, poisoned training "
+        "data) and, where the white-box column is low, sample-wise attacks are not withstood. Accuracy on other "
+        "populations of images is not known."
+    )
+
+
+def _verify(report: RobustnessReport | None) -> str:
+    if report is None:
+        return "## Verify\n\nThere is no report to verify."
+    return (
+        "## Verify\n\n"
+        "`genaf verify FOLDER` replays the saved perturbations through `model.onnx` and exits with 1 where a figure "
+        "differs from the report by more than its interval. It needs the test images "
+        f"({escaped(str(report.data['name']))}, fingerprint `{str(report.data['fingerprint'])[:16]}`)."
+    )
+
+
+def card_metadata(text: str) -> dict[str, Any]:
+    """Return the YAML metadata of a card.
+
+    Raises:
+        ValueError: There is none.
+    """
+    import yaml
+
+    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    if match is None:
+        raise ValueError("the card has no metadata")
+    loaded: dict[str, Any] = yaml.safe_load(match.group(1))
+    return loaded

@@ -1,0 +1,157 @@
+"""To the Hugging Face Hub and back: a bundle is pushed as one commit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from genaf_sdk.errors import HubError
+from genaf_sdk.export.bundle import CHECKSUMS_FILE, checksums, published_files
+from genaf_sdk.files import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PREFIX = "hf-hub:"
+Result = TypeVar("Result")
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def push_bundle(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    parent_commit: str | None = None,
+    message: str = "Upload a hardened classifier",
+    token: str | bool | None = None,
+) -> str:
+    """Publish a bundle in one commit and return the commit's URL.
+
+    Files that the Hub already has are not sent again, so an interrupted push is resumed by repeating it.
+
+    Args:
+        folder: What ``harden(..., output_dir=...)`` or ``HardenResult.save`` wrote.
+        repo_id: ``ORG/NAME``; made if it does not exist.
+        private: Whether a new repository is private; None is the organisation's default.
+        revision: Branch to commit to.
+        create_pr: Open a pull request instead of committing to the branch.
+        parent_commit: Refuse to commit if the branch has moved on from this commit.
+        message: Commit message.
+        token: Hub token; None takes the one that ``hf auth login`` stored.
+
+    Raises:
+        HubError: The folder is no whole bundle, or the Hub refuses; the error says why. No token is ever in it.
+    """
+    folder, repo_id = Path(folder), _checked(repo_id)
+    _require_whole(folder)
+    api = HfApi(token=token)
+    operations = [
+        CommitOperationAdd(path_in_repo=path.relative_to(folder).as_posix(), path_or_fileobj=path)
+        for path in published_files(folder)
+    ]
+
+    def push() -> str:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.create_commit(
+            repo_id,
+            operations,
+            commit_message=message,
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=parent_commit,
+        )
+        return str(commit.pr_url or commit.commit_url)
+
+    return _translated(push, repo_id)
+
+
+def fetch_bundle(
+    source: str, *, revision: str | None = None, token: str | bool | None = None, cache_dir: str | Path | None = None
+) -> Path:
+    """Download a published bundle and return its folder, its checksums verified.
+
+    Args:
+        source: ``ORG/NAME`` or ``hf-hub:ORG/NAME``.
+        revision: Branch, tag or commit.
+        token: Hub token, for private repositories.
+        cache_dir: Where the Hub's files are kept.
+
+    Raises:
+        HubError: There is no such repository, it holds no bundle, or a file is not the one that was published.
+    """
+    repo_id = _checked(source.removeprefix(PREFIX))
+    folder = _translated(
+        lambda: Path(snapshot_download(repo_id, revision=revision, token=token, cache_dir=cache_dir)), repo_id
+    )
+    _require_whole(folder)
+    return folder
+
+
+def _require_whole(folder: Path) -> None:
+    """Check every file against ``checksums.json``."""
+    if not (folder / CHECKSUMS_FILE).is_file():
+        raise HubError(
+            f"{folder} holds no whole bundle: {CHECKSUMS_FILE} is missing.",
+            expected="a folder of `genaf harden`, which writes that file last",
+        )
+    content = read_json(folder / CHECKSUMS_FILE)
+    stated = content.get("sha256") if isinstance(content, dict) else None
+    if not isinstance(stated, dict):
+        raise HubError(f"{folder / CHECKSUMS_FILE} states no checksums.", expected='{"sha256": {FILE: DIGEST}}')
+    found = checksums(folder)
+    for name, digest in stated.items():
+        if found.get(name) != digest:
+            state = "is missing" if name not in found else "is not the file that was written"
+            raise HubError(f"{name} in {folder} {state}.", remedy="write or download the bundle again")
+
+
+def _checked(repo_id: str) -> str:
+    if not REPO_ID.fullmatch(repo_id) or ".." in repo_id:
+        raise HubError(f"{repo_id!r} is no repository of the Hub.", expected="ORG/NAME")
+    return repo_id
+
+
+def _translated(action: Callable[[], Result], repo_id: str) -> Result:
+    """Run ``action``; turn the client's exceptions into ours, without the request's headers."""
+    try:
+        return action()
+    except (LocalTokenNotFoundError, GatedRepoError) as error:
+        raise HubError(f"{repo_id} needs a token.", remedy="run `hf auth login`, or pass token=") from error
+    except RevisionNotFoundError as error:
+        raise HubError(f"{repo_id} has no such revision.", expected="a branch, tag or commit of it") from error
+    except RepositoryNotFoundError as error:
+        raise HubError(
+            f"There is no repository {repo_id}, or the token may not see it.",
+            remedy="check the spelling, or pass a token that may read it",
+        ) from error
+    except OfflineModeIsEnabled as error:
+        raise HubError("The Hub is switched off by HF_HUB_OFFLINE.", remedy="unset it") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        reasons = {
+            401: ("the token is missing or not valid", "run `hf auth login`, or pass token="),
+            403: ("the token may not write there", "use a token with write access"),
+            412: ("the branch has moved on since the parent commit", "fetch it, look, and push again"),
+        }
+        reason, remedy = reasons.get(
+            status or 0, (f"it answers {status}", "repeat the push; what arrived is not resent")
+        )
+        raise HubError(f"The Hub refuses {repo_id}: {reason}.", remedy=remedy) from error
+    except OSError as error:
+        raise HubError(
+            f"The Hub cannot be reached: {type(error).__name__}.", remedy="check the network, repeat"
+        ) from error

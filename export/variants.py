@@ -1,0 +1,127 @@
+"""Smaller and faster ONNX files beside the fp32 one, each kept only if it is as accurate and as robust."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genaf_sdk.export.parity import replay, top1_agreement
+from genaf_sdk.export.runtime import MODEL_FILE
+from genaf_sdk.export.to_onnx import INPUT, export_onnx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from genaf_sdk.attacks.perturbation import Perturbation
+    from genaf_sdk.config import ExportConfig
+    from genaf_sdk.data import DataSplits
+    from genaf_sdk.model import HardenedModel
+
+CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 32
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A file that was tried.
+
+    Args:
+        file: Its name in the bundle.
+        written: Whether it was kept.
+        agreement: Share of the clean test images on which its label is that of the fp32 file.
+        largest_loss: Largest loss of accuracy against the fp32 file, clean or under a perturbation; a share.
+        replay: Accuracy on clean images and under every saved perturbation.
+        bytes: Size of the file.
+    """
+
+    file: str
+    written: bool
+    agreement: float
+    largest_loss: float
+    replay: list[dict[str, Any]]
+    bytes: int
+
+
+def write_variants(
+    model: HardenedModel,
+    folder: Path,
+    data: DataSplits,
+    perturbations: dict[str, Perturbation],
+    config: ExportConfig,
+    *,
+    samples: int | None,
+    seed: int,
+) -> list[Variant]:
+    """Make every configured variant, replay the perturbations through it, keep those within the tolerance.
+
+    Args:
+        model: The classifier.
+        folder: Holds ``model.onnx``, the fp32 file.
+        data: Calibration takes training images, the replay test images.
+        perturbations: The report's, by name.
+        config: Which variants, and the tolerance.
+        samples: How many test images; None is all.
+        seed: Of their order, as in the report.
+
+    Raises:
+        ExportError: A variant cannot be exported or run.
+        OutputError: The folder cannot be written.
+    """
+    reference = replay(folder / MODEL_FILE, data, perturbations, samples=samples, seed=seed)
+    variants = []
+    for name in [*config.precisions, *(["uint8"] if config.uint8_input else [])]:
+        target = folder / f"model.{name}.onnx"
+        target.unlink(missing_ok=True)  # an older file would not be the one that is measured
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".variant-") as scratch:
+            made = Path(scratch) / target.name
+            if name == "int8":
+                _quantise(folder / MODEL_FILE, made, data.train.head(CALIBRATION_IMAGES, seed=seed)[0])
+            else:
+                export_onnx(model, made, half=name == "fp16", raw_bytes=name == "uint8")
+            rows = replay(made, data, perturbations, samples=samples, seed=seed)
+            loss = max(before["accuracy"] - after["accuracy"] for before, after in zip(reference, rows, strict=True))
+            agreement = top1_agreement(folder / MODEL_FILE, made, data.test.head(samples, seed=seed)[0])
+            kept = loss <= config.tolerance
+            variants.append(Variant(target.name, kept, agreement, loss, rows, made.stat().st_size))
+            if kept:
+                made.replace(target)
+    return variants
+
+
+def _quantise(source: Path, target: Path, pixels: Tensor) -> None:
+    """Static int8 quantisation (QDQ, one scale a channel), calibrated on ``pixels`` (N, C, H, W) in [0, 1]."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+        def __init__(self) -> None:
+            self.batches: Iterator[Tensor] = iter(pixels.split(CALIBRATION_BATCH))
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {INPUT: batch.contiguous().numpy()}
+
+    logging.getLogger().addFilter(_quiet)
+    try:
+        prepared = target.with_suffix(".prepared.onnx")
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(target),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+    finally:
+        logging.getLogger().removeFilter(_quiet)
+
+
+def _quiet(record: logging.LogRecord) -> bool:
+    """Drop onnxruntime's advice to pre-process, which was done."""
+    return "pre-process" not in record.getMessage()
