@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from genaf_sdk.attacks.base import batches_forever
-from genaf_sdk.errors import AttackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -71,18 +70,6 @@ def sign_ascent(
 
 
 def gradient_of(value: Tensor, variable: Tensor, *, retain_graph: bool = False) -> Tensor:
-    """Return d value / d variable and touch no other gradient; ``retain_graph`` where ``value`` is not the last one.
-
-    Raises:
-        AttackError: ``value`` does not depend on ``variable`` in a way that can be differentiated.
-    """
-    gradient = None
-    if value.requires_grad:
-        (gradient,) = torch.autograd.grad(value, variable, allow_unused=True, retain_graph=retain_graph)
-    if gradient is None:
-        raise AttackError(
-            "The model gives no gradient with respect to its input.",
-            expected="a differentiable module",
-            remedy="use an attack that only asks for outputs, such as 'square', or replay a saved perturbation",
-        )
+    """Return d value / d variable and touch no other gradient; ``retain_graph`` where ``value`` is not the last one."""
+    (gradient,) = torch.autograd.grad(value, variable, retain_graph=retain_graph)
     return gradient

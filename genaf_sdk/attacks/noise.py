@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ class Noise(EncoderAttack):
 
     name = "noise"
     source = "control"
+    needs_gradient: ClassVar[bool] = False
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:  # noqa: ARG002
         """Draw the signs."""

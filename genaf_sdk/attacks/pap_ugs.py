@@ -44,8 +44,10 @@ class PapUgs(EncoderAttack):
             images = next(batches)
             noise = gaussian_images(images.shape, generator).to(images)
             both = shown(torch.cat([noise, images]), delta)
-            on_noise, on_images = activations(encoder, [layer], both)[0].square().split(len(images))
-            return on_noise.mean() + self.image_weight * on_images.mean()
+            (activation,) = activations(encoder, [layer], both)
+            on_noise, on_images = activation.square().flatten(1).mean(dim=1).view(2, -1).mean(dim=1)
+            weighted: Tensor = on_noise + self.image_weight * on_images
+            return weighted
 
         start = random_start(surrogate, self.budget, generator)
         delta = sign_ascent(objective, start, self.budget, [self.step_size] * self.steps)
@@ -56,5 +58,5 @@ def gaussian_images(shape: torch.Size, generator: torch.Generator) -> Tensor:
     """Return images (N, C, H, W) of Gaussian pixels, mean U(0.4, 0.6) and deviation U(0.05, 0.10) a channel."""
     mean = torch.empty(*shape[:2], 1, 1).uniform_(0.4, 0.6, generator=generator)
     deviation = torch.empty(*shape[:2], 1, 1).uniform_(0.05, 0.10, generator=generator)
-    images: Tensor = (mean + deviation * torch.randn(shape, generator=generator)).clamp(0, 1)
-    return images
+    noise = torch.randn(shape, generator=generator)
+    return torch.clamp(mean + deviation * noise, 0, 1)
