@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--precision", default="fp32", help="which of a bundle's models: fp32, fp16, ...")
     add("--provider", default="auto", choices=("auto", "tensorrt", "cuda", "cpu"))
     add("--threads", type=int, default=None, help="threads of one operator on the CPU; one a core if not given")
+    add("--spinning", action="store_true", help="let idle threads of a CPU model wait actively")
     add("--host", default=default.host, help="0.0.0.0 listens on every interface")
     add("--http-port", type=int, default=default.http_port, help="0 takes a free one")
     add("--grpc-port", type=int, default=default.grpc_port, help="0 takes a free one, -1 serves no gRPC")
@@ -92,6 +93,7 @@ def _load(options: argparse.Namespace) -> dict[str, OnnxClassifier]:
             precision=options.precision,
             provider=options.provider,
             threads=options.threads,
+            spinning=options.spinning,
             max_batch=options.max_batch,
         )
         log("loaded", model=name, provider=classifier.provider, classes=len(classifier.class_names))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class Batcher:
         check: Raises a ``ServeError`` for pixels that cannot be used; called there too, for every request by itself.
         max_batch: Most images of one run, and of one request.
         max_delay: Seconds that the first of a batch waits for others.
-        max_queue: Most images that wait.
+        max_queue: Most images that are accepted and not yet answered.
         observe: Told of every run: images, and the seconds that each request waited.
     """
 
@@ -57,30 +57,27 @@ class Batcher:
     ) -> None:
         self._run, self._check, self._observe = run, check, observe
         self._max_batch, self._max_delay, self._max_queue = max_batch, max_delay, max_queue
-        self._queue: deque[_Waiting] = deque()
-        self._images = 0
+        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._kept: _Waiting | None = None
         self._closing = False
-        self._changed = threading.Condition()
         self._loop = asyncio.get_running_loop()
+        self.waiting = 0
+        """How many images are accepted and not yet answered; changed by the event loop alone."""
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
-
-    @property
-    def waiting(self) -> int:
-        """How many images wait for a run."""
-        return self._images
 
     async def submit(self, pixels: Array, deadline: float = float("inf")) -> Array:
         """Return the logits (N, K) of pixels (N, ...).
 
         Args:
             pixels: In the graph's own type and layout.
-            deadline: When the client stops waiting, in seconds of ``time.monotonic``.
+            deadline: When the answer is of no use any more, in seconds of ``time.monotonic``: pixels that are still
+                waiting then are not run. The caller's own timeout ends the waiting.
 
         Raises:
             InputError: More images than a batch holds, or what ``check`` found.
             OverloadedError: Too many images wait, or the batcher is closing.
-            DeadlineError: The deadline passed before the answer was there.
+            DeadlineError: The deadline passed before the pixels were run.
         """
         if len(pixels) > self._max_batch:
             raise InputError(
@@ -88,30 +85,24 @@ class Batcher:
                 expected=f"at most {self._max_batch}",
                 remedy="send several requests",
             )
+        if self._closing:
+            raise OverloadedError("The server is stopping.", remedy="send the request to another one")
+        if self.waiting + len(pixels) > self._max_queue:
+            raise OverloadedError(
+                f"{self.waiting} images are waiting.", expected=f"at most {self._max_queue}", remedy="retry later"
+            )
         item = _Waiting(pixels, self._loop.create_future(), deadline)
-        with self._changed:
-            if self._closing:
-                raise OverloadedError("The server is stopping.", remedy="send the request to another one")
-            if self._images + len(pixels) > self._max_queue:
-                raise OverloadedError(
-                    f"{self._images} images are waiting.", expected=f"at most {self._max_queue}", remedy="retry later"
-                )
-            self._queue.append(item)
-            self._images += len(pixels)
-            self._changed.notify()
-        if deadline == float("inf"):
-            return await item.answer
+        self.waiting += len(pixels)
+        self._queue.put(item)
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await item.answer
-        except TimeoutError as error:
-            raise DeadlineError("The deadline passed while the request waited.", remedy="allow it more time") from error
+            return await item.answer
+        finally:
+            self.waiting -= len(pixels)
 
     def close(self) -> None:
-        """Take no more requests, answer all that wait, and end the thread."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        """Take no more requests; from another thread than the event loop's, wait until all that wait are answered."""
+        self._closing = True
+        self._queue.put(None)
         self._thread.join()
 
     def _work(self) -> None:
@@ -120,52 +111,79 @@ class Batcher:
 
     def _gather(self) -> list[_Waiting]:
         """Wait for requests and return those of the next batch; none when closed and empty."""
-        with self._changed:
-            while not self._queue and not self._closing:
-                self._changed.wait()
-            if self._max_delay and self._queue:
-                until = self._queue[0].since + self._max_delay
-                while not self._closing and self._images < self._max_batch:
-                    if not self._changed.wait(until - time.monotonic()):
-                        break
-            batch: list[_Waiting] = []
-            images = 0
-            while self._queue and images + len(self._queue[0].pixels) <= self._max_batch:
-                batch.append(self._queue.popleft())
-                images += len(batch[-1].pixels)
-            self._images -= images
-            return batch
+        first, self._kept = self._kept or self._queue.get(), None
+        if first is None:
+            return []
+        batch, images = [first], len(first.pixels)
+        until = first.since + self._max_delay
+        while images < self._max_batch:
+            left = until - time.monotonic()
+            try:
+                item = self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
+            except Empty:
+                break
+            if item is None:  # closing: this batch is the last but one
+                self._queue.put(None)
+                break
+            if images + len(item.pixels) > self._max_batch:
+                self._kept = item
+                break
+            batch.append(item)
+            images += len(item.pixels)
+        return batch
 
     def _process(self, batch: list[_Waiting]) -> None:
         started = time.monotonic()
         results: list[tuple[_Waiting, Array | ServeError]] = []
         good: list[_Waiting] = []
         for item in batch:
-            if item.answer.done() or item.deadline <= started:  # nobody waits any more
-                continue
-            try:
-                self._check(item.pixels)
+            if item.deadline > started:
                 good.append(item)
-            except ServeError as error:
-                results.append((item, error))
-        if good:
-            try:
-                pixels = good[0].pixels if len(good) == 1 else np.concatenate([item.pixels for item in good])
-                logits = self._run(pixels)
-                ends = np.cumsum([len(item.pixels) for item in good])
-                results += zip(good, np.split(logits, ends[:-1]), strict=True)
-            except Exception as error:  # whatever it is, the clients must hear of it and the thread must live
-                known = error if isinstance(error, ServeError) else ModelError(f"The model failed: {error!r}")
-                results += [(item, known) for item in good]
-            self._observe(sum(len(item.pixels) for item in good), [started - item.since for item in good])
-        self._loop.call_soon_threadsafe(_answer, results)
+            else:
+                results.append((item, DeadlineError("The deadline passed before the images were run.")))
+        try:
+            results += self._results(good)
+        except Exception as error:  # whatever it is, the clients must hear of it and the thread must live
+            known = error if isinstance(error, ServeError) else ModelError(f"The model failed: {error!r}")
+            results += [(item, known) for item in good]
+        self._loop.call_soon_threadsafe(self._answer, results)
+        self._observe(sum(len(item.pixels) for item in good), [started - item.since for item in good])
+
+    def _results(self, batch: list[_Waiting]) -> list[tuple[_Waiting, Array | ServeError]]:
+        """Check and run; one look at the whole batch is enough where nothing is wrong with it."""
+        batch = [item for item in batch if not item.answer.done()]  # those clients have gone
+        if not batch:
+            return []
+        results: list[tuple[_Waiting, Array | ServeError]] = []
+        pixels = _joined(batch)
+        try:
+            self._check(pixels)
+        except ServeError:
+            good = []
+            for item in batch:
+                try:
+                    self._check(item.pixels)
+                    good.append(item)
+                except ServeError as error:
+                    results.append((item, error))
+            if not good:
+                return results
+            batch, pixels = good, _joined(good)
+        logits, end = self._run(pixels), 0
+        for item in batch:
+            start, end = end, end + len(item.pixels)
+            results.append((item, logits[start:end]))
+        return results
+
+    def _answer(self, results: list[tuple[_Waiting, Array | ServeError]]) -> None:
+        for item, result in results:
+            if item.answer.done():  # the client has gone
+                continue
+            if isinstance(result, ServeError):
+                item.answer.set_exception(result)
+            else:
+                item.answer.set_result(result)
 
 
-def _answer(results: list[tuple[_Waiting, Array | ServeError]]) -> None:
-    for item, result in results:
-        if item.answer.done():  # the client has gone
-            continue
-        if isinstance(result, ServeError):
-            item.answer.set_exception(result)
-        else:
-            item.answer.set_result(result)
+def _joined(batch: list[_Waiting]) -> Array:
+    return batch[0].pixels if len(batch) == 1 else np.concatenate([item.pixels for item in batch])

@@ -67,7 +67,7 @@ class OnnxClassifier:
         precision: str = "fp32",
         provider: str = "auto",
         threads: int | None = None,
-        spinning: bool = True,
+        spinning: bool = False,
         max_batch: int = 32,
         buckets: tuple[int, ...] | None = None,
     ) -> None:
@@ -152,7 +152,10 @@ class OnnxClassifier:
         """
         if pixels.dtype == np.uint8:
             return
-        low, high = float(pixels.min()), float(pixels.max())  # both are NaN where any pixel is
+        low, high = (
+            float(np.minimum.reduce(pixels, None)),
+            float(np.maximum.reduce(pixels, None)),
+        )  # both are NaN where any pixel is
         if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
             raise InputError(
                 "The pixels hold NaN." if low != low else f"The pixels reach from {low:g} to {high:g}.",

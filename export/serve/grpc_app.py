@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -13,12 +12,13 @@ from tritonclient.grpc import service_pb2_grpc as stubs
 
 from . import protocol
 from .errors import InputError
+from .models import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from .models import ServedModel
-    from .service import Service
+    from .service import Call, Service
 
 OPEN_METHODS = ("ServerLive", "ServerReady")
 
@@ -40,8 +40,9 @@ class GrpcApp(stubs.GRPCInferenceServiceServicer):  # type: ignore[misc]  # gene
                     if name not in OPEN_METHODS:
                         headers = dict(context.invocation_metadata() or ())
                         self._service.authorize(headers.get("authorization", ""), headers.get("x-api-key", ""))
-                    left = context.time_remaining()
-                    response = await method(request, self._service.deadline(call, left))
+                    call.allow(context.time_remaining())
+                    async with call.in_time():
+                        response = await method(request, call)
                     call.status = "OK"
                 except asyncio.CancelledError:  # the client gave up
                     call.status = "CANCELLED"
@@ -56,20 +57,20 @@ class GrpcApp(stubs.GRPCInferenceServiceServicer):  # type: ignore[misc]  # gene
 
         return answer
 
-    async def _ServerLive(self, request: Any, deadline: float) -> Any:  # noqa: N802  # the protocol's name, as below
+    async def _ServerLive(self, request: Any, call: Call) -> Any:  # noqa: N802  # the protocol's name, as below
         return pb.ServerLiveResponse(live=True)
 
-    async def _ServerReady(self, request: Any, deadline: float) -> Any:  # noqa: N802
+    async def _ServerReady(self, request: Any, call: Call) -> Any:  # noqa: N802
         return pb.ServerReadyResponse(ready=not self._service.stopping)
 
-    async def _ModelReady(self, request: Any, deadline: float) -> Any:  # noqa: N802
+    async def _ModelReady(self, request: Any, call: Call) -> Any:  # noqa: N802
         self._service.models.get(request.name, request.version)
         return pb.ModelReadyResponse(ready=not self._service.stopping)
 
-    async def _ServerMetadata(self, request: Any, deadline: float) -> Any:  # noqa: N802
+    async def _ServerMetadata(self, request: Any, call: Call) -> Any:  # noqa: N802
         return pb.ServerMetadataResponse(**protocol.SERVER)
 
-    async def _ModelMetadata(self, request: Any, deadline: float) -> Any:  # noqa: N802
+    async def _ModelMetadata(self, request: Any, call: Call) -> Any:  # noqa: N802
         metadata = self._service.models.get(request.name, request.version).metadata
         tensors = {
             kind: [pb.ModelMetadataResponse.TensorMetadata(**entry) for entry in metadata[kind]]
@@ -79,26 +80,25 @@ class GrpcApp(stubs.GRPCInferenceServiceServicer):  # type: ignore[misc]  # gene
             name=metadata["name"], versions=metadata["versions"], platform=metadata["platform"], **tensors
         )
 
-    async def _RepositoryIndex(self, request: Any, deadline: float) -> Any:  # noqa: N802
+    async def _RepositoryIndex(self, request: Any, call: Call) -> Any:  # noqa: N802
         index = pb.RepositoryIndexResponse.ModelIndex
         names = self._service.models.names
         return pb.RepositoryIndexResponse(
-            models=[index(name=name, version=protocol.VERSION, state="READY") for name in names]
+            models=[index(name=name, version=VERSION, state="READY") for name in names]
         )
 
-    async def _ModelInfer(self, request: Any, deadline: float) -> Any:  # noqa: N802
+    async def _ModelInfer(self, request: Any, call: Call) -> Any:  # noqa: N802
         model = self._service.models.get(request.model_name, request.model_version)
         pixels = _pixels(request, model)
-        allowed = protocol.timeout_of(_plain(request.parameters).get("timeout"))
-        if allowed is not None:
-            deadline = min(deadline, time.monotonic() + allowed)
-        logits = np.ascontiguousarray(await model.infer(pixels, deadline), "<f4")
+        call.allow(protocol.timeout_of(_plain(request.parameters).get("timeout")))
+        async with call.in_time():
+            logits = np.ascontiguousarray(await model.infer(pixels, call.deadline), "<f4")
         output = pb.ModelInferResponse.InferOutputTensor(
             name=model.classifier.output_name, datatype="FP32", shape=logits.shape
         )
         return pb.ModelInferResponse(
             model_name=model.name,
-            model_version=protocol.VERSION,
+            model_version=VERSION,
             id=request.id,
             outputs=[output],
             raw_output_contents=[logits.tobytes()],
@@ -120,11 +120,13 @@ def _pixels(request: Any, model: ServedModel) -> Any:
     if request.raw_input_contents:
         raise InputError(f"The request has {len(request.raw_input_contents)} raw inputs.", expected="one")
     values = entry.contents.uint_contents if model.classifier.takes_bytes else entry.contents.fp32_contents
-    return protocol.from_values(np.array(values), model, count)
+    return protocol.from_values(list(values), model, count)
 
 
 def _plain(parameters: Any) -> dict[str, Any]:
-    return {name: getattr(value, value.WhichOneof("parameter_choice") or "", None) for name, value in parameters.items()}
+    return {
+        name: getattr(value, value.WhichOneof("parameter_choice") or "", None) for name, value in parameters.items()
+    }
 
 
 def make_server(service: Service) -> grpc.aio.Server:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +14,9 @@ from starlette.routing import Route, Router
 
 from . import protocol
 from .body import Bodies, ClientGoneError
-from .errors import InputError, OverloadedError, ServeError, TooLargeError, UnsupportedError
+from .errors import InputError, OverloadedError, ServeError
+from .infer import InferEndpoint, declared_length
+from .models import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -27,14 +29,11 @@ if TYPE_CHECKING:
 
 OPEN_PATHS = ("/", "/v2/health/live", "/v2/health/ready")
 """Answered without an API key: probes have none, and the page asks for it."""
-MAX_JSON = 16 * 2**20
-"""Numbers as text take twenty times their size while they are read."""
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "img-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
 }
-LENGTH_HEADER = "inference-header-content-length"
 
 
 class HttpApp:
@@ -44,7 +43,17 @@ class HttpApp:
         self._service = service
         self._bodies = Bodies(service.settings.max_body, service.settings.max_memory)
         self._page = Path(__file__).with_name("page.html").read_bytes()
-        routes = [
+        versions = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+        infer = InferEndpoint(service, self._bodies)
+        routes = [Route(f"{prefix}/infer", infer, methods=["POST"]) for prefix in versions]  # first: the busiest
+        for prefix in versions:
+            routes += [
+                Route(prefix, self._model_metadata),
+                Route(f"{prefix}/ready", self._model_ready),
+                Route(f"{prefix}/labels", self._labels),
+                Route(f"{prefix}/classify", self._classify, methods=["POST"]),
+            ]
+        routes += [
             Route("/", self._show_page),
             Route("/metrics", self._show_metrics),
             Route("/classify", self._classify, methods=["POST"]),
@@ -53,14 +62,6 @@ class HttpApp:
             Route("/v2/health/ready", self._ready),
             Route("/v2/repository/index", self._index, methods=["POST"]),
         ]
-        for prefix in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-            routes += [
-                Route(f"{prefix}/infer", self._infer, methods=["POST"]),
-                Route(prefix, self._model_metadata),
-                Route(f"{prefix}/ready", self._model_ready),
-                Route(f"{prefix}/labels", self._labels),
-                Route(f"{prefix}/classify", self._classify, methods=["POST"]),
-            ]
         self._router = Router(routes, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,55 +94,22 @@ class HttpApp:
                 await _refusal(self._service, error, call)(scope, receive, send_checked)
 
     def _authorize(self, scope: Scope) -> None:
-        if scope["path"] not in OPEN_PATHS:
-            headers = Request(scope).headers
+        if self._service.settings.api_key and scope["path"] not in OPEN_PATHS:
+            headers = Headers(scope=scope)
             self._service.authorize(headers.get("authorization", ""), headers.get("x-api-key", ""))
-
-    async def _infer(self, request: Request) -> Response:
-        model = self._model(request)
-        length, call = _header_length(request), request.scope["call"]
-        deadline = self._service.deadline(call)
-        body = await self._read(request, deadline, padding=-(length or 0) % 4)
-        try:
-            if length is None and len(body) > MAX_JSON:
-                raise TooLargeError(
-                    f"The request is JSON of {len(body)} bytes.",
-                    expected=f"at most {MAX_JSON} bytes",
-                    remedy="send the tensor as binary data",
-                )
-            head = None if length is None else length + (-length % 4)
-            if length is None and len(body) > 65536:  # so much text would hold up everybody else
-                parsed = await asyncio.to_thread(protocol.parse, body, head, model)
-            else:
-                parsed = protocol.parse(body, head, model)
-            logits = await model.infer(parsed.pixels, self._service.deadline(call, parsed.timeout))
-        finally:
-            self._bodies.release(body)
-        content, head = protocol.respond(logits, parsed, model)
-        if head is None:
-            return Response(content, media_type="application/json")
-        return Response(content, headers={LENGTH_HEADER: str(head)}, media_type="application/octet-stream")
 
     async def _classify(self, request: Request) -> Response:
         model = self._model(request) if "name" in request.path_params else self._service.models.default
         top = request.query_params.get("top", "5")
         if not top.isdecimal() or not 0 < len(top) < 5 or int(top) == 0:
             raise InputError(f"top is {top[:40]!r}.", expected="a whole number from 1")
-        deadline = self._service.deadline(request.scope["call"])
-        body = await self._read(request, deadline)
-        try:
-            return _json(await model.classify(body, int(top), deadline))
-        finally:
-            self._bodies.release(body)
-
-    async def _read(self, request: Request, deadline: float, *, padding: int = 0) -> bytes:
-        encoding = request.headers.get("content-encoding", "identity")
-        if encoding != "identity":
-            raise UnsupportedError(f"The body is encoded as {encoding[:40]!r}.", expected="a body as it is")
-        declared = request.headers.get("content-length")
-        return await self._bodies.read(
-            request.receive, int(declared) if declared is not None else None, deadline, padding=padding
-        )
+        call = request.scope["call"]
+        async with call.in_time():
+            body = await self._bodies.read(request.receive, declared_length(request.headers))
+            try:
+                return _json(await model.classify(body, int(top), call.deadline))
+            finally:
+                self._bodies.release(body)
 
     def _model(self, request: Request) -> Any:
         return self._service.models.get(request.path_params["name"], request.path_params.get("version", ""))
@@ -163,7 +131,7 @@ class HttpApp:
 
     async def _index(self, request: Request) -> Response:
         names = self._service.models.names
-        return _json([{"name": name, "version": protocol.VERSION, "state": "READY"} for name in names])
+        return _json([{"name": name, "version": VERSION, "state": "READY"} for name in names])
 
     async def _model_metadata(self, request: Request) -> Response:
         return _json(self._model(request).metadata)
@@ -178,15 +146,6 @@ class HttpApp:
 
 def _json(content: Any) -> Response:
     return Response(json.dumps(content, allow_nan=False).encode(), media_type="application/json")
-
-
-def _header_length(request: Request) -> int | None:
-    value = request.headers.get(LENGTH_HEADER)
-    if value is None:
-        return None
-    if not value.isdecimal() or len(value) > 18:
-        raise InputError(f"Inference-Header-Content-Length is {value[:40]!r}.", expected="a number of bytes")
-    return int(value)
 
 
 def _refusal(service: Service, error: Exception, call: Call) -> Response:

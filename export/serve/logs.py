@@ -36,6 +36,6 @@ def start_logging(level: str = "INFO") -> None:
         target.setLevel(threshold)
 
 
-def log(event: str, *, level: int = logging.INFO, exc_info: bool = False, **fields: object) -> None:
-    """Write one line."""
-    logger.log(level, event, exc_info=exc_info, extra={"fields": fields})
+def log(event: str, *, level: int = logging.INFO, **fields: object) -> None:
+    """Write one line; the traceback too where it is an error that is being handled."""
+    logger.log(level, event, exc_info=level >= logging.ERROR, extra={"fields": fields})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -21,7 +22,11 @@ class Metrics:
             "serve_requests", "Requests answered, by outcome", ["protocol", "status"], registry=registry
         )
         self.seconds = Histogram(
-            "serve_request_seconds", "From a request's head to its answer", ["protocol"], buckets=SECONDS, registry=registry
+            "serve_request_seconds",
+            "From a request's head to its answer",
+            ["protocol"],
+            buckets=SECONDS,
+            registry=registry,
         )
         self.open = Gauge("serve_requests_open", "Requests accepted and not yet answered", registry=registry)
         self.cancelled = Counter("serve_requests_cancelled", "Requests whose client went away", registry=registry)
@@ -33,9 +38,16 @@ class Metrics:
             registry=registry,
         )
         self._queue = Histogram(
-            "serve_queue_seconds", "How long requests waited for a run", ["model"], buckets=SECONDS, registry=registry
+            "serve_queue_seconds", "From a request's arrival to its run", ["model"], buckets=SECONDS, registry=registry
         )
-        self._waiting = Gauge("serve_waiting_images", "Images that wait for a run", ["model"], registry=registry)
+        self._waiting = Gauge(
+            "serve_waiting_images", "Images accepted and not yet answered", ["model"], registry=registry
+        )
+
+    @functools.cache  # noqa: B019  # one object a server, a handful of entries
+    def of_answer(self, protocol: str, status: str) -> tuple[Counter, Histogram]:
+        """Return what counts and times the answers of one kind."""
+        return self.requests.labels(protocol, status), self.seconds.labels(protocol)
 
     def of_model(self, name: str, waiting: Callable[[], int]) -> Callable[[int, Sequence[float]], None]:
         """Return the function that a model's batcher reports each run to: images, and the requests' waiting times."""

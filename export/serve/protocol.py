@@ -130,7 +130,9 @@ def from_values(values: Sequence[float], model: ServedModel, count: int) -> Arra
     except (ValueError, OverflowError, RecursionError) as error:
         raise InputError("The values are a ragged list or too large.", expected=f"numbers of shape {shape}") from error
     if array.dtype.kind not in "iuf" or array.size != int(np.prod(shape)):
-        raise InputError(f"The input holds {array.size} values of type {array.dtype}.", expected=f"numbers of shape {shape}")
+        raise InputError(
+            f"The input holds {array.size} values of type {array.dtype}.", expected=f"numbers of shape {shape}"
+        )
     if model.classifier.takes_bytes and (array.dtype.kind == "f" or array.min() < 0 or array.max() > 255):
         raise InputError("The values are not bytes.", expected="whole numbers from 0 to 255")
     return array.astype(model.classifier.dtype).reshape(shape)

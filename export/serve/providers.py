@@ -52,7 +52,7 @@ def open_session(
     *,
     provider: str = "auto",
     threads: int | None = None,
-    spinning: bool = True,
+    spinning: bool = False,
     max_batch: int = 32,
     input_shape: tuple[int, ...] = (),
 ) -> tuple[onnxruntime.InferenceSession, str]:
@@ -62,7 +62,7 @@ def open_session(
         path: ONNX file.
         provider: ``tensorrt``, ``cuda``, ``cpu``, or ``auto``: the first of these that loads.
         threads: Threads of one operator on the CPU; None is onnxruntime's own choice, one a core.
-        spinning: Whether idle threads wait actively: shorter latency, at the cost of a busy core.
+        spinning: Whether idle threads wait actively. That takes cores from whatever else runs, this server included.
         max_batch: Largest batch that a TensorRT engine is built for.
         input_shape: Shape of one image, for the same; empty where the graph leaves it open.
 

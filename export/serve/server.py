@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class _HttpServer(uvicorn.Server):
     """uvicorn, except that a signal starts our own way of stopping; a second Ctrl-C ends it at once."""
 
-    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], object]) -> None:
         super().__init__(config)
         self._stop, self._asked = stop, False
 

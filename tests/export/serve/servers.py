@@ -22,7 +22,7 @@ ENVIRONMENT = "TRITONSERVER_ENV"
 """Names the environment's folder: python -m venv ENV; ENV/bin/pip install nvidia-pytriton==0.7.0 "numpy<2"."""
 
 # What tests and benchmarks serve elsewhere as ONNX: the mean of each channel, then one linear layer.
-BACKEND = '''
+BACKEND = """
 import numpy as np
 import triton_python_backend_utils as utils
 
@@ -36,7 +36,7 @@ class TritonPythonModel:
         features = np.concatenate([each.mean((2, 3)) for each in images])
         logits = np.split(features @ self.weight + self.bias, np.cumsum([len(each) for each in images])[:-1])
         return [utils.InferenceResponse([utils.Tensor("logits", each.astype(np.float32))]) for each in logits]
-'''
+"""
 
 
 def environment() -> Path | None:

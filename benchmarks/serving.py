@@ -1,0 +1,217 @@
+"""How much the server costs: requests a second against a real tritonserver and against onnxruntime alone.
+
+    python benchmarks/serving.py [--tritonserver ENVIRONMENT]
+
+All servers run on this machine, one at a time, in turns, and so does the client: 8 connections, each with one request
+under way, binary tensors. Ratios are of medians over the rounds of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "export" / "serve"))
+from servers import BACKEND, our_server, tritonserver
+
+from genaf_sdk.export.serve import OnnxClassifier
+from genaf_sdk.export.triton import write_triton_repository
+
+CONNECTIONS = 8
+
+
+def tiny_model(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Write a classifier of next to no work, a mean and a linear layer, and return its weight and bias."""
+    rng = np.random.default_rng(0)
+    weight, bias = rng.standard_normal((3, 10)).astype(np.float32), np.zeros(10, np.float32)
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["pixels"], ["maps"]),
+        helper.make_node("Flatten", ["maps"], ["features"]),
+        helper.make_node("Gemm", ["features", "weight", "bias"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 3, size, size])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])],
+        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return weight, bias
+
+
+def resnet18(path: Path) -> None:
+    import torch
+    import torchvision
+
+    torch.onnx.export(
+        torchvision.models.resnet18().eval(),
+        (torch.rand(2, 3, 224, 224),),
+        path,
+        dynamo=True,
+        external_data=False,
+        input_names=["pixels"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        verbose=False,
+    )
+
+
+def infer_request(model: str, size: int) -> bytes:
+    """Return the bytes of one binary request of one image."""
+    pixels = np.random.default_rng(0).random((1, 3, size, size), np.float32).tobytes()
+    entry = {"name": "pixels", "shape": [1, 3, size, size], "datatype": "FP32"}
+    head = json.dumps(
+        {
+            "inputs": [{**entry, "parameters": {"binary_data_size": len(pixels)}}],
+            "outputs": [{"name": "logits", "parameters": {"binary_data": True}}],
+        }
+    ).encode()
+    lines = [
+        f"POST /v2/models/{model}/infer HTTP/1.1",
+        "Host: localhost",
+        f"Inference-Header-Content-Length: {len(head)}",
+        f"Content-Length: {len(head) + len(pixels)}",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + head + pixels
+
+
+def load(port: int, request: bytes, seconds: float, *, rate: float | None = None) -> tuple[float, list[float]]:
+    """Send for some seconds and return requests a second and every latency; ``rate`` spaces the requests out."""
+    latencies: list[list[float]] = [[] for _ in range(CONNECTIONS)]
+    start = time.perf_counter() + 0.2
+
+    def client(number: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            due = start + (number / rate if rate else 0)
+            while True:
+                time.sleep(max(0.0, due - time.perf_counter()))
+                began = due if rate else time.perf_counter()  # a request that starts late has waited
+                if began >= start + seconds:
+                    return
+                exchange(connection, request)
+                latencies[number].append(time.perf_counter() - began)
+                due += CONNECTIONS / rate if rate else 0
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(CONNECTIONS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    together = sorted(value for part in latencies for value in part)
+    return len(together) / (time.perf_counter() - start), together
+
+
+def exchange(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(request)
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        part = connection.recv(65536)
+        if not part:
+            raise ConnectionError("the server closed the connection")
+        answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200"):
+        raise RuntimeError(f"{head.decode()} {body[:200]!r}")
+    length = next(
+        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+    )
+    while len(body) < length:
+        body += connection.recv(65536)
+
+
+def overhead(folder: Path, rounds: int, seconds: float, environment: Path | None) -> None:
+    repository = folder / "repository"
+    for size in (32, 224):
+        weight, bias = tiny_model(folder / f"tiny{size}.onnx", size)
+        model = write_triton_repository(folder / f"tiny{size}.onnx", repository)
+        (model / "1" / "model.onnx").unlink()
+        (model / "1" / "model.py").write_text(BACKEND)
+        np.savez(model / "1" / "weights.npz", weight=weight, bias=bias)
+        config = (model / "config.pbtxt").read_text().replace('backend: "onnxruntime"', 'backend: "python"')
+        (model / "config.pbtxt").write_text(config)
+    with ExitStack() as stack:
+        ours, _, _ = stack.enter_context(
+            our_server(*(str(folder / f"tiny{size}.onnx") for size in (32, 224)), log=folder / "ours.log")
+        )
+        ports = {"ours": ours}
+        if environment is not None:
+            ports["triton"], _ = stack.enter_context(tritonserver(environment, repository, log=folder / "triton.log"))
+        for size in (32, 224):
+            request = infer_request(f"tiny{size}", size)
+            found: dict[str, list[float]] = {name: [] for name in ports}
+            for _ in range(rounds):
+                for name, port in ports.items():
+                    found[name].append(load(port, request, seconds)[0])
+            medians = {name: statistics.median(values) for name, values in found.items()}
+            line = ", ".join(f"{name} {median:.0f} req/s" for name, median in medians.items())
+            ratio = f", ours/triton {medians['ours'] / medians['triton']:.2f}" if "triton" in medians else ""
+            print(f"tiny model, {size} px: {line}{ratio}", flush=True)
+    classifier = OnnxClassifier(folder / "tiny224.onnx", provider="cpu")
+    image = np.zeros((1, 3, 224, 224), np.float32)
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() < began + 1:
+        classifier.run(image)
+        count += 1
+    print(f"tiny model, 224 px: the graph itself {1e3 / count:.3f} ms")
+
+
+def resnet(folder: Path, rounds: int, seconds: float) -> None:
+    """ResNet-18 at 224 px: saturation against the best that onnxruntime does alone, then latency at half of it."""
+    path = folder / "resnet18.onnx"
+    resnet18(path)
+    alone: list[float] = []
+    served: list[float] = []
+    classifier = OnnxClassifier(path, provider="cpu", max_batch=32)
+    with our_server(str(path), log=folder / "resnet.log") as (port, _, _):
+        request = infer_request("resnet18", 224)
+        for _ in range(rounds):
+            alone.append(max(raw_throughput(classifier, size, seconds / 2) for size in (1, CONNECTIONS)))
+            served.append(load(port, request, seconds)[0])
+        best, rate = statistics.median(alone), statistics.median(served)
+        print(f"ResNet-18, 224 px: onnxruntime alone {best:.1f} images/s, served {rate:.1f}, ratio {rate / best:.2f}")
+        _, latencies = load(port, request, 3 * seconds, rate=rate / 2)
+        p50, p99 = (1e3 * float(np.quantile(latencies, share)) for share in (0.5, 0.99))
+        print(f"ResNet-18, half load: p50 {p50:.1f} ms, p99 {p99:.1f} ms, ratio {p99 / p50:.2f}, n {len(latencies)}")
+
+
+def raw_throughput(classifier: OnnxClassifier, batch: int, seconds: float) -> float:
+    pixels = np.random.default_rng(0).random((batch, 3, 224, 224), np.float32)
+    classifier.run(pixels)
+    began, images = time.perf_counter(), 0
+    while time.perf_counter() < began + seconds:
+        images += len(classifier.run(pixels))
+    return images / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tritonserver", type=Path, help="environment with nvidia-pytriton")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--only", choices=("overhead", "resnet"))
+    options = parser.parse_args()
+    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} before the start")
+    with tempfile.TemporaryDirectory() as temporary:
+        if options.only != "resnet":
+            overhead(Path(temporary), options.rounds, options.seconds, options.tritonserver)
+        if options.only != "overhead":
+            resnet(Path(temporary), options.rounds, options.seconds)
+
+
+if __name__ == "__main__":
+    main()
