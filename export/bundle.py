@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from genaf_sdk.export.card import model_card, write_eval_results
 from genaf_sdk.export.parity import check_parity, replay
 from genaf_sdk.export.runtime import MODEL_FILE
@@ -16,46 +18,54 @@ from genaf_sdk.export.variants import write_variants
 from genaf_sdk.files import replacing, write_json
 
 if TYPE_CHECKING:
+    from genaf_sdk.model import HardenedModel
     from genaf_sdk.pipeline import HardenResult
 
 LABELS_FILE, CHECKSUMS_FILE, CARD_FILE, SERVE_FOLDER = "labels.json", "checksums.json", "README.md", "serve"
 UNLISTED = {CHECKSUMS_FILE}
 
 
-def write_bundle(result: HardenResult, folder: Path) -> Path:
+def write_bundle(model: HardenedModel, folder: Path, result: HardenResult | None = None) -> Path:
     """Write a whole bundle.
 
     ``config.json`` and ``model.safetensors`` (for ``HardenedModel.from_pretrained``), ``model.onnx`` and its variants,
     ``labels.json``, ``report.json`` and ``perturbations/``, the model card, ``serve/`` (a server that needs no torch)
     and, last, ``checksums.json``: where it is, everything else is complete.
 
+    Args:
+        model: The classifier.
+        folder: Where to write; it exists.
+        result: The run that the model comes from. Without it there is no report, and no variant but fp32.
+
     Raises:
         ExportError: The ONNX file differs from the model.
         OutputError: The folder cannot be written.
     """
     (folder / CHECKSUMS_FILE).unlink(missing_ok=True)
-    result.model.save_pretrained(folder)
-    path = export_onnx(result.model, folder / MODEL_FILE)
-    parity = check_parity(result.model, path, result.data.test.head(5)[0])
-    write_json(folder / LABELS_FILE, list(result.model.class_names))
-    report, config = result.report, result.config
-    samples, seed = config.evaluation.test_samples, config.seed
-    perturbations = report.perturbations if report is not None else {}
-    variants = write_variants(
-        result.model, folder, result.data, perturbations, config.export, samples=samples, seed=seed
-    )
-    if report is not None:
-        report.sections["onnx"] = {
-            "parity": dataclasses.asdict(parity),
-            "text": parity.text,
-            "replay": replay(path, result.data, perturbations, samples=samples, seed=seed),
-            "variants": [dataclasses.asdict(variant) for variant in variants],
-        }
-        report.save(folder)
-        write_eval_results(folder, report)
+    model.save_pretrained(folder)
+    path = export_onnx(model, folder / MODEL_FILE)
+    images = torch.rand(5, model.encoder.channels, *model.image_size, generator=torch.Generator().manual_seed(0))
+    parity = check_parity(model, path, images)
+    write_json(folder / LABELS_FILE, list(model.class_names))
+    report = result.report if result is not None else None
+    if result is not None:
+        samples, seed = result.config.evaluation.test_samples, result.config.seed
+        perturbations = report.perturbations if report is not None else {}
+        variants = write_variants(
+            model, folder, result.data, perturbations, result.config.export, samples=samples, seed=seed
+        )
+        if report is not None:
+            report.sections["onnx"] = {
+                "parity": dataclasses.asdict(parity),
+                "text": parity.text,
+                "replay": replay(path, result.data, perturbations, samples=samples, seed=seed),
+                "variants": [dataclasses.asdict(variant) for variant in variants],
+            }
+            report.save(folder)
+            write_eval_results(folder, report)
     _copy_server(folder)
     with replacing(folder / CARD_FILE) as temporary:
-        temporary.write_text(model_card(result.model, report), encoding="utf-8")
+        temporary.write_text(model_card(model, report), encoding="utf-8")
     write_json(folder / CHECKSUMS_FILE, {"sha256": checksums(folder)})
     return folder
 

@@ -151,6 +151,10 @@ def _translated(action: Callable[[], Result], repo_id: str) -> Result:
             status or 0, (f"it answers {status}", "repeat the push; what arrived is not resent")
         )
         raise HubError(f"The Hub refuses {repo_id}: {reason}.", remedy=remedy) from error
+    except RuntimeError as error:  # the client's wrapper around an upload that failed
+        raise HubError(
+            f"An upload to {repo_id} failed: {error}", remedy="repeat the push; what arrived is not sent again"
+        ) from error
     except OSError as error:
         raise HubError(
             f"The Hub cannot be reached: {type(error).__name__}.", remedy="check the network, repeat"

@@ -169,11 +169,37 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Verify:
-    """Replay a bundle's saved perturbations on its ONNX file; exit with 1 where figures differ from the report's."""
+class Push:
+    """Publish a bundle on the Hugging Face Hub, in one commit."""
 
     bundle: Annotated[Path, tyro.conf.Positional]
     """Folder that `genaf harden` left."""
+    repo: Annotated[str, tyro.conf.Positional]
+    """ORG/NAME; made if it does not exist."""
+    private: bool = False
+    """Make a new repository private."""
+    revision: str | None = None
+    """Branch to commit to."""
+    create_pr: bool = False
+    """Open a pull request instead."""
+
+    def __call__(self) -> int:
+        """Run."""
+        from genaf_sdk.export.hub import push_bundle
+
+        url = push_bundle(
+            self.bundle, self.repo, private=self.private or None, revision=self.revision, create_pr=self.create_pr
+        )
+        _console().print(url)
+        return 0
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Replay a bundle's saved perturbations on its ONNX file; exit with 1 where figures differ from the report's."""
+
+    bundle: Annotated[str, tyro.conf.Positional]
+    """Folder that `genaf harden` left, or hf-hub:ORG/NAME."""
     data: str | None = None
     """Data id or image folder; by default the name in the report."""
 
@@ -182,9 +208,11 @@ class Verify:
         from rich.table import Table
 
         from genaf_sdk.data import load_data
+        from genaf_sdk.export.hub import PREFIX, fetch_bundle
         from genaf_sdk.export.verify import verify_bundle
 
-        content = read_json(self.bundle / "report.json")
+        folder = fetch_bundle(self.bundle) if self.bundle.startswith(PREFIX) else Path(self.bundle)
+        content = read_json(folder / "report.json")
         try:
             shape, config = content["data"]["image_shape"], content["config"]
             name, seed, fraction = content["data"]["name"], config["seed"], config["validation_fraction"]
@@ -197,7 +225,7 @@ class Verify:
             validation_fraction=fraction,
             seed=seed,
         )
-        rows = verify_bundle(self.bundle, data)
+        rows = verify_bundle(folder, data)
         table = Table("column", "attack", "report", "replayed", "agrees")
         for row in rows:
             reported = f"{row.reported.accuracy:.1%}"
@@ -238,6 +266,7 @@ def _commands(settings: HardenConfig) -> Any:
         "evaluate": Evaluate,
         "attack": Attack,
         "export": Export,
+        "push": Push,
         "verify": Verify,
     }
     types = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +160,25 @@ class HardenedModel(nn.Module, ModelHubMixin, library_name="genaf-sdk", pipeline
         """Map pixels (N, C, H, W) in [0, 1] to logits (N, K)."""
         logits: Tensor = self.head(self.encoder(pixels))
         return logits
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish model, ONNX file and card on the Hugging Face Hub in one commit and return its URL.
+
+        ``HardenResult.push_to_hub`` publishes the report and the perturbations with them.
+
+        Args:
+            repo_id: ``ORG/NAME``; made if it does not exist.
+            **options: ``private``, ``revision``, ``create_pr``, ``token`` and the others of
+                ``genaf_sdk.export.hub.push_bundle``.
+
+        Raises:
+            HubError: The Hub refuses; the error says why.
+        """
+        from genaf_sdk.export.bundle import write_bundle
+        from genaf_sdk.export.hub import push_bundle
+
+        with tempfile.TemporaryDirectory() as folder:
+            return push_bundle(write_bundle(self, Path(folder)), repo_id, **options)
 
     @torch.no_grad()
     def predict(self, pixels: Tensor) -> list[str]:

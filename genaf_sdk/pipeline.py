@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +73,23 @@ class HardenResult:
         """
         from genaf_sdk.export.bundle import write_bundle
 
-        return write_bundle(self, require_writable(Path(folder)))
+        return write_bundle(self.model, require_writable(Path(folder)), self)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish the whole bundle on the Hugging Face Hub in one commit and return its URL.
+
+        Args:
+            repo_id: ``ORG/NAME``; made if it does not exist.
+            **options: ``private``, ``revision``, ``create_pr``, ``token`` and the others of
+                ``genaf_sdk.export.hub.push_bundle``.
+
+        Raises:
+            HubError: The Hub refuses; the error says why.
+        """
+        from genaf_sdk.export.hub import push_bundle
+
+        with tempfile.TemporaryDirectory() as folder:
+            return push_bundle(self.save(folder), repo_id, **options)
 
 
 def harden(

@@ -1,0 +1,45 @@
+"""A hardened model made in seconds, for tests of what happens after hardening."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from genaf_sdk import HardenConfig, harden
+from genaf_sdk.config import AdaptabilityConfig, DualTrackConfig, EvaluationConfig, ExportConfig
+from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.pipeline import HardenResult
+
+
+class TinyBackbone(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, padding=1, stride=2)
+        self.norm = nn.BatchNorm2d(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.conv(x))).mean((2, 3))
+
+
+def colours(count: int, seed: int) -> LabelledImages:
+    labels = torch.arange(count) % 3
+    noise = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    return LabelledImages.in_memory(0.2 + 0.4 * noise + 0.4 * torch.eye(3)[labels][:, :, None, None], labels)
+
+
+def tiny_data() -> DataSplits:
+    return DataSplits(colours(96, 0), colours(30, 1), colours(60, 2), ("red", "green", "blue"), "colours")
+
+
+def tiny_result(export: ExportConfig | None = None) -> HardenResult:
+    torch.manual_seed(0)
+    config = HardenConfig(
+        undefended_epochs=6,
+        dual_track=DualTrackConfig(epochs=10, batch_size=32, encoder_learning_rate=1e-2),
+        adaptability=AdaptabilityConfig(epochs=1, batch_size=32, interpolations=1),
+        evaluation=EvaluationConfig(
+            attacks=("uapgd:steps=10", "pgd:steps=5"), surrogate_samples=48, sample_wise_samples=30, curve=()
+        ),
+        export=export or ExportConfig(precisions=()),
+    )
+    return harden(TinyBackbone(), tiny_data(), config, progress=False)

@@ -1,0 +1,203 @@
+"""The real client against a Hub on the loopback interface, in a process of its own, as it reads its settings once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from export_helpers import tiny_result
+from hub_server import TOKEN, LoopbackHub
+
+from genaf_sdk.export.bundle import write_bundle
+from genaf_sdk.export.card import card_metadata
+from genaf_sdk.pipeline import HardenResult
+
+REPO = "tester/hardened-digits"
+PUSH = "from genaf_sdk.export.hub import push_bundle; print(push_bundle(FOLDER, REPO, **OPTIONS))"
+FETCH = "from genaf_sdk.export.hub import fetch_bundle; print(fetch_bundle(REPO, **OPTIONS))"
+
+
+@pytest.fixture(scope="module")
+def result() -> HardenResult:
+    return tiny_result()
+
+
+@pytest.fixture(scope="module")
+def bundle(result: HardenResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(result.model, tmp_path_factory.mktemp("bundle"), result)
+
+
+@pytest.fixture
+def hub() -> Iterator[LoopbackHub]:
+    server = LoopbackHub()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def client(
+    hub: LoopbackHub, home: Path, code: str, folder: Path | str = "", token: str | None = TOKEN, **options: object
+) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` with the Hub's address and token in the environment; the token must not appear in any output."""
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        **({"HF_TOKEN": token} if token else {}),
+    }
+    program = f"FOLDER, REPO, OPTIONS = {str(folder)!r}, {REPO!r}, {options!r}\n{code}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert TOKEN not in done.stdout + done.stderr
+    return done
+
+
+def test_a_bundle_is_pushed_in_one_commit_and_comes_back_verified(
+    hub: LoopbackHub, bundle: Path, tmp_path: Path
+) -> None:
+    pushed = client(hub, tmp_path, PUSH, bundle, private=True)
+    assert pushed.returncode == 0, pushed.stderr
+    assert f"{REPO}/commit/" in pushed.stdout
+    repository = hub.repositories[REPO]
+    assert repository.private
+    assert len(repository.commits) == 1
+
+    fetched = client(hub, tmp_path, FETCH)
+    assert fetched.returncode == 0, fetched.stderr
+    folder = Path(fetched.stdout.strip())
+    for path in bundle.rglob("*"):
+        if path.is_file():
+            assert (folder / path.relative_to(bundle)).read_bytes() == path.read_bytes(), path
+
+    load = "from genaf_sdk import HardenedModel; import torch, sys; sys.path.insert(0, FOLDER)\n"
+    load += (
+        "from export_helpers import TinyBackbone\nm = HardenedModel.from_pretrained(REPO, backbone=TinyBackbone())\n"
+    )
+    load += "print(m.class_names)"
+    loaded = client(hub, tmp_path, load, Path(__file__).parent)
+    assert loaded.returncode == 0, loaded.stderr
+    assert "'red'" in loaded.stdout
+
+
+def test_an_interrupted_push_is_resumed_by_repeating_it(hub: LoopbackHub, bundle: Path, tmp_path: Path) -> None:
+    hub.refuse_uploads = True  # after the first file
+    first = client(hub, tmp_path, PUSH, bundle)
+    assert first.returncode != 0
+    assert "HubError" in first.stderr
+    assert hub.repositories[REPO].commits == []  # nothing is half-published
+    arrived = set(hub.uploads)
+    assert arrived
+
+    hub.refuse_uploads = False
+    assert client(hub, tmp_path, PUSH, bundle).returncode == 0
+    assert len(hub.uploads) == len(set(hub.uploads))  # what had arrived was not sent again
+    assert len(hub.repositories[REPO].commits) == 1
+
+
+def test_pull_requests_and_stale_parents(hub: LoopbackHub, bundle: Path, tmp_path: Path) -> None:
+    assert client(hub, tmp_path, PUSH, bundle, create_pr=True).stdout.strip().endswith("/discussions/1")
+    assert hub.repositories[REPO].branches["main"] == "0" * 40
+    stale = client(hub, tmp_path, PUSH, bundle, parent_commit="1" * 40)
+    assert "the branch has moved on" in stale.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "token", "message"),
+    [
+        (PUSH, None, "token"),
+        (PUSH, "hf_wrong", "not valid"),
+        (FETCH, TOKEN, "There is no repository"),
+        (FETCH.replace("REPO", "'no/../where'"), TOKEN, "ORG/NAME"),
+    ],
+)
+def test_refusals_say_what_to_do(
+    code: str, token: str | None, message: str, hub: LoopbackHub, bundle: Path, tmp_path: Path
+) -> None:
+    done = client(hub, tmp_path, code, bundle, token=token)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "HubError" in last
+    assert message in last
+
+
+def test_a_private_repository_is_not_shown_to_strangers(hub: LoopbackHub, bundle: Path, tmp_path: Path) -> None:
+    assert client(hub, tmp_path, PUSH, bundle, private=True).returncode == 0
+    stranger = client(hub, tmp_path / "other", FETCH, token=None)
+    assert "may not see it" in stranger.stderr
+
+
+def test_a_damaged_bundle_is_neither_published_nor_accepted(
+    hub: LoopbackHub, result: HardenResult, tmp_path: Path
+) -> None:
+    folder = write_bundle(result.model, tmp_path)
+    (folder / "labels.json").write_text("[]")
+    pushed = client(hub, tmp_path / "home", PUSH, folder)
+    assert "labels.json" in pushed.stderr
+    assert "not the file that was written" in pushed.stderr
+    assert REPO not in hub.repositories
+
+
+def test_the_card_has_valid_metadata_and_escapes_what_it_quotes(bundle: Path, result: HardenResult) -> None:
+    from huggingface_hub import ModelCard
+
+    text = (bundle / "README.md").read_text()
+    metadata = card_metadata(text)
+    assert metadata["library_name"] == "genaf-sdk"
+    assert metadata["pipeline_tag"] == "image-classification"
+    results = ModelCard(text).data.eval_results
+    assert results is not None
+    reported = {f"accuracy, {s.column}-{s.attack}".rstrip("-") for s in result.report.scores if s.model == "hardened"}  # type: ignore[union-attr]
+    assert {r.metric_name for r in results} == {name.replace("noise-noise", "noise") for name in reported}
+
+    from genaf_sdk.export.card import model_card
+
+    result.model.class_names = ("<script>alert(1)</script>", "[link](http://x)", "| a | b |\n# heading")
+    hostile = model_card(result.model, None)
+    result.model.class_names = ("red", "green", "blue")
+    assert "<script>" not in hostile
+    assert "[link](" not in hostile
+    assert "\n# heading" not in hostile
+
+
+def test_the_cards_snippet_runs_with_onnxruntime_alone(bundle: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    snippet = (bundle / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    Image.new("RGB", (40, 30), (250, 20, 20)).save(bundle / "picture.jpg")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", f"{snippet}\nimport sys; assert 'torch' not in sys.modules"],
+            cwd=bundle, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    finally:
+        (bundle / "picture.jpg").unlink()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in json.loads((bundle / "labels.json").read_text())
+
+
+def test_the_models_own_push_publishes_a_whole_bundle(hub: LoopbackHub, result: HardenResult, tmp_path: Path) -> None:
+    model_folder = tmp_path / "model"
+    result.model.save_pretrained(model_folder)
+    torch.manual_seed(0)
+    code = f"""
+import sys
+sys.path.insert(0, FOLDER)
+from export_helpers import TinyBackbone
+from genaf_sdk import HardenedModel
+print(HardenedModel.from_pretrained({str(model_folder)!r}, backbone=TinyBackbone()).push_to_hub(REPO))
+"""
+    done = client(hub, tmp_path, code, Path(__file__).parent)
+    assert done.returncode == 0, done.stderr
+    files = hub.repositories[REPO].files[hub.repositories[REPO].branches["main"]]
+    assert {"model.onnx", "model.safetensors", "config.json", "README.md", "checksums.json"} <= set(files)
