@@ -14,7 +14,7 @@ import numpy as np
 from .errors import DeadlineError, InputError, ModelError, OverloadedError, ServeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -42,7 +42,7 @@ class Batcher:
         max_batch: Most images of one run, and of one request.
         max_delay: Seconds that the first of a batch waits for others.
         max_queue: Most images that are accepted and not yet answered.
-        observe: Told of every run: images, and the seconds that each request waited.
+        observe: Told of every run: images, and the seconds that the first of them waited.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Batcher:
         max_batch: int,
         max_delay: float,
         max_queue: int,
-        observe: Callable[[int, Sequence[float]], None],
+        observe: Callable[[int, float], None],
     ) -> None:
         self._run, self._check, self._observe = run, check, observe
         self._max_batch, self._max_delay, self._max_queue = max_batch, max_delay, max_queue
@@ -147,7 +147,7 @@ class Batcher:
             known = error if isinstance(error, ServeError) else ModelError(f"The model failed: {error!r}")
             results += [(item, known) for item in good]
         self._loop.call_soon_threadsafe(self._answer, results)
-        self._observe(sum(len(item.pixels) for item in good), [started - item.since for item in good])
+        self._observe(sum(len(item.pixels) for item in good), started - batch[0].since)
 
     def _results(self, batch: list[_Waiting]) -> list[tuple[_Waiting, Array | ServeError]]:
         """Check and run; one look at the whole batch is enough where nothing is wrong with it."""

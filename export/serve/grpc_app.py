@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as stubs
 
 from . import protocol
-from .errors import InputError
+from .errors import InputError, UnknownModelError
 from .models import VERSION
 
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ class GrpcApp(stubs.GRPCInferenceServiceServicer):  # type: ignore[misc]  # gene
         return pb.ServerReadyResponse(ready=not self._service.stopping)
 
     async def _ModelReady(self, request: Any, call: Call) -> Any:  # noqa: N802
-        self._service.models.get(request.name, request.version)
+        try:
+            self._service.models.get(request.name, request.version)
+        except UnknownModelError:  # tritonserver, too, answers no rather than with an error
+            return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=not self._service.stopping)
 
     async def _ServerMetadata(self, request: Any, call: Call) -> Any:  # noqa: N802

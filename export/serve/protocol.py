@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,7 @@ def from_bytes(data: bytes | memoryview, model: ServedModel, count: int) -> Arra
         InputError: Too few or too many bytes.
     """
     shape, dtype = (count, *model.classifier.input_shape), model.classifier.dtype
-    expected = int(np.prod(shape)) * dtype.itemsize
+    expected = math.prod(shape) * dtype.itemsize
     if len(data) != expected:
         raise InputError(f"The input holds {len(data)} bytes.", expected=f"{expected} for the shape {shape}")
     return np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
@@ -129,7 +130,7 @@ def from_values(values: Sequence[float], model: ServedModel, count: int) -> Arra
         array = np.asarray(values)
     except (ValueError, OverflowError, RecursionError) as error:
         raise InputError("The values are a ragged list or too large.", expected=f"numbers of shape {shape}") from error
-    if array.dtype.kind not in "iuf" or array.size != int(np.prod(shape)):
+    if array.dtype.kind not in "iuf" or array.size != math.prod(shape):
         raise InputError(
             f"The input holds {array.size} values of type {array.dtype}.", expected=f"numbers of shape {shape}"
         )

@@ -147,7 +147,7 @@ def _first_session(
             return _first_session(path, options, wanted[1:], retry=retry, sizes=sizes)
         mend = "check that the file is whole and made for this version of onnxruntime"
         raise ProviderError(
-            f"onnxruntime {onnxruntime.__version__} cannot run {path} on {wanted[0]!r}: {error}",
+            f"onnxruntime {onnxruntime.__version__} cannot run {path} on {wanted[0]!r}: {' '.join(str(error).split())}",
             remedy=mend if wanted == ["cpu"] else f"{REMEDIES[wanted[0]]}; or ask for 'auto'",
         ) from error
     finally:

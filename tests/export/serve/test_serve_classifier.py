@@ -1,0 +1,253 @@
+"""OnnxClassifier, image decoding, and the choice of a provider."""
+
+from __future__ import annotations
+
+import io
+import json
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from tiny import NAMES, SIZE, images, make_bundle, reference, seal, tiny_graph
+from PIL import Image
+
+from genaf_sdk.export.serve import OnnxClassifier, load_bundle
+from genaf_sdk.export.serve import providers as providers_module
+from genaf_sdk.export.serve.bench import bench, main, table
+from genaf_sdk.export.serve.errors import BundleError, InputError, ProviderError, TooLargeError
+from genaf_sdk.export.serve.images import decode
+
+
+def test_labels_scores_and_logits_agree_with_numpy(bundle: Path) -> None:
+    pixels = images(7)
+    prediction = load_bundle(bundle, provider="cpu", max_batch=3).predict(pixels)
+    expected = reference(pixels)
+    np.testing.assert_allclose(prediction.logits, expected, atol=1e-5)
+    powers = np.exp(expected)
+    np.testing.assert_allclose(prediction.scores, (powers / powers.sum(1, keepdims=True)).max(1), rtol=1e-5)
+    assert prediction.labels == tuple(NAMES[index] for index in expected.argmax(1))
+
+
+@pytest.mark.parametrize("takes_bytes", [False, True])
+def test_bytes_and_floats_give_the_same(tmp_path: Path, takes_bytes: bool) -> None:
+    classifier = load_bundle(make_bundle(tmp_path / "tiny", takes_bytes=takes_bytes), provider="cpu")
+    raw = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
+    floats = (raw.transpose(0, 3, 1, 2) / 255).astype(np.float32)
+    np.testing.assert_allclose(classifier.predict(raw).logits, reference(floats), atol=1e-5)
+    np.testing.assert_allclose(classifier.predict(floats).logits, reference(floats), atol=1e-5)
+
+
+def test_buckets_pad_and_cut(bundle: Path) -> None:
+    classifier = OnnxClassifier(bundle, provider="cpu", max_batch=8, buckets=(2, 4, 64))
+    assert classifier.buckets == (2, 4, 8)
+    seen: list[int] = []
+    session = classifier.session
+
+    class Spy:
+        def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+            seen.append(len(feed["pixels"]))
+            result: list[np.ndarray] = session.run(names, feed)
+            return result
+
+    classifier.session = Spy()  # type: ignore[assignment]
+    pixels = images(3)
+    np.testing.assert_allclose(classifier.run(pixels), reference(pixels), atol=1e-5)
+    classifier.run(images(8))
+    assert seen == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ([1, 2], "a list"),
+        (np.zeros((1, 3, SIZE, SIZE)), "float64"),
+        (np.zeros((3, SIZE, SIZE), np.float32), "shape"),
+        (np.zeros((1, 1, SIZE, SIZE), np.float32), "shape"),
+        (np.zeros((1, 3, SIZE, SIZE), np.uint8), "shape"),
+        (np.zeros((1, 3, 224, 224), np.float32), "shape"),
+        (np.zeros((0, 3, SIZE, SIZE), np.float32), "shape"),
+        (np.full((1, 3, SIZE, SIZE), np.nan, np.float32), "NaN"),
+        (np.full((1, 3, SIZE, SIZE), np.inf, np.float32), "inf"),
+        (np.full((1, 3, SIZE, SIZE), 255, np.float32), "divide bytes by 255"),
+        (np.full((1, 3, SIZE, SIZE), -1, np.float32), "from -1"),
+    ],
+)
+def test_wrong_images_are_named(bundle: Path, wrong: object, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        load_bundle(bundle, provider="cpu").predict(wrong)  # type: ignore[arg-type]
+
+
+def test_one_bad_pixel_is_found(bundle: Path) -> None:
+    pixels = images(5)
+    pixels[4, 2, -1, -1] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        load_bundle(bundle, provider="cpu").predict(pixels)
+
+
+def test_graphs_that_are_no_classifier_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(tiny_graph(batch=1), path)
+    with pytest.raises(BundleError, match="no image classifier.*any batch size"):
+        OnnxClassifier(path, provider="cpu")
+    model = tiny_graph()
+    onnx.helper.set_model_props(model, {"class_names": json.dumps(NAMES[:2])})
+    onnx.save(model, path)
+    with pytest.raises(BundleError, match="4 logits, but 2 classes"):
+        OnnxClassifier(path, provider="cpu")
+    model = tiny_graph()
+    onnx.helper.set_model_props(model, {"image_size": "[8, 8]"})
+    onnx.save(model, path)
+    with pytest.raises(BundleError, match="32 x 32 pixels, its metadata"):
+        OnnxClassifier(path, provider="cpu")
+
+
+def test_weights_that_do_not_fit_are_an_error_of_ours(tmp_path: Path) -> None:
+    model = tiny_graph()
+    model.graph.node[-1].op_type = "NoSuchOperator"
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ProviderError, match="cannot run"):
+        OnnxClassifier(tmp_path / "model.onnx", provider="cpu")
+
+
+# Providers: this test suite runs where there is no GPU, which is when honesty matters.
+
+
+def no_gpu() -> bool:
+    return not Path("/dev/nvidia0").exists()
+
+
+def test_auto_says_what_really_loaded(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    classifier = OnnxClassifier(bundle)
+    assert providers_module.PROVIDERS[classifier.provider] == classifier.session.get_providers()[0]
+    if no_gpu():
+        assert classifier.provider == "cpu"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+@pytest.mark.skipif(not no_gpu(), reason="there is a GPU")
+def test_an_explicit_gpu_is_never_silently_the_cpu(bundle: Path, provider: str) -> None:
+    with pytest.raises(ProviderError, match=f"{provider}.*pip install"):
+        OnnxClassifier(bundle, provider=provider)
+
+
+def test_a_provider_that_loads_as_another_is_an_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime answers a CUDA request with a CPU session and no exception: the trap this guards against."""
+    real = onnxruntime.InferenceSession
+
+    def cpu_session(path: str, options: object, **_: object) -> onnxruntime.InferenceSession:
+        return real(path, options, providers=["CPUExecutionProvider"])
+
+    full = list(providers_module.PROVIDERS.values())
+    monkeypatch.setattr(providers_module.onnxruntime, "get_available_providers", lambda: full)
+    monkeypatch.setattr(providers_module.onnxruntime, "InferenceSession", cpu_session)
+    monkeypatch.setattr(providers_module, "_preload", lambda: "libcudart is missing")
+    with pytest.raises(ProviderError, match=r"'cuda' was asked for, but what loaded is 'cpu'. libcudart is missing"):
+        OnnxClassifier(bundle, provider="cuda")
+    assert OnnxClassifier(bundle, provider="auto").provider == "cpu"
+
+
+def test_an_unknown_or_absent_provider_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ProviderError, match="no provider 'gpu'"):
+        OnnxClassifier(bundle, provider="gpu")
+    monkeypatch.setattr(providers_module.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ProviderError, match=r"has no provider 'cuda'.*onnxruntime-gpu\[cuda,cudnn\]"):
+        OnnxClassifier(bundle, provider="cuda")
+
+
+def test_two_onnxruntimes_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers_module, "version", lambda name: "1.0")
+    with pytest.raises(ProviderError, match="both installed.*pip uninstall"):
+        OnnxClassifier(bundle)
+
+    def only_gpu(name: str) -> str:
+        if name == "onnxruntime":
+            raise PackageNotFoundError
+        return "1.0"
+
+    monkeypatch.setattr(providers_module, "version", only_gpu)
+    assert OnnxClassifier(bundle, provider="cpu").provider == "cpu"
+
+
+def test_tensorrt_gets_the_shapes_of_the_graph() -> None:
+    options = providers_module.provider_options("tensorrt", (16, 3, 8, 9))
+    assert options["trt_profile_min_shapes"] == "pixels:1x3x8x9"
+    assert options["trt_profile_max_shapes"] == "pixels:16x3x8x9"
+    assert options["trt_fp16_enable"] is False
+
+
+# Images
+
+
+def encoded(kind: str, size: tuple[int, int] = (48, 40), **options: object) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_become_pixels(kind: str, channels: int) -> None:
+    pixels = decode(encoded(kind), (channels, 16, 24))
+    assert (pixels.shape, pixels.dtype) == ((1, 16, 24, channels), np.uint8)
+    assert pixels.std() > 1
+
+
+def test_orientation_is_followed() -> None:
+    picture = Image.new("RGB", (40, 40), "black")
+    picture.paste("white", (0, 0, 40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    file = io.BytesIO()
+    picture.save(file, "PNG", exif=exif)
+    pixels = decode(file.getvalue(), (1, 4, 4))
+    assert pixels[0, 0].max() < 50 < 200 < pixels[0, -1].min()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "EPS"])
+def test_other_formats_are_refused(kind: str) -> None:
+    with pytest.raises(InputError, match="JPEG, PNG, WEBP"):
+        decode(encoded(kind), (3, 16, 16))
+
+
+def test_broken_images_are_refused() -> None:
+    whole = encoded("PNG")
+    for data in (b"", b"no image", whole[:60], whole[: len(whole) // 2]):
+        with pytest.raises(InputError, match="cannot be decoded"):
+            decode(data, (3, 16, 16))
+
+
+def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(file, "PNG")
+    assert len(file.getvalue()) < 20_000
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(TooLargeError, match="9000 x 9000"):
+        decode(file.getvalue(), (3, 16, 16))
+
+
+# Benchmark
+
+
+def test_bench_measures_every_batch_size(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = list(bench(bundle, batches=(1, 4), providers=("cpu",), seconds=0.05))
+    assert [(entry.batch, entry.provider, entry.precision) for entry in found] == [(1, "cpu", "fp32"), (4, "cpu", "fp32")]
+    for entry in found:
+        assert 0 < entry.p50 <= entry.p90 <= entry.p99
+        assert entry.runs > 1
+        assert entry.images_per_second > entry.batch
+    assert len(table(found).splitlines()) == 3
+    assert main([str(bundle), "--batches", "1", "--seconds", "0.05", "--providers", "cpu"]) == 0
+    assert "images_per_second" in capsys.readouterr().out
+
+
+def test_bench_says_what_cannot_be_measured(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(bundle), "--precisions", "int8", "--providers", "cpu"]) == 1
+    assert "model.int8.onnx" in capsys.readouterr().err
+    seal(bundle)
+    assert main([str(bundle), "--batches", "0"]) == 1
+    assert "at least 1" in capsys.readouterr().err

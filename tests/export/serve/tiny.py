@@ -1,0 +1,86 @@
+"""Bundles of a model so small that numpy can check it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE, CLASSES = 32, 4
+NAMES = ["cat", "dog", "<b>bird</b>", "Fisch ü"]
+WEIGHT = np.random.default_rng(0).standard_normal((3, CLASSES)).astype(np.float32)
+BIAS = np.array([0.5, -0.5, 0.25, 0.0], np.float32)
+
+
+def reference(pixels: np.ndarray) -> np.ndarray:
+    """What the tiny model computes, in numpy: the mean of each channel, then one linear layer."""
+    logits: np.ndarray = pixels.astype(np.float32).mean((2, 3)) @ WEIGHT + BIAS
+    return logits
+
+
+def tiny_graph(*, size: int = SIZE, takes_bytes: bool = False, batch: str | int = "batch") -> onnx.ModelProto:
+    """A classifier as ONNX; with ``takes_bytes`` its input is uint8 (N, H, W, C)."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["scaled"], ["maps"]),
+        helper.make_node("Flatten", ["maps"], ["features"]),
+        helper.make_node("Gemm", ["features", "weight", "bias"], ["logits"]),
+    ]
+    weights = [numpy_helper.from_array(WEIGHT, "weight"), numpy_helper.from_array(BIAS, "bias")]
+    shape, kind = [batch, 3, size, size], TensorProto.FLOAT
+    if takes_bytes:
+        shape, kind = [batch, size, size, 3], TensorProto.UINT8
+        weights.append(numpy_helper.from_array(np.float32(255), "scale"))
+        nodes = [
+            helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+            helper.make_node("Div", ["planes", "scale"], ["scaled"]),
+            *nodes,
+        ]
+    else:
+        nodes.insert(0, helper.make_node("Identity", ["pixels"], ["scaled"]))
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("pixels", kind, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    metadata = {
+        "class_names": json.dumps(NAMES),
+        "image_size": json.dumps([size, size]),
+        "channels": "3",
+        "genaf_sdk": "0",
+    }
+    helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model)
+    return model
+
+
+def seal(folder: Path) -> None:
+    """Write the checksums of what is in a bundle."""
+    files = [path for path in folder.iterdir() if path.is_file() and path.name != "checksums.json"]
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    (folder / "checksums.json").write_text(json.dumps({"sha256": sums}))
+
+
+def make_bundle(folder: Path, **options: Any) -> Path:
+    """Write a bundle of the tiny model."""
+    folder.mkdir(parents=True)
+    onnx.save(tiny_graph(**options), folder / "model.onnx")
+    (folder / "labels.json").write_text(json.dumps(NAMES))
+    (folder / "config.json").write_text(json.dumps({"format": 1}))
+    seal(folder)
+    return folder
+
+
+def images(count: int, *, size: int = SIZE, seed: int = 0) -> np.ndarray:
+    """Float32 (N, 3, H, W) in [0, 1]."""
+    return np.random.default_rng(seed).random((count, 3, size, size), np.float32)
