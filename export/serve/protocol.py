@@ -55,7 +55,7 @@ def parse(body: bytes, header_length: int | None, model: ServedModel) -> InferRe
     """
     length = len(body) if header_length is None else header_length
     if length > len(body):
-        raise InputError(f"Inference-Header-Content-Length is {length}.", expected=f"at most {len(body)}")
+        raise InputError("Inference-Header-Content-Length is more than the whole body.", expected="that of the JSON")
     try:
         content = json.loads(body[:length])
     except (ValueError, RecursionError) as error:

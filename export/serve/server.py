@@ -55,10 +55,18 @@ async def serve(
         SettingsError: A port is taken, or the certificate cannot be read.
     """
     sys.setswitchinterval(0.001)  # the batcher's thread must not wait 5 ms for its turn
-    stop, loop = stop or asyncio.Event(), asyncio.get_running_loop()
     service = Service(classifiers, settings)
+    try:
+        with _listen(settings) as listener:
+            await _serve(service, listener, stop or asyncio.Event())
+    finally:
+        await asyncio.to_thread(service.models.close)
+    log("stopped", accepted=service.accepted, answered=service.answered, cancelled=service.cancelled)
+
+
+async def _serve(service: Service, listener: socket.socket, stop: asyncio.Event) -> None:
+    settings, loop = service.settings, asyncio.get_running_loop()
     http = _HttpServer(_http_config(service), lambda: loop.call_soon_threadsafe(stop.set))
-    listener = _listen(settings)
     rpc, grpc_port = await _start_grpc(service)
     running = asyncio.create_task(http.serve(sockets=[listener]))
     while not http.started and not running.done():
@@ -73,8 +81,6 @@ async def serve(
     http.should_exit = True
     await asyncio.gather(running, *([rpc.stop(settings.timeout)] if rpc else []))
     stopped.cancel()
-    await asyncio.to_thread(service.models.close)
-    log("stopped", accepted=service.accepted, answered=service.answered, cancelled=service.cancelled)
 
 
 def run(classifiers: Mapping[str, OnnxClassifier], settings: Settings) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -100,16 +101,21 @@ def tritonserver(environment: Path, repository: Path, *, log: Path, seconds: flo
                 process.wait()
 
 
-def _ready(port: int) -> bool:
+def _ready(port: int, certificate: Path | None = None) -> bool:
+    scheme, context = "http", None
+    if certificate is not None:
+        scheme, context = "https", ssl.create_default_context(cafile=str(certificate))
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=2) as response:
-            return response.status == 200
+        with urllib.request.urlopen(f"{scheme}://127.0.0.1:{port}/v2/health/ready", timeout=2, context=context) as answer:
+            return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False
 
 
 @contextmanager
-def our_server(*arguments: str, log: Path, seconds: float = 60) -> Iterator[tuple[int, int, subprocess.Popen[bytes]]]:
+def our_server(
+    *arguments: str, log: Path, seconds: float = 60, certificate: Path | None = None
+) -> Iterator[tuple[int, int, subprocess.Popen[bytes]]]:
     """Run ``python -m serve`` (as genaf_sdk.export.serve) and yield its HTTP and gRPC ports and the process."""
     http, rpc = free_ports(2)
     command = [sys.executable, "-W", "error", "-m", "genaf_sdk.export.serve", *arguments]
@@ -118,7 +124,7 @@ def our_server(*arguments: str, log: Path, seconds: float = 60) -> Iterator[tupl
         process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
             until = time.monotonic() + seconds
-            while not _ready(http):
+            while not _ready(http, certificate):
                 if process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError(f"the server is not ready: {log.read_text(errors='replace')[-2000:]}")
                 time.sleep(0.05)
