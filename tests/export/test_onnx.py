@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from export_helpers import TinyBackbone, tiny_result
+from torch import Tensor, nn
+
+from genaf_sdk.config import ExportConfig
+from genaf_sdk.errors import ExportError
+from genaf_sdk.export import runtime
+from genaf_sdk.export.bundle import checksums, published_files, write_bundle
+from genaf_sdk.export.parity import check_parity
+from genaf_sdk.export.to_onnx import export_onnx
+from genaf_sdk.export.variants import write_variants
+from genaf_sdk.model import Head, HardenedModel, PixelEncoder
+
+
+def new_model(backbone: nn.Module | None = None, **options: object) -> HardenedModel:
+    torch.manual_seed(0)
+    encoder = PixelEncoder(backbone or TinyBackbone(), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    return HardenedModel(encoder, Head(16, 3), class_names=("ä", "b", "c"), image_size=(16, 16)).eval()
+
+
+def test_the_file_takes_pixels_of_any_batch_size_and_knows_its_classes(tmp_path: Path) -> None:
+    model = new_model()
+    path = export_onnx(model, tmp_path / "model.onnx")
+
+    loaded = runtime.OnnxModel(path)
+    for size in (1, 2, 5, 33):
+        pixels = torch.rand(size, 3, 16, 16)
+        torch.testing.assert_close(loaded(pixels), model(pixels).detach(), atol=1e-5, rtol=1e-5)
+    assert loaded.class_names == ["ä", "b", "c"]
+    assert loaded.metadata["image_size"] == "[16, 16]"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]  # one file, nothing beside it
+
+
+def test_raw_bytes_and_half_precision(tmp_path: Path) -> None:
+    model = new_model()
+    raw = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(raw).permute(0, 3, 1, 2).float() / 255
+    expected = model(pixels).detach().numpy()
+
+    session = onnxruntime.InferenceSession(str(export_onnx(model, tmp_path / "bytes.onnx", raw_bytes=True)))
+    np.testing.assert_allclose(session.run(None, {"pixels": raw})[0], expected, atol=1e-5)
+
+    half = runtime.OnnxModel(export_onnx(model, tmp_path / "half.onnx", half=True))(pixels).numpy()
+    np.testing.assert_allclose(half, expected, atol=5e-3)
+    assert not np.array_equal(half, expected)
+
+
+def test_a_file_of_other_weights_fails_parity(tmp_path: Path) -> None:
+    model = new_model()
+    path = export_onnx(model, tmp_path / "model.onnx")
+    with torch.no_grad():
+        model.get_parameter("head.5.bias").add_(0.01)
+    with pytest.raises(ExportError, match="batch 5"):
+        check_parity(model, path, torch.rand(5, 3, 16, 16))
+
+
+def test_an_encoder_that_cannot_be_traced_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            features = x.mean((2, 3)).repeat(1, 6)[:, :16]
+            return features if float(x.detach().sum()) > 0 else -features
+
+    with pytest.raises(ExportError, match="without control flow"):
+        export_onnx(new_model(Branching()), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_variants_are_kept_only_within_the_tolerance(tmp_path: Path) -> None:
+    result = tiny_result(ExportConfig(precisions=("fp16", "int8"), uint8_input=True, tolerance=1.0))
+    folder = write_bundle(result.model, tmp_path, result)
+    variants = result.report.sections["onnx"]["variants"]  # type: ignore[union-attr]
+    assert [variant["file"] for variant in variants] == ["model.fp16.onnx", "model.int8.onnx", "model.uint8.onnx"]
+    assert all(variant["written"] and (folder / variant["file"]).is_file() for variant in variants)
+    assert variants[0]["agreement"] > 0.95
+
+    # A model whose half-precision weights overflow is no better than chance, and is not shipped.
+    with torch.no_grad():
+        result.model.get_parameter("head.5.weight").mul_(1e6)
+        result.model.get_parameter("head.5.bias").mul_(1e6)
+    export_onnx(result.model, folder / "model.onnx")
+    strict = ExportConfig(precisions=("fp16",), tolerance=0.01)
+    (kept,) = write_variants(result.model, folder, result.data, {}, strict, samples=None, seed=0)
+    assert not kept.written
+    assert not (folder / "model.fp16.onnx").exists()
+    assert not list(folder.glob(".variant-*"))
+
+
+def test_checksums_cover_what_is_published_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "stage-1.safetensors").write_bytes(b"x")
+    (tmp_path / ".model.onnx.7.partial").write_bytes(b"x")
+    folder = write_bundle(new_model(), tmp_path)
+    listed = set(checksums(folder))
+    assert {"model.onnx", "model.safetensors", "config.json", "labels.json", "README.md", "serve/server.py"} <= listed
+    assert not [name for name in listed if "checkpoints" in name or "partial" in name or "pycache" in name]
+    assert {path.relative_to(folder).as_posix() for path in published_files(folder)} == listed | {"checksums.json"}
+
+
+def test_both_onnxruntime_packages_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "version", lambda name: "1.31")
+    with pytest.raises(ExportError, match="pip uninstall onnxruntime onnxruntime-gpu"):
+        runtime.require_one_onnxruntime()
+
+    def only_gpu(name: str) -> str:
+        if name == "onnxruntime":
+            raise PackageNotFoundError(name)
+        return "1.31"
+
+    monkeypatch.setattr(runtime, "version", only_gpu)
+    runtime.require_one_onnxruntime()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model"])
+def test_damaged_files_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(ExportError, match=r"model\.onnx"):
+        runtime.OnnxModel(tmp_path)
+    with pytest.raises(ExportError, match="There is no file"):
+        runtime.OnnxModel(tmp_path / "absent")
+
+
+@pytest.mark.slow
+def test_a_resnet50_at_224_keeps_its_logits_and_labels(tmp_path: Path) -> None:
+    from genaf_sdk import load_encoder
+
+    encoder = load_encoder("torchvision:resnet50:random")
+    torch.manual_seed(0)
+    model = HardenedModel(encoder, Head(2048, 10), class_names=tuple("abcdefghij"), image_size=(224, 224)).eval()
+    path = export_onnx(model, tmp_path / "model.onnx")
+    half = runtime.OnnxModel(export_onnx(model, tmp_path / "half.onnx", half=True))
+    single = runtime.OnnxModel(path)
+    assert max(check_parity(model, path, torch.rand(5, 3, 224, 224)).differences.values()) <= 1e-4
+    same = half_same = 0
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        coarse = torch.rand(25, 3, 7, 7, generator=generator)
+        pixels = nn.functional.interpolate(coarse, 224, mode="bicubic").clamp(0, 1)
+        with torch.no_grad():
+            labels = model(pixels).argmax(1)
+        same += int((single(pixels).argmax(1) == labels).sum())
+        half_same += int((half(pixels).argmax(1) == labels).sum())
+    assert same == 1000
+    assert half_same >= 995
