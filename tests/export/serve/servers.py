@@ -106,7 +106,9 @@ def _ready(port: int, certificate: Path | None = None) -> bool:
     if certificate is not None:
         scheme, context = "https", ssl.create_default_context(cafile=str(certificate))
     try:
-        with urllib.request.urlopen(f"{scheme}://127.0.0.1:{port}/v2/health/ready", timeout=2, context=context) as answer:
+        with urllib.request.urlopen(
+            f"{scheme}://127.0.0.1:{port}/v2/health/ready", timeout=2, context=context
+        ) as answer:
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False
@@ -114,14 +116,22 @@ def _ready(port: int, certificate: Path | None = None) -> bool:
 
 @contextmanager
 def our_server(
-    *arguments: str, log: Path, seconds: float = 60, certificate: Path | None = None
+    *arguments: str,
+    log: Path,
+    seconds: float = 60,
+    certificate: Path | None = None,
+    command: tuple[str, ...] = (sys.executable, "-W", "error", "-m", "genaf_sdk.export.serve"),
+    folder: Path | None = None,
 ) -> Iterator[tuple[int, int, subprocess.Popen[bytes]]]:
-    """Run ``python -m serve`` (as genaf_sdk.export.serve) and yield its HTTP and gRPC ports and the process."""
+    """Run the server on two free ports and yield its HTTP and gRPC port and the process, once it is ready."""
     http, rpc = free_ports(2)
-    command = [sys.executable, "-W", "error", "-m", "genaf_sdk.export.serve", *arguments]
-    command += ["--http-port", str(http), "--grpc-port", str(rpc)]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [*command, *arguments, "--http-port", str(http), "--grpc-port", str(rpc)],
+            cwd=folder,
+            stdout=output,
+            stderr=output,
+        )
         try:
             until = time.monotonic() + seconds
             while not _ready(http, certificate):

@@ -235,7 +235,10 @@ def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(monkeypatch
 
 def test_bench_measures_every_batch_size(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = list(bench(bundle, batches=(1, 4), providers=("cpu",), seconds=0.05))
-    assert [(entry.batch, entry.provider, entry.precision) for entry in found] == [(1, "cpu", "fp32"), (4, "cpu", "fp32")]
+    assert [(entry.batch, entry.provider, entry.precision) for entry in found] == [
+        (1, "cpu", "fp32"),
+        (4, "cpu", "fp32"),
+    ]
     for entry in found:
         assert 0 < entry.p50 <= entry.p90 <= entry.p99
         assert entry.runs > 1

@@ -90,7 +90,9 @@ def test_bad_requests_are_named(served: tuple[int, int], name: str) -> None:
     assert (found, says in content["error"]) == (status, True), content
 
 
-@pytest.mark.parametrize(("length", "says"), [("x", "is 'x'"), ("-1", "is '-1'"), ("99999999", "more than the whole body"), ("²", "is '")])
+@pytest.mark.parametrize(
+    ("length", "says"), [("x", "is 'x'"), ("-1", "is '-1'"), ("99999999", "more than the whole body"), ("²", "is '")]
+)
 def test_bad_header_lengths_are_named(served: tuple[int, int], length: str, says: str) -> None:
     headers = {"inference-header-content-length": length.encode("latin-1").decode("latin-1")}
     status, content, _ = call(served[0], "POST", INFER, request(), headers)
@@ -111,7 +113,9 @@ def test_tensors_at_any_offset_are_read(served: tuple[int, int], padding: int) -
 def test_one_bad_request_does_not_harm_its_batch(served: tuple[int, int]) -> None:
     answers: list[int] = []
     bodies = [request(NAN) if number % 3 == 0 else request(images(1, seed=number)) for number in range(24)]
-    threads = [threading.Thread(target=lambda b=body: answers.append(call(served[0], "POST", INFER, b)[0])) for body in bodies]
+    threads = [
+        threading.Thread(target=lambda b=body: answers.append(call(served[0], "POST", INFER, b)[0])) for body in bodies
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -181,7 +185,13 @@ def test_an_image_is_classified(served: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(
     ("body", "query", "status"),
-    [(b"", "", 400), (b"GIF89a", "", 400), (b"%!PS-Adobe-3.0 EPSF", "", 400), (None, "?top=0", 400), (None, "?top=x", 400)],
+    [
+        (b"", "", 400),
+        (b"GIF89a", "", 400),
+        (b"%!PS-Adobe-3.0 EPSF", "", 400),
+        (None, "?top=0", 400),
+        (None, "?top=x", 400),
+    ],
 )
 def test_what_is_no_image_is_refused(served: tuple[int, int], body: bytes | None, query: str, status: int) -> None:
     found, content, _ = call(served[0], "POST", f"/classify{query}", picture() if body is None else body)
@@ -228,7 +238,9 @@ def guarded(tmp_path: Path) -> Any:
     key = tmp_path / "key"
     key.write_text("the secret\n")
     bundle = make_bundle(tmp_path / "tiny")
-    with our_server(str(bundle), "--api-key-file", str(key), "--log-requests", "--drain", "0", log=tmp_path / "log") as server:
+    with our_server(
+        str(bundle), "--api-key-file", str(key), "--log-requests", "--drain", "0", log=tmp_path / "log"
+    ) as server:
         yield (*server, tmp_path / "log")
 
 
@@ -236,7 +248,12 @@ def test_the_api_key_is_asked_for_and_never_logged(guarded: Any) -> None:
     http_port, grpc_port, process, log = guarded
     for path in ("/", "/v2/health/live", "/v2/health/ready"):
         assert call(http_port, "GET", path)[0] == 200
-    for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": "the secre"}, {"authorization": "Bearer \xe9"}):
+    for headers in (
+        {},
+        {"authorization": "Bearer wrong"},
+        {"x-api-key": "the secre"},
+        {"authorization": "Bearer \xe9"},
+    ):
         status, content, found = call(http_port, "POST", INFER, request(), headers)
         assert (status, found["www-authenticate"]) == (401, "Bearer")
         assert "the secret" not in content["error"]
@@ -347,7 +364,14 @@ def test_sigterm_answers_what_was_accepted(slow_server: Any) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"max_batch": 0}, {"timeout": -1}, {"max_queue": 3}, {"timeout": float("nan")}, {"api_key": "ä"}, {"tls_key": "x"}],
+    [
+        {"max_batch": 0},
+        {"timeout": -1},
+        {"max_queue": 3},
+        {"timeout": float("nan")},
+        {"api_key": "ä"},
+        {"tls_key": "x"},
+    ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
