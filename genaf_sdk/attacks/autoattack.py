@@ -52,7 +52,7 @@ class AutoAttack(SampleWiseAttack):
         with torch.no_grad():
             classes = model(pixels[:1]).shape[1]
         classifier = estimators.PyTorchClassifier(
-            model,
+            _Outputs(model),
             loss=nn.CrossEntropyLoss(),
             input_shape=tuple(pixels.shape[1:]),
             nb_classes=classes,
@@ -74,6 +74,18 @@ class AutoAttack(SampleWiseAttack):
                 evasion.SquareAttack(classifier, max_iter=5000, p_init=first_square, nb_restarts=1, **common),
             ],
         )
+
+
+class _Outputs(nn.Module):
+    """The model without its parameters: the package clears the gradients of those it finds."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.hidden = (model,)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.hidden[0](pixels)
+        return logits
 
 
 @contextmanager

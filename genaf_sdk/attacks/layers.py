@@ -30,7 +30,8 @@ def layers_of(encoder: nn.Module, images: Tensor) -> list[str]:
     """Return the names of an encoder's layers in execution order.
 
     A normalisation that follows a convolution directly is counted to it and lends it its name: before it, the scale of
-    a channel says nothing about its weight in what follows.
+    a channel says nothing about its weight in what follows. Of branches that start from the same tensor, the first to
+    run stands for all: the shortcuts of residual networks are thin, and attacks on them are weak.
 
     Args:
         encoder: Any module.
@@ -41,13 +42,15 @@ def layers_of(encoder: nn.Module, images: Tensor) -> list[str]:
     """
     found: list[str] = []
     last: object = None
+    branched: list[object] = []  # keeps the inputs alive, so that none is taken for another
 
     def note(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         nonlocal last
         if isinstance(module, NORMS) and found and inputs and inputs[0] is last:
             found[-1] = name
-        elif isinstance(module, LAYERS) and name not in found:
+        elif isinstance(module, LAYERS) and name not in found and not any(known is inputs[0] for known in branched):
             found.append(name)
+            branched.append(inputs[0])
             last = output
 
     with ExitStack() as hooks, torch.no_grad():

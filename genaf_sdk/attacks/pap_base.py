@@ -28,9 +28,9 @@ class PapBase(EncoderAttack):
 
     layer: str = ""
     """Name of the layer; empty finds it by ``depth``."""
-    depth: float = 0.0
+    depth: float = 0.25
     """Where the layer lies, 0 for the first and 1 for the last."""
-    steps: int = 1000
+    steps: int = 500
     step_size: float = 2e-4
     batch_size: int = 64
 

@@ -33,7 +33,7 @@ class PapFuse(EncoderAttack):
     depth: float = 0.0
     second_depth: float = 0.25
     second_weight: float = 1.0
-    steps: int = 1000
+    steps: int = 500
     step_size: float = 2e-4
     batch_size: int = 64
 

@@ -28,10 +28,10 @@ class PapUgs(EncoderAttack):
 
     layer: str = ""
     """Name of the layer; empty finds it by ``depth``."""
-    depth: float = 0.0
+    depth: float = 0.25
     """Where the layer lies, 0 for the first and 1 for the last."""
     image_weight: float = 0.01
-    steps: int = 1000
+    steps: int = 500
     step_size: float = 2e-4
     batch_size: int = 64
 

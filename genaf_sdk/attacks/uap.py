@@ -24,8 +24,8 @@ class UAP(EncoderAttack):
 
     The publication needs a classifier and a bare encoder has none. ``pseudo_classes`` says what stands in:
     ``feature``, the arg-max coordinate of the features, each brought to mean 0 and deviation 1 over the surrogate
-    images; ``probe``, a linear probe on clusters of the features. Images are taken in batches, whose mean step is
-    added, rather than one by one. Native budget 10 of 255 (L_inf).
+    images; ``probe``, a linear probe on clusters of the features. Images are taken in batches, whose steps are
+    added up, rather than one by one. Native budget 10 of 255 (L_inf).
     """
 
     name = "uap"
@@ -62,7 +62,7 @@ class UAP(EncoderAttack):
                     overshoot=self.overshoot,
                 )
                 if len(steps):
-                    delta = (delta + steps.mean(dim=0)).clamp(-self.budget, self.budget)
+                    delta = (delta + steps.sum(dim=0)).clamp(-self.budget, self.budget)
             rate = float((_predict(classify, shown(surrogate, delta)) != clean).float().mean())
             if rate >= self.fooling_rate:
                 break
