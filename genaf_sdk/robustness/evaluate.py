@@ -13,6 +13,8 @@ from genaf_sdk.attacks.base import Attack, EncoderAttack, SampleWiseAttack, Univ
 from genaf_sdk.config import EvaluationConfig
 from genaf_sdk.errors import AttackError
 from genaf_sdk.robustness.checks import gradient_masking_checks
+from genaf_sdk.robustness.classes import class_counts
+from genaf_sdk.robustness.gallery import gallery_images
 from genaf_sdk.robustness.report import RobustnessReport
 from genaf_sdk.robustness.scores import Column, CurvePoint, Score
 from genaf_sdk.robustness.subject import Subject, published_encoder
@@ -96,6 +98,15 @@ def evaluate(
         perturbations=session.perturbations,
         notes=_notes(subjects[0], public, surrogate),
         seed=seed,
+        sections={
+            "classes": class_counts(session.scores, session.predictions, session.labels, len(data.class_names)),
+            "gallery": gallery_images(
+                session.pixels,
+                session.labels,
+                {subject.name: subject.predict for subject in subjects},
+                session.perturbations,
+            ),
+        },
     )
 
 
@@ -134,7 +145,8 @@ class _Session:
     curve: list[CurvePoint] = field(default_factory=list)
     checks: list[Any] = field(default_factory=list)
     perturbations: dict[str, Perturbation] = field(default_factory=dict)
-    clean: dict[str, Tensor] = field(default_factory=dict)
+    predictions: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    """Class of each image (N,) by model and key of the perturbation; clean ones have an empty key."""
 
     def __post_init__(self) -> None:
         # One shuffled order: what is scored on fewer images is scored on the first of them.
@@ -153,8 +165,8 @@ class _Session:
         return self.pixels[:count], self.labels[:count]
 
     def score_clean(self, subject: Subject) -> None:
-        self.clean[subject.name] = subject.predict(self.pixels)
-        self._add(subject, "clean", "", 0.0, self.clean[subject.name])
+        self.predictions[subject.name, ""] = subject.predict(self.pixels)
+        self._add(subject, "clean", "", 0.0, self.predictions[subject.name, ""])
 
     def score_universal(
         self, subjects: Sequence[Subject], column: Column, attack: Attack, encoder: nn.Module | None
@@ -184,7 +196,7 @@ class _Session:
         """Score a perturbation that is there, and keep it."""
         self.perturbations[key] = perturbation
         seconds = float(perturbation.details.get("seconds") or 0.0)
-        predicted = subject.predict(perturbation.apply(self.pixels))
+        predicted = self.predictions[subject.name, key] = subject.predict(perturbation.apply(self.pixels))
         self._add(subject, column, perturbation.attack, perturbation.budget, predicted, source, key, seconds)
 
     def score_white_box(self, subject: Subject, attack: Attack) -> None:
@@ -240,5 +252,5 @@ class _Session:
     ) -> None:
         n = len(predicted)
         correct = int((predicted == self.labels[:n]).sum())
-        changed = int((predicted != self.clean[subject.name][:n]).sum())
+        changed = int((predicted != self.predictions[subject.name, ""][:n]).sum())
         self.scores.append(Score(subject.name, column, attack, budget, n, correct, changed, source, key, seconds))

@@ -13,14 +13,15 @@ from rich.table import Table
 
 from genaf_sdk.attacks.perturbation import Perturbation
 from genaf_sdk.errors import OutputError
-from genaf_sdk.files import read_json, write_json
+from genaf_sdk.files import read_json, replacing, write_json
 from genaf_sdk.robustness.scores import Check, CurvePoint, Score
+from genaf_sdk.robustness.verdict import budget_text, limits, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SCHEMA = 1
-REPORT_FILE, PERTURBATION_FOLDER = "report.json", "perturbations"
+REPORT_FILE, HTML_FILE, PERTURBATION_FOLDER = "report.json", "report.html", "perturbations"
 PACKAGES = ("genaf-sdk", "torch", "torchvision", "accelerate", "timm", "onnx", "onnxruntime", "onnxruntime-gpu")
 
 
@@ -81,23 +82,27 @@ class RobustnessReport:
             raise KeyError("no such row in the report")
         return rows[0]
 
+    def worst_of(self, column: str, model: str = "hardened") -> Score | None:
+        """Return the row of lowest accuracy of one model in one column, or None where the column is empty."""
+        rows = [score for score in self.scores if score.column == column and score.model == model]
+        return self.worst(rows) if rows else None
+
     @property
     def verdict(self) -> str:
-        """One sentence: the worst figure of every column, and what it does not cover."""
-        parts = []
-        for column, words in (("transfer", "transferred"), ("adaptive", "adaptive"), ("white-box", "white-box")):
-            rows = [s for s in self.scores if s.column == column and s.model == "hardened"]
-            if rows:
-                worst = self.worst(rows)
-                parts.append(f"{worst.accuracy:.1%} under the worst {words} attack ({worst.attack}, n = {worst.n})")
-        clean = self.accuracy("clean")
-        return f"{clean:.1%} of clean test images are classified right, " + ", ".join(parts) + "."
+        """The worst figure of every column in one sentence; failed sanity checks are said before it."""
+        return verdict(self)
+
+    @property
+    def limits(self) -> list[str]:
+        """What the figures do not cover, one sentence each."""
+        return limits(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain objects, ready for JSON."""
         return {
             "schema": SCHEMA,
             "verdict": self.verdict,
+            "limits": self.limits,
             "data": self.data,
             "scores": [score.to_dict() for score in self.scores],
             "curve": [{**dataclasses.asdict(point), "accuracy": point.accuracy} for point in self.curve],
@@ -123,25 +128,31 @@ class RobustnessReport:
             return cls(
                 data=rest.pop("data"),
                 scores=[Score(**{k: v for k, v in row.items() if k in names}) for row in rest.pop("scores")],
-                curve=[
-                    CurvePoint(**{k: v for k, v in row.items() if k != "accuracy"}) for row in rest.pop("curve")
-                ],
+                curve=[CurvePoint(**{k: v for k, v in row.items() if k != "accuracy"}) for row in rest.pop("curve")],
                 checks=[Check(**row) for row in rest.pop("checks")],
                 notes=rest.pop("notes"),
                 seed=rest.pop("seed"),
                 versions=rest.pop("versions"),
-                sections={k: v for k, v in rest.items() if k not in ("schema", "verdict")},
+                sections={k: v for k, v in rest.items() if k not in ("schema", "verdict", "limits")},
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise OutputError(f"The report is damaged: {error!r}.", expected="a report.json of this package") from error
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``report.json`` and ``perturbations/NAME.safetensors`` into ``folder`` and return the JSON's path."""
+        """Write ``report.json``, ``report.html`` and ``perturbations/NAME.safetensors``; return the JSON's path."""
         folder = Path(folder)
         for name, perturbation in self.perturbations.items():
             perturbation.save(folder / PERTURBATION_FOLDER / f"{name}.safetensors")
         write_json(folder / REPORT_FILE, self.to_dict())
+        self.save_html(folder / HTML_FILE)
         return folder / REPORT_FILE
+
+    def save_html(self, path: str | Path) -> None:
+        """Write the report as one HTML file that loads nothing from elsewhere."""
+        from genaf_sdk.robustness.html import html_report
+
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(html_report(self), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> RobustnessReport:
@@ -165,9 +176,7 @@ class RobustnessReport:
             table.add_column(name, justify="right")
         cells: dict[tuple[str, str, str, str], dict[str, str]] = {}
         for score in self.scores:
-            budget = "" if not score.attack else f"{score.budget * 255:.3g}/255"
-            mask = self.perturbations[score.perturbation].mask if score.perturbation in self.perturbations else None
-            budget = budget if mask is None else f"{score.budget:.1%} area"
+            budget = budget_text(score, self)
             low, high = score.interval
             text = f"{score.accuracy:.1%} [{low:.1%}, {high:.1%}] {score.n}"
             cells.setdefault((score.column, score.attack, score.crafted_on, budget), {})[score.model] = text
