@@ -33,6 +33,7 @@ class PixelEncoder(nn.Module):
         mean: Per-channel mean of the normalisation, in pixel units. Empty: the backbone takes pixels as they are.
         std: Per-channel standard deviation, likewise.
         image_size: (H, W) the encoder was made for, or None where it takes any.
+        interpolation: How its training images were resized: bilinear, bicubic and so on.
         channels: How many channels an image has.
     """
 
@@ -47,6 +48,7 @@ class PixelEncoder(nn.Module):
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
         image_size: tuple[int, int] | None = None,
+        interpolation: str = "bilinear",
         channels: int = 3,
     ) -> None:
         super().__init__()
@@ -59,6 +61,7 @@ class PixelEncoder(nn.Module):
             raise EncoderError(f"A standard deviation is not positive: {tuple(std)}.", expected="positive numbers")
         self.backbone = backbone
         self.source, self.image_size, self.channels = source, image_size, channels
+        self.interpolation = interpolation
         self.register_buffer("mean", torch.tensor(tuple(mean) or (0.0,)).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(tuple(std) or (1.0,)).view(1, -1, 1, 1), persistent=False)
 
@@ -196,6 +199,7 @@ class HardenedModel(nn.Module, ModelHubMixin, library_name="genaf-sdk", pipeline
             "mean": self.encoder.mean.flatten().tolist(),
             "std": self.encoder.std.flatten().tolist(),
             "encoder_image_size": self.encoder.image_size,
+            "interpolation": self.encoder.interpolation,
             "image_size": self.image_size,
             "class_names": self.class_names,
         }
@@ -273,6 +277,7 @@ def _assemble(folder: Path, backbone: nn.Module | None) -> HardenedModel:
         mean=config["mean"],
         std=config["std"],
         image_size=tuple(size) if size else None,
+        interpolation=config.get("interpolation", "bilinear"),
         channels=config["channels"],
     )
     head = Head(weights["head.0.weight"].shape[1], len(config["class_names"]))

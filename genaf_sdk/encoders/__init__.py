@@ -1,94 +1,137 @@
-"""load_encoder(): one grammar for encoder ids, ``SOURCE:NAME``, and any ``nn.Module``.
+"""load_encoder(): one grammar for encoder ids, ``SOURCE:NAME``, paths, and any ``nn.Module``.
 
-A source is one file with a class that has two methods; it is added to ``SOURCES`` below.
+A source is one file with three functions, ``load``, ``build`` and ``known``; it is added to ``SOURCES`` below.
 """
 
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
-from genaf_sdk.encoders import bundled, torchvision
+from genaf_sdk.encoders import bundled, checkpoint, hub, solo_learn, timm, torchvision
+from genaf_sdk.encoders.source import KnownEncoder, Source, Wanted
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.model import HardenedModel, PixelEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import ModuleType
 
-SOURCES: dict[str, ModuleType] = {"bundled": bundled, "torchvision": torchvision}
+__all__ = ["SOURCES", "KnownEncoder", "build_backbone", "known_encoders", "load_encoder"]
+
+SOURCES: dict[str, Source] = {
+    name: cast("Source", module)
+    for name, module in {
+        "bundled": bundled,
+        "timm": timm,
+        "torchvision": torchvision,
+        "hf-hub": hub,
+        "solo-learn": solo_learn,
+        "checkpoint": checkpoint,
+    }.items()
+}
+SPELLINGS = (
+    "timm/NAME, torchvision:NAME, hf-hub:ORG/NAME, solo-learn:PATH, bundled:simclr-cifar10, the path of a checkpoint "
+    f"({' '.join(checkpoint.SUFFIXES)}) or of a folder with config.json"
+)
 
 
 def load_encoder(
-    encoder: str | nn.Module,
+    encoder: str | Path | nn.Module,
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     image_size: tuple[int, int] | None = None,
     channels: int = 3,
+    architecture: str = "",
+    trusted: bool = False,
 ) -> PixelEncoder:
     """Return a pre-trained encoder as a function of pixels in [0, 1].
 
+    Normalisation, size and interpolation are the encoder's own; they are asked for only where it states none.
+
     Args:
-        encoder: An id (``bundled:simclr-cifar10``, ``torchvision:resnet18``), a ``PixelEncoder``, a ``HardenedModel``
-            (its encoder is taken), or any module that maps (N, C, H, W) to (N, D). A module of your own is taken to
-            accept pixels in [0, 1], its normalisation inside, unless ``mean`` and ``std`` are given.
-        mean: Per-channel mean of the module's normalisation, in pixel units.
+        encoder: An id (``timm/vit_small_patch14_dinov2.lvd142m``, ``torchvision:resnet18``, ``hf-hub:ORG/NAME``,
+            ``solo-learn:PATH``), the path of a checkpoint or of a folder that holds a hardened, timm or transformers
+            model, a ``PixelEncoder``, a ``HardenedModel`` (its encoder is taken), or any module that maps (N, C, H, W)
+            to (N, D). A module that carries timm's ``pretrained_cfg`` is normalised by it; any other is taken to accept
+            pixels in [0, 1] unless ``mean`` and ``std`` are given.
+        mean: Per-channel mean of the normalisation, in pixel units, in place of the encoder's own.
         std: Per-channel standard deviation, likewise.
         image_size: (H, W) that the data is resized to; by default the encoder's own, else the data's.
         channels: Channels of an image.
+        architecture: Id of the architecture that a bare checkpoint's weights belong to, such as ``timm/resnet18``.
+        trusted: Whether a ``.pt2`` program, which is code, may be run.
 
     Returns:
-        The encoder. The module given is used as it is, not copied; ``harden`` copies it before it trains.
+        The encoder. A module given is used as it is, not copied; ``harden`` copies it before it trains.
 
     Raises:
-        EncoderError: The id is unknown (those that would work are listed), or ``encoder`` is no module.
+        EncoderError: The id is unknown (those that would work are listed), ``encoder`` is no module, something cannot
+            be downloaded (what to fetch, and where to put it, is said), or a checkpoint does not say enough.
     """
     if isinstance(encoder, HardenedModel):
         encoder = encoder.encoder
     if isinstance(encoder, PixelEncoder):
         return encoder
+    wanted = Wanted(mean, std, image_size, channels, architecture, trusted)
+    if (mean is None) != (std is None):
+        raise EncoderError("Only one of mean and std is given.", expected="both, or none of them")
     if isinstance(encoder, nn.Module):
-        return PixelEncoder(encoder, mean=mean or (), std=std or (), image_size=image_size, channels=channels)
-    if not isinstance(encoder, str):
+        return _wrap(encoder, wanted)
+    if not isinstance(encoder, (str, Path)):
         raise EncoderError(
             f"The encoder is a {type(encoder).__name__}.",
             expected="an nn.Module or an id such as 'torchvision:resnet18'",
         )
-    source, name = _parse(encoder)
-    loaded: PixelEncoder = source.load(name)
-    if image_size is not None:
-        loaded.image_size = image_size
-    return loaded
+    source, name = _parse(str(encoder))
+    return source.load(name, wanted)
 
 
 def build_backbone(encoder_id: str) -> nn.Module:
-    """Return the architecture that an id names, without downloading its weights.
+    """Return the architecture that an id names, without its weights and without asking the network.
 
     Raises:
-        EncoderError: The id is unknown.
+        EncoderError: The id is unknown, or a plain path, which names no architecture.
     """
     source, name = _parse(encoder_id)
-    backbone: nn.Module = source.build(name)
-    return backbone
+    return source.build(name)
 
 
-def known_encoders() -> list[str]:
-    """Return every id that this installation can name."""
-    return [f"{source}:{name}" for source, module in SOURCES.items() for name in module.names()]
+def known_encoders() -> list[KnownEncoder]:
+    """Return every id that this installation can name, with licence and size where they are known."""
+    return [entry for source in SOURCES.values() for entry in source.known()]
 
 
-def _parse(encoder_id: str) -> tuple[ModuleType, str]:
-    source, _, name = encoder_id.partition(":")
-    known = known_encoders()
-    if source in SOURCES and name.split(":")[0] in SOURCES[source].names():
-        return SOURCES[source], name
-    near = difflib.get_close_matches(encoder_id, known, n=3, cutoff=0.5)
-    spellings = ", ".join(near or [*known[:3], "torchvision:NAME"])
+def _wrap(module: nn.Module, wanted: Wanted) -> PixelEncoder:
+    """Put a module of the caller's own into the wrapper that knows mean and std; its mode is left as it is."""
+    training = module.training
+    encoder = wanted.encoder(module, source="", **timm.module_configuration(module))
+    module.train(training)
+    return encoder
+
+
+def _parse(encoder_id: str) -> tuple[Source, str]:
+    """Return the source of an id and what the source calls the encoder."""
+    for source in SOURCES:
+        if encoder_id.startswith(f"{source}:"):
+            return SOURCES[source], encoder_id[len(source) + 1 :]
+    if encoder_id.startswith("timm/"):
+        return SOURCES["timm"], encoder_id.removeprefix("timm/")
+    path = Path(encoder_id).expanduser()
+    if path.is_dir():
+        return SOURCES["hf-hub"], encoder_id
+    if path.is_file() or path.suffix in checkpoint.SUFFIXES:
+        return SOURCES["checkpoint"], encoder_id
+    if encoder_id.count("/") == 1 and not encoder_id.startswith((".", "/", "~")) and ":" not in encoder_id:
+        return SOURCES["hf-hub"], encoder_id
+    names = {entry.id for entry in known_encoders()}
+    bare = {name.replace("timm/", "").partition(":")[2] or name.replace("timm/", ""): name for name in sorted(names)}
+    near = [bare[name] for name in difflib.get_close_matches(encoder_id, bare, n=3, cutoff=0.5)]
     raise EncoderError(
         f"There is no encoder {encoder_id!r}.",
-        expected=f"an nn.Module or an id SOURCE:NAME with SOURCE one of {', '.join(SOURCES)}",
-        remedy=f"try {spellings}; `genaf encoders` lists all",
+        expected=f"an nn.Module, or {SPELLINGS}",
+        remedy=f"try {', '.join(near) or 'torchvision:resnet18'}; `genaf encoders` lists all",
     )

@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
 
 from genaf_sdk.encoders.small_resnet import SmallResNet
-from genaf_sdk.model import PixelEncoder
+from genaf_sdk.encoders.source import KnownEncoder
+from genaf_sdk.errors import EncoderError
+
+if TYPE_CHECKING:
+    from genaf_sdk.encoders.source import Wanted
+    from genaf_sdk.model import PixelEncoder
 
 NAME = "simclr-cifar10"
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-def names() -> list[str]:
-    """Return the names that ``load`` accepts."""
-    return [NAME]
+def known() -> list[KnownEncoder]:
+    """Return the encoders of this folder."""
+    parameters = sum(parameter.numel() for parameter in SmallResNet().parameters())
+    return [KnownEncoder(f"bundled:{NAME}", "bundled", "Apache-2.0", parameters)]
 
 
-def build(name: str) -> SmallResNet:  # noqa: ARG001  # one architecture so far
-    """Return the architecture without its weights."""
+def build(name: str) -> SmallResNet:
+    """Return the architecture without its weights.
+
+    Raises:
+        EncoderError: There is no such encoder.
+    """
+    if name != NAME:
+        raise EncoderError(f"No encoder {name!r} comes with the package.", expected=f"bundled:{NAME}")
     return SmallResNet()
 
 
-def load(name: str) -> PixelEncoder:
+def load(name: str, wanted: Wanted) -> PixelEncoder:
     """Return the encoder; its weights are stored in half precision and used in single precision."""
     backbone = build(name)
     weights = load_file(Path(__file__).with_name(f"{name}.safetensors"))
     backbone.load_state_dict(
         {key: value.float() if value.dtype == torch.half else value for key, value in weights.items()}
     )
-    return PixelEncoder(backbone, source=f"bundled:{name}", mean=MEAN, std=STD, image_size=(32, 32)).eval()
+    if wanted.channels != 3:
+        raise EncoderError(f"bundled:{name} takes images of 3 channels, not {wanted.channels}.", remedy="use timm/NAME")
+    return wanted.encoder(backbone, source=f"bundled:{name}", mean=MEAN, std=STD, image_size=(32, 32))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +24,7 @@ class ResidualBlock(nn.Module):
         self.norm3 = nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map maps (N, in_width, H, W) to (N, width, H / 2, W / 2)."""
         residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
         return F.relu(residual + self.norm3(self.shortcut(x)))
 
@@ -39,9 +42,7 @@ class SmallResNet(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(WIDTHS[0])
-        self.blocks = nn.Sequential(
-            *(ResidualBlock(before, after) for before, after in zip(WIDTHS, WIDTHS[1:], strict=False))
-        )
+        self.blocks = nn.Sequential(*(ResidualBlock(before, after) for before, after in pairwise(WIDTHS)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images (N, 3, H, W) to features (N, 192)."""

@@ -2,70 +2,111 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
+from genaf_sdk.encoders.source import KnownEncoder
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.model import PixelEncoder
+
+if TYPE_CHECKING:
+    from genaf_sdk.encoders.source import Wanted
+    from genaf_sdk.model import PixelEncoder
 
 
-def names() -> list[str]:
-    """Return the names that ``load`` accepts."""
+def known() -> list[KnownEncoder]:
+    """Return torchvision's classifiers, with the size that its default weights state."""
     from torchvision import models
 
-    listed: list[str] = models.list_models(module=models)
-    return listed
+    names = models.list_models(module=models)
+    sizes = {name: models.get_model_weights(name).DEFAULT.meta["num_params"] for name in names}
+    return [KnownEncoder(f"torchvision:{name}", "torchvision", "", sizes[name]) for name in names]
 
 
 def build(name: str) -> nn.Module:
-    """Return the architecture without its weights and without its last linear layer."""
-    from torchvision import models
+    """Return the architecture without its weights and without its last linear layer.
 
-    backbone: nn.Module = models.get_model(name.split(":")[0], weights=None)
-    _remove_last_linear(backbone, name)
-    return backbone
+    Raises:
+        EncoderError: torchvision has no such classifier, or it does not end in a linear layer.
+    """
+    return _without_classifier(_create(name.partition(":")[0], None), name)
 
 
-def load(name: str) -> PixelEncoder:
+def load(name: str, wanted: Wanted) -> PixelEncoder:
     """Return the encoder with the weights named after the colon, or torchvision's default ones (downloaded once).
 
     ``random`` as the weights' name gives an untrained encoder, for tests.
 
     Raises:
-        EncoderError: The weights are unknown or cannot be downloaded.
+        EncoderError: The weights are unknown or cannot be downloaded, or the images do not have three channels.
     """
     from torchvision import models
 
     model, _, requested = name.partition(":")
+    if wanted.channels != 3:
+        raise EncoderError(
+            f"torchvision:{model} takes images of 3 channels, not {wanted.channels}.",
+            remedy="use timm/NAME, whose models take any number",
+        )
+    _require_known(model)
     choices = models.get_model_weights(model)
-    if requested == "random":
-        weights = choices.DEFAULT
-        backbone: nn.Module = models.get_model(model, weights=None)
-    else:
-        if requested and requested not in choices.__members__:
-            raise EncoderError(
-                f"torchvision's {model!r} has no weights {requested!r}.",
-                expected=f"one of {', '.join(choices.__members__)}, random",
-            )
-        weights = choices[requested] if requested else choices.DEFAULT
-        try:
-            backbone = models.get_model(model, weights=weights)
-        except OSError as error:
-            raise EncoderError(
-                f"The weights of torchvision:{model} cannot be downloaded: {error}.",
-                remedy=f"fetch {weights.url} on another machine and put it in torch's hub folder, checkpoints/",
-            ) from error
-    _remove_last_linear(backbone, name)
+    if requested and requested != "random" and requested not in choices.__members__:
+        raise EncoderError(
+            f"torchvision's {model!r} has no weights {requested!r}.",
+            expected=f"one of {', '.join(choices.__members__)}, random",
+        )
+    weights = choices.DEFAULT if requested in ("", "random") else choices[requested]
+    try:
+        backbone = _create(model, None if requested == "random" else weights)
+    except OSError as error:
+        raise EncoderError(
+            f"The weights of torchvision:{model} cannot be downloaded: {error}.",
+            remedy=f"fetch {weights.url} on another machine and put it in torch's hub folder, checkpoints/",
+        ) from error
     recipe = weights.transforms()
     size = recipe.crop_size[0]
-    return PixelEncoder(
-        backbone, source=f"torchvision:{name}", mean=recipe.mean, std=recipe.std, image_size=(size, size)
-    ).eval()
+    return wanted.encoder(
+        _without_classifier(backbone, name),
+        source=f"torchvision:{name}",
+        mean=recipe.mean,
+        std=recipe.std,
+        image_size=(size, size),
+        interpolation=recipe.interpolation.value,
+    )
 
 
-def _remove_last_linear(backbone: nn.Module, name: str) -> None:
-    """Put the identity in place of the linear layer that was registered last: the classifier over ImageNet's classes."""
+def _require_known(model: str) -> None:
+    from torchvision import models
+
+    if model not in models.list_models(module=models):
+        raise EncoderError(
+            f"torchvision has no classifier {model!r}.", expected="one of torchvision.models.list_models()"
+        )
+
+
+def _create(model: str, weights: object) -> nn.Module:
+    import warnings
+
+    from torchvision import models
+
+    _require_known(model)
+    with warnings.catch_warnings():
+        # GoogLeNet and Inception warn that a future version draws their random weights otherwise.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torchvision")
+        backbone: nn.Module = models.get_model(model, weights=weights)
+    for auxiliary in ("aux1", "aux2", "AuxLogits"):  # extra classifiers of GoogLeNet and Inception, for training them
+        if hasattr(backbone, auxiliary):
+            setattr(backbone, auxiliary, None)
+    if hasattr(backbone, "aux_logits"):
+        setattr(backbone, "aux_logits", False)  # noqa: B010  # mypy takes attributes of modules for modules
+    return backbone
+
+
+def _without_classifier(backbone: nn.Module, name: str) -> nn.Module:
+    """Put the identity in place of the linear layer that was registered last: the classifier of ImageNet."""
     linear = [path for path, module in backbone.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise EncoderError(f"torchvision:{name} ends in no linear layer.", remedy="pass the module itself")
     parent, _, attribute = linear[-1].rpartition(".")
     setattr(backbone.get_submodule(parent), attribute, nn.Identity())
+    return backbone

@@ -1,0 +1,97 @@
+"""Bare paths: ``.ckpt``, ``.pth``, ``.pt``, ``.bin``, ``.safetensors``, and ``.pt2`` programs of torch.export.
+
+``checkpoint:ARCHITECTURE`` is what a model hardened from such a file stores: the architecture, not the path.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genaf_sdk.encoders import solo_learn
+from genaf_sdk.encoders.program import load_program
+from genaf_sdk.encoders.source import KnownEncoder
+from genaf_sdk.encoders.state_dict import read_checkpoint, under, weights_of
+from genaf_sdk.errors import EncoderError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from genaf_sdk.encoders.source import Wanted
+    from genaf_sdk.model import PixelEncoder
+
+SUFFIXES = (".ckpt", ".pth", ".pt", ".bin", ".safetensors", ".pt2")
+PREFIXES = ("", "backbone.", "encoder.", "model.", "visual.", "model.backbone.", "encoder_q.", "module.encoder_q.")
+
+
+def known() -> list[KnownEncoder]:
+    """Return the spelling."""
+    return [KnownEncoder(f"PATH ({' '.join(SUFFIXES)})", "checkpoint", weights=False)]
+
+
+def build(name: str) -> nn.Module:
+    """Return the architecture that the checkpoint was loaded into."""
+    from genaf_sdk.encoders import build_backbone
+
+    return build_backbone(name)
+
+
+def load(name: str, wanted: Wanted) -> PixelEncoder:
+    """Return the encoder in the file at path ``name``.
+
+    Raises:
+        EncoderError: No such file, or a file that does not say enough; the error lists the arguments to pass.
+    """
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise EncoderError(
+            f"There is no checkpoint {name!r}.",
+            expected=f"the path of a file ({', '.join(SUFFIXES)})",
+            remedy="checkpoint:ARCHITECTURE names an architecture without weights; give the file it came from",
+        )
+    if path.suffix == ".pt2":
+        return load_program(path, wanted)
+    weights = weights_of(read_checkpoint(path), path)
+    if not wanted.architecture:
+        if solo_learn.is_solo_learn(weights):
+            return solo_learn.from_weights(weights, path, wanted)
+        raise _says_too_little(path, wanted, list(weights))
+    if wanted.mean is None or wanted.std is None or wanted.image_size is None:
+        raise _says_too_little(path, wanted, list(weights))
+    backbone = build(wanted.architecture)
+    backbone.load_state_dict(_fitting(weights, backbone, path, wanted.architecture))
+    return wanted.encoder(backbone, source=f"checkpoint:{wanted.architecture}")
+
+
+def _fitting(weights: dict[str, Tensor], backbone: nn.Module, path: Path, architecture: str) -> dict[str, Tensor]:
+    """Return the backbone's weights, without a prefix and without what it does not have: a classifier, a projector.
+
+    Raises:
+        EncoderError: A weight of the backbone is missing or has another shape.
+    """
+    needed = backbone.state_dict()
+    own = max((under(weights, prefix) for prefix in PREFIXES), key=lambda part: len(part.keys() & needed.keys()))
+    for name, value in needed.items():
+        if name not in own or own[name].shape != value.shape:
+            given = f"of shape {tuple(own[name].shape)}" if name in own else "missing"
+            raise EncoderError(
+                f"The checkpoint {str(path)!r} does not fit {architecture!r}: {name!r} is {given}.",
+                expected=f"shape {tuple(value.shape)}",
+                remedy="pass the architecture= that the weights were made with",
+            )
+    return {name: own[name] for name in needed}
+
+
+def _says_too_little(path: Path, wanted: Wanted, names: list[str]) -> EncoderError:
+    arguments = {
+        "architecture='timm/resnet18'": wanted.architecture,
+        "mean=(...)": wanted.mean,
+        "std=(...)": wanted.std,
+        "image_size=(H, W)": wanted.image_size,
+    }
+    missing = ", ".join(spelling for spelling, value in arguments.items() if not value)
+    return EncoderError(
+        f"The checkpoint {str(path)!r} holds weights ({', '.join(names[:3])}, ...) and does not say what for.",
+        expected="a checkpoint of solo-learn, or one whose architecture and normalisation are passed",
+        remedy=f"load_encoder({str(path)!r}, {missing})",
+    )

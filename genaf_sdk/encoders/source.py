@@ -1,0 +1,142 @@
+"""What every source of encoders shares: what the caller asked for, what is listed, and how options are spelled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from genaf_sdk.errors import EncoderError
+from genaf_sdk.model import PixelEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class KnownEncoder:
+    """One line of ``genaf encoders``.
+
+    Args:
+        id: What ``load_encoder`` takes.
+        source: Who publishes it: ``bundled``, ``timm``, ``torchvision`` and so on.
+        licence: Of the weights, as the publisher states it; empty where it is not stated.
+        parameters: How many numbers the weights are; None where that is not known without building the model.
+        weights: Whether trained weights come with it. False: an architecture or a place-holder such as PATH.
+    """
+
+    id: str
+    source: str
+    licence: str = ""
+    parameters: int | None = None
+    weights: bool = True
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the caller of ``load_encoder`` asked for beside the id; None and empty mean "as the encoder has it"."""
+
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    image_size: tuple[int, int] | None = None
+    channels: int = 3
+    architecture: str = ""
+    trusted: bool = False
+
+    def encoder(
+        self,
+        backbone: nn.Module,
+        *,
+        source: str,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+        image_size: tuple[int, int] | None = None,
+        interpolation: str = "bilinear",
+        channels: int | None = None,
+    ) -> PixelEncoder:
+        """Return the backbone with the normalisation its source states, where the caller asked for no other.
+
+        Raises:
+            EncoderError: The stated normalisation is for another number of channels and the caller gave none.
+        """
+        channels = self.channels if channels is None else channels
+        if self.mean is None and len(mean) not in (0, channels):
+            if len(set(zip(mean, std, strict=True))) > 1:
+                raise EncoderError(
+                    f"The normalisation of {source!r} is for {len(mean)} channels, the images have {channels}.",
+                    expected=f"{channels} means and standard deviations",
+                    remedy="pass mean= and std=, one value a channel",
+                )
+            mean, std = mean[:1], std[:1]
+        return PixelEncoder(
+            backbone,
+            source=source,
+            mean=mean if self.mean is None else self.mean,
+            std=std if self.std is None else self.std,
+            image_size=self.image_size or image_size,
+            interpolation=interpolation,
+            channels=channels,
+        ).eval()
+
+
+class Source(Protocol):
+    """One file of this folder: a place that encoders come from. A module with these functions is one."""
+
+    def load(self, name: str, wanted: Wanted) -> PixelEncoder:
+        """Return the encoder with its weights."""
+
+    def build(self, name: str) -> nn.Module:
+        """Return the architecture without weights and without asking the network."""
+
+    def known(self) -> list[KnownEncoder]:
+        """Return what can be named, without asking the network."""
+
+
+def read_options(text: str, encoder_id: str, allowed: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Split what follows an encoder's name, ``WEIGHTS,key=value,...``, into weights and options.
+
+    Raises:
+        EncoderError: An option is not one of ``allowed``.
+    """
+    weights, options = "", {}
+    for part in filter(None, text.split(",")):
+        key, separator, value = part.partition("=")
+        if not separator:
+            weights = key
+        elif key in allowed and value:
+            options[key] = value
+        else:
+            raise EncoderError(
+                f"The encoder id {encoder_id!r} has the option {part!r}.",
+                expected=f"options of the form key=value, with key one of {', '.join(allowed)}",
+            )
+    return weights, options
+
+
+def write_size(size: tuple[int, int]) -> str:
+    """Spell (H, W) as ``HxW``."""
+    return f"{size[0]}x{size[1]}"
+
+
+def read_size(text: str, encoder_id: str) -> tuple[int, int]:
+    """Read ``HxW``.
+
+    Raises:
+        EncoderError: It is spelled otherwise.
+    """
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) > 0 and int(width) > 0):
+        raise EncoderError(f"{encoder_id!r} has the size {text!r}.", expected="HEIGHTxWIDTH, such as 224x224")
+    return int(height), int(width)
+
+
+def read_number(text: str, encoder_id: str) -> int:
+    """Read a whole number of at least 1.
+
+    Raises:
+        EncoderError: It is none.
+    """
+    if not text.isdigit() or int(text) < 1:
+        raise EncoderError(f"{encoder_id!r} has the value {text!r}.", expected="a whole number of at least 1")
+    return int(text)

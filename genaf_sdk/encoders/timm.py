@@ -1,0 +1,159 @@
+"""``timm/NAME[:OPTIONS]``: every model of timm, without its classifier."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from genaf_sdk.encoders.source import KnownEncoder, read_number, read_options, read_size, write_size
+from genaf_sdk.errors import EncoderError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from genaf_sdk.encoders.source import Wanted
+    from genaf_sdk.model import PixelEncoder
+
+OPTIONS = ("channels", "image_size")
+
+
+def known() -> list[KnownEncoder]:
+    """Return the models that timm has published weights for, with the licence of the weights."""
+    import timm
+
+    names = timm.list_pretrained()
+    licences = {name: timm.get_pretrained_cfg(name).license or "" for name in names}
+    return [KnownEncoder(f"timm/{name}", "timm", licences[name]) for name in names]
+
+
+def build(name: str) -> nn.Module:
+    """Return the architecture without weights.
+
+    Raises:
+        EncoderError: timm has no such model, or it does not take the options.
+    """
+    model, _, text = name.partition(":")
+    _, options = read_options(text, f"timm/{name}", OPTIONS)
+    return _create(model, pretrained=False, **_arguments(options, f"timm/{name}"))
+
+
+def load(name: str, wanted: Wanted) -> PixelEncoder:
+    """Return the encoder with timm's weights (downloaded once), or untrained after ``:random``.
+
+    The number of channels and the image size are the caller's, where given: timm adapts the first convolution and
+    resamples position embeddings.
+
+    Raises:
+        EncoderError: timm has no such model or weights, or they cannot be downloaded.
+    """
+    model, _, text = name.partition(":")
+    weights, options = read_options(text, f"timm/{name}", OPTIONS)
+    if weights not in ("", "random"):
+        raise EncoderError(
+            f"The encoder id {f'timm/{name}'!r} asks for the weights {weights!r}.",
+            expected="timm/NAME.TAG for a certain set of weights, timm/NAME:random for none",
+        )
+    _require_known(model)
+    config = _configuration(model)
+    if not weights and not config.has_weights:
+        raise EncoderError(f"timm has no weights for {model!r}.", remedy=f"try timm/{model}:random, or another model")
+    if "channels" not in options and wanted.channels != 3:
+        options["channels"] = str(wanted.channels)
+    own_size = tuple(config.input_size[1:])
+    size = read_size(options["image_size"], f"timm/{name}") if "image_size" in options else wanted.image_size
+    if size and size != own_size and config.fixed_input_size:
+        options["image_size"] = write_size(size)
+    tag = f".{config.tag}" if config.tag and "." not in model and not weights else ""
+    source = f"timm/{model}{tag}" + _spelled(weights, options)
+    try:
+        backbone = _create(model, pretrained=not weights, **_arguments(options, source))
+    except OSError as error:
+        raise _cannot_download(source, config, error) from error
+    return wanted.encoder(
+        backbone,
+        source=source,
+        mean=config.mean,
+        std=config.std,
+        image_size=size or own_size,
+        interpolation=config.interpolation,
+        channels=int(options.get("channels", 3)),
+    )
+
+
+def module_configuration(module: nn.Module) -> dict[str, Any]:
+    """Return mean, std, image size and interpolation of a timm model that the caller built, or nothing.
+
+    Read from ``pretrained_cfg``; a model built with ``img_size=`` keeps that.
+    """
+    config = getattr(module, "pretrained_cfg", None)
+    if not config:
+        return {}
+    size = getattr(getattr(module, "patch_embed", None), "img_size", None) or config["input_size"][1:]
+    return {
+        "mean": config["mean"],
+        "std": config["std"],
+        "image_size": (int(size[0]), int(size[1])),
+        "interpolation": config["interpolation"],
+    }
+
+
+def _configuration(model: str) -> Any:
+    import timm
+
+    try:
+        return timm.get_pretrained_cfg(model)
+    except RuntimeError as error:
+        tags = timm.list_pretrained(f"{model.partition('.')[0]}.*")
+        raise EncoderError(
+            f"timm has no weights {model!r}.", expected=f"one of {', '.join(f'timm/{tag}' for tag in tags)}"
+        ) from error
+
+
+def _spelled(weights: str, options: dict[str, str]) -> str:
+    text = ",".join([*filter(None, [weights]), *(f"{key}={value}" for key, value in options.items())])
+    return f":{text}" if text else ""
+
+
+def _arguments(options: dict[str, str], encoder_id: str) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    if "channels" in options:
+        arguments["in_chans"] = read_number(options["channels"], encoder_id)
+    if "image_size" in options:
+        arguments["img_size"] = read_size(options["image_size"], encoder_id)
+    return arguments
+
+
+def _require_known(model: str) -> None:
+    import difflib
+
+    import timm
+
+    if not timm.is_model(model):
+        near = difflib.get_close_matches(model, [*timm.list_models(), *timm.list_pretrained()], n=3, cutoff=0.5)
+        raise EncoderError(
+            f"timm has no model {model!r}.",
+            expected="a name of timm.list_models(), such as resnet18 or vit_small_patch14_dinov2.lvd142m",
+            remedy=f"try {', '.join(f'timm/{name}' for name in near)}" if near else "`genaf encoders` lists all",
+        )
+
+
+def _create(model: str, *, pretrained: bool, **arguments: Any) -> nn.Module:
+    import timm
+
+    _require_known(model)
+    try:
+        backbone: nn.Module = timm.create_model(model, pretrained=pretrained, num_classes=0, **arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise EncoderError(
+            f"timm's {model!r} cannot be built with {arguments or 'its own settings'}: {error}.",
+            remedy="leave the option out, or choose an image size that is a multiple of the model's stride",
+        ) from error
+    return backbone
+
+
+def _cannot_download(source: str, config: Any, error: OSError) -> EncoderError:
+    return EncoderError(
+        f"The weights of {source} cannot be downloaded: {error}.",
+        remedy=f"on another machine run `hf download {config.hf_hub_id}` and put the folder it prints in the same "
+        f"place here (HF_HOME, by default ~/.cache/huggingface), or pass the folder of config.json and "
+        f"model.safetensors as the encoder",
+    )
