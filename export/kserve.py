@@ -29,7 +29,7 @@ def kserve_manifest(
 
     Args:
         name: Of the service: a DNS label.
-        storage_uri: Where the Triton repository lies, such as ``s3://bucket/repository``; KServe's own Triton serves it.
+        storage_uri: Where the Triton repository lies, such as ``s3://bucket/repository``; KServe's Triton serves it.
         image: Or: a container image built from the bundle's ``serve/Dockerfile``.
         namespace: Empty is kubectl's own.
         cpu: Cores a replica, as Kubernetes writes them.

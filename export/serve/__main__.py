@@ -87,7 +87,7 @@ def _load(options: argparse.Namespace) -> dict[str, OnnxClassifier]:
             name, path = Path(entry).resolve().name.removesuffix(".onnx"), entry
         if name in classifiers or not name or "/" in name:
             raise SettingsError(f"The model name {name!r} is taken, empty or has a slash.", remedy="give NAME=BUNDLE")
-        log("loading", model=name, path=path)
+        log("loading", {"model": name, "path": path})
         classifier = load_bundle(
             path,
             precision=options.precision,
@@ -96,7 +96,7 @@ def _load(options: argparse.Namespace) -> dict[str, OnnxClassifier]:
             spinning=options.spinning,
             max_batch=options.max_batch,
         )
-        log("loaded", model=name, provider=classifier.provider, classes=len(classifier.class_names))
+        log("loaded", {"model": name, "provider": classifier.provider, "classes": len(classifier.class_names)})
         classifiers[name] = classifier
     return classifiers
 

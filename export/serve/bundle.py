@@ -163,7 +163,7 @@ def _input_shape(model: onnx.ModelProto) -> tuple[int, ...]:
 
 
 def _external_files(message: Any) -> Iterator[str]:
-    """Yield the location of every external tensor, wherever it hides: initializers, attributes, subgraphs, functions."""
+    """Yield the location of every external tensor, wherever it hides: weights, attributes, subgraphs, functions."""
     if isinstance(message, onnx.TensorProto):
         if message.data_location == onnx.TensorProto.EXTERNAL:
             locations = [entry.value for entry in message.external_data if entry.key == "location"]

@@ -46,8 +46,8 @@ class OnnxClassifier:
         threads: Threads of one operator on the CPU; None is one a core.
         spinning: Whether idle threads wait actively.
         max_batch: Most images that go through the graph at once; larger inputs are split.
-        buckets: Batch sizes that smaller batches are padded to, so that a GPU sees few shapes; None is powers of two on a
-            GPU and no padding on the CPU.
+        buckets: Batch sizes that smaller batches are padded to, so that a GPU sees few shapes; None is powers of two on
+            a GPU and no padding on the CPU.
 
     Attributes:
         class_names: K names, in the order of the logits.

@@ -132,7 +132,7 @@ def _first_session(
     retry: bool,
     sizes: tuple[int, ...],
 ) -> onnxruntime.InferenceSession:
-    """Make the session on ``wanted``; where the first of them fails with an error and ``retry`` says so, on the rest."""
+    """Make the session on ``wanted``; if the first of them fails with an error and ``retry`` says so, on the rest."""
     onnxruntime.set_default_logger_severity(4)  # likewise: the failure is in the exception
     try:
         # onnxruntime's own fallback would print and go on, and a caller could not tell.

@@ -35,7 +35,7 @@ def shipped(tmp_path: Path) -> Path:
 def test_it_imports_neither_torch_nor_the_sdk(shipped: Path) -> None:
     code = f"""
 import importlib, sys
-for name in {MODULES + ["__main__"]}:
+for name in {[*MODULES, "__main__"]}:
     importlib.import_module("serve." + name)
 print([name for name in ("torch", "torchvision", "genaf_sdk", "accelerate", "timm") if name in sys.modules])
 """
@@ -98,14 +98,13 @@ def test_a_fresh_environment_serves_an_image(shipped: Path, tmp_path: Path) -> N
     raw = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(raw).save(file, "PNG")
-    with our_server(
-        "--drain", "0", command=(str(python), "-m", "serve"), folder=shipped, log=tmp_path / "log"
-    ) as ports:
-        with urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/classify", file.getvalue(), timeout=30) as response:
-            content = json.load(response)
+    serve = (str(python), "-m", "serve")
+    with our_server("--drain", "0", command=serve, folder=shipped, log=tmp_path / "log") as (port, _, _):
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/classify", file.getvalue())
+        content = json.loads(urllib.request.urlopen(request, timeout=30).read())
     expected = reference((raw[None].transpose(0, 3, 1, 2) / 255).astype(np.float32))[0]
     assert (content["model"], content["label"]) == ("shipped", NAMES[int(expected.argmax())])
-    code = "import numpy as np, serve; print(serve.load_bundle('.').predict(np.zeros((1, 3, 32, 32), np.float32)).labels[0])"
+    code = "import numpy as np, serve; print(serve.load_bundle('.').predict(np.zeros((1, 3, 32, 32), 'f4')).labels[0])"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     result = subprocess.run(
         [python, "-c", code], cwd=shipped, env=environment, capture_output=True, text=True, check=True, timeout=60

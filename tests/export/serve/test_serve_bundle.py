@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import onnx
 import pytest
-from tiny import NAMES, SIZE, make_bundle, seal, tiny_graph
 from onnx import TensorProto, helper
+from tiny import NAMES, SIZE, make_bundle, seal, tiny_graph
 
 from genaf_sdk.export.serve import open_bundle
 from genaf_sdk.export.serve.bundle import precisions
@@ -48,7 +48,7 @@ def test_a_truncated_model_is_refused(tmp_path: Path, keep: float) -> None:
     onnx.save(tiny_graph(), path)
     data = path.read_bytes()
     path.write_bytes(data[: int(keep if keep >= 1 or keep == 0 else len(data) * keep)])
-    with pytest.raises(BundleError, match="damaged|no graph"):
+    with pytest.raises(BundleError, match=r"damaged|no graph"):
         open_bundle(path)
 
 
@@ -70,7 +70,7 @@ def test_a_file_without_checksum_is_refused(bundle: Path) -> None:
 def test_a_newer_format_is_refused(bundle: Path) -> None:
     (bundle / "config.json").write_text('{"format": 2}')
     seal(bundle)
-    with pytest.raises(BundleError, match="format 2.*update genaf-sdk"):
+    with pytest.raises(BundleError, match=r"format 2.*update genaf-sdk"):
         open_bundle(bundle)
 
 
@@ -131,7 +131,7 @@ def test_metadata_must_be_what_it_should(tmp_path: Path) -> None:
         model = tiny_graph()
         helper.set_model_props(model, {key: value})
         onnx.save(model, tmp_path / "model.onnx")
-        with pytest.raises(BundleError, match="metadata|image size"):
+        with pytest.raises(BundleError, match=r"metadata|image size"):
             open_bundle(tmp_path / "model.onnx")
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from tiny import NAMES, SIZE, images, make_bundle, reference, seal, tiny_graph
 from PIL import Image
+from tiny import NAMES, SIZE, images, make_bundle, reference, seal, tiny_graph
 
 from genaf_sdk.export.serve import OnnxClassifier, load_bundle
 from genaf_sdk.export.serve import providers as providers_module
@@ -90,7 +90,7 @@ def test_one_bad_pixel_is_found(bundle: Path) -> None:
 def test_graphs_that_are_no_classifier_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(tiny_graph(batch=1), path)
-    with pytest.raises(BundleError, match="no image classifier.*any batch size"):
+    with pytest.raises(BundleError, match=r"no image classifier.*any batch size"):
         OnnxClassifier(path, provider="cpu")
     model = tiny_graph()
     onnx.helper.set_model_props(model, {"class_names": json.dumps(NAMES[:2])})
@@ -160,7 +160,7 @@ def test_an_unknown_or_absent_provider_is_named(bundle: Path, monkeypatch: pytes
 
 def test_two_onnxruntimes_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(providers_module, "version", lambda name: "1.0")
-    with pytest.raises(ProviderError, match="both installed.*pip uninstall"):
+    with pytest.raises(ProviderError, match=r"both installed.*pip uninstall"):
         OnnxClassifier(bundle)
 
     def only_gpu(name: str) -> str:

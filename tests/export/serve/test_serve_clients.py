@@ -21,7 +21,6 @@ from genaf_sdk.export.triton import write_triton_repository
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     Ports = tuple[int, int]
 

@@ -327,9 +327,9 @@ def test_a_deadline_of_the_client_is_kept(slow_server: Any) -> None:
     assert time.monotonic() - began < 0.5
     entry = tritonclient.grpc.InferInput("pixels", [1, 3, SIZE, SIZE], "FP32").set_data_from_numpy(images(1))
     with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{slow_server[1]}") as client:
-        with pytest.raises(InferenceServerException, match="(?i)deadline"):
+        with pytest.raises(InferenceServerException, match=r"(?i)deadline"):
             client.infer("tiny", [entry], timeout=100_000)
-        with pytest.raises(InferenceServerException, match="(?i)deadline"):
+        with pytest.raises(InferenceServerException, match=r"(?i)deadline"):
             client.infer("tiny", [entry], client_timeout=0.1)
 
 

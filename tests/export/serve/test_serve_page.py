@@ -31,12 +31,12 @@ FLAGS = [
     "--disable-sync",
 ]
 # What a drop from the desktop is to the page: an event with a file in it.
-DROP = """
+DROP = """{{
 const bytes = Uint8Array.from(atob("{data}"), (character) => character.charCodeAt(0));
 const transfer = new DataTransfer();
 transfer.items.add(new File([bytes], "picture", {{ type: "{kind}" }}));
 document.getElementById("drop").dispatchEvent(new DragEvent("drop", {{ dataTransfer: transfer, bubbles: true }}));
-"""
+}}"""
 STATE = """({
   status: document.getElementById("status").textContent,
   error: document.getElementById("error").textContent,
@@ -68,6 +68,11 @@ class Page:
     async def evaluate(self, code: str) -> Any:
         result = await self.call("Runtime.evaluate", expression=code, returnByValue=True)
         return result["result"].get("value")
+
+    async def drop(self, data: bytes) -> None:
+        code = DROP.format(data=base64.b64encode(data).decode(), kind="image/png")
+        result = await self.call("Runtime.evaluate", expression=code)
+        assert "exceptionDetails" not in result, result
 
     async def until(self, condition: Any) -> dict[str, Any]:
         for _ in range(100):
@@ -102,13 +107,13 @@ async def visit(browser_port: int, address: str) -> None:
             file = io.BytesIO()
             pixels = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
             Image.fromarray(pixels).save(file, "PNG")
-            await page.evaluate(DROP.format(data=base64.b64encode(file.getvalue()).decode(), kind="image/png"))
+            await page.drop(file.getvalue())
             state = await page.until(lambda state: state["rows"])
             assert sorted(state["rows"]) == sorted(NAMES)
             assert state["status"] == state["rows"][0]
             assert (state["injected"], state["error"], state["shown"]) == (0, "", SIZE)
             assert page.complaints == []  # a refused picture, below, is one: a 400 of the network
-            await page.evaluate(DROP.format(data=base64.b64encode(b"no picture").decode(), kind="image/png"))
+            await page.drop(b"no picture")
             state = await page.until(lambda state: state["error"])
             assert "cannot be decoded" in state["error"]
             assert state["rows"] == []

@@ -1,7 +1,8 @@
-"""Many clients, most of them rude, and a SIGTERM in the middle: nothing accepted is lost, nothing breaks, nothing grows."""
+"""Many clients, many of them rude, and a SIGTERM among them: nothing accepted is lost, nothing breaks or grows."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
@@ -67,6 +68,10 @@ class Record:
             self.left -= 1
             return self.left >= 0
 
+    def count(self, kind: str, status: object) -> None:
+        with self.lock:
+            self.statuses[kind, status] += 1
+
 
 def answer(connection: socket.socket) -> tuple[int, bytes, bytes]:
     """Read one answer: status, head, body; status 0 where the server closed the connection instead."""
@@ -88,59 +93,82 @@ def answer(connection: socket.socket) -> tuple[int, bytes, bytes]:
     return int(head.split()[1]), head.lower(), body
 
 
-def one_client(ports: tuple[int, int], seed: int, record: Record) -> None:
-    chance = random.Random(seed)
-    entry = tritonclient.grpc.InferInput("pixels", list(PIXELS.shape), "FP32").set_data_from_numpy(PIXELS)
-    connection: socket.socket | None = None
-    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{ports[1]}") as rpc:
-        while record.take():
-            kind = chance.choice(KINDS)
-            if kind == "grpc":
-                patience = chance.choice([None, None, 0.001])  # the last one cancels
-                try:
-                    logits = rpc.infer("tiny", [entry], client_timeout=patience).as_numpy("logits")
-                    record.statuses[kind, np.allclose(logits, EXPECTED, atol=1e-5)] += 1
-                except InferenceServerException as error:
-                    record.statuses[kind, error.status()] += 1
-                continue
-            try:
-                connection = connection or socket.create_connection(("127.0.0.1", ports[0]), timeout=30)
-            except ConnectionRefusedError:
-                break
-            sent = False
-            try:
-                if kind.startswith("hang up"):
-                    whole = MESSAGES["good"]
-                    connection.sendall(whole if kind == "hang up" else whole[: chance.randrange(1, len(whole))])
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    status, head, body = 0, b"connection: close", b""
-                else:
-                    connection.sendall(MESSAGES[kind])
-                    sent = True
-                    status, head, body = answer(connection)
-                    if status not in ANSWERS[kind]:
-                        record.wrong.append(f"{kind}: {status} {body[:200]!r}")
-                    if (
-                        kind == "good"
-                        and status == 200
-                        and not np.allclose(
-                            np.frombuffer(body[-EXPECTED.nbytes :], "<f4").reshape(EXPECTED.shape), EXPECTED, atol=1e-5
-                        )
-                    ):
-                        record.wrong.append("somebody else's answer")
-                record.statuses[kind, status] += 1
-            except (ConnectionError, TimeoutError) as error:
-                head = b"connection: close"
-                record.statuses[kind, type(error).__name__] += 1
-                if sent and kind == "good":
-                    record.wrong.append(f"lost: {error!r}")
-            if b"connection: close" in head:
-                connection.close()
-                connection = None
-                if kind == "good" and record.stopping:  # told to go elsewhere, as a load balancer is
+class Client:
+    """One client that talks HTTP by hand and gRPC by tritonclient, politely or not, as chance has it."""
+
+    def __init__(self, ports: tuple[int, int], seed: int, record: Record) -> None:
+        self.ports, self.record, self.chance = ports, record, random.Random(seed)
+        self.connection: socket.socket | None = None
+
+    def run(self) -> None:
+        with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{self.ports[1]}") as rpc:
+            while self.record.take():
+                kind = self.chance.choice(KINDS)
+                if kind == "grpc":
+                    self.call_grpc(rpc)
+                elif not self.call_http(kind):
                     break
-        if connection is not None:
-            connection.close()
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+        self.connection = None
+
+    def call_grpc(self, rpc: tritonclient.grpc.InferenceServerClient) -> None:
+        entry = tritonclient.grpc.InferInput("pixels", list(PIXELS.shape), "FP32").set_data_from_numpy(PIXELS)
+        patience = self.chance.choice([None, None, 0.001])  # the last one cancels
+        try:
+            logits = rpc.infer("tiny", [entry], client_timeout=patience).as_numpy("logits")
+            self.record.count("grpc", np.allclose(logits, EXPECTED, atol=1e-5))
+        except InferenceServerException as error:
+            self.record.count("grpc", error.status())
+
+    def call_http(self, kind: str) -> bool:
+        """Send one request; return whether there is any use in another."""
+        try:
+            self.connection = self.connection or socket.create_connection(("127.0.0.1", self.ports[0]), timeout=30)
+        except ConnectionRefusedError:
+            return False
+        if kind.startswith("hang up"):
+            self.hang_up(MESSAGES["good"] if kind == "hang up" else None)
+            self.record.count(kind, 0)
+            return True
+        sent = False
+        try:
+            self.connection.sendall(MESSAGES[kind])
+            sent = True
+            status, head, body = answer(self.connection)
+        except (ConnectionError, TimeoutError) as error:
+            self.disconnect()
+            self.record.count(kind, type(error).__name__)
+            if sent and kind == "good":
+                self.record.wrong.append(f"lost: {error!r}")
+            return True
+        self.record.count(kind, status)
+        self.judge(kind, status, body)
+        if b"connection: close" not in head and status:
+            return True
+        self.disconnect()
+        return not (kind == "good" and self.record.stopping)  # told to go elsewhere, as a load balancer is
+
+    def hang_up(self, message: bytes | None) -> None:
+        """Send a request, or a part of one, and reset the connection."""
+        whole = MESSAGES["good"]
+        if self.connection is None:
+            return
+        with contextlib.suppress(ConnectionError):  # where the server was faster
+            self.connection.sendall(message or whole[: self.chance.randrange(1, len(whole))])
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.disconnect()
+
+    def judge(self, kind: str, status: int, body: bytes) -> None:
+        if status not in ANSWERS[kind]:
+            self.record.wrong.append(f"{kind}: {status} {body[:200]!r}")
+        elif kind == "good":
+            logits = np.frombuffer(body[-EXPECTED.nbytes :], "<f4").reshape(EXPECTED.shape)
+            if not np.allclose(logits, EXPECTED, atol=1e-5):
+                self.record.wrong.append("somebody else's answer")
 
 
 def resident(process: subprocess.Popen[bytes]) -> float:
@@ -157,8 +185,7 @@ def soak(tmp_path: Path, count: int, clients: int) -> Counter[tuple[str, object]
     until = time.monotonic() + 300
     with our_server(str(make_bundle(tmp_path / "tiny")), *options, log=log) as (http, rpc, process):
         threads = [
-            threading.Thread(target=one_client, args=((http, rpc), seed, record), daemon=True)
-            for seed in range(clients)
+            threading.Thread(target=Client((http, rpc), seed, record).run, daemon=True) for seed in range(clients)
         ]
         for thread in threads:
             thread.start()
