@@ -69,7 +69,7 @@ class AdversaryConfig:
 class DualTrackConfig:
     """Stage 1, genetic-directed dual-track adversarial fine-tuning: two optimizers, up to four loss terms."""
 
-    epochs: int = 24
+    epochs: int = 16
     batch_size: int = 128
     """Over all processes."""
     encoder_learning_rate: float = 1e-3
@@ -153,7 +153,7 @@ class EvaluationConfig:
     """How many test images universal perturbations are scored on; None is all."""
     sample_wise_samples: int = 500
     """How many test images a sample-wise attack is scored on."""
-    curve: tuple[float, ...] = (2 / 255, 4 / 255, 8 / 255, 10 / 255, 16 / 255)
+    curve: tuple[float, ...] = (4 / 255, 8 / 255, 10 / 255, 16 / 255)
     """Budgets at which accuracy is drawn as a curve; empty draws none."""
     checks: bool = True
     """Whether to look for signs of gradient masking (Carlini et al. 2019)."""
@@ -189,7 +189,7 @@ class HardenConfig:
     """A whole run. ``HardenConfig.preset("paper")`` gives the paper's hyper-parameters."""
 
     seed: int = 0
-    undefended_epochs: int = 24
+    undefended_epochs: int = 12
     """How long the "before" model, the same encoder fine-tuned without defence, is trained."""
     validation_fraction: float = 0.15
     """Share of the training data that is set aside where the data set has no validation split."""

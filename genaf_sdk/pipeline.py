@@ -128,7 +128,7 @@ def harden(
     """
     config = _resolve(config)
     folder = None if output_dir is None else require_writable(Path(output_dir))
-    published = copy.deepcopy(load_encoder(encoder)).eval()
+    published = copy.deepcopy(load_encoder(encoder)).eval().to(memory_format=torch.channels_last)
     data = load_data(
         dataset,
         image_size=published.image_size,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from genaf_sdk.attacks.perturbation import Perturbation
-    from genaf_sdk.data import DataSplits
+    from genaf_sdk.data import DataSplits, LabelledImages
 
 
 def evaluate(
@@ -150,14 +150,19 @@ class _Session:
 
     def __post_init__(self) -> None:
         # One shuffled order: what is scored on fewer images is scored on the first of them.
-        self.pixels, self.labels = self.data.test.head(self.config.test_samples, seed=self.seed)
-        self.train_pixels, self.train_labels = self.data.train.head(self.config.surrogate_samples, seed=self.seed)
+        self.pixels, self.labels = self._images(self.data.test, self.config.test_samples)
+        self.train_pixels, self.train_labels = self._images(self.data.train, self.config.surrogate_samples)
         own = self.surrogate
         if own is not None and own.shape[1:] != self.pixels.shape[1:]:
             own = nn.functional.interpolate(own, self.pixels.shape[2:], mode="bilinear", antialias=True)
         self.sources = {"train": self.train_pixels}
         if own is not None:
             self.sources = {"surrogate": own[: self.config.surrogate_samples], "train": self.train_pixels}
+
+    def _images(self, images: LabelledImages, count: int | None) -> tuple[Tensor, Tensor]:
+        """Return images in a memory layout that convolutions like."""
+        pixels, labels = images.head(count, seed=self.seed)
+        return pixels.contiguous(memory_format=torch.channels_last), labels
 
     def few_images(self) -> tuple[Tensor, Tensor]:
         """Return the images for sample-wise attacks."""
@@ -220,20 +225,35 @@ class _Session:
             )
 
     def draw_curve(self, subject: Subject, public: nn.Module | None) -> None:
-        """Accuracy against budget: UAPGD on the published and on the own encoder, PGD on the whole model."""
+        """Accuracy against budget: UAPGD on the published and on the own encoder, PGD on the whole model.
+
+        Budgets at which the table holds the same attack are taken from there.
+        """
         images = self.sources["train"].to(subject.device)
         encoders: dict[Column, nn.Module | None] = {"transfer": public, "adaptive": subject.encoder}
         for budget in self.config.curve:
             self.on_attack(f"curve: {budget * 255:.3g}/255")
             for column, encoder in encoders.items():
                 attack = load_attack("uapgd").with_budget(budget)
+                if self._taken_from_table(subject, column, attack, "train"):
+                    continue
                 if encoder is not None and isinstance(attack, EncoderAttack):
                     perturbed = attack(encoder, images, seed=self.seed).apply(self.pixels)
                     self._add_point(subject, column, attack, perturbed)
             sample_wise = load_attack("pgd").with_budget(budget)
+            if self._taken_from_table(subject, "white-box", sample_wise, "test"):
+                continue
             if subject.module is not None and isinstance(sample_wise, SampleWiseAttack):
                 pixels, labels = (tensor.to(subject.device) for tensor in self.few_images())
                 self._add_point(subject, "white-box", sample_wise, sample_wise(subject.module, pixels, labels).cpu())
+
+    def _taken_from_table(self, subject: Subject, column: Column, attack: Attack, source: str) -> bool:
+        key = (subject.name, column, attack.name, attack.budget, source)
+        for s in self.scores:
+            if (s.model, s.column, s.attack, s.budget, s.crafted_on) == key:
+                self.curve.append(CurvePoint(s.model, column, s.attack, s.budget, s.n, s.correct))
+                return True
+        return False
 
     def _add_point(self, subject: Subject, column: Column, attack: Attack, pixels: Tensor) -> None:
         correct = int((subject.predict(pixels) == self.labels[: len(pixels)]).sum())
