@@ -1,0 +1,90 @@
+"""Attacks of third parties: by decorator, as the example shows, and by entry point."""
+
+from __future__ import annotations
+
+import runpy
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from genaf_sdk.attacks import EncoderAttack, Perturbation, base, known_attacks, load_attack, register
+from genaf_sdk.errors import AttackError
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_attack.py"
+
+
+@pytest.fixture(autouse=True)
+def _registry_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    known_attacks()
+    monkeypatch.setattr(base, "REGISTRY", dict(base.REGISTRY))
+
+
+@dataclass(frozen=True)
+class Checkerboard(EncoderAttack):
+    name = "checkerboard"
+    source = "nowhere"
+
+    def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
+        rows, columns = (torch.arange(size) for size in surrogate.shape[2:])
+        board = ((rows[:, None] + columns) % 2 * 2 - 1).float()
+        return Perturbation(2 * self.budget * board.expand(surrogate.shape[1:]), self.budget)
+
+
+def test_the_example_runs_and_its_attack_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(EXAMPLE.read_text().splitlines()) < 60
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    noise, collapse = (float(line.rsplit(" ", 1)[1]) for line in capsys.readouterr().out.splitlines())
+    assert collapse > noise
+    assert "collapse" in known_attacks()
+
+
+def test_an_entry_point_is_found_without_an_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("checkerboard", f"{__name__}:Checkerboard", base.ENTRY_POINTS)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: Checkerboard)
+    monkeypatch.setattr(base, "entry_points", lambda group: [entry] if group == base.ENTRY_POINTS else [])
+    attack = load_attack("checkerboard:budget=4/255")
+    assert isinstance(attack, Checkerboard)
+    images = torch.rand(2, 3, 4, 4)
+    values = attack(nn.Flatten(), images).values
+    assert torch.equal(values.abs(), torch.full_like(values, 4 / 255))  # the template held it to its budget
+
+
+def test_two_attacks_of_one_name_are_refused_and_an_unknown_name_is_answered() -> None:
+    register(Checkerboard)
+
+    @dataclass(frozen=True)
+    class Other(Checkerboard):
+        pass
+
+    with pytest.raises(AttackError, match="checkerboard"):
+        register(Other)
+    with pytest.raises(AttackError, match="checkerboard"):
+        load_attack("chekerboard")
+
+
+def test_a_patch_larger_than_its_budget_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Cover(Checkerboard):
+        name = "cover"
+
+        def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
+            return Perturbation(surrogate[0], self.budget, torch.ones(1, *surrogate.shape[2:]))
+
+    with pytest.raises(AttackError, match=r"covers 100\.00%"):
+        Cover()(nn.Flatten(), torch.rand(2, 3, 4, 4))
+
+
+def test_nan_in_the_result_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Broken(Checkerboard):
+        name = "broken"
+
+        def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
+            return Perturbation(surrogate[0] * torch.nan, self.budget)
+
+    with pytest.raises(AttackError, match="NaN"):
+        Broken()(nn.Flatten(), torch.rand(2, 3, 4, 4))
