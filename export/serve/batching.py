@@ -60,7 +60,6 @@ class Batcher:
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._kept: _Waiting | None = None
         self._closing = False
-        self._loop = asyncio.get_running_loop()
         self.waiting = 0
         """How many images are accepted and not yet answered; changed by the event loop alone."""
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -91,7 +90,7 @@ class Batcher:
             raise OverloadedError(
                 f"{self.waiting} images are waiting.", expected=f"at most {self._max_queue}", remedy="retry later"
             )
-        item = _Waiting(pixels, self._loop.create_future(), deadline)
+        item = _Waiting(pixels, asyncio.get_running_loop().create_future(), deadline)
         self.waiting += len(pixels)
         self._queue.put(item)
         try:
@@ -146,7 +145,7 @@ class Batcher:
         except Exception as error:  # whatever it is, the clients must hear of it and the thread must live
             known = error if isinstance(error, ServeError) else ModelError(f"The model failed: {error!r}")
             results += [(item, known) for item in good]
-        self._loop.call_soon_threadsafe(self._answer, results)
+        batch[0].answer.get_loop().call_soon_threadsafe(_answer, results)
         self._observe(sum(len(item.pixels) for item in good), started - batch[0].since)
 
     def _results(self, batch: list[_Waiting]) -> list[tuple[_Waiting, Array | ServeError]]:
@@ -175,14 +174,15 @@ class Batcher:
             results.append((item, logits[start:end]))
         return results
 
-    def _answer(self, results: list[tuple[_Waiting, Array | ServeError]]) -> None:
-        for item, result in results:
-            if item.answer.done():  # the client has gone
-                continue
-            if isinstance(result, ServeError):
-                item.answer.set_exception(result)
-            else:
-                item.answer.set_result(result)
+
+def _answer(results: list[tuple[_Waiting, Array | ServeError]]) -> None:
+    for item, result in results:
+        if item.answer.done():  # the client has gone
+            continue
+        if isinstance(result, ServeError):
+            item.answer.set_exception(result)
+        else:
+            item.answer.set_result(result)
 
 
 def _joined(batch: list[_Waiting]) -> Array:
