@@ -105,16 +105,16 @@ def _load_timm(place: str, config: dict[str, Any], wanted: Wanted) -> PixelEncod
 
     local = Path(place).expanduser().is_dir()
     own = config.get("pretrained_cfg") or config
-    arguments = dict(config.get("model_args") or {})
-    if wanted.channels != 3:
-        arguments["in_chans"] = wanted.channels
-    own_size = tuple(own["input_size"][1:])
+    stored = {key: value for key, value in (config.get("model_args") or {}).items() if key != "num_classes"}
+    asked: dict[str, Any] = {"in_chans": wanted.channels} if wanted.channels != 3 else {}
+    size = stored.get("img_size", own["input_size"][1:])
+    own_size = (size, size) if isinstance(size, int) else tuple(size)
     if wanted.image_size not in (None, own_size) and own.get("fixed_input_size"):
-        arguments["img_size"] = wanted.image_size
-    description = {"library": "timm", "name": config["architecture"], "arguments": arguments}
+        asked["img_size"] = wanted.image_size
+    description = {"library": "timm", "name": config["architecture"], "arguments": {**stored, **asked}}
     try:
         model: nn.Module = timm.create_model(
-            f"{'local-dir' if local else 'hf-hub'}:{place}", pretrained=True, num_classes=0, **arguments
+            f"{'local-dir' if local else 'hf-hub'}:{place}", pretrained=True, num_classes=0, **asked
         )
     except (OSError, HfHubHTTPError, RuntimeError, TypeError, ValueError) as error:
         raise EncoderError(

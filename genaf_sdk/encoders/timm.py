@@ -33,7 +33,7 @@ def build(name: str) -> nn.Module:
     """
     model, _, text = name.partition(":")
     _, options = read_options(text, f"timm/{name}", OPTIONS)
-    return _create(model, pretrained=False, **_arguments(options, f"timm/{name}"))
+    return _create(model, pretrained=False, **_arguments(model, options))
 
 
 def load(name: str, wanted: Wanted) -> PixelEncoder:
@@ -52,7 +52,6 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
             f"The encoder id {f'timm/{name}'!r} asks for the weights {weights!r}.",
             expected="timm/NAME.TAG for a certain set of weights, timm/NAME:random for none",
         )
-    _require_known(model)
     config = _configuration(model)
     if not weights and not config.has_weights:
         raise EncoderError(f"timm has no weights for {model!r}.", remedy=f"try timm/{model}:random, or another model")
@@ -60,12 +59,12 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
         options["channels"] = str(wanted.channels)
     own_size = tuple(config.input_size[1:])
     size = read_size(options["image_size"], f"timm/{name}") if "image_size" in options else wanted.image_size
-    if size and size != own_size and config.fixed_input_size:
+    if size and size != own_size:
         options["image_size"] = write_size(size)
     tag = f".{config.tag}" if config.tag and "." not in model and not weights else ""
     source = f"timm/{model}{tag}" + _spelled(weights, options)
     try:
-        backbone = _create(model, pretrained=not weights, **_arguments(options, source))
+        backbone = _create(model, pretrained=not weights, **_arguments(model, options))
     except OSError as error:
         raise _cannot_download(source, config, error) from error
     return wanted.encoder(
@@ -99,6 +98,7 @@ def module_configuration(module: nn.Module) -> dict[str, Any]:
 def _configuration(model: str) -> Any:
     import timm
 
+    _require_known(model)
     try:
         return timm.get_pretrained_cfg(model)
     except RuntimeError as error:
@@ -113,12 +113,15 @@ def _spelled(weights: str, options: dict[str, str]) -> str:
     return f":{text}" if text else ""
 
 
-def _arguments(options: dict[str, str], encoder_id: str) -> dict[str, Any]:
+def _arguments(model: str, options: dict[str, str]) -> dict[str, Any]:
+    """Return the options as timm's arguments; models that take images of any size have none for it."""
     arguments: dict[str, Any] = {}
     if "channels" in options:
-        arguments["in_chans"] = read_number(options["channels"], encoder_id)
+        arguments["in_chans"] = read_number(options["channels"], f"timm/{model}")
     if "image_size" in options:
-        arguments["img_size"] = read_size(options["image_size"], encoder_id)
+        size = read_size(options["image_size"], f"timm/{model}")
+        if _configuration(model).fixed_input_size:
+            arguments["img_size"] = size
     return arguments
 
 

@@ -1,0 +1,162 @@
+"""Folders and Hub repositories: timm's, those of transformers, and models that this package hardened."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import nn
+
+from genaf_sdk.encoders import build_backbone, hub, load_encoder, repository, transformers
+from genaf_sdk.errors import EncoderError
+from genaf_sdk.model import HardenedModel, Head, PixelEncoder
+
+PROCESSOR = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "size": 32, "resample": 3}
+
+
+def round_trip(encoder: PixelEncoder, folder: Path) -> None:
+    """Harden nothing, save, load without network, and compare."""
+    size = encoder.image_size
+    model = HardenedModel(encoder, Head(encoder.measure(size), 3), class_names="abc", image_size=size).eval()
+    model.save_pretrained(folder)
+    images = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(HardenedModel.from_pretrained(folder)(images), model(images))
+
+
+@pytest.fixture
+def hub_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Serve a folder as the Hub repository some/model."""
+
+    def serve(folder: Path) -> None:
+        def download(repository_id: str, filename: str, revision: str | None = None) -> str:
+            assert repository_id == "some/model"
+            if not (folder / filename).is_file():
+                raise FileNotFoundError(filename)
+            return str(folder / filename)
+
+        monkeypatch.setattr(repository, "hf_hub_download", download)
+
+    return serve
+
+
+def test_a_folder_of_timm_is_read_by_timms_own_loader(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", img_size=32, num_classes=5).eval()
+    save_for_hf(model, tmp_path / "model", model_args={"img_size": 32})
+    encoder = load_encoder(str(tmp_path / "model"))
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features((images - 0.5) / 0.5), pre_logits=True)
+        torch.testing.assert_close(encoder(images), expected)
+    assert encoder.interpolation == "bicubic"
+    assert encoder.image_size == (32, 32)
+    round_trip(encoder, tmp_path / "bundle")
+
+
+def test_a_hub_id_of_a_hardened_model_can_be_hardened_again(hub_of, tmp_path: Path) -> None:
+    encoder = load_encoder("bundled:simclr-cifar10")
+    model = HardenedModel(encoder, Head(192, 3), class_names="abc", image_size=(32, 32)).eval()
+    model.save_pretrained(tmp_path / "bundle")
+    hub_of(tmp_path / "bundle")
+    again = load_encoder("some/model")
+    torch.testing.assert_close(again.state_dict(), encoder.state_dict())
+    assert again.source == "bundled:simclr-cifar10"
+
+
+def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match=r"config\.json and model\.safetensors"):
+        load_encoder(str(tmp_path))
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(EncoderError, match="no JSON object"):
+        load_encoder(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"task": "text"}')
+    with pytest.raises(EncoderError, match="its keys are task"):
+        load_encoder(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"architecture": "test_vit", "pretrained_cfg": {"input_size": [3, 8, 8]}}')
+    with pytest.raises(EncoderError, match="timm cannot load"):
+        load_encoder(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["some/model", "some/model:{broken", 'some/model:{"library":"other"}'])
+def test_an_id_without_a_description_cannot_be_rebuilt(name: str) -> None:
+    with pytest.raises(EncoderError, match="does not describe|is damaged"):
+        hub.build(name)
+
+
+def test_without_transformers_the_pip_command_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(EncoderError, match=r"pip install 'genaf-sdk\[transformers\]'"):
+        load_encoder(str(tmp_path))
+    with pytest.raises(EncoderError, match="pip install"):
+        build_backbone('hf-hub:some/model:{"library":"transformers"}')
+
+
+SMALL = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "image_size": 32,
+    "patch_size": 8,
+}  # fmt: skip
+
+
+def towers() -> dict[str, tuple[nn.Module, str]]:
+    library = pytest.importorskip("transformers")
+    vision = library.CLIPVisionConfig(**SMALL, projection_dim=16)
+    text = library.CLIPTextConfig(
+        vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2
+    )
+    clip = library.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
+    resnet = library.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    return {
+        "vit": (library.ViTModel(library.ViTConfig(**SMALL)), "pooler_output"),
+        "vit without pooling": (library.ViTModel(library.ViTConfig(**SMALL), add_pooling_layer=False), "first_token"),
+        "vit classifier": (library.ViTForImageClassification(library.ViTConfig(**SMALL)), "first_token"),
+        "clip": (library.CLIPModel(clip), "image_embeds"),
+        "clip tower": (library.CLIPVisionModelWithProjection(vision), "image_embeds"),
+        "resnet": (library.ResNetModel(resnet), "pooler_output"),
+    }
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["vit", "vit without pooling", "vit classifier", "clip", "clip tower", "resnet"])
+@pytest.mark.parametrize("place", ["folder", "hub"])
+def test_models_of_transformers(kind: str, place: str, hub_of, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, features = towers()[kind]
+    folder = tmp_path / "model"
+    model.eval().save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    hub_of(folder)
+    encoder = load_encoder(str(folder) if place == "folder" else "hf-hub:some/model")
+    assert (encoder.image_size, encoder.interpolation) == ((32, 32), "bicubic")
+    assert encoder.backbone.features == features
+    images = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(PROCESSOR[key]).view(1, 3, 1, 1) for key in ("image_mean", "image_std"))
+    pixels = (images - mean) / std
+    with torch.no_grad():
+        if kind == "clip":
+            expected = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+        elif features == "first_token":
+            trunk = getattr(model, "vit", model)
+            expected = trunk(pixel_values=pixels).last_hidden_state[:, 0]
+        else:
+            expected = getattr(model(pixel_values=pixels), features).flatten(1)
+        torch.testing.assert_close(encoder(images), expected)
+    shutil.rmtree(folder)
+    round_trip(encoder, tmp_path / "bundle")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_transformers_without_a_processor_ask_for_the_normalisation(tmp_path: Path) -> None:
+    towers()["vit"][0].save_pretrained(tmp_path)
+    with pytest.raises(EncoderError, match="does not state its normalisation"):
+        load_encoder(str(tmp_path))
+    encoder = load_encoder(str(tmp_path), mean=(0.5,), std=(0.5,))
+    assert encoder.image_size == (32, 32)
+    assert isinstance(encoder.backbone, transformers.TransformersEncoder)
