@@ -1,0 +1,54 @@
+"""The package as it is installed: every folder is listed, nothing heavy is imported early, one way to import export."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import genaf_sdk
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def sources() -> list[Path]:
+    folders = (ROOT / "genaf_sdk", ROOT / "export")
+    return [path for folder in folders for path in folder.rglob("*.py") if "genaf_sdk/export" not in path.as_posix()]
+
+
+def test_every_package_folder_is_listed() -> None:
+    found = {"genaf_sdk." + path.parent.relative_to(ROOT / "genaf_sdk").as_posix().replace("/", ".") for path in
+             (ROOT / "genaf_sdk").rglob("__init__.py") if path.parent != ROOT / "genaf_sdk"}  # fmt: skip
+    found |= {"genaf_sdk." + path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in
+              (ROOT / "export").rglob("__init__.py")}  # fmt: skip
+    assert set(SETTINGS["tool"]["setuptools"]["packages"]) == found | {"genaf_sdk"}
+
+
+def test_every_public_name_can_be_had_and_has_a_docstring() -> None:
+    for name in genaf_sdk.__all__:
+        value = getattr(genaf_sdk, name)
+        assert name == "__version__" or value.__doc__, name
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    program = "import sys, genaf_sdk, genaf_sdk.cli; assert 'torch' not in sys.modules; genaf_sdk.harden"
+    program += "; assert 'torch' in sys.modules and callable(genaf_sdk.harden)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_no_bare_asserts_prints_or_devices_in_the_package() -> None:
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not isinstance(node, ast.Assert), f"{path}:{node.lineno}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                assert node.func.attr != "cuda", f"{path}:{node.lineno}"
+
+
+def test_attacks_and_robustness_never_import_training() -> None:
+    for path in sources():
+        relative = path.relative_to(ROOT).as_posix()
+        if relative.startswith(("genaf_sdk/attacks", "genaf_sdk/robustness")):
+            assert "genaf_sdk.finetuning" not in path.read_text(), relative
