@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from genaf_sdk.robustness.scores import Score
-
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from genaf_sdk.robustness.scores import Score
 
 MOST_CONFUSIONS = 400  # all pairs of up to twenty classes
 

@@ -26,7 +26,7 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {
 MARKERS, DASHES = ("o", "s", "^", "D", "v"), ("-", "--", "-.", ":", "-")
 SIZE = (5.2, 3.3)
 """Inches; narrow, so that a phone shows the text at nearly its size."""
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "genaf",
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -94,7 +94,7 @@ def training_charts(report: RobustnessReport) -> list[Chart]:
     stages: dict[str, list[dict[str, Any]]] = {}
     for record in report.sections.get("history") or []:
         stages.setdefault(str(record["stage"]), []).append(record)
-    charts = []
+    charts: list[Chart] = []
     for stage, records in stages.items():
         names = [name for name in records[0] if name not in ("stage", "epoch", "seconds")]
         accuracies = [name for name in names if name.endswith("accuracy")]

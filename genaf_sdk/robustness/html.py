@@ -56,6 +56,7 @@ def _content(report: RobustnessReport) -> dict[str, Any]:
         "listed_classes": tables.LISTED_CLASSES,
         "confusions": tables.confusions(report),
         "layers": tables.layer_rows(report),
+        "radius": (sections.get("config") or {}).get("sensitivity", {}).get("radius"),
         "adaptation": sections.get("adaptation") or {},
         "training": figures.training_charts(report),
         "guard": figures.guard_chart(report),

@@ -49,5 +49,7 @@ def _cell(score: Score | None, report: RobustnessReport) -> str:
     if score is None:
         return "not measured"
     low, high = score.interval
-    attack = f" {escaped(score.attack)}, {budget_text(score, report)}," if score.column not in ("clean", "noise") else ""
+    attack = (
+        f" {escaped(score.attack)}, {budget_text(score, report)}," if score.column not in ("clean", "noise") else ""
+    )
     return f"{score.accuracy:.1%} ({low:.1%} to {high:.1%},{attack} n = {score.n})"

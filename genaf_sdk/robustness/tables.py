@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from genaf_sdk.robustness.scores import Column, Score
 from genaf_sdk.robustness.verdict import COLUMNS, budget_text
 
 if TYPE_CHECKING:
     from genaf_sdk.robustness.report import RobustnessReport
+    from genaf_sdk.robustness.scores import Column, Score
 
 KNOWLEDGE: dict[Column, str] = {
     "clean": "The test images as they are.",
@@ -86,7 +86,9 @@ def class_rows(report: RobustnessReport) -> list[ClassRow]:
     for index, name in enumerate(report.data["class_names"] if counted else ()):
         shares: dict[str, dict[str, float]] = {
             kind: {
-                model: entry[kind][index] / max(entry["n"][index], 1) for model, entry in counted.items() if kind in entry
+                model: entry[kind][index] / max(entry["n"][index], 1)
+                for model, entry in counted.items()
+                if kind in entry
             }
             for kind in ("clean", "attacked")
         }
@@ -99,7 +101,9 @@ def confusions(report: RobustnessReport) -> dict[str, Confusion]:
     """Return, by model, what the universal attack that is worst for it makes of the test images."""
     found = {}
     names = [str(name) for name in report.data["class_names"]]
-    for model, entry in (report.sections.get("classes") or {}).items():
+    counted = report.sections.get("classes") or {}
+    for model in models_of(report):
+        entry = counted.get(model, {})
         if "attacked" not in entry:
             continue
         counts = {(pair["true"], pair["predicted"]): pair["count"] for pair in entry["confusions"]}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from genaf_sdk.attacks.base import known_attacks
-from genaf_sdk.robustness.scores import Check, Column, Score
 
 if TYPE_CHECKING:
     from genaf_sdk.robustness.report import RobustnessReport
+    from genaf_sdk.robustness.scores import Check, Column, Score
 
 COLUMNS: dict[Column, str] = {
     "clean": "as they are",

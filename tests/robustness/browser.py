@@ -1,0 +1,55 @@
+"""Headless Chromium and axe-core for the tests of the report, where a machine has them."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
+RESULT = re.compile(r'<pre id="axe-result">(.*?)</pre>', re.DOTALL)
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+def chromium(folder: Path, page: Path, *flags: str) -> str:
+    """Open a page and return its DOM; skip the test where there is no Chromium."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("needs chromium")
+    command = [program, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def axe_core(folder: Path) -> str:
+    """Return the source of axe-core; skip the test where npm cannot get it."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("needs npm")
+    command = [npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts", "axe-core@4"]
+    if subprocess.run(command, capture_output=True, timeout=120, check=False).returncode:
+        pytest.skip("npm cannot get axe-core")
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+
+
+def violations(folder: Path, page: str, axe: str, *flags: str) -> list[dict[str, Any]]:
+    """Return axe-core's serious and critical findings; the page's own policy, which forbids scripts, is lifted."""
+    run = (
+        "axe.run().then(result => { const out = document.createElement('pre'); out.id = 'axe-result';"
+        "out.textContent = JSON.stringify(result.violations); document.body.append(out); });"
+    )
+    page = POLICY.sub("", page).replace("</body>", f"<script>{axe}</script><script>{run}</script></body>")
+    path = folder / "axe.html"
+    path.write_text(page, encoding="utf-8")
+    dom = chromium(folder, path, "--virtual-time-budget=20000", *flags)
+    found = RESULT.search(dom)
+    assert found is not None, "axe-core gave no result"
+    return [v for v in json.loads(html.unescape(found.group(1))) if v["impact"] in ("serious", "critical")]
