@@ -1,0 +1,93 @@
+"""Commands that list: ``genaf encoders``, ``data``, ``attacks`` and ``doctor``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from genaf_sdk.cli.output import FAILED, console
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """List the encoder ids that this installation can name."""
+
+    containing: Annotated[str, tyro.conf.Positional] = ""
+    """Only ids that contain this."""
+
+    def __call__(self) -> int:
+        """Run."""
+        from rich.table import Table
+
+        from genaf_sdk.encoders import known_encoders
+
+        table = Table("id", "parameters", "weights", "licence")
+        for entry in known_encoders():
+            if self.containing in entry.id:
+                size = "" if entry.parameters is None else f"{entry.parameters / 1e6:.1f} M"
+                table.add_row(entry.id, size, "yes" if entry.weights else "", entry.licence)
+        console().print(table)
+        return 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """List the data ids."""
+
+    def __call__(self) -> int:
+        """Run."""
+        from rich.table import Table
+
+        from genaf_sdk.data import known_data
+
+        table = Table("id", "classes", "images", "licence", "source")
+        for entry in known_data():
+            classes = str(entry.classes or "")
+            sizes = " + ".join(f"{size:,}" for size in entry.sizes)
+            table.add_row(entry.id, classes, sizes, entry.licence, entry.url)
+        console().print(table)
+        return 0
+
+
+@dataclass(frozen=True)
+class Attacks:
+    """List the attacks, what each knows, and its settings."""
+
+    def __call__(self) -> int:
+        """Run."""
+        import dataclasses
+
+        from rich.table import Table
+
+        from genaf_sdk.attacks import EncoderAttack, UniversalModelAttack, known_attacks
+
+        table = Table("name", "knows", "gives")
+        table.add_column("settings", overflow="fold")
+        table.add_column("source", overflow="fold")
+        for name, attack in known_attacks().items():
+            knows = "encoder" if issubclass(attack, EncoderAttack) else "whole model"
+            universal = issubclass(attack, (EncoderAttack, UniversalModelAttack))
+            gives = "patch" if attack.is_patch else "perturbation" if universal else "one per image"
+            settings = ", ".join(f"{f.name}={_short(f.default)}" for f in dataclasses.fields(attack))
+            table.add_row(name, knows, gives, settings, attack.source)
+        console().print(table)
+        return 0
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say what is installed, which devices and providers really work, and the command that mends what does not."""
+
+    def __call__(self) -> int:
+        """Run."""
+        from genaf_sdk.doctor import diagnose, findings_table
+
+        findings = diagnose()
+        console().print(findings_table(findings))
+        return FAILED if any(finding.state == "fail" for finding in findings) else 0
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

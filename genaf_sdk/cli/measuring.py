@@ -1,0 +1,161 @@
+"""Commands that measure: ``genaf evaluate``, ``attack``, ``verify`` and ``report``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from genaf_sdk.cli.output import FAILED, console, show_report
+from genaf_sdk.config import EvaluationConfig
+from genaf_sdk.errors import GenafError
+from genaf_sdk.files import read_json
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Attack a hardened model (a folder that `genaf harden` left, or a Hub id) and write a report."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Folder or Hub id of a hardened model."""
+    data: str = "digits"
+    """Data id or image folder, as for `genaf harden`."""
+    encoder: str | None = None
+    """Published encoder for the transfer column; by default the id that the model was made from."""
+    output_dir: Path | None = None
+    """Folder for report.json and perturbations/; by default nothing is written."""
+    seed: int = 0
+    """Of the attacks, and of the validation split."""
+    settings: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
+
+    def __call__(self) -> int:
+        """Run."""
+        from genaf_sdk.data import load_data
+        from genaf_sdk.files import require_writable
+        from genaf_sdk.model import HardenedModel
+        from genaf_sdk.robustness.evaluate import evaluate
+
+        folder = None if self.output_dir is None else require_writable(self.output_dir)
+        model = HardenedModel.from_pretrained(self.model)
+        data = load_data(self.data, image_size=model.image_size, channels=model.encoder.channels, seed=self.seed)
+        encoder = self.encoder or model.encoder.source or None
+        with console(stderr=True).status("evaluation") as status:
+            report = evaluate(
+                model, data, encoder=encoder, config=self.settings, seed=self.seed, on_attack=status.update
+            )
+        show_report(report)
+        if folder is not None:
+            report.save(folder)
+        return 0
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Craft one universal perturbation on an encoder and save it."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """Name of an attack on encoders; an unknown one lists those there are."""
+    output: Path = Path("perturbation.safetensors")
+    """File to write."""
+    encoder: str = "bundled:simclr-cifar10"
+    """Encoder id to craft on, or the folder of a hardened model."""
+    data: str = "digits"
+    """Data whose training images, without labels, serve as surrogate."""
+    budget: float | None = None
+    """L_inf budget as a share of the pixel range (8/255 is 0.0314), or the area of a patch."""
+    samples: int = 1024
+    """How many surrogate images."""
+    seed: int = 0
+
+    def __call__(self) -> int:
+        """Run."""
+        from genaf_sdk.attacks import EncoderAttack, load_attack
+        from genaf_sdk.data import load_data
+        from genaf_sdk.encoders import load_encoder
+        from genaf_sdk.errors import AttackError
+        from genaf_sdk.model import HardenedModel, PixelEncoder
+
+        attack = load_attack(self.name)
+        if not isinstance(attack, EncoderAttack):
+            raise AttackError(
+                f"{self.name!r} attacks whole models.",
+                expected="an attack on encoders",
+                remedy="use `genaf evaluate --attacks`",
+            )
+        attack = attack if self.budget is None else attack.with_budget(self.budget)
+        encoder: PixelEncoder
+        if Path(self.encoder).is_dir():
+            encoder = HardenedModel.from_pretrained(self.encoder).encoder
+        else:
+            encoder = load_encoder(self.encoder)
+        data = load_data(self.data, image_size=encoder.image_size, channels=encoder.channels)
+        perturbation = attack(encoder, data.train.head(self.samples, seed=self.seed)[0], seed=self.seed)
+        perturbation.save(self.output)
+        console().print(f"{self.name} in {perturbation.details['seconds']} s: {self.output}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Replay a bundle's saved perturbations on its ONNX file; exit with 1 where figures differ from the report's."""
+
+    bundle: Annotated[str, tyro.conf.Positional]
+    """Folder that `genaf harden` left, or hf-hub:ORG/NAME."""
+    data: str | None = None
+    """Data id or image folder; by default the name in the report."""
+
+    def __call__(self) -> int:
+        """Run."""
+        from rich.table import Table
+
+        from genaf_sdk.data import load_data
+        from genaf_sdk.export.hub import PREFIX, fetch_bundle
+        from genaf_sdk.export.verify import verify_bundle
+
+        folder = fetch_bundle(self.bundle) if self.bundle.startswith(PREFIX) else Path(self.bundle)
+        content = read_json(folder / "report.json")
+        try:
+            shape, config = content["data"]["image_shape"], content["config"]
+            name, seed, fraction = content["data"]["name"], config["seed"], config["validation_fraction"]
+        except (KeyError, TypeError) as error:
+            raise GenafError(f"{self.bundle}/report.json is no report of `genaf harden`: {error!r}.") from error
+        data = load_data(
+            self.data or name,
+            image_size=(shape[1], shape[2]),
+            channels=shape[0],
+            validation_fraction=fraction,
+            seed=seed,
+        )
+        rows = verify_bundle(folder, data)
+        table = Table("column", "attack", "report", "replayed", "agrees")
+        for row in rows:
+            reported = f"{row.reported.accuracy:.1%}"
+            table.add_row(
+                row.reported.column, row.reported.attack, reported, f"{row.accuracy:.1%}", "yes" if row.agrees else "NO"
+            )
+        console().print(table)
+        return 0 if all(row.agrees for row in rows) else FAILED
+
+
+@dataclass(frozen=True)
+class Report:
+    """Show the report of a folder on the terminal, and write its HTML page anew."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder that `genaf harden` or `genaf evaluate` left."""
+
+    def __call__(self) -> int:
+        """Run."""
+        from genaf_sdk.files import replacing
+        from genaf_sdk.robustness.html import html_report
+        from genaf_sdk.robustness.report import HTML_FILE, RobustnessReport
+
+        report = RobustnessReport.load(self.folder)
+        page = html_report(report)
+        with replacing(self.folder / HTML_FILE) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+        show_report(report)
+        console().print(f"{self.folder / HTML_FILE}")
+        return 0
