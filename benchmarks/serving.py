@@ -171,19 +171,24 @@ def overhead(folder: Path, rounds: int, seconds: float, environment: Path | None
 
 
 def resnet(folder: Path, rounds: int, seconds: float) -> None:
-    """ResNet-18 at 224 px: saturation against the best that onnxruntime does alone, then latency at half of it."""
+    """ResNet-18 at 224 px: saturation against onnxruntime alone, by turns, then latency at half of it."""
     path = folder / "resnet18.onnx"
     resnet18(path)
-    alone: list[float] = []
+    alone: dict[int, list[float]] = {1: [], CONNECTIONS: []}
     served: list[float] = []
     classifier = OnnxClassifier(path, provider="cpu", max_batch=32)
     with our_server(str(path), log=folder / "resnet.log") as (port, _, _):
         request = infer_request("resnet18", 224)
         for _ in range(rounds):
-            alone.append(max(raw_throughput(classifier, size, seconds / 2) for size in (1, CONNECTIONS)))
+            for batch, found in alone.items():
+                found.append(raw_throughput(classifier, batch, seconds / 2))
             served.append(load(port, request, seconds)[0])
-        best, rate = statistics.median(alone), statistics.median(served)
-        print(f"ResNet-18, 224 px: onnxruntime alone {best:.1f} images/s, served {rate:.1f}, ratio {rate / best:.2f}")
+        rate = statistics.median(served)
+        for batch, found in alone.items():
+            raw = statistics.median(found)
+            print(
+                f"ResNet-18, 224 px: served {rate:.1f} images/s, onnxruntime at batch {batch} {raw:.1f}, ratio {rate / raw:.2f}"
+            )
         _, latencies = load(port, request, 3 * seconds, rate=rate / 2)
         p50, p99 = (1e3 * float(np.quantile(latencies, share)) for share in (0.5, 0.99))
         print(f"ResNet-18, half load: p50 {p50:.1f} ms, p99 {p99:.1f} ms, ratio {p99 / p50:.2f}, n {len(latencies)}")
