@@ -86,7 +86,7 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["some/model", "some/model:{broken", 'some/model:{"library":"other"}'])
 def test_an_id_without_a_description_cannot_be_rebuilt(name: str) -> None:
-    with pytest.raises(EncoderError, match="does not describe|is damaged"):
+    with pytest.raises(EncoderError, match=r"does not describe|is damaged"):
         hub.build(name)
 
 

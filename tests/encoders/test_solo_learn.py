@@ -240,5 +240,5 @@ def test_damaged_weights_are_named(cifar_backbone: nn.Module, tmp_path: Path) ->
     checkpoint = torch.load(path, weights_only=False)  # noqa: TID251  # made by this test
     del checkpoint["state_dict"]["backbone.layer4.1.bn2.weight"]
     torch.save(checkpoint, path)
-    with pytest.raises(EncoderError, match="lacks 'layer4.1.bn2.weight'"):
+    with pytest.raises(EncoderError, match=r"lacks 'layer4\.1\.bn2\.weight'"):
         load_encoder(str(path))

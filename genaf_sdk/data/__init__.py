@@ -1,0 +1,216 @@
+"""load_data(): an id, a folder, arrays or torch datasets -> train, validation and test images in pixel space."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch.utils.data import Dataset
+
+from genaf_sdk.data.arrays import read_arrays
+from genaf_sdk.data.decoding import Decoded, Target, decode, first_size
+from genaf_sdk.data.files import ImageFiles, read_folder
+from genaf_sdk.data.hub import open_hub
+from genaf_sdk.data.images import LabelledImages
+from genaf_sdk.data.inspection import duplicate_notes, imbalance_note, weights_of_classes
+from genaf_sdk.data.published import PUBLISHED, KnownData, data_root, open_published
+from genaf_sdk.data.splits import DataSplits, Groups, require_apart, set_aside
+from genaf_sdk.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+__all__ = ["DATA_IDS", "DataSplits", "KnownData", "LabelledImages", "known_data", "load_data"]
+
+DATA_IDS = ("digits", *PUBLISHED, "folder:PATH", "hub:ORG/NAME")
+TEST_FRACTION = 0.25
+NAMED = 10  # so many unreadable images are named; the others are counted
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What was found before anything is decoded: one, two or three parts of (image, label) pairs."""
+
+    name: str
+    parts: tuple[Any, ...]
+    class_names: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
+
+
+def load_data(
+    dataset: str | Path | DataSplits | Dataset[Any] | Sequence[Any],
+    *,
+    image_size: tuple[int, int] | None = None,
+    channels: int = 3,
+    validation_fraction: float = 0.15,
+    seed: int = 0,
+    interpolation: str = "bilinear",
+    groups: Groups | Callable[[Path], Hashable] | None = None,
+    balance: Literal["none", "weights"] = "none",
+    skip_corrupt: bool = False,
+    root: str | Path | None = None,
+    download: bool = False,
+) -> DataSplits:
+    """Return a task's images, decoded, resized and split; what was decided or looks wrong is said in ``notes``.
+
+    Args:
+        dataset: An id (``known_data()`` lists them); a folder ``CLASS/IMAGE`` or ``train|val|test/CLASS/IMAGE``;
+            ``hub:ORG/NAME``; arrays ``(pixels, labels)``, or two or three such pairs; one torch dataset of (image,
+            label) pairs, which is split; a sequence of two (train, test) or three (train, validation, test); or
+            ``DataSplits``, returned as they are. Images are PIL images, or arrays or tensors, uint8 or float in [0, 1].
+        image_size: (H, W) that every image is resized to (antialiased, aspect ratio not kept); None keeps the size of
+            the first image.
+        channels: 3 (grey images are repeated), 1, or as many as the images have.
+        validation_fraction: Share of the training images set aside, stratified by class, where there is no such split.
+        seed: Decides which.
+        interpolation: How images are resized: nearest, bilinear or bicubic.
+        groups: Images that belong together, such as frames of one video, stay in one split: one group an image, in the
+            order of the images, training images first; or, for folders, a function from a file's path to its group.
+        balance: ``weights`` gives ``class_weights`` for the training loss.
+        skip_corrupt: Leave out images that cannot be read, which is noted, rather than refuse the data.
+        root: Where data sets with an id lie; by default the environment's GENAF_DATA_ROOT, else ~/.cache/genaf.
+        download: Whether a data set that is missing there may be downloaded.
+
+    Raises:
+        DataError: Unknown id, data that is not there, or images or labels that cannot be used; the message says which
+            and why.
+    """
+    if isinstance(dataset, DataSplits):
+        return dataset
+    if balance not in ("none", "weights"):
+        raise DataError(f"balance is {balance!r}.", expected="'none' or 'weights'")
+    opened = _open(dataset, root, download=download)
+    size = image_size or first_size(opened.parts[0], channels, opened.name)
+    target = Target(size, channels, interpolation, opened.name)
+    decoded = [decode(part, target) for part in opened.parts]
+    notes = [*opened.notes, *_unreadable_note(decoded, opened.name, skip=skip_corrupt)]
+    grouped = _groups_of(groups, opened, decoded)
+    if grouped is not None:
+        require_apart(grouped)
+    train, validation, test = _three([part.images for part in decoded], grouped, validation_fraction, seed, notes)
+    class_names = opened.class_names
+    if class_names is None:
+        class_names = tuple(str(label) for label in range(int(train.labels.max()) + 1)) if len(train) else ()
+    weights = weights_of_classes(train.labels, len(class_names)) if balance == "weights" else ()
+    data = DataSplits(train, validation, test, class_names, opened.name, tuple(notes), weights)
+    return replace(data, notes=(*notes, *duplicate_notes(data), *imbalance_note(data)))
+
+
+def known_data() -> list[KnownData]:
+    """Return every data set that has an id, and the spellings of the others, without asking the network."""
+    digits = KnownData("digits", 10, (1_347, 450), "CC-BY-4.0", "https://archive.ics.uci.edu/dataset/80")
+    return [digits, *PUBLISHED.values(), KnownData("folder:PATH"), KnownData("hub:ORG/NAME")]
+
+
+def _open(dataset: Any, root: str | Path | None, *, download: bool) -> _Opened:
+    if isinstance(dataset, (str, Path)):
+        return _open_id(str(dataset), root, download=download)
+    arrays = read_arrays(dataset)
+    if arrays is not None:
+        return _Opened("arrays", arrays, None)
+    if isinstance(dataset, Dataset):
+        return _Opened(type(dataset).__name__, (dataset,), _class_names(dataset))
+    if isinstance(dataset, (tuple, list)) and len(dataset) in (2, 3):
+        return _Opened(type(dataset[0]).__name__, tuple(dataset), _class_names(dataset[0]))
+    raise DataError(
+        f"The data set is a {type(dataset).__name__}.",
+        expected="a torch Dataset, a sequence of two or three, arrays (pixels, labels), DataSplits, or one of "
+        f"{', '.join(DATA_IDS)}",
+    )
+
+
+def _open_id(spec: str, root: str | Path | None, *, download: bool) -> _Opened:
+    if spec == "digits":
+        return _Opened("digits", _digits(), tuple("0123456789"))
+    if spec in PUBLISHED:
+        parts, names, notes = open_published(PUBLISHED[spec], data_root(root), download=download)
+        return _Opened(spec, parts, names, tuple(notes))
+    if spec.startswith("hub:"):
+        parts, names, notes = open_hub(spec.removeprefix("hub:"), download=download)
+        return _Opened(spec, parts, names, tuple(notes))
+    path = Path(spec.removeprefix("folder:")).expanduser()
+    if not path.is_dir():
+        near = difflib.get_close_matches(spec, DATA_IDS, n=3)
+        raise DataError(
+            f"There is no data set and no folder {spec!r}.",
+            expected=f"a torch Dataset or one of {', '.join(DATA_IDS)}",
+            remedy=f"try {', '.join(near)}" if near else "",
+        )
+    parts, names, notes = read_folder(path)
+    return _Opened(path.resolve().name, parts, names, tuple(notes))
+
+
+def _digits() -> tuple[LabelledImages, LabelledImages]:
+    """scikit-learn's digits: 1,797 scans of 8 x 8 pixels, 16 grey levels, from 13 writers; a quarter is for testing."""
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    pixels = torch.from_numpy(scans.images).float()[:, None] / 16
+    images = LabelledImages.in_memory(pixels, torch.from_numpy(scans.target).long())
+    kept, aside = set_aside(images, TEST_FRACTION, seed=0)
+    return images.subset(kept), images.subset(aside)
+
+
+def _class_names(dataset: Any) -> tuple[str, ...] | None:
+    names = getattr(dataset, "classes", None)
+    return tuple(str(name) for name in names) if names is not None else None
+
+
+def _unreadable_note(decoded: Sequence[Decoded], name: str, *, skip: bool) -> list[str]:
+    reasons = [reason for part in decoded for reason in part.unreadable]
+    if not reasons:
+        return []
+    listed = "; ".join(reasons[:NAMED]) + (f"; and {len(reasons) - NAMED} more" if len(reasons) > NAMED else "")
+    total = len(reasons) + sum(len(part.kept) for part in decoded)
+    if not skip:
+        raise DataError(
+            f"{len(reasons)} of {total} images of {name!r} cannot be read: {listed}.",
+            remedy="repair or remove them, or pass skip_corrupt=True to leave them out",
+        )
+    return [f"{len(reasons)} of {total} images cannot be read and were left out: {listed}"]
+
+
+def _groups_of(
+    groups: Groups | Callable[[Path], Hashable] | None, opened: _Opened, decoded: Sequence[Decoded]
+) -> list[list[Hashable]] | None:
+    """Return the group of every image that was kept, for each part."""
+    if groups is None:
+        return None
+    sizes = [len(part) for part in opened.parts]
+    if callable(groups):
+        if not all(isinstance(part, ImageFiles) for part in opened.parts):
+            raise DataError(
+                "groups is a function, and the data is no folder.", expected="one group an image, in their order"
+            )
+        listed = [groups(path) for part in opened.parts for path in part.paths]
+    else:
+        listed = list(groups)
+    if len(listed) != sum(sizes):
+        raise DataError(f"There are {len(listed)} groups for {sum(sizes)} images.", expected="one group an image")
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
+    return [[listed[start + index] for index in part.kept] for start, part in zip(starts, decoded, strict=True)]
+
+
+def _three(
+    parts: list[LabelledImages],
+    groups: list[list[Hashable]] | None,
+    validation_fraction: float,
+    seed: int,
+    notes: list[str],
+) -> list[LabelledImages]:
+    """Return training, validation and test images; those that were not given are set aside from the first part."""
+    how = "stratified by class" if groups is None else "in whole groups"
+    own = None if groups is None else groups[0]
+    if len(parts) == 1:
+        kept, aside = set_aside(parts[0], TEST_FRACTION, seed=0, groups=own)
+        notes.append(f"no test split: {len(aside)} of {len(parts[0])} images, {how}, were set aside as one")
+        parts = [parts[0].subset(kept), parts[0].subset(aside)]
+        own = None if own is None else [own[index] for index in kept]
+    if len(parts) == 2:
+        kept, aside = set_aside(parts[0], validation_fraction, seed=seed, groups=own)
+        notes.append(f"no validation split: {len(aside)} training images, {how}, were set aside as one")
+        parts = [parts[0].subset(kept), parts[0].subset(aside), parts[1]]
+    return parts

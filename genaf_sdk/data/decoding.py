@@ -1,0 +1,208 @@
+"""From whatever a source gives, PIL images, arrays or tensors, to pixels of one size; kept decoded where they fit."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F
+
+from genaf_sdk.data.files import ImageFiles, Unreadable
+from genaf_sdk.data.images import LabelledImages, as_pixels, check_pixels
+from genaf_sdk.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+MEMORY_LIMIT = 4 * 2**30  # bytes of decoded pixels that are kept in memory, for each split
+# Pillow's three other filters have no counterpart on tensors; each is served by the nearest one that has.
+INTERPOLATIONS = {
+    "nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "bicubic",
+    "box": "bilinear", "hamming": "bilinear",
+}  # fmt: skip
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What every image is brought to.
+
+    Args:
+        size: (H, W).
+        channels: 1, 3, or as many as the source's arrays have.
+        interpolation: How it is resized.
+        name: Of the data, for errors.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    interpolation: str
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise DataError(
+                f"The interpolation is {self.interpolation!r}.", expected=f"one of {', '.join(INTERPOLATIONS)}"
+            )
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images, the indices that they had in the source, and the others, each with its reason."""
+
+    images: LabelledImages
+    kept: list[int]
+    unreadable: list[str]
+
+
+def first_size(source: Any, channels: int, name: str) -> tuple[int, int]:
+    """Return (H, W) of the first image that can be read.
+
+    Raises:
+        DataError: There is none.
+    """
+    for index in range(len(source)):
+        image = _attempt(lambda index=index: to_tensor(source[index][0], channels, name, index), index)  # type: ignore[misc]
+        if isinstance(image, Tensor):
+            return int(image.shape[1]), int(image.shape[2])
+    raise DataError(f"The data {name!r} holds no image that can be read.", expected="labelled images")
+
+
+def decode(source: Any, target: Target) -> Decoded:
+    """Bring every image to one size and, where they fit, keep all of them decoded in memory.
+
+    Images that cannot be read are left out and named; of data that stays on disk, only headers are looked at now.
+    """
+    if len(source) == 0:
+        raise DataError(f"The data {target.name!r} is empty.", expected="labelled images")
+    if isinstance(source, LabelledImages):
+        batches = [resize(_match_channels(batch, target), target) for batch in source.raw_batches()]
+        return Decoded(LabelledImages.in_memory(torch.cat(batches), source.labels), list(range(len(source))), [])
+
+    def read(index: int) -> tuple[Tensor, Any]:
+        image, label = source[index]
+        pixels = to_tensor(image, target.channels, target.name, index)
+        return resize(pixels[None], target)[0], label
+
+    if _bytes_of(source, target) > MEMORY_LIMIT:
+        return _on_disk(source, target, read)
+    results = _for_each(lambda index: _attempt(lambda: read(index), index), source)
+    kept = [index for index, result in enumerate(results) if not isinstance(result, str)]
+    if not kept:
+        raise DataError(
+            f"None of the {len(results)} images of {target.name!r} can be read: {results[0]}", expected="images"
+        )
+    pixels = torch.stack([results[index][0] for index in kept])
+    labels = as_labels([results[index][1] for index in kept], target.name)
+    unreadable = [result for result in results if isinstance(result, str)]
+    return Decoded(LabelledImages.in_memory(pixels, labels), kept, unreadable)
+
+
+def _on_disk(source: Any, target: Target, read: Callable[[int], tuple[Tensor, Any]]) -> Decoded:
+    checked: list[Any] = [None] * len(source)
+    if isinstance(source, ImageFiles):
+        checked = _for_each(lambda index: _attempt(lambda: source.check(index), index), source)
+    kept = [index for index, result in enumerate(checked) if result is None]
+    known = next((v for key in ("labels", "targets", "_labels") if (v := getattr(source, key, None)) is not None), None)
+    labels = [known[index] if known is not None else source[index][1] for index in kept]
+
+    def read_many(indices: Sequence[int]) -> Tensor:
+        try:
+            return check_pixels(torch.stack([read(kept[index])[0] for index in indices]))
+        except Unreadable as error:
+            raise DataError(
+                f"An image of {target.name!r} cannot be decoded: {error}.", remedy="repair or remove it"
+            ) from error
+
+    unreadable = [result for result in checked if result is not None]
+    return Decoded(LabelledImages(as_labels(labels, target.name), read_many, on_disk=True), kept, unreadable)
+
+
+def _attempt(read: Callable[[], Any], index: int) -> Any:
+    """Return what ``read`` gives, or the reason as text where an image cannot be read."""
+    try:
+        return read()
+    except Unreadable as error:
+        return error.problem
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return f"image {index} ({error})"
+
+
+def _for_each(work: Callable[[int], Any], source: Any) -> list[Any]:
+    """Call ``work`` for every index; in threads where the source is files, which Pillow decodes in parallel."""
+    if not isinstance(source, ImageFiles):
+        return [work(index) for index in range(len(source))]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(work, range(len(source)), chunksize=64))
+
+
+def _bytes_of(source: Any, target: Target) -> int:
+    example = _attempt(lambda: source[0][0], 0)
+    floats = isinstance(example, (Tensor, np.ndarray)) and str(example.dtype).rpartition(".")[2] != "uint8"
+    count: int = len(source) * target.channels * target.size[0] * target.size[1]
+    return count * (4 if floats else 1)
+
+
+def as_labels(labels: Iterable[Any], name: str) -> Tensor:
+    """Return labels as int64 (N,).
+
+    Raises:
+        DataError: A label is no whole number.
+    """
+    values = [label.item() if hasattr(label, "item") and getattr(label, "size", 1) != 0 else label for label in labels]
+    for index, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or int(value) != value:
+            raise DataError(
+                f"The label of image {index} of {name!r} is {value!r}.", expected="one whole number an image"
+            )
+    return torch.tensor([int(value) for value in values], dtype=torch.long)
+
+
+def to_tensor(image: Any, channels: int, name: str, index: int) -> Tensor:
+    """Turn a PIL image, an array (H, W), (H, W, C) or (C, H, W), or a tensor into (C, H, W), uint8 or float32.
+
+    Raises:
+        DataError: It is something else, or has another number of channels.
+    """
+    if isinstance(image, Image.Image):
+        bands = len(image.getbands())
+        if channels not in MODES or (channels == 4 and bands != 4):
+            raise DataError(f"Image {index} of {name!r} has {bands} channels.", expected=f"{channels} channels")
+        array = np.asarray(image if channels == 4 else image.convert(MODES[channels]))
+        image = torch.from_numpy(array.copy()).view(*array.shape[:2], channels).permute(2, 0, 1)
+    if isinstance(image, np.ndarray):
+        last = image.ndim == 3 and image.shape[-1] in (1, channels) and image.shape[0] not in (1, channels)
+        image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1) if last else image))
+    if isinstance(image, Tensor) and image.ndim == 2:
+        image = image[None]
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] not in (1, channels):
+        given = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise DataError(
+            f"Image {index} of {name!r} is {given}.", expected=f"a PIL image or a tensor ({channels}, H, W)"
+        )
+    if image.dtype not in (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise DataError(f"Image {index} of {name!r} is of type {image.dtype}.", expected="uint8, or floats in [0, 1]")
+    pixels = image if image.dtype == torch.uint8 else image.float()
+    return pixels.expand(channels, -1, -1)
+
+
+def _match_channels(batch: Tensor, target: Target) -> Tensor:
+    if batch.shape[1] not in (1, target.channels):
+        raise DataError(f"The images of {target.name!r} have {batch.shape[1]} channels.", expected=str(target.channels))
+    return batch.expand(-1, target.channels, -1, -1)
+
+
+def resize(pixels: Tensor, target: Target) -> Tensor:
+    """Bring images (N, C, H, W) to the size, antialiased, aspect ratio not kept; the type stays what it was."""
+    if pixels.shape[2:] == torch.Size(target.size):
+        return pixels
+    mode = INTERPOLATIONS[target.interpolation]
+    floats = check_pixels(as_pixels(pixels))
+    resized = F.interpolate(floats, target.size, mode=mode, antialias=mode != "nearest-exact").clamp(0, 1)
+    return resized if pixels.dtype != torch.uint8 else resized.mul(255).round().to(torch.uint8)

@@ -1,0 +1,174 @@
+"""DataSplits: train, validation and test images of one task, and how they are set aside."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from genaf_sdk.data.images import generator_of
+from genaf_sdk.errors import DataError
+
+if TYPE_CHECKING:
+    from genaf_sdk.data.images import LabelledImages
+
+Groups = Sequence[Hashable]
+"""One group an image: the video of a frame, the patient of a scan."""
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """Train, validation and test images of one task.
+
+    Args:
+        train: What the model learns from.
+        validation: What decides between models; never trained on.
+        test: Touched once, for the report.
+        class_names: One name a class, in the order of the labels.
+        name: What the report calls the data.
+        notes: What was decided for the user, for the log and the report.
+        class_weights: One weight a class for the training loss, 1 on average over the training images; empty is none.
+    """
+
+    train: LabelledImages
+    validation: LabelledImages
+    test: LabelledImages
+    class_names: tuple[str, ...]
+    name: str = "data"
+    notes: tuple[str, ...] = field(default=())
+    class_weights: tuple[float, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        count = len(self.class_names)
+        if count < 2:
+            raise DataError(f"The data {self.name!r} has {count} class(es).", expected="at least two classes")
+        if len(self.class_weights) not in (0, count):
+            raise DataError(f"There are {len(self.class_weights)} class weights.", expected=f"none or {count}")
+        for name, split in self.splits().items():
+            if len(split) == 0:
+                raise DataError(f"The {name} split of {self.name!r} is empty.", expected="at least one image a class")
+            low, high = int(split.labels.min()), int(split.labels.max())
+            if low < 0 or high >= count:
+                raise DataError(
+                    f"The {name} split of {self.name!r} has the label {low if low < 0 else high}.",
+                    expected=f"labels from 0 to {count - 1}, as there are {count} classes",
+                )
+            missing = sorted(set(range(count)) - set(split.labels.tolist()))
+            if missing:
+                raise DataError(
+                    f"The {name} split of {self.name!r} has no image of class {self.class_names[missing[0]]!r}.",
+                    expected="every class in every split",
+                    remedy="give more images of that class, or remove the class",
+                )
+
+    def splits(self) -> dict[str, LabelledImages]:
+        """Return the three splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        channels, height, width = self.train[0][0].shape
+        return channels, height, width
+
+    def class_counts(self) -> list[int]:
+        """Return how many training images each class has."""
+        counts: list[int] = torch.bincount(self.train.labels, minlength=len(self.class_names)).tolist()
+        return counts
+
+    def describe(self) -> dict[str, Any]:
+        """Return sizes, classes, notes and a SHA-256 fingerprint (labels and up to 256 images a split)."""
+        digest = hashlib.sha256()
+        for split in self.splits().values():
+            pixels, _ = split.head(256)
+            digest.update(split.labels.numpy().tobytes())
+            digest.update(pixels.mul(255).round().to(torch.uint8).numpy().tobytes())
+        return {
+            "name": self.name,
+            "sizes": {name: len(split) for name, split in self.splits().items()},
+            "class_names": list(self.class_names),
+            "class_counts": self.class_counts(),
+            "image_shape": list(self.image_shape),
+            "notes": list(self.notes),
+            "fingerprint": digest.hexdigest(),
+        }
+
+
+def set_aside(
+    images: LabelledImages, fraction: float, *, seed: int, groups: Groups | None = None
+) -> tuple[list[int], list[int]]:
+    """Return the indices that stay and those set aside: ``fraction`` of every class (at least one image), by ``seed``.
+
+    With groups, whole groups are set aside, with shares of the classes as near to ``fraction`` as they allow.
+
+    Raises:
+        DataError: A class or its groups are too few to be divided.
+    """
+    if groups is not None:
+        return _set_groups_aside(images, fraction, seed, groups)
+    kept: list[int] = []
+    aside: list[int] = []
+    generator = generator_of(seed)
+    for label in images.labels.unique().tolist():
+        members = torch.nonzero(images.labels == label).flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        count = max(1, round(fraction * len(members)))
+        if count >= len(members):
+            raise DataError(
+                f"Class {label} has {len(members)} image(s).", expected="enough for training, validation and test each"
+            )
+        aside += members[:count].tolist()
+        kept += members[count:].tolist()
+    return sorted(kept), sorted(aside)
+
+
+def _set_groups_aside(
+    images: LabelledImages, fraction: float, seed: int, groups: Groups
+) -> tuple[list[int], list[int]]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    labels = images.labels.numpy()
+    names = np.unique([str(group) for group in groups], return_inverse=True)[1]
+    counts = {label: len(np.unique(names[labels == label])) for label in np.unique(labels)}
+    scarcest = min(counts, key=lambda label: counts[label])
+    if counts[scarcest] < 2:
+        raise DataError(
+            f"All images of class {scarcest} are in one group.",
+            expected="at least two groups a class for every split that is set aside",
+            remedy="give more groups, or give the splits yourself",
+        )
+    folds = max(2, min(round(1 / fraction), counts[scarcest]))
+    divide = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    candidates = [
+        (kept, aside)
+        for kept, aside in divide.split(np.zeros(len(labels)), labels, names)
+        if set(labels[kept]) == set(labels[aside])
+    ]
+    if not candidates:
+        raise DataError(
+            f"No {fraction:.0%} of the groups hold every class.", expected="more groups a class, or a larger share"
+        )
+    kept, aside = min(candidates, key=lambda pair: abs(len(pair[1]) / len(labels) - fraction))
+    return kept.tolist(), aside.tolist()
+
+
+def require_apart(groups: Sequence[Groups]) -> None:
+    """Check that no group is in two splits.
+
+    Raises:
+        DataError: One is; it is named.
+    """
+    seen: set[Hashable] = set()
+    for part in groups:
+        shared = seen & set(part)
+        if shared:
+            raise DataError(
+                f"The group {min(map(str, shared))!r} and {len(shared) - 1} more are in two splits.",
+                expected="every group in one split",
+                remedy="give the images without splits, and let groups= divide them",
+            )
+        seen |= set(part)

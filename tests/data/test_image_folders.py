@@ -1,0 +1,172 @@
+"""Folders of pictures: layouts, and everything that goes wrong with files."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from genaf_sdk.data import decoding, load_data
+from genaf_sdk.errors import DataError
+
+CLASSES = ("cat", "dog")
+
+
+def picture(path: Path, seed: int, size: tuple[int, int] = (8, 6)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def folder_of(root: Path, *splits: str, count: int = 12) -> Path:
+    for number, split in enumerate(splits or ("",)):
+        for label, name in enumerate(CLASSES):
+            for index in range(count):
+                picture(root / split / name / f"{index // 3}_{index}.png", 1000 * number + 100 * label + index)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("splits", "sizes", "notes"),
+    [
+        ((), (16, 2, 6), ("no test split", "no validation split")),
+        (("train", "test"), (20, 4, 24), ("no validation split",)),
+        (("training", "valid", "testing"), (24, 24, 24), ()),
+        (("train", "val"), (20, 4, 24), ("no test folder", "no validation split")),
+    ],
+)
+@pytest.mark.parametrize("spelling", ["", "folder:"])
+def test_layouts(splits: tuple[str, ...], sizes: tuple[int, ...], notes: tuple[str, ...], spelling: str, tmp_path):
+    data = load_data(f"{spelling}{folder_of(tmp_path / 'pets', *splits)}")
+    assert tuple(len(split) for split in data.splits().values()) == sizes
+    assert data.class_names == CLASSES
+    assert data.name == "pets"
+    assert [note.partition(":")[0] for note in data.notes] == list(notes)
+
+
+def test_large_data_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder_of(tmp_path, "train", "val", "test")
+    cached = load_data(root)
+    monkeypatch.setattr(decoding, "MEMORY_LIMIT", 1)
+    lazy = load_data(root)
+    assert lazy.train.on_disk
+    assert not cached.train.on_disk
+    for kept, read in zip(cached.splits().values(), lazy.splits().values(), strict=True):
+        torch.testing.assert_close(read.head(), kept.head())
+    assert any("read from disk" in note for note in lazy.notes)
+    (root / "test" / "cat" / "0_0.png").write_bytes((root / "test" / "cat" / "0_1.png").read_bytes()[:60])
+    truncated = load_data(root)
+    with pytest.raises(DataError, match=r"0_0\.png"):
+        truncated.test.head()
+
+
+@pytest.fixture
+def spoiled(tmp_path: Path) -> Path:
+    """Six files of five kinds that cannot be used, among 24 good ones."""
+    root = folder_of(tmp_path)
+    good = (root / "cat" / "0_0.png").read_bytes()
+    (root / "cat" / "cut.png").write_bytes(good[: len(good) // 2])
+    (root / "cat" / "empty.png").write_bytes(b"")
+    (root / "dog" / "text.jpg").write_text("not an image")
+    (root / "dog" / "page.png").write_text("<html>")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(root / "dog" / "deep.png")
+    (root / "dog" / "bomb.png").write_bytes(bomb(30_000, 30_000))
+    return root
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A few bytes that claim to be a very large PNG."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+BAD = ("cut.png", "empty.png", "text.jpg", "page.png", "deep.png", "bomb.png")
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_unreadable_images_are_named_and_counted_in_one_error(
+    spoiled: Path, on_disk: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if on_disk:
+        monkeypatch.setattr(decoding, "MEMORY_LIMIT", 1)
+    bad = [name for name in BAD if not (on_disk and name == "cut.png")]  # its header is whole
+    with pytest.raises(DataError, match=f"{len(bad)} of 30 images") as caught:
+        load_data(spoiled)
+    assert all(name in caught.value.problem for name in bad)
+    assert "decompression bomb" in caught.value.problem
+    assert "skip_corrupt=True" in caught.value.remedy
+
+
+def test_unreadable_images_are_left_out_only_if_asked(spoiled: Path) -> None:
+    data = load_data(spoiled, skip_corrupt=True, groups=lambda path: f"{path.parent.name}{path.stem[0]}")
+    assert sum(len(split) for split in data.splits().values()) == 24
+    assert any(note.startswith("6 of 30 images cannot be read and were left out") for note in data.notes)
+
+
+@pytest.mark.parametrize("size", [(9_500, 9_500), (14_000, 14_000)])
+def test_bombs_are_refused_whether_or_not_pillow_warns(size: tuple[int, int], tmp_path: Path) -> None:
+    root = folder_of(tmp_path)
+    (root / "cat" / "0_bomb.png").write_bytes(bomb(*size))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(DataError, match=r"0_bomb\.png .*decompression bomb"):
+            load_data(root)
+
+
+def test_groups_by_file_name(tmp_path: Path) -> None:
+    data = load_data(folder_of(tmp_path, count=30), groups=lambda path: path.stem.partition("_")[0])
+    assert any("whole groups" in note for note in data.notes)
+    assert len(data.test) % 3 == 0, "three frames a video"
+
+
+def test_many_unreadable_images_are_counted_beyond_those_named(tmp_path: Path) -> None:
+    root = folder_of(tmp_path)
+    for index in range(15):
+        (root / "cat" / f"bad{index:02d}.png").write_text("x")
+    with pytest.raises(DataError, match=r"15 of 39 images .* and 5 more"):
+        load_data(root)
+
+
+def test_files_that_are_no_images_are_noted(tmp_path: Path) -> None:
+    root = folder_of(tmp_path)
+    for name in ("a.heic", "b.heic", "notes.txt", ".DS_Store"):
+        (root / "cat" / name).write_text("x")
+    assert "files that are no images by their names were left out: 2 .heic, 1 .txt" in load_data(root).notes
+
+
+def test_layouts_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no folder"):
+        load_data(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        load_data(tmp_path / "empty")
+    folder_of(tmp_path / "only", "train")
+    with pytest.raises(DataError, match="none for testing"):
+        load_data(tmp_path / "only")
+    differing = folder_of(tmp_path / "differing", "train", "test")
+    picture(differing / "test" / "bird" / "1.png", 0)
+    with pytest.raises(DataError, match="'bird' is not in both"):
+        load_data(differing)
+    hollow = folder_of(tmp_path / "hollow")
+    (hollow / "ant").mkdir()
+    with pytest.raises(DataError, match="ant holds no images"):
+        load_data(hollow)
+
+
+def test_published_folders_carry_their_names(tmp_path: Path) -> None:
+    for number, name in enumerate(("cane", "gatto")):
+        for index in range(8):
+            picture(tmp_path / "animals-10" / name / f"{index}.jpeg", 10 * number + index)
+    data = load_data("animals-10", root=tmp_path)
+    assert data.class_names == ("dog", "cat")

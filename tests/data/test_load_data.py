@@ -1,0 +1,256 @@
+"""load_data() on ids, arrays, torch data sets and published sets; splits, groups, duplicates and class sizes."""
+
+from __future__ import annotations
+
+import sys
+from itertools import combinations
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import TensorDataset
+
+from genaf_sdk.data import DATA_IDS, DataSplits, LabelledImages, decoding, known_data, load_data
+from genaf_sdk.data.inspection import weights_of_classes
+from genaf_sdk.data.splits import set_aside
+from genaf_sdk.errors import DataError
+
+
+def noise(count: int, *shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def labels_of(count: int, classes: int = 3) -> torch.Tensor:
+    return torch.arange(count) % classes
+
+
+def test_digits_are_as_they_always_were() -> None:
+    data = load_data("digits")
+    assert data.describe()["fingerprint"].startswith("7391cd3a6a638b13")
+    assert data.describe()["sizes"] == {"train": 1146, "validation": 201, "test": 450}
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 6), (8, 6, 3), (8, 6)])
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+@pytest.mark.parametrize("floats", [False, True])
+def test_arrays_of_every_layout(shape: tuple[int, ...], kind: str, floats: bool) -> None:
+    pixels = noise(60, *shape)
+    given = pixels.float() / 255 if floats else pixels
+    labels = labels_of(60)
+    data = load_data((given, labels) if kind == "torch" else (given.numpy(), labels.numpy()))
+    assert data.image_shape == (3, 8, 6)
+    whole = sorted(float(split[i][0].sum()) for split in data.splits().values() for i in range(len(split)))
+    repeats = 3 if len(shape) == 2 else 1
+    expected = sorted((pixels.float().flatten(1).sum(1) * repeats / 255).tolist())
+    assert whole == pytest.approx(expected, rel=1e-4)
+
+
+def test_pairs_of_arrays_are_the_splits() -> None:
+    parts = [(noise(count, 3, 4, 4, seed=count), labels_of(count)) for count in (30, 12, 9)]
+    data = load_data(parts)
+    for split, (pixels, labels) in zip(data.splits().values(), parts, strict=True):
+        given, classes = split.head()
+        torch.testing.assert_close(given, pixels.float() / 255)
+        torch.testing.assert_close(classes, labels)
+    assert data.notes == ()
+    assert len(load_data(parts[:2]).test) == 12
+
+
+def test_torch_datasets_and_datasplits_still_work(striped: DataSplits) -> None:
+    assert load_data(striped) is striped
+    pixels, labels = striped.train.head()
+    data = load_data(TensorDataset(pixels, labels))
+    assert data.name == "TensorDataset"
+    assert [len(split) for split in data.splits().values()] == [60, 12, 24]
+    three = load_data((striped.train, striped.validation, striped.test))
+    torch.testing.assert_close(three.test.head()[0], striped.test.head()[0])
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, (1, 5, 7)), (4, (4, 5, 7))])
+def test_grey_and_four_bands(channels: int, expected: tuple[int, ...]) -> None:
+    data = load_data((noise(30, channels, 5, 7), labels_of(30)), channels=channels)
+    assert data.image_shape == expected
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_images_are_resized_as_asked_and_stay_in_range(interpolation: str) -> None:
+    pixels = noise(12, 3, 16, 12)
+    data = load_data((pixels, labels_of(12, 2)), image_size=(8, 9), interpolation=interpolation)
+    shown, _ = data.train.head()
+    assert shown.shape[1:] == (3, 8, 9)
+    assert shown.min() >= 0
+    assert shown.max() <= 1
+    if interpolation != "nearest":
+        image = Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
+        filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+        pillow = np.asarray(image.resize((9, 8), filters[interpolation])) / 255
+        own = decoding.resize(pixels[:1], decoding.Target((8, 9), 3, interpolation, "noise"))[0].permute(1, 2, 0)
+        assert np.abs(own.numpy() / 255 - pillow).max() < 0.02
+
+
+def test_the_split_is_stratified_and_every_image_is_in_one_split() -> None:
+    labels = torch.tensor([0] * 70 + [1] * 30)
+    pixels = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1).expand(100, 3, 2, 2)
+    data = load_data((pixels, labels), validation_fraction=0.2)
+    identities = [set((split.head()[0][:, 0, 0, 0] * 255).round().int().tolist()) for split in data.splits().values()]
+    assert sorted(value for part in identities for value in part) == list(range(100))
+    for split in data.splits().values():
+        assert float((split.labels == 0).float().mean()) == pytest.approx(0.7, abs=0.03)
+
+
+def test_no_group_is_in_two_splits() -> None:
+    generator = torch.Generator().manual_seed(1)
+    groups = torch.randint(0, 40, (400,), generator=generator).tolist()
+    labels = torch.tensor([group % 3 for group in groups])
+    pixels = torch.tensor(groups, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+    data = load_data((pixels, labels), groups=[f"video {group}" for group in groups])
+    shown = [set((split.head()[0][:, 0, 0, 0] * 255).round().int().tolist()) for split in data.splits().values()]
+    assert all(not first & second for first, second in combinations(shown, 2))
+    assert 0.15 < len(data.test) / 400 < 0.35
+    assert 0.05 < len(data.validation) / 300 < 0.3
+    assert any("whole groups" in note for note in data.notes)
+
+
+def test_groups_that_cannot_be_divided_or_straddle_are_refused() -> None:
+    pixels, labels = noise(30, 3, 2, 2), labels_of(30)
+    with pytest.raises(DataError, match="class 0 are in one group"):
+        load_data((pixels, labels), groups=labels.tolist())
+    with pytest.raises(DataError, match="29 groups for 30 images"):
+        load_data((pixels, labels), groups=range(29))
+    with pytest.raises(DataError, match="group '0' and 29 more are in two splits"):
+        load_data([(pixels, labels), (pixels, labels)], groups=[*range(30), *range(30)])
+    with pytest.raises(DataError, match="no folder"):
+        load_data((pixels, labels), groups=lambda path: path.stem)
+
+
+def test_the_same_seed_sets_the_same_images_aside() -> None:
+    images = LabelledImages.in_memory(noise(50, 3, 2, 2), labels_of(50))
+    assert set_aside(images, 0.2, seed=3) == set_aside(images, 0.2, seed=3)
+    assert set_aside(images, 0.2, seed=3) != set_aside(images, 0.2, seed=4)
+
+
+def test_duplicates_across_splits_are_counted() -> None:
+    pixels = noise(60, 3, 4, 4)
+    train, validation, test = pixels[:30], pixels[28:40], pixels[38:60]
+    data = load_data([(part, labels_of(len(part))) for part in (train, validation, test)])
+    assert data.notes == (
+        "duplicates: 2 of 12 validation images are also train images",
+        "duplicates: 2 of 22 test images are also validation images",
+    )
+
+
+def test_class_imbalance_is_said_and_weighted_only_if_asked() -> None:
+    parts = [(noise(50, 3, 2, 2, seed=seed), torch.tensor([0] * 40 + [1] * 10)) for seed in range(3)]
+    plain, weighted = load_data(parts), load_data(parts, balance="weights")
+    assert plain.class_weights == ()
+    assert any("40 training images, '1' 10 (4.0 to 1)" in note for note in plain.notes)
+    assert weighted.class_weights == pytest.approx((50 / 80, 50 / 20))
+    assert sum(weighted.class_weights[label] for label in weighted.train.labels.tolist()) == pytest.approx(50)
+    assert weighted.describe()["class_counts"] == [40, 10]
+    assert weights_of_classes(torch.tensor([0, 1]), 2) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        ("cifar1O", {}, "try cifar10"),
+        (3, {}, "is a int"),
+        ((noise(4, 3, 2, 2), labels_of(3)), {}, r"shapes \(4, 3, 2, 2\) and \(3,\)"),
+        ((noise(9, 5, 2, 2), labels_of(9)), {}, r"Image 0 of 'arrays' is \(5, 2, 2\)"),
+        ((noise(9, 3, 2, 2).float(), labels_of(9)), {}, "remove Normalize"),
+        ((noise(9, 3, 2, 2).float(), labels_of(9)), {"image_size": (4, 4)}, "remove Normalize"),
+        ((noise(9, 3, 2, 2).int(), labels_of(9)), {}, "of type torch.int32"),
+        ((noise(9, 3, 2, 2), labels_of(9) + 0.5), {}, "label of image 0 of 'arrays' is 0.5"),
+        ((noise(9, 3, 2, 2), labels_of(9)), {"balance": "sampler"}, "'none' or 'weights'"),
+        ((noise(9, 3, 2, 2), labels_of(9)), {"interpolation": "cubic"}, "one of nearest"),
+        ((noise(3, 3, 2, 2), labels_of(3)), {}, "Class 0 has 1 image"),
+        ((noise(0, 3, 2, 2), labels_of(0)), {}, "no image that can be read"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(data: object, options: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_data(data, **options)  # type: ignore[arg-type]
+
+
+def test_published_sets_are_read_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "gtsrb"
+    for label in range(2):
+        folder = base / "GTSRB" / "Training" / f"{label:05d}"
+        folder.mkdir(parents=True)
+        for index in range(8):
+            pixels = noise(1, 9, 7, 3, seed=10 * label + index)[0].numpy()
+            Image.fromarray(pixels).save(folder / f"{index:05d}_00000.ppm")
+    tests = base / "GTSRB" / "Final_Test" / "Images"
+    tests.mkdir(parents=True)
+    rows = ["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"]
+    for index in range(4):
+        Image.fromarray(noise(1, 9, 7, 3, seed=50 + index)[0].numpy()).save(tests / f"{index:05d}.ppm")
+        rows.append(f"{index:05d}.ppm;7;9;0;0;6;8;{index % 2}")
+    (base / "GT-final_test.csv").write_text("\n".join(rows) + "\n")
+    data = load_data("gtsrb", root=tmp_path, image_size=(8, 8))
+    assert data.describe()["sizes"] == {"train": 14, "validation": 2, "test": 4}
+    monkeypatch.setenv("GENAF_DATA_ROOT", str(tmp_path))
+    assert load_data("gtsrb", image_size=(8, 8)).describe() == data.describe()
+
+
+@pytest.mark.parametrize("name", [name for name in DATA_IDS if ":" not in name and name != "digits"])
+def test_what_is_not_there_says_what_to_fetch_and_where_it_goes(name: str, tmp_path: Path) -> None:
+    entry = next(entry for entry in known_data() if entry.id == name)
+    with pytest.raises(DataError) as caught:
+        load_data(name, root=tmp_path)
+    assert str(tmp_path) in caught.value.expected
+    assert entry.url in caught.value.remedy
+    assert "GENAF_DATA_ROOT" in caught.value.remedy
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "nothing is downloaded unasked"
+
+
+def test_a_download_that_fails_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    with pytest.raises(DataError, match="no network"):
+        load_data("cifar10", root=tmp_path, download=True)
+
+
+def test_known_data_lists_every_id() -> None:
+    assert [entry.id for entry in known_data()] == list(DATA_IDS)
+    by_id = {entry.id: entry for entry in known_data()}
+    assert by_id["cifar10"].sizes == (50_000, 10_000)
+    assert by_id["gtsrb"].classes == 43
+
+
+def test_hub_data_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r"pip install 'genaf-sdk\[datasets\]'"):
+        load_data("hub:some/data")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_hub_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = pytest.importorskip("datasets")
+    features = library.Features({"picture": library.Image(), "kind": library.ClassLabel(names=["cat", "dog"])})
+
+    def split(count: int, seed: int) -> object:
+        images = [Image.fromarray(array.numpy()) for array in noise(count, 6, 5, 3, seed=seed)]
+        return library.Dataset.from_dict({"picture": images, "kind": labels_of(count, 2).tolist()}, features=features)
+
+    asked = []
+
+    def load(name: str, configuration: str | None, download_config: object) -> object:
+        asked.append((name, configuration, download_config.local_files_only))
+        if name == "none/here":
+            raise ConnectionError("offline")
+        return library.DatasetDict({"train": split(20, 0), "validation": split(6, 1)})
+
+    monkeypatch.setattr(library, "load_dataset", load)
+    data = load_data("hub:some/data:small")
+    assert asked == [("some/data", "small", True)], "nothing is downloaded unasked"
+    assert data.class_names == ("cat", "dog")
+    assert data.describe()["sizes"] == {"train": 18, "validation": 2, "test": 6}
+    torch.testing.assert_close(data.test.head()[0], noise(6, 6, 5, 3, seed=1).permute(0, 3, 1, 2).float() / 255)
+    with pytest.raises(DataError, match="hf download none/here --repo-type dataset"):
+        load_data("hub:none/here")
