@@ -186,9 +186,8 @@ def resnet(folder: Path, rounds: int, seconds: float) -> None:
         rate = statistics.median(served)
         for batch, found in alone.items():
             raw = statistics.median(found)
-            print(
-                f"ResNet-18, 224 px: served {rate:.1f} images/s, onnxruntime at batch {batch} {raw:.1f}, ratio {rate / raw:.2f}"
-            )
+            against = f"onnxruntime at batch {batch} {raw:.1f}, ratio {rate / raw:.2f}"
+            print(f"ResNet-18, 224 px: served {rate:.1f} images/s, {against}")
         _, latencies = load(port, request, 3 * seconds, rate=rate / 2)
         p50, p99 = (1e3 * float(np.quantile(latencies, share)) for share in (0.5, 0.99))
         print(f"ResNet-18, half load: p50 {p50:.1f} ms, p99 {p99:.1f} ms, ratio {p99 / p50:.2f}, n {len(latencies)}")
