@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import onnxruntime
 import torch
 from torch import Tensor
 
 from genaf_sdk.errors import ExportError
+from genaf_sdk.export.serve import ServeError, open_bundle
+from genaf_sdk.export.serve.providers import open_session
 
 MODEL_FILE = "model.onnx"
-
-
-def require_one_onnxruntime() -> None:
-    """Refuse to go on with both onnxruntime packages installed: they overwrite one another's files.
-
-    Raises:
-        ExportError: Both are installed; the error says how to mend it.
-    """
-    found = []
-    for package in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    if len(found) > 1:
-        raise ExportError(
-            f"{' and '.join(found)} are both installed and overwrite one another's files.",
-            expected="one of them",
-            remedy="pip uninstall onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu (or onnxruntime)",
-        )
 
 
 class OnnxModel:
@@ -42,18 +22,16 @@ class OnnxModel:
         path: The file, or the folder that holds ``model.onnx``.
 
     Raises:
-        ExportError: The file is missing or onnxruntime cannot run it.
+        ExportError: The file is missing, damaged or unsafe, or onnxruntime cannot run it; or two onnxruntime packages
+            are installed, which overwrite one another's files.
     """
 
     def __init__(self, path: str | Path) -> None:
-        require_one_onnxruntime()
         self.path = Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
-        if not self.path.is_file():
-            raise ExportError(f"There is no file {self.path}.", expected=f"an ONNX file, or a folder with {MODEL_FILE}")
         try:
-            self.session = onnxruntime.InferenceSession(str(self.path), providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own classes share no public base
-            raise ExportError(f"onnxruntime cannot load {self.path}: {error}") from error
+            self.session, _ = open_session(open_bundle(self.path).path, provider="cpu")
+        except ServeError as error:
+            raise ExportError(error.problem, expected=error.expected, remedy=error.remedy) from error
         self.takes_bytes = self.session.get_inputs()[0].type == "tensor(uint8)"
         self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from genaf_sdk.export.bundle import checksums, published_files, write_bundle
 from genaf_sdk.export.parity import check_parity
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.export.variants import write_variants
-from genaf_sdk.model import Head, HardenedModel, PixelEncoder
+from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 
 def new_model(backbone: nn.Module | None = None, **options: object) -> HardenedModel:
@@ -104,18 +103,11 @@ def test_checksums_cover_what_is_published_and_nothing_else(tmp_path: Path) -> N
     assert {path.relative_to(folder).as_posix() for path in published_files(folder)} == listed | {"checksums.json"}
 
 
-def test_both_onnxruntime_packages_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "version", lambda name: "1.31")
-    with pytest.raises(ExportError, match="pip uninstall onnxruntime onnxruntime-gpu"):
-        runtime.require_one_onnxruntime()
-
-    def only_gpu(name: str) -> str:
-        if name == "onnxruntime":
-            raise PackageNotFoundError(name)
-        return "1.31"
-
-    monkeypatch.setattr(runtime, "version", only_gpu)
-    runtime.require_one_onnxruntime()
+def test_both_onnxruntime_packages_at_once_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = export_onnx(new_model(), tmp_path / "model.onnx")
+    monkeypatch.setattr("genaf_sdk.export.serve.providers.version", lambda name: "1.31")
+    with pytest.raises(ExportError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
+        runtime.OnnxModel(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model"])
