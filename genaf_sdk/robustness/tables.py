@@ -35,9 +35,10 @@ class AttackRow:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: name, number of images, and accuracy by model, clean and attacked, as shares in [0, 1]."""
+    """One class: its name, training images (where known), test images, and accuracies by model in [0, 1]."""
 
     name: str
+    trained: int | None
     n: int
     clean: dict[str, float]
     attacked: dict[str, float]
@@ -93,7 +94,8 @@ def class_rows(report: RobustnessReport) -> list[ClassRow]:
             for kind in ("clean", "attacked")
         }
         n = next(iter(counted.values()))["n"][index]
-        rows.append(ClassRow(str(name), n, shares["clean"], shares["attacked"]))
+        trained = report.data["class_counts"][index] if "class_counts" in report.data else None
+        rows.append(ClassRow(str(name), trained, n, shares["clean"], shares["attacked"]))
     return sorted(rows, key=lambda row: (row.attacked or row.clean).get("hardened", 1.0))
 
 

@@ -20,13 +20,22 @@ FLAGS = (
 )
 
 
-def chromium(folder: Path, page: Path, *flags: str) -> str:
-    """Open a page and return its DOM; skip the test where there is no Chromium."""
+def chromium(folder: Path, page: Path, *flags: str) -> tuple[str, list[str]]:
+    """Open a page and return its DOM and what the console said; skip the test where there is no Chromium."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("needs chromium")
-    command = [program, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, "--dump-dom", page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    command = [
+        program,
+        *FLAGS,
+        "--enable-logging=stderr",
+        f"--user-data-dir={folder / 'profile'}",
+        *flags,
+        "--dump-dom",
+        page.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
 
 
 def axe_core(folder: Path) -> str:
@@ -49,7 +58,7 @@ def violations(folder: Path, page: str, axe: str, *flags: str) -> list[dict[str,
     page = POLICY.sub("", page).replace("</body>", f"<script>{axe}</script><script>{run}</script></body>")
     path = folder / "axe.html"
     path.write_text(page, encoding="utf-8")
-    dom = chromium(folder, path, "--virtual-time-budget=20000", *flags)
+    dom, _ = chromium(folder, path, "--virtual-time-budget=20000", *flags)
     found = RESULT.search(dom)
     assert found is not None, "axe-core gave no result"
     return [v for v in json.loads(html.unescape(found.group(1))) if v["impact"] in ("serious", "critical")]

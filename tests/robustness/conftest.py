@@ -19,6 +19,7 @@ from genaf_sdk.config import (
 )
 from genaf_sdk.data import DataSplits, LabelledImages
 from genaf_sdk.robustness.report import RobustnessReport
+from genaf_sdk.robustness.scores import CurvePoint
 
 MARKUP = '<b class="x">$a_1$</b> & |"\'`*'
 """The name of a class, which whoever makes the folders of a data set chooses."""
@@ -47,7 +48,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
             attacks=("uapgd:steps=3", "label-uap:steps=3", "pgd:steps=3"),
             surrogate_samples=40,
             sample_wise_samples=20,
-            curve=(8 / 255,),
+            curve=(),  # minutes of crafting; its points are added below
         ),
     )
     folder = tmp_path_factory.mktemp("run")
@@ -57,4 +58,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def report(bundle: Path) -> RobustnessReport:
-    return RobustnessReport.load(bundle)
+    loaded = RobustnessReport.load(bundle)
+    for column, attack, correct in (("transfer", "uapgd", 20), ("adaptive", "uapgd", 16), ("white-box", "pgd", 3)):
+        loaded.curve += [CurvePoint("hardened", column, attack, k / 255, 24, correct - k // 8) for k in (4, 16)]
+    return loaded

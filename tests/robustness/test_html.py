@@ -5,6 +5,8 @@ import copy
 import io
 import itertools
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -81,6 +83,11 @@ def test_the_saved_page_is_made_from_the_folder_alone(bundle: Path) -> None:
     saved = (bundle / "report.html").read_text(encoding="utf-8")
     assert saved == html_report(RobustnessReport.load(bundle)), "the same report gives the same bytes"
     assert len(saved) < 3_000_000
+
+
+def test_matplotlib_waits_until_a_chart_is_drawn() -> None:
+    code = "import sys, genaf_sdk.robustness.html; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_nothing_is_loaded_from_elsewhere(report: RobustnessReport) -> None:
@@ -244,7 +251,8 @@ def test_chromium_shows_it_without_errors_and_axe_finds_nothing_serious(
 ) -> None:
     page = tmp_path / "report.html"
     page.write_text(html_report(report), encoding="utf-8")
-    dom = browser.chromium(tmp_path, page)
+    dom, said = browser.chromium(tmp_path, page)
+    assert said == []
     assert dom.count("<section") == len(SECTIONS)
     axe = browser.axe_core(tmp_path)
     for width in (1280, 390):
