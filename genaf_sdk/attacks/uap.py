@@ -31,11 +31,11 @@ class UAP(EncoderAttack):
     name = "uap"
     source = "Moosavi-Dezfooli et al., Universal Adversarial Perturbations, CVPR 2017"
 
-    pseudo_classes: Literal["feature", "probe"] = "feature"
+    pseudo_classes: Literal["feature", "probe"] = "probe"
     epochs: int = 10
     """At most; it ends when ``fooling_rate`` is reached."""
     fooling_rate: float = 0.8
-    batch_size: int = 32
+    batch_size: int = 128
     deepfool_steps: int = 10
     deepfool_classes: int = 10
     """How many of the likeliest classes DeepFool looks at."""
