@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from itertools import combinations
 from pathlib import Path
@@ -231,12 +232,19 @@ def test_hub_data_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_hub_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = pytest.importorskip("datasets")
+    library, arrow = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
     features = library.Features({"picture": library.Image(), "kind": library.ClassLabel(names=["cat", "dog"])})
 
     def split(count: int, seed: int) -> object:
-        images = [Image.fromarray(array.numpy()) for array in noise(count, 6, 5, 3, seed=seed)]
-        return library.Dataset.from_dict({"picture": images, "kind": labels_of(count, 2).tolist()}, features=features)
+        pictures = [{"bytes": png(array), "path": None} for array in noise(count, 6, 5, 3, seed=seed)]
+        columns = {"picture": pictures, "kind": labels_of(count, 2).tolist()}
+        table = arrow.table(columns, schema=features.arrow_schema)
+        return library.Dataset(table, info=library.DatasetInfo(features=features), fingerprint=str(seed))
+
+    def png(array: torch.Tensor) -> bytes:
+        stream = io.BytesIO()
+        Image.fromarray(array.numpy()).save(stream, "PNG")
+        return stream.getvalue()
 
     asked = []
 
@@ -250,7 +258,7 @@ def test_hub_data(monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_data("hub:some/data:small")
     assert asked == [("some/data", "small", True)], "nothing is downloaded unasked"
     assert data.class_names == ("cat", "dog")
-    assert data.describe()["sizes"] == {"train": 18, "validation": 2, "test": 6}
+    assert data.describe()["sizes"] == {"train": 16, "validation": 4, "test": 6}
     torch.testing.assert_close(data.test.head()[0], noise(6, 6, 5, 3, seed=1).permute(0, 3, 1, 2).float() / 255)
     with pytest.raises(DataError, match="hf download none/here --repo-type dataset"):
         load_data("hub:none/here")
