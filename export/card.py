@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 
 from genaf_sdk._version import __version__
 from genaf_sdk.files import replacing
+from genaf_sdk.robustness.verdict import budget_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +45,7 @@ def write_eval_results(folder: Path, report: RobustnessReport) -> None:
             dataset_id=str(report.data["name"]),
             task_id=_task(score),
             value=round(score.accuracy, 6),
-            notes=_settings(score),
+            notes=_settings(score, report),
         )
         for score in _hardened(report)
     ]
@@ -74,18 +75,14 @@ def _task(score: Score) -> str:
     return "-".join(part for part in (score.column, score.attack if score.column != "noise" else "") if part)
 
 
-def _settings(score: Score) -> str:
+def _settings(score: Score, report: RobustnessReport) -> str:
     low, high = score.interval
     interval = f"n = {score.n}, 95 % interval {low:.4f} to {high:.4f}"
     return (
         interval
         if not score.attack
-        else f"{score.attack} at {_budget(score)}, crafted on {score.crafted_on}, {interval}"
+        else f"{score.attack} at {budget_text(score, report)}, crafted on {score.crafted_on}, {interval}"
     )
-
-
-def _budget(score: Score) -> str:
-    return f"{score.budget * 255:.3g}/255"
 
 
 def _model_index(report: RobustnessReport) -> list[EvalResult]:
@@ -137,7 +134,7 @@ def _figures(report: RobustnessReport | None) -> str:
     ]
     for score in _hardened(report):
         low, high = score.interval
-        budget = _budget(score) if score.attack else ""
+        budget = budget_text(score, report)
         cells = [score.column, escaped(score.attack), budget, f"{score.accuracy:.1%}"]
         lines.append(f"| {' | '.join(cells)} | {low:.1%} to {high:.1%} | {score.n} |")
     lines += [

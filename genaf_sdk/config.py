@@ -107,7 +107,7 @@ class SensitivityConfig:
     radius: float = 0.1
     """The perturbation's Frobenius norm, as a share of the weight's."""
     steps: int = 3
-    samples: int = 512
+    samples: int = 256
     """How many adversarial training images the loss is measured on."""
 
     def __post_init__(self) -> None:
@@ -125,7 +125,7 @@ class AdaptabilityConfig:
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 8e-4
-    interpolations: int = 10
+    interpolations: int = 5
     """How many points between the stage-1 and the fine-tuned weights the guard tries."""
     tolerance: float = 0.0
     """How far robust validation accuracy may fall below stage 1's, as a share of the images."""
@@ -142,12 +142,18 @@ class AdaptabilityConfig:
 class EvaluationConfig:
     """How a model is checked. Attacks on an encoder fill the transfer and adaptive columns, the others white-box."""
 
-    attacks: tuple[str, ...] = ("advencoder-per", "advencoder-pat", "uapgd", "label-uap", "pgd")
+    attacks: tuple[str, ...] = (
+        "advencoder-per:batch_size=128,noise_maps=8",
+        "advencoder-pat:batch_size=128,noise_maps=8",
+        "uapgd:steps=100",
+        "label-uap:steps=100",
+        "pgd",
+    )
     """Names, or names with settings: ``pgd:steps=50,budget=4/255``."""
     perturbation_budget: float = 10 / 255
     """L_inf budget of universal perturbations. Patches keep the area that their attack states."""
     sample_wise_budget: float = 8 / 255
-    surrogate_samples: int = 1024
+    surrogate_samples: int = 512
     """How many images a universal perturbation is crafted on."""
     test_samples: int | None = None
     """How many test images universal perturbations are scored on; None is all."""
@@ -189,7 +195,7 @@ class HardenConfig:
     """A whole run. ``HardenConfig.preset("paper")`` gives the paper's hyper-parameters."""
 
     seed: int = 0
-    undefended_epochs: int = 12
+    undefended_epochs: int = 8
     """How long the "before" model, the same encoder fine-tuned without defence, is trained."""
     validation_fraction: float = 0.15
     """Share of the training data that is set aside where the data set has no validation split."""

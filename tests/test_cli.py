@@ -50,7 +50,7 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
     ("arguments", "message"),
     [
         (["harden", "--data", "nowhere"], "nowhere"),
-        (["harden", "--encoder", "torchvision:resnet81"], "torchvision:resnet18"),
+        (["harden", "--encoder", "torchvision:resnet81"], "torchvision:resnet"),
         (["harden", "--preset", "papr"], "paper"),
         (["harden", "--dual-track.epochs", "0"], "at least 1"),
         (["harden", "--config", "missing.json"], "missing.json"),

@@ -86,7 +86,7 @@ class Doctor:
 
         findings = diagnose()
         console().print(findings_table(findings))
-        return FAILED if any(finding.state == "fail" for finding in findings) else 0
+        return FAILED if any(finding.status == "fail" for finding in findings) else 0
 
 
 def _short(value: object) -> str:

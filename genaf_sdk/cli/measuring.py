@@ -148,14 +148,10 @@ class Report:
 
     def __call__(self) -> int:
         """Run."""
-        from genaf_sdk.files import replacing
-        from genaf_sdk.robustness.html import html_report
         from genaf_sdk.robustness.report import HTML_FILE, RobustnessReport
 
         report = RobustnessReport.load(self.folder)
-        page = html_report(report)
-        with replacing(self.folder / HTML_FILE) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+        report.save_html(self.folder / HTML_FILE)
         show_report(report)
         console().print(f"{self.folder / HTML_FILE}")
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -78,9 +79,13 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
 def _require_known(model: str) -> None:
     from torchvision import models
 
-    if model not in models.list_models(module=models):
+    known = models.list_models(module=models)
+    if model not in known:
+        near = difflib.get_close_matches(model, known, n=3) or known[:3]
         raise EncoderError(
-            f"torchvision has no classifier {model!r}.", expected="one of torchvision.models.list_models()"
+            f"torchvision has no classifier {model!r}.",
+            expected=f"one such as {', '.join(f'torchvision:{name}' for name in near)}",
+            remedy="`genaf encoders torchvision:` lists all",
         )
 
 

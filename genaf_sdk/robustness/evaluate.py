@@ -85,7 +85,8 @@ def evaluate(
         else:
             for subject in subjects:
                 session.score_white_box(subject, attack)
-    session.draw_curve(subjects[0], public)
+    named = {attack.name: attack for attack in reversed(chosen)}
+    session.draw_curve(subjects[0], public, [named.get(name) or load_attack(name) for name in ("uapgd", "pgd")])
     if config.checks:
         session.checks = gradient_masking_checks(
             subjects[0], session.scores, session.curve, *session.few_images(), seed
@@ -199,6 +200,9 @@ class _Session:
         self, subject: Subject, column: Column, perturbation: Perturbation, key: str, source: str
     ) -> None:
         """Score a perturbation that is there, and keep it."""
+        known = self.perturbations.get(key)
+        if known is not None and known is not perturbation:  # the same attack with other settings
+            key = f"{key}-{sum(name.startswith(key) for name in self.perturbations) + 1}"
         self.perturbations[key] = perturbation
         seconds = float(perturbation.details.get("seconds") or 0.0)
         predicted = self.predictions[subject.name, key] = subject.predict(perturbation.apply(self.pixels))
@@ -224,7 +228,7 @@ class _Session:
                 subject, "white-box", attack.name, attack.budget, subject.predict(adversarial), "test", "", seconds
             )
 
-    def draw_curve(self, subject: Subject, public: nn.Module | None) -> None:
+    def draw_curve(self, subject: Subject, public: nn.Module | None, attacks: list[Attack]) -> None:
         """Accuracy against budget: UAPGD on the published and on the own encoder, PGD on the whole model.
 
         Budgets at which the table holds the same attack are taken from there.
@@ -234,13 +238,13 @@ class _Session:
         for budget in self.config.curve:
             self.on_attack(f"curve: {budget * 255:.3g}/255")
             for column, encoder in encoders.items():
-                attack = load_attack("uapgd").with_budget(budget)
+                attack = attacks[0].with_budget(budget)
                 if self._taken_from_table(subject, column, attack, "train"):
                     continue
                 if encoder is not None and isinstance(attack, EncoderAttack):
                     perturbed = attack(encoder, images, seed=self.seed).apply(self.pixels)
                     self._add_point(subject, column, attack, perturbed)
-            sample_wise = load_attack("pgd").with_budget(budget)
+            sample_wise = attacks[1].with_budget(budget)
             if self._taken_from_table(subject, "white-box", sample_wise, "test"):
                 continue
             if subject.module is not None and isinstance(sample_wise, SampleWiseAttack):
