@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from genaf_sdk.errors import DataError
@@ -47,17 +47,16 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Return a decoded image.
+    """Return a decoded image, turned as its EXIF orientation says, as the server turns what it is sent.
 
     Raises:
         Unreadable: The file is missing, damaged, no image, of more than 8 bits a channel, or a decompression bomb.
     """
     with _open(path) as image:
         try:
-            image.load()
+            return ImageOps.exif_transpose(image)
         except (OSError, SyntaxError, ValueError) as error:
             raise Unreadable(f"{path} ({error})") from error
-        return image
 
 
 def _open(path: str | Path) -> Image.Image:

@@ -124,6 +124,17 @@ def test_bombs_are_refused_whether_or_not_pillow_warns(size: tuple[int, int], tm
             load_data(root)
 
 
+def test_photographs_are_turned_as_their_exif_says(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, "train", "val", "test")
+    upright = Image.fromarray(np.arange(8 * 6 * 3, dtype=np.uint8).reshape(8, 6, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn
+    upright.rotate(90, expand=True).save(root / "test" / "cat" / "0_0.png", exif=exif)
+    shown, _ = load_data(root).test[0]
+    expected = torch.from_numpy(np.asarray(upright).copy()).permute(2, 0, 1).float() / 255
+    torch.testing.assert_close(shown, expected)
+
+
 def test_groups_by_file_name(tmp_path: Path) -> None:
     data = load_data(folder_of(tmp_path, count=30), groups=lambda path: path.stem.partition("_")[0])
     assert any("whole groups" in note for note in data.notes)
