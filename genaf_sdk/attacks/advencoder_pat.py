@@ -39,10 +39,15 @@ class AdvEncoderPat(GeneratorAttack):
         mask = corner_mask(surrogate.shape[2], surrogate.shape[3], self.budget, self.margin).to(surrogate)
 
         def attacked(images: Tensor, values: Tensor) -> Tensor:
-            return images * (1 - mask) + values.clamp(0, 1) * mask
+            return images * (1 - mask) + patch_pixels(values) * mask
 
         values = self.train(encoder, surrogate, generator, attacked)
-        return Perturbation(values.clamp(0, 1) * mask, self.budget, mask)
+        return Perturbation(patch_pixels(values) * mask, self.budget, mask)
+
+
+def patch_pixels(values: Tensor) -> Tensor:
+    """Map the generator's values, about -1 to 1, to pixels in [0, 1]."""
+    return ((values + 1) / 2).clamp(0, 1)
 
 
 def corner_mask(height: int, width: int, area: float, margin: float) -> Tensor:
