@@ -157,9 +157,9 @@ class EvaluationConfig:
     """How many images a universal perturbation is crafted on."""
     test_samples: int | None = None
     """How many test images universal perturbations are scored on; None is all."""
-    sample_wise_samples: int = 500
+    sample_wise_samples: int = 250
     """How many test images a sample-wise attack is scored on."""
-    curve: tuple[float, ...] = (4 / 255, 8 / 255, 10 / 255, 16 / 255)
+    curve: tuple[float, ...] = (4 / 255, 10 / 255, 16 / 255)
     """Budgets at which accuracy is drawn as a curve; empty draws none."""
     checks: bool = True
     """Whether to look for signs of gradient masking (Carlini et al. 2019)."""
