@@ -16,7 +16,7 @@ from genaf_sdk.config import HardenConfig
 class Harden:
     """Fine-tune an encoder into a hardened classifier, attack it, and write model, ONNX file and report.
 
-    Without arguments: the bundled SimCLR encoder on scikit-learn's digits, in about two minutes on two CPU cores.
+    Without arguments: the bundled SimCLR encoder on scikit-learn's digits, in about five minutes on two CPU cores.
     """
 
     output_dir: Path = Path("genaf-output")
