@@ -75,3 +75,13 @@ def test_settings_come_from_a_file_and_can_be_overridden(tmp_path: Path, capsys:
         main(["harden", "--config", str(path), "--help"])
     assert stopped.value.code == 0
     assert "7" in capsys.readouterr().out
+
+
+def test_reports_are_shown_anew_and_ids_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encoders", "bundled"]) == 0
+    assert "bundled:simclr-cifar10" in capsys.readouterr().out
+    assert main(["data"]) == 0
+    assert "digits" in capsys.readouterr().out
+    assert main(["attacks"]) == 0
+    assert "uapgd" in capsys.readouterr().out
+    assert main(["report", str(tmp_path)]) == UNUSABLE
