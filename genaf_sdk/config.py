@@ -195,12 +195,14 @@ class HardenConfig:
     """A whole run. ``HardenConfig.preset("paper")`` gives the paper's hyper-parameters."""
 
     seed: int = 0
-    undefended_epochs: int = 8
+    undefended_epochs: int = 16
     """How long the "before" model, the same encoder fine-tuned without defence, is trained."""
+    undefended_encoder_learning_rate: float = 1e-4
+    """Its encoder step: the paper's. Larger ones leave the public encoder behind and are a weak defence themselves."""
     validation_fraction: float = 0.15
     """Share of the training data that is set aside where the data set has no validation split."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """``auto`` is bf16 on a GPU that has it, else no."""
+    """``auto`` is bf16 where the device has it natively (GPUs since Ampere, AVX512-BF16, AMX), else no."""
     dual_track: DualTrackConfig = field(default_factory=DualTrackConfig)
     sensitivity: SensitivityConfig = field(default_factory=SensitivityConfig)
     adaptability: AdaptabilityConfig = field(default_factory=AdaptabilityConfig)
@@ -210,6 +212,7 @@ class HardenConfig:
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 to 2147483647")
         _check_positive_integers(self, "undefended_epochs")
+        _check_range(self, 1e-8, 10.0, "undefended_encoder_learning_rate")
         _check_range(self, 0.01, 0.5, "validation_fraction")
 
     @classmethod

@@ -6,12 +6,14 @@ import copy
 import dataclasses
 import tempfile
 import time
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 
 from genaf_sdk.config import AdversaryConfig, HardenConfig
 from genaf_sdk.data import load_data
@@ -24,9 +26,12 @@ from genaf_sdk.finetuning.dual_track import dual_track_finetuning
 from genaf_sdk.finetuning.loop import Run
 from genaf_sdk.finetuning.sensitivity import redundant_layers, robust_sensitivity
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder, architecture_of
+from genaf_sdk.precision import has_bf16
 from genaf_sdk.robustness.evaluate import evaluate as run_evaluation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor, nn
 
     from genaf_sdk.data import DataSplits
@@ -136,15 +141,36 @@ def harden(
         validation_fraction=config.validation_fraction,
         seed=config.seed,
     )
-    size = data.image_shape[1:]
-    feature_dim = published.measure(size)
-    run = Run(accelerator or make_accelerator(config), config.seed, folder, progress)
-    device = run.accelerator.device
-    clock = _Clock()
-
-    with run.progress, torch.random.fork_rng():
-        undefended = None
+    feature_dim = published.measure(data.image_shape[1:])
+    with own_accelerator(config) if accelerator is None else nullcontext(accelerator) as engine:
+        run = Run(engine, config.seed, folder, progress)
+        result = _fine_tune(run, published, feature_dim, data, config, with_undefended=evaluate)
         if evaluate:
+            started = time.monotonic()
+            result.report = evaluate_result(run, result, surrogate)
+            result.seconds["evaluation"] = round(time.monotonic() - started, 3)
+            result.report.sections |= describe(result)
+        for module in (result.model, result.undefended):
+            if module is not None:
+                module.cpu().eval()
+        if folder is not None and engine.is_main_process:
+            result.save(folder)
+    return result
+
+
+def _fine_tune(
+    run: Run,
+    published: PixelEncoder,
+    feature_dim: int,
+    data: DataSplits,
+    config: HardenConfig,
+    *,
+    with_undefended: bool,
+) -> HardenResult:
+    """Train the undefended classifier, if wanted, then the hardened one in both stages."""
+    clock, undefended = _Clock(), None
+    with run.progress, torch.random.fork_rng():
+        if with_undefended:
             undefended = new_classifier(published, feature_dim, data, config.seed)
             dual_track_finetuning(run, undefended, data, undefended_config(config), stage="undefended")
             clock.stop("undefended")
@@ -154,6 +180,7 @@ def harden(
 
         contributions, adaptation = {}, None
         if config.adaptability.epochs:
+            device = run.accelerator.device
             pixels, labels = (t.to(device) for t in data.train.head(config.sensitivity.samples, seed=config.seed))
             budget = config.evaluation.sample_wise_budget
             adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), budget, budget / 4, steps=10)
@@ -165,19 +192,9 @@ def harden(
             bank = adversary.state().get("perturbations") if adversary else None
             adaptation = adaptability_finetuning(run, model, data, config, layers, bank)
             clock.stop("stage 2")
-
-    result = HardenResult(model, None, published, undefended, data, config, contributions, adaptation, run.history)
-    result.seconds = clock.seconds
-    if evaluate:
-        result.report = evaluate_result(run, result, surrogate)
-        clock.stop("evaluation")
-        result.report.sections |= describe(result)
-    for module in (model, undefended):
-        if module is not None:
-            module.cpu().eval()
-    if folder is not None and run.accelerator.is_main_process:
-        result.save(folder)
-    return result
+    return HardenResult(
+        model, None, published, undefended, data, config, contributions, adaptation, run.history, clock.seconds
+    )
 
 
 def evaluate_result(run: Run, result: HardenResult, surrogate: Tensor | None) -> RobustnessReport:
@@ -205,16 +222,29 @@ def new_classifier(published: PixelEncoder, feature_dim: int, data: DataSplits, 
 def undefended_config(config: HardenConfig) -> Any:
     """Return stage 1's settings without its adversary: ordinary fine-tuning, the "before" of the report."""
     return dataclasses.replace(
-        config.dual_track, epochs=config.undefended_epochs, adversary=AdversaryConfig(kind="none")
+        config.dual_track,
+        epochs=config.undefended_epochs,
+        encoder_learning_rate=config.undefended_encoder_learning_rate,
+        adversary=AdversaryConfig(kind="none"),
     )
 
 
-def make_accelerator(config: HardenConfig) -> Accelerator:
-    """Return an accelerator for the devices at hand; ``mixed_precision="auto"`` is bf16 on GPUs that have it."""
+@contextmanager
+def own_accelerator(config: HardenConfig) -> Iterator[Accelerator]:
+    """Give an accelerator for the devices at hand; ``mixed_precision="auto"`` is bf16 where it is native.
+
+    accelerate keeps one state a process, precision included. What the caller has there comes back afterwards.
+    """
     precision: str | None = config.mixed_precision
     if precision == "auto":
-        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-    return Accelerator(mixed_precision=precision)
+        precision = "bf16" if has_bf16(PartialState().default_device) else "no"
+    callers = dict(AcceleratorState._shared_state)
+    AcceleratorState._shared_state.clear()
+    try:
+        yield Accelerator(mixed_precision=precision)
+    finally:
+        AcceleratorState._shared_state.clear()
+        AcceleratorState._shared_state.update(callers)
 
 
 def describe(result: HardenResult) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def quick_config() -> HardenConfig:
     """A whole run in a few seconds."""
     return HardenConfig(
         undefended_epochs=8,
+        undefended_encoder_learning_rate=1e-2,
         dual_track=DualTrackConfig(epochs=16, batch_size=32, encoder_learning_rate=1e-2),
         sensitivity=SensitivityConfig(steps=2, samples=32),
         adaptability=AdaptabilityConfig(epochs=2, batch_size=32, interpolations=2),

@@ -57,6 +57,18 @@ def test_the_model_learned_the_task(result: HardenResult) -> None:
     assert result.report.accuracy("clean") > 0.9
 
 
+def test_training_in_bf16_leaves_a_float32_classifier(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
+) -> None:
+    config = replace(quick_config, mixed_precision="bf16", dual_track=replace(quick_config.dual_track, epochs=1))
+    model = harden(tiny_encoder, striped, config, evaluate=False, progress=False).model
+    assert not [name for name, module in model.named_modules() if "forward" in vars(module)]
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    with torch.no_grad():
+        pixels = striped.test.head(8)[0]
+        torch.testing.assert_close(model(pixels).double(), model.double()(pixels.double()), rtol=1e-4, atol=1e-4)
+
+
 def test_saved_and_loaded_models_agree_with_the_onnx_file(
     result: HardenResult, bundle: Path, tiny_encoder: nn.Module
 ) -> None:

@@ -12,11 +12,33 @@ from torch.nn import functional as F
 
 from genaf_sdk.attacks.base import EncoderAttack, batches_forever
 from genaf_sdk.attacks.losses import high_frequencies, info_nce
+from genaf_sdk.precision import forward_in, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 NOISE_DIM = 100
+
+
+class TransposedConv(nn.Module):
+    """A 4 x 4 transposed convolution without bias, as one matrix product and a fold.
+
+    The same function as ``nn.ConvTranspose2d``; for few small maps twice as fast on a CPU.
+    """
+
+    def __init__(self, channels: int, width: int, stride: int, padding: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(channels, width, 4, 4), a=math.sqrt(5)))
+        self.stride, self.padding = stride, padding
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (B, C, h, w) to (B, C', H, W)."""
+        count, channels, height, width = maps.shape
+        products = maps.permute(0, 2, 3, 1).reshape(-1, channels) @ self.weight.flatten(1)
+        columns = products.view(count, height * width, -1).transpose(1, 2)
+        rise = 4 - 2 * self.padding - self.stride
+        size = (height * self.stride + rise, width * self.stride + rise)
+        return F.fold(columns, size, 4, stride=self.stride, padding=self.padding)
 
 
 class Generator(nn.Module):
@@ -30,9 +52,9 @@ class Generator(nn.Module):
         super().__init__()
         doublings = max(1, math.ceil(math.log2(max(size) / 4)))
         widths = [max(64, 1024 >> index) for index in range(doublings)]
-        layers: list[nn.Module] = [nn.ConvTranspose2d(NOISE_DIM, widths[0], 4, 1, 0, bias=False)]
+        layers: list[nn.Module] = [TransposedConv(NOISE_DIM, widths[0], 1, 0)]
         for before, after in zip(widths, [*widths[1:], channels], strict=True):
-            layers += [nn.BatchNorm2d(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False)]
+            layers += [nn.BatchNorm2d(before), nn.ReLU(), TransposedConv(before, after, 2, 1)]
         self.maps = nn.Sequential(*layers, nn.Tanh())
         self.mix = nn.Conv2d(len(noise), 1, 3, 1, 1)
         self.noise, self.size = noise, size
@@ -79,15 +101,17 @@ class GeneratorAttack(EncoderAttack):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
             noise = torch.randn(self.noise_maps, NOISE_DIM, 1, 1)
             network = Generator(channels, (height, width), noise.to(surrogate.device)).to(surrogate.device)
-        optimizer = torch.optim.Adam(network.parameters(), self.learning_rate, betas=(0.5, 0.999))
+        optimizer = torch.optim.Adam(network.parameters(), self.learning_rate, betas=(0.5, 0.999), fused=True)
         radius = 8 * min(height, width) / 64
         with torch.no_grad():
             clean = torch.cat([encoder(batch) for batch in surrogate.split(512)])
         order = batches_forever(len(surrogate), self.batch_size, generator)
+        precision = resolve(self.precision, surrogate.device)
         for _ in range(self.epochs * max(1, len(surrogate) // self.batch_size)):
             indices = next(order).to(surrogate.device)
             images = surrogate[indices]
-            adversarial = attacked(images, network())
+            with forward_in(precision, network):
+                adversarial = attacked(images, network())
             loss = (
                 -self.adversarial_weight * info_nce(clean[indices], encoder(adversarial), self.temperature)
                 + F.mse_loss(adversarial, images)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from genaf_sdk.attacks.perturbation import Perturbation
 from genaf_sdk.errors import AttackError
 from genaf_sdk.model import inference_mode_of
+from genaf_sdk.precision import CraftingPrecision, forward_in, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +78,42 @@ class Attack(ABC):
 
 
 @dataclass(frozen=True)
-class EncoderAttack(Attack):
+class UniversalAttack(Attack):
+    """What attacks share that give one perturbation for all images."""
+
+    precision: CraftingPrecision = "auto"
+    """Arithmetic of the network while crafting; ``auto`` is bf16 where the device has it. Scores are always fp32."""
+
+    def _craft(
+        self, target: nn.Module, images: Tensor, run: Callable[[torch.Generator], Perturbation], seed: int
+    ) -> Perturbation:
+        started, precision = time.monotonic(), resolve(self.precision, images.device)
+        with frozen(target), forward_in(precision, target):
+            perturbation = run(torch.Generator().manual_seed(seed))
+        values, mask = perturbation.values.detach().float().cpu(), perturbation.mask
+        if not torch.isfinite(values).all():
+            raise _not_finite(self.name, "ended in")
+        # A mistake in an attack must not hand it a larger budget than the report states.
+        if mask is None:
+            values = values.clamp(-self.budget, self.budget)
+        else:
+            values, mask = values.clamp(0, 1), mask.detach().float().cpu()
+            if float(mask.mean()) > self.budget or not ((mask == 0) | (mask == 1)).all():
+                raise AttackError(
+                    f"The patch of {self.name!r} covers {float(mask.mean()):.2%} of the image.",
+                    expected=f"a mask of zeros and ones over at most {self.budget:.2%}",
+                )
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain = {
+            key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool, type(None)))
+        }
+        seconds = round(time.monotonic() - started, 3)
+        details = {**plain, **perturbation.details, "precision": precision, "seed": seed, "seconds": seconds}
+        return Perturbation(values, self.budget, mask, self.name, details)
+
+
+@dataclass(frozen=True)
+class EncoderAttack(UniversalAttack):
     """Crafts one perturbation from an encoder and unlabelled images."""
 
     def __call__(self, encoder: nn.Module, surrogate: Tensor, *, seed: int = 0) -> Perturbation:
@@ -94,7 +130,7 @@ class EncoderAttack(Attack):
         """
         _check_images(self.name, surrogate)
         _check_outputs(self, encoder, surrogate)
-        return _crafted(self, encoder, lambda generator: self.run(encoder, surrogate, generator), seed)
+        return self._craft(encoder, surrogate, lambda generator: self.run(encoder, surrogate, generator), seed)
 
     @abstractmethod
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
@@ -102,7 +138,7 @@ class EncoderAttack(Attack):
 
 
 @dataclass(frozen=True)
-class UniversalModelAttack(Attack):
+class UniversalModelAttack(UniversalAttack):
     """Crafts one perturbation from the whole classifier and labelled images."""
 
     def __call__(self, model: nn.Module, pixels: Tensor, labels: Tensor, *, seed: int = 0) -> Perturbation:
@@ -120,7 +156,7 @@ class UniversalModelAttack(Attack):
         """
         _check_images(self.name, pixels)
         _check_labels(self.name, labels, len(pixels), _check_outputs(self, model, pixels))
-        return _crafted(self, model, lambda generator: self.run(model, pixels, labels, generator), seed)
+        return self._craft(model, pixels, lambda generator: self.run(model, pixels, labels, generator), seed)
 
     @abstractmethod
     def run(self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Perturbation:
@@ -181,31 +217,6 @@ def frozen(target: object) -> Iterator[None]:
         finally:
             for parameter, before in required:
                 parameter.requires_grad_(before)
-
-
-def _crafted(
-    attack: Attack, target: nn.Module, run: Callable[[torch.Generator], Perturbation], seed: int
-) -> Perturbation:
-    started = time.monotonic()
-    with frozen(target):
-        perturbation = run(torch.Generator().manual_seed(seed))
-    values, mask = perturbation.values.detach().float().cpu(), perturbation.mask
-    if not torch.isfinite(values).all():
-        raise _not_finite(attack.name, "ended in")
-    # A mistake in an attack must not hand it a larger budget than the report states.
-    if mask is None:
-        values = values.clamp(-attack.budget, attack.budget)
-    else:
-        values, mask = values.clamp(0, 1), mask.detach().float().cpu()
-        if float(mask.mean()) > attack.budget or not ((mask == 0) | (mask == 1)).all():
-            raise AttackError(
-                f"The patch of {attack.name!r} covers {float(mask.mean()):.2%} of the image.",
-                expected=f"a mask of zeros and ones over at most {attack.budget:.2%}",
-            )
-    settings = {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack)}
-    plain = {key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool, type(None)))}
-    details = {**plain, **perturbation.details, "seed": seed, "seconds": round(time.monotonic() - started, 3)}
-    return Perturbation(values, attack.budget, mask, attack.name, details)
 
 
 def _check_images(name: str, pixels: Tensor) -> None:

@@ -12,6 +12,7 @@ from genaf_sdk.attacks.ascent import gradient_of, shown
 from genaf_sdk.attacks.base import EncoderAttack, batches_forever, register
 from genaf_sdk.attacks.perturbation import Perturbation
 from genaf_sdk.attacks.pseudo_classes import feature_classes, probe_classes
+from genaf_sdk.precision import CraftingPrecision  # noqa: TC001 - the command line resolves the field's type
 
 if TYPE_CHECKING:
     from genaf_sdk.attacks.base import Classifier
@@ -40,6 +41,8 @@ class UAP(EncoderAttack):
     deepfool_classes: int = 10
     """How many of the likeliest classes DeepFool looks at."""
     overshoot: float = 0.02
+    precision: CraftingPrecision = "fp32"
+    """A step that ends just over a boundary, by 2 %, is lost in the rounding of bf16."""
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Add up."""

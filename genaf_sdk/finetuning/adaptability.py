@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_sdk.finetuning.adversary import ascend
+from genaf_sdk.finetuning.dual_track import Tracks
 from genaf_sdk.finetuning.loop import Run, Step, accuracy, cosine, fit, random_shift
 from genaf_sdk.model import inference_mode_of
 
@@ -77,13 +78,13 @@ def adaptability_finetuning(
     shifts = run.generator("stage 2 augmentation")
 
     def step(classifier: nn.Module, pixels: Tensor, labels: Tensor) -> Step:
-        logits = classifier(random_shift(pixels, config.dual_track.shift, shifts)).float()
+        logits = classifier(random_shift(pixels, config.dual_track.shift, shifts))[1].float()
         return Step(F.cross_entropy(logits, labels), {}, (logits.argmax(1) == labels).sum())
 
     try:
         fit(
             run,
-            model,
+            Tracks(model),
             data.train,
             stage="stage 2",
             epochs=settings.epochs,

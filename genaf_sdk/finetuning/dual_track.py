@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 class Tracks(nn.Module):
-    """The classifier as training needs it: features and logits of one pass. The accelerator prepares this module."""
+    """The classifier as training needs it: features and logits of one pass.
+
+    The accelerator prepares this module, which may put its forward pass in a lower precision for good. The classifier
+    itself stays the float32 function that is measured and deployed.
+    """
 
     def __init__(self, model: HardenedModel) -> None:
         super().__init__()

@@ -6,18 +6,30 @@ from torch import nn
 from torch.nn import functional as F
 
 from genaf_sdk.attacks import AdvEncoderPat, AdvEncoderPer
-from genaf_sdk.attacks.advencoder import Generator
+from genaf_sdk.attacks.advencoder import Generator, TransposedConv
 from genaf_sdk.attacks.advencoder_pat import corner_mask
 from genaf_sdk.errors import AttackError
 
 
 def test_at_64_pixels_the_generator_and_the_patch_are_the_published_ones() -> None:
     network = Generator(3, (64, 64), torch.randn(2, 100, 1, 1))
-    widths = [layer.in_channels for layer in network.maps if isinstance(layer, nn.ConvTranspose2d)]
+    widths = [layer.weight.shape[0] for layer in network.maps if isinstance(layer, TransposedConv)]
     assert widths == [100, 1024, 512, 256, 128]
     assert network().shape == (3, 64, 64)
     mask = corner_mask(64, 64, 0.03, 14 / 64)
     assert mask[0, 39:50, 39:50].sum() == mask.sum() == 121
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 1)])
+def test_the_transposed_convolution_is_torch_s(stride: int, padding: int) -> None:
+    maps = torch.randn(2, 5, 3, 4, dtype=torch.float64, requires_grad=True)
+    layer = TransposedConv(5, 6, stride, padding).double()
+    output = layer(maps)
+    expected = F.conv_transpose2d(maps, layer.weight, stride=stride, padding=padding)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+    slope = torch.randn_like(expected)
+    gradients = torch.autograd.grad(output, (maps, layer.weight), slope)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, (maps, layer.weight), slope))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (20, 14), (224, 224), (7, 90), (65, 33)])
