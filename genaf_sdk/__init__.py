@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genaf_sdk._version import __version__
 
 if TYPE_CHECKING:
+    from genaf_sdk.comparison import Comparison, compare
     from genaf_sdk.config import HardenConfig
     from genaf_sdk.data import DataSplits, load_data
     from genaf_sdk.encoders import load_encoder
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from genaf_sdk.robustness.report import RobustnessReport
 
 _HOME = {
+    "Comparison": "comparison",
     "DataSplits": "data",
     "GenafError": "errors",
     "HardenConfig": "config",
     "HardenResult": "pipeline",
     "HardenedModel": "model",
     "RobustnessReport": "robustness.report",
+    "compare": "comparison",
     "evaluate": "robustness.evaluate",
     "harden": "pipeline",
     "load_data": "data",
@@ -34,6 +37,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Comparison",
     "DataSplits",
     "GenafError",
     "HardenConfig",
@@ -41,6 +45,7 @@ __all__ = [
     "HardenedModel",
     "RobustnessReport",
     "__version__",
+    "compare",
     "evaluate",
     "harden",
     "load_data",

@@ -35,13 +35,15 @@ def _check_range(config: object, low: float, high: float, *names: str) -> None:
 class AdversaryConfig:
     """What stage 1 trains against.
 
-    ``pgd``: every image gets its own perturbation (the paper). ``mixed``: of each batch, ``sample_wise_share`` gets
-    sample-wise steps started from a shared universal perturbation, ``patch_share`` a shared patch at a random place,
-    the rest a shared universal perturbation as it is. Shared ones learn from the gradient of the training step.
+    ``pgd``: every image gets its own perturbation that raises the cross-entropy (the paper). ``pgd-kl``: the same, but
+    it moves the prediction away from that on the clean image, whatever the label (TRADES). ``mixed``: of each batch,
+    ``sample_wise_share`` gets sample-wise steps started from a shared universal perturbation, ``patch_share`` a shared
+    patch at a random place, the rest a shared universal perturbation as it is. Shared ones learn from the gradient of
+    the training step.
     ``none``: ordinary fine-tuning.
     """
 
-    kind: Literal["mixed", "pgd", "none"] = "mixed"
+    kind: Literal["mixed", "pgd", "pgd-kl", "none"] = "mixed"
     budget: float = 8 / 255
     """L_inf budget of sample-wise perturbations."""
     step_size: float = 10 / 255
@@ -57,7 +59,8 @@ class AdversaryConfig:
     patch_area: float = 0.035
 
     def __post_init__(self) -> None:
-        _check(self.kind in ("mixed", "pgd", "none"), "kind", self.kind, "'mixed', 'pgd' or 'none'")
+        kinds = typing.get_args(typing.get_type_hints(AdversaryConfig)["kind"])
+        _check(self.kind in kinds, "kind", self.kind, f"one of {', '.join(kinds)}")
         _check_positive_integers(self, "steps", "bank_size", "redraw_every")
         _check_range(self, 1e-6, 1.0, "budget", "step_size", "universal_budget", "patch_area")
         _check_range(self, 0.0, 1.0, "sample_wise_share", "patch_share")
@@ -77,12 +80,18 @@ class DualTrackConfig:
     weight_decay: float = 8e-4
     schedule: Literal["cosine", "exponential"] = "cosine"
     """``exponential`` multiplies by 0.96 an epoch, as the paper does; ``cosine`` warms up, then falls to zero."""
+    objective: Literal["dual-track", "trades", "mart"] = "dual-track"
+    """The loss: Gen-AF's, whose weights follow, or that of a baseline (``finetuning/objectives.py``)."""
     adversarial_weight: float = 1.0
     clean_weight: float = 1.0
     genetic_weight: float = 1.0
     """Lambda, for the loss as a mean over rows (the authors' sum over pairs divided by the batch size)."""
     alignment_weight: float = 1.0
     """Weight of 1 - cos(g(x_adv), g(x)), which the paper does not have."""
+    divergence_weight: float = 6.0
+    """Weight of the divergence between both predictions in TRADES and MART (their beta and lambda)."""
+    freeze_encoder: bool = False
+    """Train the head alone; batch statistics of the encoder stay too."""
     shift: int = 2
     """Augmentation: random translation by up to so many pixels (edges repeated)."""
     adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
@@ -91,13 +100,22 @@ class DualTrackConfig:
         _check_positive_integers(self, "epochs")
         _check(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2: batch statistics and L_gr need pairs")
         _check_range(self, 1e-8, 10.0, "encoder_learning_rate", "head_learning_rate")
-        _check_range(self, 0.0, 1e6, "adversarial_weight", "clean_weight", "genetic_weight", "alignment_weight")
+        weights = [f.name for f in dataclasses.fields(self) if f.name.endswith("_weight")]
+        _check_range(self, 0.0, 1e6, *weights)
         _check_range(self, 0.0, 1.0, "weight_decay")
         _check_range(self, 0, 64, "shift")
+        objectives = typing.get_args(typing.get_type_hints(DualTrackConfig)["objective"])
+        _check(self.objective in objectives, "objective", self.objective, f"one of {', '.join(objectives)}")
         _check(self.schedule in ("cosine", "exponential"), "schedule", self.schedule, "'cosine' or 'exponential'")
         _check(
             self.adversarial_weight + self.clean_weight > 0, "adversarial_weight + clean_weight", 0, "a positive sum"
         )
+
+    @property
+    def is_single_track(self) -> bool:
+        """Whether the loss is the cross-entropy on adversarial images alone."""
+        others = (self.clean_weight, self.genetic_weight, self.alignment_weight)
+        return self.objective == "dual-track" and not any(others)
 
 
 @dataclass(frozen=True)
@@ -194,6 +212,8 @@ class ExportConfig:
 class HardenConfig:
     """A whole run. ``HardenConfig.preset("paper")`` gives the paper's hyper-parameters."""
 
+    method: str = "gen-af"
+    """What this is a configuration of: a name in ``finetuning/methods.py``, for the report."""
     seed: int = 0
     undefended_epochs: int = 16
     """How long the "before" model, the same encoder fine-tuned without defence, is trained."""
@@ -217,14 +237,14 @@ class HardenConfig:
 
     @classmethod
     def preset(cls, name: str) -> HardenConfig:
-        """Return a named configuration: ``default`` or ``paper``.
+        """Return a named configuration, such as ``default``, ``fast``, ``paper`` or a baseline: see ``presets.py``.
 
         Raises:
             ConfigError: There is no preset of that name.
         """
-        if name not in PRESETS:
-            raise ConfigError(f"There is no preset {name!r}.", expected=f"one of {', '.join(sorted(PRESETS))}")
-        return PRESETS[name]
+        from genaf_sdk.presets import preset
+
+        return preset(name).config
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain objects, ready for JSON."""
@@ -273,22 +293,3 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     matches = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     _check(matches, name, value, f"a value of type {hint.__name__}")
     return value
-
-
-PRESETS: dict[str, HardenConfig] = {
-    "default": HardenConfig(),
-    "paper": HardenConfig(
-        undefended_epochs=50,
-        dual_track=DualTrackConfig(
-            epochs=50,
-            batch_size=256,
-            encoder_learning_rate=1e-4,
-            head_learning_rate=5e-3,
-            schedule="exponential",
-            genetic_weight=2.5,
-            alignment_weight=0.0,
-            adversary=AdversaryConfig(kind="pgd", budget=8 / 255, step_size=2 / 255, steps=10),
-        ),
-        adaptability=AdaptabilityConfig(epochs=20, batch_size=256),
-    ),
-}

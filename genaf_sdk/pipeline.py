@@ -27,6 +27,7 @@ from genaf_sdk.finetuning.loop import Run
 from genaf_sdk.finetuning.sensitivity import redundant_layers, robust_sensitivity
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder, architecture_of
 from genaf_sdk.precision import has_bf16
+from genaf_sdk.presets import with_method
 from genaf_sdk.robustness.evaluate import evaluate as run_evaluation
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def harden(
     progress: bool | None = None,
     evaluate: bool = True,
     accelerator: Accelerator | None = None,
+    method: str | None = None,
 ) -> HardenResult:
     """Fine-tune a public encoder into a classifier that withstands downstream-agnostic adversarial examples.
 
@@ -116,13 +118,16 @@ def harden(
     Args:
         encoder: An id such as ``"torchvision:resnet18"``, or a module; see ``load_encoder``. It is left as it was.
         dataset: An id such as ``"digits"``, a folder of pictures, or torch datasets; see ``load_data``.
-        config: Settings, or the name of a preset: ``"default"``, ``"paper"``.
+        config: Settings, or the name of a preset: ``"default"``, ``"fast"``, ``"paper"`` or a baseline such as
+            ``"trades"`` (see ``presets.py``).
         output_dir: Where the model, its ONNX file, the report and checkpoints go. It is tried before training starts.
         surrogate: Images (N, C, H, W) in [0, 1] that the attacker of the report has; by default the downstream training
             images without labels.
         progress: One progress bar on the terminal. None: only where there is a terminal.
         evaluate: Whether to train the undefended classifier and to attack both.
         accelerator: Your own ``accelerate.Accelerator``; by default one is made from ``config.mixed_precision``.
+        method: Name of a preset whose losses, adversary and stages replace those of ``config``, while epochs, steps
+            and batch sizes stay; without a ``config`` it is the preset itself.
 
     Returns:
         The classifier, its report, and how it came about.
@@ -131,7 +136,7 @@ def harden(
         GenafError: Something given cannot be used (``EncoderError``, ``DataError``, ``ConfigError``, ``OutputError``),
             or training had to stop (``TrainingError``).
     """
-    config = _resolve(config)
+    config = _resolve(config, method)
     folder = None if output_dir is None else require_writable(Path(output_dir))
     published = copy.deepcopy(load_encoder(encoder)).eval().to(memory_format=torch.channels_last)
     data = load_data(
@@ -225,6 +230,7 @@ def undefended_config(config: HardenConfig) -> Any:
         config.dual_track,
         epochs=config.undefended_epochs,
         encoder_learning_rate=config.undefended_encoder_learning_rate,
+        freeze_encoder=False,
         adversary=AdversaryConfig(kind="none"),
     )
 
@@ -260,12 +266,14 @@ def describe(result: HardenResult) -> dict[str, Any]:
     }
 
 
-def _resolve(config: HardenConfig | str | None) -> HardenConfig:
+def _resolve(config: HardenConfig | str | None, method: str | None) -> HardenConfig:
+    if config is None and method is not None:
+        return HardenConfig.preset(method)
     if config is None or isinstance(config, str):
-        return HardenConfig.preset(config or "default")
+        config = HardenConfig.preset(config or "default")
     if not isinstance(config, HardenConfig):
         raise ConfigError(f"config is a {type(config).__name__}.", expected="a HardenConfig or the name of a preset")
-    return config
+    return config if method is None else with_method(config, method)
 
 
 class _Clock:

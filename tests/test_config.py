@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from genaf_sdk.config import PRESETS, AdversaryConfig, DualTrackConfig, EvaluationConfig, HardenConfig
+from genaf_sdk.config import AdversaryConfig, DualTrackConfig, EvaluationConfig, HardenConfig
 from genaf_sdk.errors import ConfigError
+from genaf_sdk.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

@@ -55,8 +55,27 @@ class SampleWiseAdversary(Adversary):
         """Return images perturbed by PGD within the budget."""
         budget = self.config.budget
         delta = self._uniform(tuple(pixels.shape), -budget, budget, pixels)
-        adversarial, _ = ascend(model, pixels, labels, delta, budget, self.config.step_size, self.config.steps)
+        goal = self.goal(model, pixels, labels)
+        adversarial, _ = ascend(model, pixels, goal, delta, budget, self.config.step_size, self.config.steps)
         return adversarial
+
+    def goal(self, model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002  # for subclasses
+        """Return what the prediction is moved away from: classes (N,), or probabilities (N, K)."""
+        return labels
+
+
+class DivergenceAdversary(SampleWiseAdversary):
+    """PGD away from the prediction on the clean image; of TRADES (Zhang et al. 2019).
+
+    The cross-entropy with the clean probabilities and the divergence from them have the same gradient.
+    """
+
+    @torch.no_grad()
+    def goal(self, model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002  # labels play no part
+        """Return the clean images' probabilities (N, K)."""
+        with inference_mode_of(model):
+            logits: Tensor = model(pixels)
+        return logits.float().softmax(dim=1)
 
 
 class MixedAdversary(Adversary):
@@ -152,7 +171,7 @@ def ascend(
     Args:
         model: Pixels to logits.
         pixels: Images (N, C, H, W) in [0, 1].
-        labels: Classes (N,).
+        labels: Classes (N,), or probabilities (N, K).
         delta: Where to start, (N, C, H, W); may lie outside the ball.
         budget: Radius of the ball, in pixel units.
         step_size: Length of a step in every pixel.
@@ -174,4 +193,8 @@ def ascend(
     return adversarial.detach(), first
 
 
-ADVERSARIES: dict[str, type[Adversary]] = {"pgd": SampleWiseAdversary, "mixed": MixedAdversary}
+ADVERSARIES: dict[str, type[Adversary]] = {
+    "pgd": SampleWiseAdversary,
+    "pgd-kl": DivergenceAdversary,
+    "mixed": MixedAdversary,
+}

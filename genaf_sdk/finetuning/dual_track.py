@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_sdk.finetuning.adversary import ADVERSARIES, Adversary
+from genaf_sdk.finetuning.baselines import mart_loss, trades_loss
 from genaf_sdk.finetuning.genetic import genetic_regularization
 from genaf_sdk.finetuning.loop import Run, Step, accuracy, cosine, exponential, fit, random_shift
 
@@ -66,12 +67,16 @@ def dual_track_loss(
     return loss, terms
 
 
+LOSSES = {"dual-track": dual_track_loss, "trades": trades_loss, "mart": mart_loss}
+
+
 def dual_track_finetuning(
     run: Run, model: HardenedModel, data: DataSplits, config: DualTrackConfig, *, stage: str = "stage 1"
 ) -> Adversary | None:
     """Fine-tune encoder and head of ``model`` in place, each with an optimizer of its own.
 
-    With ``config.adversary.kind == "none"`` this is ordinary fine-tuning on the clean cross-entropy.
+    Where the loss is a cross-entropy alone, on clean images (``config.adversary.kind == "none"``: ordinary fine-tuning)
+    or on adversarial ones (PGD-AT), there is a single track.
 
     Returns:
         The adversary in its last state, or None where there was none.
@@ -88,17 +93,19 @@ def dual_track_finetuning(
 
     def step(tracks: nn.Module, pixels: Tensor, labels: Tensor) -> Step:
         pixels = random_shift(pixels, config.shift, shifts)
-        if adversary is None:
-            logits = tracks(pixels)[1].float()
-            loss = F.cross_entropy(logits, labels)
-            return Step(loss, {}, (logits.argmax(1) == labels).sum())
-        with run.accelerator.autocast():
-            adversarial = adversary.perturb(model, pixels, labels)
-        features, logits = (output.float() for output in tracks(torch.cat([adversarial, pixels])))
-        loss, terms = dual_track_loss(features.chunk(2), logits.chunk(2), labels, config)
+        images = pixels
+        if adversary is not None:
+            with run.accelerator.autocast():
+                images = adversary.perturb(model, pixels, labels)
+        if adversary is None or config.is_single_track:
+            logits = tracks(images)[1].float()
+            return Step(F.cross_entropy(logits, labels), {}, (logits.argmax(1) == labels).sum())
+        features, logits = (output.float() for output in tracks(torch.cat([images, pixels])))
+        loss, terms = LOSSES[config.objective](features.chunk(2), logits.chunk(2), labels, config)
         return Step(loss, terms, (logits.chunk(2)[1].argmax(1) == labels).sum())
 
     tracks = Tracks(model)
+    tracks.encoder.requires_grad_(not config.freeze_encoder)
     decay = config.weight_decay
     optimizers = [
         torch.optim.Adam(tracks.encoder.parameters(), config.encoder_learning_rate, weight_decay=decay),
@@ -116,6 +123,13 @@ def dual_track_finetuning(
         step=step,
         after_backward=adversary.learn if adversary else lambda: None,
         validate=lambda: {"validation_accuracy": accuracy(model, data.validation, run.accelerator.device)},
+        train_mode=_only_the_head_trains if config.freeze_encoder else nn.Module.train,
     )
+    tracks.encoder.requires_grad_()
     model.eval()
     return adversary
+
+
+def _only_the_head_trains(tracks: nn.Module) -> None:
+    tracks.train()
+    tracks.get_submodule("encoder").eval()

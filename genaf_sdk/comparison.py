@@ -1,0 +1,291 @@
+"""compare(): several methods on the same encoder, data and attacks, over several seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.table import Table
+
+from genaf_sdk.config import EvaluationConfig, HardenConfig
+from genaf_sdk.data import load_data
+from genaf_sdk.encoders import load_encoder
+from genaf_sdk.errors import ConfigError, OutputError
+from genaf_sdk.files import replacing, require_writable
+from genaf_sdk.pipeline import harden
+from genaf_sdk.robustness.evaluate import evaluate
+from genaf_sdk.robustness.report import RobustnessReport
+from genaf_sdk.robustness.scores import Score
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import nn
+
+    from genaf_sdk.attacks.perturbation import Perturbation
+    from genaf_sdk.data import DataSplits
+    from genaf_sdk.model import PixelEncoder
+
+METHODS = ("default", "fast", "fine-tuning", "pgd-at", "trades")
+EVALUATION = EvaluationConfig(attacks=(*EvaluationConfig().attacks, "pgd:budget=4/255"), curve=(), checks=False)
+ROWS_FILE, TABLE_FILE, PLOT_FILE = "comparison.jsonl", "comparison.md", "comparison.svg"
+WORST_DAE = "worst DAE"
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One method with one seed.
+
+    Args:
+        method: Its name.
+        seed: Of training and evaluation.
+        config: All settings, as ``HardenConfig.to_dict`` gives them.
+        data: SHA-256 of the data.
+        scores: What ``evaluate`` measured.
+        seconds: Wall time of both stages.
+        cpu_seconds: Processor time of both stages, over all threads: on a CPU the fairer figure where others compute.
+    """
+
+    method: str
+    seed: int
+    config: dict[str, Any]
+    data: str
+    scores: tuple[Score, ...]
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Accuracies in [0, 1]: clean, the worst of each column against DAEs and of both, each white-box attack."""
+        found = {}
+        for column in ("clean", "transfer", "adaptive"):
+            rows = [score for score in self.scores if score.column == column]
+            if rows:
+                found[column] = RobustnessReport.worst(rows).accuracy
+        attacked = [found[column] for column in ("transfer", "adaptive") if column in found]
+        if attacked:
+            found[WORST_DAE] = min(attacked)
+        for score in self.scores:
+            if score.column == "white-box":
+                found[f"{score.attack} {score.budget * 255:.3g}/255"] = score.accuracy
+        return found
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        content["scores"] = [score.to_dict() for score in self.scores]
+        return json.dumps({**content, "figures": self.figures}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> ComparisonRow:
+        """Read what ``to_json`` wrote."""
+        content = json.loads(line)
+        known = {f.name for f in dataclasses.fields(Score)}
+        rows = [Score(**{k: v for k, v in row.items() if k in known}) for row in content.pop("scores")]
+        content.pop("figures")
+        return cls(scores=tuple(rows), **content)
+
+
+@dataclass
+class Comparison:
+    """What ``compare`` measured: a row for each method and seed."""
+
+    rows: list[ComparisonRow] = field(default_factory=list)
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, in the order they came in."""
+        return list(dict.fromkeys(row.method for row in self.rows))
+
+    def figures(self, method: str) -> dict[str, tuple[float, float]]:
+        """Return every accuracy of one method as (mean, standard deviation) over its seeds; 0 for a single seed."""
+        rows = [row.figures for row in self.rows if row.method == method]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {name: _spread([row[name] for row in rows if name in row]) for name in names}
+
+    def cpu_seconds(self, method: str) -> tuple[float, float]:
+        """Return the training's processor time as (mean, standard deviation) over seeds."""
+        return _spread([row.cpu_seconds for row in self.rows if row.method == method])
+
+    def cells(self) -> list[list[str]]:
+        """Return the table as text: a header, then a line for each method."""
+        names = list(dict.fromkeys(name for method in self.methods for name in self.figures(method)))
+        lines = [["method", *names, "CPU seconds", "seeds"]]
+        for method in self.methods:
+            figures = self.figures(method)
+            cells = [_percent(*figures[name]) if name in figures else "" for name in names]
+            seeds = sum(row.method == method for row in self.rows)
+            lines.append([method, *cells, f"{self.cpu_seconds(method)[0]:.0f}", str(seeds)])
+        return lines
+
+    def table(self) -> Table:
+        """Return the table for a terminal."""
+        header, *lines = self.cells()
+        table = Table(*header, title="Accuracy in %, mean and standard deviation over seeds")
+        for line in lines:
+            table.add_row(*line)
+        return table
+
+    def markdown(self) -> str:
+        """Return the table as Markdown."""
+        header, *lines = self.cells()
+        rule = ["---", *["---:"] * (len(header) - 1)]
+        return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
+
+    def save(self, folder: Path) -> None:
+        """Write the table as Markdown and the plot as SVG.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        with replacing(folder / TABLE_FILE) as temporary:
+            temporary.write_text(self.markdown(), encoding="utf-8")
+        self.plot(folder / PLOT_FILE)
+
+    def plot(self, path: Path) -> None:
+        """Draw clean accuracy against that under the worst DAE, a disc for each method, its area the training time."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+        axes = figure.subplots()
+        most = max(self.cpu_seconds(method)[0] for method in self.methods)
+        for index, method in enumerate(self.methods):
+            figures = self.figures(method)
+            if WORST_DAE not in figures:
+                continue
+            (x, x_spread), (y, y_spread) = figures["clean"], figures[WORST_DAE]
+            area = 30 + 600 * self.cpu_seconds(method)[0] / max(most, 1e-9)
+            colour = f"C{index % 10}"
+            axes.scatter(100 * x, 100 * y, s=area, color=colour, alpha=0.5, linewidths=0)
+            axes.errorbar(100 * x, 100 * y, 100 * y_spread, 100 * x_spread, color=colour, fmt=".", linewidth=1)
+            axes.annotate(method, (100 * x, 100 * y), xytext=(7, 5), textcoords="offset points", fontsize=9)
+        axes.set(xlabel="clean accuracy in %", ylabel="accuracy under the worst DAE in %")
+        axes.grid(alpha=0.3)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+def compare(
+    encoder: str | nn.Module,
+    dataset: Any,
+    methods: Sequence[str] | Mapping[str, HardenConfig] = METHODS,
+    *,
+    seeds: Sequence[int] = (0,),
+    evaluation: EvaluationConfig | None = None,
+    output_dir: str | Path | None = None,
+    progress: bool | None = None,
+    on_row: Callable[[ComparisonRow], object] | None = None,
+) -> Comparison:
+    """Train each method with each seed on the same data and put it under the same attacks.
+
+    What is in ``output_dir`` already, with the same settings and data, is not computed again: a comparison that was
+    stopped goes on. Transferred perturbations are crafted once a seed, adaptive ones on every model's own encoder.
+
+    Args:
+        encoder: As for ``harden``.
+        dataset: As for ``harden``; split by the seed where it has no splits of its own.
+        methods: Names of presets (``presets.PRESETS``), or configurations by names of your own.
+        seeds: Of training and evaluation.
+        evaluation: Attacks; by default those of ``evaluate``, and PGD at half its budget.
+        output_dir: Gets ``comparison.jsonl``, a line for each row as soon as it is there, and at the end
+            ``comparison.md`` and ``comparison.svg``.
+        progress: As for ``harden``.
+        on_row: Called with every row, those that were there already included.
+
+    Raises:
+        ConfigError: A method is unknown, or there is none.
+        GenafError: As ``harden`` and ``evaluate`` raise.
+    """
+    configs = dict(methods) if isinstance(methods, Mapping) else {name: HardenConfig.preset(name) for name in methods}
+    if not configs or not seeds:
+        raise ConfigError(f"methods is {tuple(configs)} and seeds is {tuple(seeds)}.", expected="at least one of each")
+    folder = None if output_dir is None else require_writable(Path(output_dir))
+    public, evaluation = load_encoder(encoder), evaluation or EVALUATION
+    public = public.to(memory_format=torch.channels_last)
+    known = [] if folder is None else read_rows(folder / ROWS_FILE)
+    comparison = Comparison()
+    for seed in seeds:
+        data = load_data(dataset, image_size=public.image_size, channels=public.channels, seed=seed)
+        transferred: dict[str, Perturbation] = {}
+        for name, method in configs.items():
+            config = dataclasses.replace(method, seed=seed, evaluation=evaluation)
+            identity = (name, seed, json.loads(json.dumps(config.to_dict())), data.describe()["fingerprint"])
+            row = next((row for row in known if (row.method, row.seed, row.config, row.data) == identity), None)
+            if row is None:
+                row = _measure(identity, config, public, data, transferred, progress)
+                if folder is not None:
+                    _append(folder / ROWS_FILE, row)
+            comparison.rows.append(row)
+            if on_row is not None:
+                on_row(row)
+    if folder is not None:
+        comparison.save(folder)
+    return comparison
+
+
+def read_rows(path: Path) -> list[ComparisonRow]:
+    """Return the complete rows of a file; a last line that was cut off does not count.
+
+    Raises:
+        OutputError: Another line cannot be read.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    try:
+        return [ComparisonRow.from_json(line) for line in lines if line.endswith("\n")]
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{path} is damaged: {error!r}.", remedy="move it away and start again") from error
+
+
+def _measure(
+    identity: tuple[str, int, dict[str, Any], str],
+    config: HardenConfig,
+    public: PixelEncoder,
+    data: DataSplits,
+    transferred: dict[str, Perturbation],
+    progress: bool | None,
+) -> ComparisonRow:
+    """Train and attack one method; ``transferred`` is filled by the first and replayed by the others."""
+    started, started_cpu = time.monotonic(), time.process_time()
+    result = harden(public, data, config, progress=progress, evaluate=False)
+    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - started_cpu
+    report = evaluate(
+        result.model,
+        data,
+        encoder=None if transferred else public,
+        perturbations=dict(transferred),
+        config=config.evaluation,
+        seed=config.seed,
+    )
+    transferred |= {key: value for key, value in report.perturbations.items() if key.startswith("transfer-")}
+    return ComparisonRow(*identity, tuple(report.scores), round(seconds, 3), round(cpu_seconds, 3))
+
+
+def _append(path: Path, row: ComparisonRow) -> None:
+    """Add a line in one write; a cut-off line that an earlier run left is removed."""
+    line = row.to_json() + "\n"
+    try:
+        with path.open("a+b") as file:
+            file.seek(0)
+            complete = file.read().rfind(b"\n") + 1
+            file.truncate(complete)
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _spread(values: list[float]) -> tuple[float, float]:
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _percent(mean: float, spread: float) -> str:
+    return f"{100 * mean:.1f}" + (f" ± {100 * spread:.1f}" if spread else "")
