@@ -6,6 +6,7 @@ Set ``GENAF_DATA`` to a folder with ``NAME-train.jpg``, ``NAME-test.jpg`` (mosai
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from genaf_sdk.data import DataSplits, load_data
 
 TILE, COLUMNS = 32, 250
 
@@ -42,3 +45,17 @@ def read_mosaic(name: str, split: str) -> tuple[Tensor, Tensor]:
 def read_tracks(name: str) -> Tensor:
     """Return the group (int64, (N,)) of every training image: frames of one track never straddle a split."""
     return torch.from_numpy(np.load(data_folder() / f"{name}-train-tracks.npy", allow_pickle=False).astype(np.int64))
+
+
+def load_mosaic(name: str, images: int | None, seed: int) -> DataSplits:
+    """Return a set with splits; its training images, up to ``images`` of them, drawn by ``seed``.
+
+    Frames of one track stay together, in training or in validation.
+    """
+    pixels, labels = read_mosaic(name, "train")
+    test = read_mosaic(name, "test")
+    tracks = labels * 100_000 + read_tracks(name) if name == "gtsrb" else torch.arange(len(labels))
+    drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:images]
+    groups = torch.cat([tracks[drawn], -1 - torch.arange(len(test[1]))])
+    splits = load_data([(pixels[drawn], labels[drawn]), test], groups=groups.tolist(), seed=seed)
+    return dataclasses.replace(splits, name=name)
