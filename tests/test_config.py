@@ -7,7 +7,7 @@ import pytest
 
 from genaf_sdk.config import AdversaryConfig, DualTrackConfig, EvaluationConfig, HardenConfig
 from genaf_sdk.errors import ConfigError
-from genaf_sdk.presets import PRESETS
+from genaf_sdk.presets import PRESETS, with_method
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -59,3 +59,16 @@ def test_settings_that_cannot_be_read_are_named(content: dict[str, Any], message
 def test_values_out_of_range_are_refused_when_made(make: Any) -> None:
     with pytest.raises(ConfigError, match="Expected"):
         make()
+
+
+def test_a_method_keeps_the_lengths_and_steps_of_the_settings_it_is_laid_over() -> None:
+    base = HardenConfig(dual_track=DualTrackConfig(epochs=3, encoder_learning_rate=5e-4))
+    trades = with_method(base, "trades")
+    assert (trades.method, trades.dual_track.objective, trades.adaptability.epochs) == ("trades", "trades", 0)
+    assert (trades.dual_track.epochs, trades.dual_track.encoder_learning_rate) == (3, 5e-4)
+    assert with_method(trades, "default").dual_track.adversary == AdversaryConfig()
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_preset_is_a_fixed_point_of_its_own_method(name: str) -> None:
+    assert with_method(HardenConfig.preset(name), name) == HardenConfig.preset(name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
+from genaf_sdk.cli.comparing import Compare
 from genaf_sdk.cli.listing import Attacks, Data, Doctor, Encoders
 from genaf_sdk.cli.making import Export, Harden, Push
 from genaf_sdk.cli.measuring import Attack, Evaluate, Report, Verify
@@ -59,6 +60,7 @@ def _commands(settings: HardenConfig) -> Any:
     """Return the union of all commands; ``genaf harden`` starts from ``settings``."""
     named = {
         "harden": Harden(settings=settings),
+        "compare": Compare,
         "evaluate": Evaluate,
         "attack": Attack,
         "verify": Verify,

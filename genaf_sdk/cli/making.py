@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -16,7 +16,7 @@ from genaf_sdk.config import HardenConfig
 class Harden:
     """Fine-tune an encoder into a hardened classifier, attack it, and write model, ONNX file and report.
 
-    Without arguments: the bundled SimCLR encoder on scikit-learn's digits, in about five minutes on two CPU cores.
+    Without arguments: the bundled SimCLR encoder on scikit-learn's digits, in about three minutes on two CPU cores.
     """
 
     output_dir: Path = Path("genaf-output")
@@ -25,8 +25,8 @@ class Harden:
     """Encoder id, such as torchvision:resnet18."""
     data: str = "digits"
     """Data id, or a folder CLASS/IMAGE or train|val|test/CLASS/IMAGE."""
-    preset: Literal["default", "paper"] = "default"
-    """Settings to start from; every one can be overridden below."""
+    preset: str = "default"
+    """Settings to start from: default, fast, paper, or a baseline (`genaf compare --list`). Each can be overridden."""
     config: Path | None = None
     """JSON file of settings, as under "config" in report.json; takes the place of the preset."""
     settings: Annotated[HardenConfig, tyro.conf.arg(name="")] = field(default_factory=HardenConfig)

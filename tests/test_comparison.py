@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import genaf_sdk.comparison as comparison_module
+from genaf_sdk import compare
+from genaf_sdk.cli import UNUSABLE, main
+from genaf_sdk.comparison import Comparison, ComparisonRow, read_rows
+from genaf_sdk.config import AdaptabilityConfig, EvaluationConfig, HardenConfig
+from genaf_sdk.data import DataSplits
+from genaf_sdk.errors import ConfigError, OutputError
+from genaf_sdk.presets import PRESETS, with_method
+from genaf_sdk.robustness.scores import Score
+
+QUICK = EvaluationConfig(
+    attacks=("uapgd:steps=3", "label-uap:steps=3", "pgd:steps=2"), surrogate_samples=32, curve=(), checks=False
+)
+
+
+def quick(name: str, base: HardenConfig) -> HardenConfig:
+    made = with_method(base, name)
+    return replace(made, dual_track=replace(made.dual_track, epochs=1))
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_trains(
+    name: str, tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
+) -> None:
+    comparison = compare(tiny_encoder, striped, {name: quick(name, quick_config)}, evaluation=QUICK, progress=False)
+    assert set(comparison.rows[0].figures) == {
+        "clean",
+        "transfer",
+        "adaptive",
+        "worst DAE",
+        "label-uap 10/255",
+        "pgd 8/255",
+    }
+
+
+def test_a_comparison_that_was_stopped_goes_on(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, tmp_path: Path
+) -> None:
+    configs = {name: quick(name, quick_config) for name in ("fine-tuning", "fast")}
+    kept = {"evaluation": QUICK, "output_dir": tmp_path, "progress": False}
+    first = compare(tiny_encoder, striped, {"fine-tuning": configs["fine-tuning"]}, **kept)  # type: ignore[arg-type]
+    file = tmp_path / "comparison.jsonl"
+    with file.open("a") as rows:
+        rows.write('{"method": "fast", "seed"')  # the machine went down here
+    both = compare(tiny_encoder, striped, configs, **kept)  # type: ignore[arg-type]
+    assert both.rows[0] == first.rows[0]  # its seconds too: it was not computed again
+    assert read_rows(file) == both.rows
+    assert both.methods == ["fine-tuning", "fast"]
+    assert (tmp_path / "comparison.md").read_text().count("\n") == 4
+    assert "<svg" in (tmp_path / "comparison.svg").read_text()
+    changed = {"fast": replace(configs["fast"], adaptability=AdaptabilityConfig(epochs=1))}
+    assert compare(tiny_encoder, striped, changed, **kept).rows[0] != both.rows[1]  # type: ignore[arg-type]
+    assert len(read_rows(file)) == 3
+
+
+def test_transferred_perturbations_are_the_same_for_all_methods(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
+) -> None:
+    same = {name: quick("fine-tuning", quick_config) for name in ("one", "two")}
+    first, second = compare(tiny_encoder, striped, same, evaluation=QUICK, progress=False).rows
+    assert first.figures == second.figures
+
+
+def row(method: str, seed: int, correct: int) -> ComparisonRow:
+    scores = tuple(
+        Score("hardened", column, attack, budget, 100, correct - fewer, 0)  # type: ignore[arg-type]
+        for column, attack, budget, fewer in (
+            ("clean", "", 0.0, 0),
+            ("transfer", "uapgd", 10 / 255, 5),
+            ("transfer", "advencoder-per", 10 / 255, 9),
+            ("adaptive", "uapgd", 10 / 255, 7),
+            ("white-box", "pgd", 4 / 255, 20),
+        )
+    )
+    return ComparisonRow(method, seed, {}, "", scores, 1.0, 2.0)
+
+
+def test_figures_are_the_worst_of_each_column_and_spread_over_seeds() -> None:
+    comparison = Comparison([row("a", 0, 90), row("a", 1, 94), row("b", 0, 50)])
+    figures = comparison.figures("a")
+    assert figures["worst DAE"] == pytest.approx((0.83, 0.02 * 2**0.5))
+    assert figures["transfer"] == figures["worst DAE"]
+    assert figures["pgd 4/255"][0] == pytest.approx(0.72)
+    header, first, second = comparison.cells()
+    assert first[header.index("clean")] == "92.0 ± 2.8"
+    assert second[header.index("clean")] == "50.0"
+    assert comparison.table().row_count == 2
+
+
+def test_rows_survive_json(tmp_path: Path) -> None:
+    made = row("a", 0, 90)
+    assert ComparisonRow.from_json(made.to_json()) == made
+    assert json.loads(made.to_json())["figures"]["clean"] == 0.9
+    (tmp_path / "rows.jsonl").write_text('{"method": 1}\n')
+    with pytest.raises(OutputError, match=r"rows\.jsonl is damaged"):
+        read_rows(tmp_path / "rows.jsonl")
+
+
+def test_what_cannot_be_compared_is_named(tiny_encoder: nn.Module, striped: DataSplits) -> None:
+    with pytest.raises(ConfigError, match=r"'tradez'.*trades"):
+        compare(tiny_encoder, striped, ["tradez"])
+    with pytest.raises(ConfigError, match="at least one"):
+        compare(tiny_encoder, striped, [])
+
+
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(comparison_module, "EVALUATION", QUICK)
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "compare_methods.py"))
+    comparison = example["main"](epochs=1, seeds=(0,), output_dir=str(tmp_path))
+    assert comparison.methods == ["fine-tuning", "default", "default, no genetic term"]
+    assert "| default, no genetic term |" in capsys.readouterr().out
+
+
+def test_the_command_compares_and_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "--list"]) == 0
+    assert "universal-at" in capsys.readouterr().out
+    monkeypatch.setattr(comparison_module, "EVALUATION", QUICK)
+    assert main(["compare", "--methods", "linear-probe", "--output-dir", str(tmp_path)]) == 0
+    assert "linear-probe" in (tmp_path / "comparison.md").read_text()
+    assert main(["compare", "--methods", "tradez", "--output-dir", str(tmp_path)]) == UNUSABLE
+    assert "trades" in capsys.readouterr().err
