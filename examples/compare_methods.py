@@ -8,12 +8,13 @@ A method of your own is a configuration with a name. A comparison that was stopp
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from genaf_sdk import Comparison, HardenConfig, compare
 
 
-def main(epochs: int = 16, seeds: tuple[int, ...] = (0, 1), output_dir: str = "comparison") -> Comparison:
-    """Train and attack three methods, print the table, and leave it with the plot in ``output_dir``."""
+def main(data: Any = "digits", epochs: int = 16, output_dir: str = "comparison") -> Comparison:
+    """Train and attack three methods with two seeds; the table and the plot are left in ``output_dir``."""
     default = HardenConfig.preset("default")
     methods = {
         "fine-tuning": HardenConfig.preset("fine-tuning"),
@@ -21,7 +22,7 @@ def main(epochs: int = 16, seeds: tuple[int, ...] = (0, 1), output_dir: str = "c
         "default, no genetic term": replace(default, dual_track=replace(default.dual_track, genetic_weight=0.0)),
     }
     methods = {name: replace(m, dual_track=replace(m.dual_track, epochs=epochs)) for name, m in methods.items()}
-    comparison = compare("bundled:simclr-cifar10", "digits", methods, seeds=seeds, output_dir=output_dir)
+    comparison = compare("bundled:simclr-cifar10", data, methods, seeds=(0, 1), output_dir=output_dir)
     print(comparison.markdown())
     return comparison
 

@@ -13,7 +13,7 @@ from genaf_sdk import compare
 from genaf_sdk.cli import UNUSABLE, main
 from genaf_sdk.comparison import Comparison, ComparisonRow, read_rows
 from genaf_sdk.config import AdaptabilityConfig, EvaluationConfig, HardenConfig
-from genaf_sdk.data import DataSplits
+from genaf_sdk.data import DataSplits, load_data
 from genaf_sdk.errors import ConfigError, OutputError
 from genaf_sdk.presets import PRESETS, with_method
 from genaf_sdk.robustness.scores import Score
@@ -113,20 +113,29 @@ def test_what_cannot_be_compared_is_named(tiny_encoder: nn.Module, striped: Data
         compare(tiny_encoder, striped, [])
 
 
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def few(striped: DataSplits) -> DataSplits:
+    """Stripes at the size of the bundled encoder."""
+    return load_data([part.head() for part in (striped.train, striped.validation, striped.test)], image_size=(32, 32))
+
+
+def test_the_example_runs(
+    few: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(comparison_module, "EVALUATION", QUICK)
     example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "compare_methods.py"))
-    comparison = example["main"](epochs=1, seeds=(0,), output_dir=str(tmp_path))
+    comparison = example["main"](few, epochs=1, output_dir=str(tmp_path))
     assert comparison.methods == ["fine-tuning", "default", "default, no genetic term"]
     assert "| default, no genetic term |" in capsys.readouterr().out
 
 
 def test_the_command_compares_and_lists(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["compare", "--list"]) == 0
     assert "universal-at" in capsys.readouterr().out
     monkeypatch.setattr(comparison_module, "EVALUATION", QUICK)
+    monkeypatch.setattr(comparison_module, "load_data", lambda *_, **__: few)
     assert main(["compare", "--methods", "linear-probe", "--output-dir", str(tmp_path)]) == 0
     assert "linear-probe" in (tmp_path / "comparison.md").read_text()
     assert main(["compare", "--methods", "tradez", "--output-dir", str(tmp_path)]) == UNUSABLE
