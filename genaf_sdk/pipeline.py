@@ -188,7 +188,8 @@ def _fine_tune(
             device = run.accelerator.device
             pixels, labels = (t.to(device) for t in data.train.head(config.sensitivity.samples, seed=config.seed))
             budget = config.evaluation.sample_wise_budget
-            adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), budget, budget / 4, steps=10)
+            with run.accelerator.autocast():
+                adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), budget, budget / 4, steps=10)
             contributions = robust_sensitivity(
                 model, adversarial, labels, config.sensitivity, on_layer=run.announce("sensitivity")
             )

@@ -135,7 +135,8 @@ def measure_guard(
             right = model((pixels + perturbation).clamp(0, 1)).argmax(1) == labels
             universal = min(universal, float(right.float().mean()))
         budget = config.evaluation.sample_wise_budget
-        adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), budget, budget / 4, GUARD_STEPS)
+        with run.accelerator.autocast():  # to find the images; they are scored in float32, as they are deployed
+            adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), budget, budget / 4, GUARD_STEPS)
         sample_wise = float((model(adversarial).argmax(1) == labels).float().mean())
     return GuardPoint(share, clean, universal, sample_wise)
 
