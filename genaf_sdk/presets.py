@@ -1,6 +1,6 @@
 """Named configurations: Gen-AF in three strengths, and the methods it is compared with, each tuned in good faith.
 
-How they were tuned, and what each reaches, is in docs/results.md.
+How they were tuned, and what each reaches, is in docs/methods.md.
 """
 
 from __future__ import annotations
