@@ -1,15 +1,19 @@
-"""``timm/NAME[:OPTIONS]``: every model of timm, without its classifier."""
+"""``timm/NAME[:OPTIONS]``, and repositories and folders that timm wrote; every model without its classifier."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import HfHubHTTPError
+
 from genaf_sdk.encoders.source import KnownEncoder, read_number, read_options, read_size, write_size
 from genaf_sdk.errors import EncoderError
+from genaf_sdk.model import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from genaf_sdk.encoders.repository import Repository
     from genaf_sdk.encoders.source import Wanted
     from genaf_sdk.model import PixelEncoder
 
@@ -76,6 +80,61 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
         interpolation=config.interpolation,
         channels=int(options.get("channels", 3)),
     )
+
+
+def describes(config: dict[str, Any]) -> bool:
+    """Whether a ``config.json`` is of a model of timm."""
+    return "architecture" in config or "pretrained_cfg" in config
+
+
+def load_repository(repository: Repository, config: dict[str, Any], wanted: Wanted) -> PixelEncoder:
+    """Return the encoder of a folder or Hub repository that timm wrote; pickled weights are read without executing any.
+
+    Raises:
+        EncoderError: timm cannot read it, or it does not state its architecture and normalisation.
+    """
+    import timm
+
+    own = config.get("pretrained_cfg") or config
+    missing = [key for key in ("mean", "std", "input_size") if key not in own]
+    if missing or "architecture" not in config:
+        raise EncoderError(
+            f"The {CONFIG_FILE} of {repository.name!r} states no {(missing or ['architecture'])[0]!r}.",
+            expected="'architecture', and under 'pretrained_cfg' 'mean', 'std' and 'input_size', as timm writes them",
+        )
+    stored = {key: value for key, value in (config.get("model_args") or {}).items() if key != "num_classes"}
+    asked: dict[str, Any] = {"in_chans": wanted.channels} if wanted.channels != 3 else {}
+    size = stored.get("img_size", own["input_size"][1:])
+    own_size = (size, size) if isinstance(size, int) else tuple(size)
+    if wanted.image_size not in (None, own_size) and own.get("fixed_input_size"):
+        asked["img_size"] = wanted.image_size
+    place = f"hf-hub:{repository.name}" if repository.folder is None else f"local-dir:{repository.folder}"
+    try:
+        model: nn.Module = timm.create_model(place, pretrained=True, num_classes=0, **asked)
+    except (OSError, HfHubHTTPError, RuntimeError, TypeError, ValueError) as error:
+        raise EncoderError(
+            f"timm cannot load {repository.name!r}: {error}.",
+            expected=f"a repository or folder of {CONFIG_FILE} and {WEIGHTS_FILE} as timm writes them",
+            remedy=f"run `hf download {repository.name}` on a machine with network, and pass the folder",
+        ) from error
+    description = {"library": "timm", "name": config["architecture"], "arguments": {**stored, **asked}}
+    return wanted.encoder(
+        model,
+        source=repository.described(description),
+        mean=own["mean"],
+        std=own["std"],
+        image_size=own_size,
+        interpolation=own.get("interpolation", "bilinear"),
+    )
+
+
+def rebuild(description: dict[str, Any]) -> nn.Module:
+    """Return the architecture that ``load_repository`` described, without weights.
+
+    Raises:
+        EncoderError: This version of timm does not have it.
+    """
+    return _create(str(description.get("name")), pretrained=False, **description.get("arguments", {}))
 
 
 def module_configuration(module: nn.Module) -> dict[str, Any]:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.encoders.repository import described, fetch
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.files import read_json
 from genaf_sdk.model import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from genaf_sdk.encoders.repository import Repository
     from genaf_sdk.encoders.source import Wanted
     from genaf_sdk.model import PixelEncoder
 
@@ -48,8 +46,13 @@ class TransformersEncoder(nn.Module):
         return features.flatten(1)
 
 
-def build(description: dict[str, Any]) -> nn.Module:
-    """Return the architecture that ``describe`` described, without weights.
+def describes(config: dict[str, Any]) -> bool:
+    """Whether a ``config.json`` is of a model of transformers."""
+    return "model_type" in config
+
+
+def rebuild(description: dict[str, Any]) -> nn.Module:
+    """Return the architecture that ``load_repository`` described, without weights.
 
     Raises:
         EncoderError: transformers is not installed, or does not know the model.
@@ -65,43 +68,41 @@ def build(description: dict[str, Any]) -> nn.Module:
         ) from error
 
 
-def load(place: str, config_file: dict[str, Any], wanted: Wanted) -> PixelEncoder:
+def load_repository(repository: Repository, config_file: dict[str, Any], wanted: Wanted) -> PixelEncoder:
     """Return the image encoder of a folder or Hub repository; of a CLIP-like model, the image tower alone.
 
     Raises:
         EncoderError: transformers is not installed, the model has no image encoder, its weights are incomplete, or its
             normalisation is not stated and was not passed.
     """
-    library = _transformers(place)
-    local = Path(place).expanduser().is_dir()
+    name = repository.name
+    library = _transformers(name)
     if wanted.channels != 3:
-        raise EncoderError(f"{place!r} takes images of 3 channels, not {wanted.channels}.", remedy="use timm/NAME")
+        raise EncoderError(f"{name!r} takes images of 3 channels, not {wanted.channels}.", remedy="use timm/NAME")
     try:
         config = library.AutoConfig.for_model(**{"model_type": config_file["model_type"], **config_file})
         config = getattr(config, "vision_config", config)
-        where = place if local else str(fetch(place, CONFIG_FILE).parent)
-        if not local:
-            fetch(place, WEIGHTS_FILE)
+        folder = repository.files(CONFIG_FILE, WEIGHTS_FILE)
         model, report = _class(library, config).from_pretrained(
-            where, config=config, output_loading_info=True, use_safetensors=True
+            str(folder), config=config, output_loading_info=True, use_safetensors=True
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise EncoderError(
-            f"transformers cannot load an image encoder from {place!r}: {error}.",
+            f"transformers cannot load an image encoder from {name!r}: {error}.",
             expected="a vision model, or a CLIP-like model with an image tower, stored as model.safetensors",
         ) from error
     untrained = sorted(report["missing_keys"])
-    lacking = [name for name in untrained if "pooler" not in name]
+    lacking = [key for key in untrained if "pooler" not in key]
     if lacking:
-        raise EncoderError(f"The weights of {place!r} lack {lacking[0]!r}.", remedy="download them again")
+        raise EncoderError(f"The weights of {name!r} lack {lacking[0]!r}.", remedy="download them again")
     features = _features(model, pooled=not untrained)
-    description = {"library": "transformers", "features": features, "config": _short(config)}
-    processor = _processor(place, local)
+    processor = repository.read_if_there(PROCESSOR)
+    mean, std = _normalisation(processor, name, wanted)
     return wanted.encoder(
         TransformersEncoder(model, features),
-        source=described("local" if local else place, description),
-        mean=_stated(processor, "image_mean", place, wanted.mean),
-        std=_stated(processor, "image_std", place, wanted.std),
+        source=repository.described({"library": "transformers", "features": features, "config": _short(config)}),
+        mean=mean,
+        std=std,
         image_size=_size(processor, config),
         interpolation=RESAMPLING.get(processor.get("resample", 2), "bilinear"),
     )
@@ -142,23 +143,21 @@ def _short(config: Any) -> dict[str, Any]:
     return {"model_type": config.model_type, **changed}
 
 
-def _processor(place: str, local: bool) -> dict[str, Any]:
-    file = Path(place).expanduser() / PROCESSOR
-    if not local:
-        try:
-            file = fetch(place, PROCESSOR)
-        except EncoderError:  # some repositories have none; what it would say is then asked of the caller
-            return {}
-    return dict(read_json(file)) if file.is_file() else {}
-
-
-def _stated(processor: dict[str, Any], key: str, place: str, given: Any) -> tuple[float, ...]:
-    if given is None and key not in processor:
-        raise EncoderError(
-            f"{place!r} does not state its normalisation: {PROCESSOR} has no {key!r}.",
-            remedy="pass load_encoder(..., mean=(...), std=(...))",
-        )
-    return tuple(processor.get(key, ()))
+def _normalisation(processor: dict[str, Any], name: str, wanted: Wanted) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std as the processor states them, in pixel units; what the caller passed goes before them."""
+    if wanted.mean is not None and wanted.std is not None:
+        return tuple(wanted.mean), tuple(wanted.std)
+    if processor.get("do_flip_channel_order"):
+        raise EncoderError(f"{name!r} takes images as blue, green, red.", remedy="wrap it in a module that takes RGB")
+    if processor.get("do_normalize") is False and processor.get("do_rescale", True):
+        return (), ()
+    for key in ("image_mean", "image_std"):
+        if key not in processor:
+            raise EncoderError(
+                f"{name!r} does not state its normalisation: {PROCESSOR} has no {key!r}.",
+                remedy="pass load_encoder(..., mean=(...), std=(...))",
+            )
+    return tuple(processor["image_mean"]), tuple(processor["image_std"])
 
 
 def _size(processor: dict[str, Any], config: Any) -> tuple[int, int] | None:

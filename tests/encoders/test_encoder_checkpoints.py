@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from encoder_helpers import Bomb
 from safetensors.torch import save_file
 from torch import nn
 
@@ -16,16 +16,6 @@ from genaf_sdk.errors import EncoderError
 from genaf_sdk.model import HardenedModel, Head
 
 STATED = {"mean": (0.5,), "std": (0.25,), "image_size": (32, 32)}
-
-
-class Bomb:
-    """Pickles that create a file when they are read."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.system, (f"touch {self.target}",)
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pth", ".pt", ".bin"])

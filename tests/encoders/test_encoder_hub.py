@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from encoder_helpers import Bomb
+from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.models import save_for_hf
 from torch import nn
 
@@ -38,7 +40,7 @@ def hub_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         def download(repository_id: str, filename: str, revision: str | None = None) -> str:
             assert repository_id == "some/model"
             if not (folder / filename).is_file():
-                raise FileNotFoundError(filename)
+                raise LocalEntryNotFoundError(filename)
             return str(folder / filename)
 
         monkeypatch.setattr(repository, "hf_hub_download", download)
@@ -79,9 +81,26 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"task": "text"}')
     with pytest.raises(EncoderError, match="its keys are task"):
         load_encoder(str(tmp_path))
-    (tmp_path / "config.json").write_text('{"architecture": "test_vit", "pretrained_cfg": {"input_size": [3, 8, 8]}}')
+    stated: dict[str, object] = {"input_size": [3, 8, 8], "mean": [0.5] * 3}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": stated}))
+    with pytest.raises(EncoderError, match="states no 'std'"):
+        load_encoder(str(tmp_path))
+    stated["std"] = [0.5] * 3
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": stated}))
     with pytest.raises(EncoderError, match="timm cannot load"):
         load_encoder(str(tmp_path))
+
+
+def test_pickled_weights_of_a_timm_folder_are_not_executed(tmp_path: Path) -> None:
+    model = timm.create_model("test_vit", img_size=32)
+    save_for_hf(model, tmp_path, model_args={"img_size": 32}, safe_serialization=False)
+    assert not list(tmp_path.glob("*.safetensors"))
+    encoder = load_encoder(str(tmp_path))
+    torch.testing.assert_close(encoder.backbone.blocks.state_dict(), model.blocks.state_dict())
+    torch.save({"cls_token": torch.zeros(1), "extra": Bomb(tmp_path / "executed")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(EncoderError, match="timm cannot load"):
+        load_encoder(str(tmp_path))
+    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("name", ["some/model", "some/model:{broken", 'some/model:{"library":"other"}'])
@@ -153,10 +172,24 @@ def test_models_of_transformers(kind: str, place: str, hub_of, tmp_path: Path) -
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_transformers_without_a_processor_ask_for_the_normalisation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["folder", "hub"])
+def test_transformers_without_a_processor_ask_for_the_normalisation(place: str, hub_of, tmp_path: Path) -> None:
     towers()["vit"][0].save_pretrained(tmp_path)
+    hub_of(tmp_path)
+    name = str(tmp_path) if place == "folder" else "some/model"
     with pytest.raises(EncoderError, match="does not state its normalisation"):
-        load_encoder(str(tmp_path))
-    encoder = load_encoder(str(tmp_path), mean=(0.5,), std=(0.5,))
+        load_encoder(name)
+    encoder = load_encoder(name, mean=(0.5,), std=(0.5,))
     assert encoder.image_size == (32, 32)
     assert isinstance(encoder.backbone, transformers.TransformersEncoder)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_a_processor_that_does_not_normalise_means_pixels_as_they_are(tmp_path: Path) -> None:
+    towers()["vit"][0].save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**PROCESSOR, "do_normalize": False}))
+    encoder = load_encoder(str(tmp_path))
+    assert (float(encoder.mean), float(encoder.std)) == (0, 1)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"do_flip_channel_order": True}))
+    with pytest.raises(EncoderError, match="blue, green, red"):
+        load_encoder(str(tmp_path))
