@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from genaf_sdk._version import __version__
 from genaf_sdk.errors import ExportError
@@ -77,7 +78,8 @@ def export_onnx(model: HardenedModel, path: str | Path, *, half: bool = False, r
     else:
         example = torch.full((2, model.encoder.channels, height, width), 0.5)
     try:
-        with warnings.catch_warnings():
+        # Fused attention with a bias (BEiT, MaxViT) is traced with other strides than it is decomposed with.
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's concern
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             program = torch.onnx.export(

@@ -15,7 +15,7 @@ from genaf_sdk.data.decoding import Decoded, Target, decode, first_size
 from genaf_sdk.data.files import ImageFiles, read_folder
 from genaf_sdk.data.hub import open_hub
 from genaf_sdk.data.images import LabelledImages
-from genaf_sdk.data.inspection import duplicate_notes, imbalance_note, weights_of_classes
+from genaf_sdk.data.inspection import duplicate_notes, evened_out, imbalance_note
 from genaf_sdk.data.published import PUBLISHED, KnownData, data_root, open_published
 from genaf_sdk.data.splits import DataSplits, Groups, require_apart, set_aside
 from genaf_sdk.errors import DataError
@@ -49,7 +49,7 @@ def load_data(
     seed: int = 0,
     interpolation: str = "bilinear",
     groups: Groups | Callable[[Path], Hashable] | None = None,
-    balance: Literal["none", "weights"] = "none",
+    balance: Literal["none", "repeat"] = "none",
     skip_corrupt: bool = False,
     root: str | Path | None = None,
     download: bool = False,
@@ -69,7 +69,7 @@ def load_data(
         interpolation: How images are resized: nearest, bilinear or bicubic.
         groups: Images that belong together, such as frames of one video, stay in one split: one group an image, in the
             order of the images, training images first; or, for folders, a function from a file's path to its group.
-        balance: ``weights`` gives ``class_weights`` for the training loss.
+        balance: ``repeat`` repeats training images of smaller classes, so that all classes are seen equally often.
         skip_corrupt: Leave out images that cannot be read, which is noted, rather than refuse the data.
         root: Where data sets with an id lie; by default the environment's GENAF_DATA_ROOT, else ~/.cache/genaf.
         download: Whether a data set that is missing there may be downloaded.
@@ -80,8 +80,8 @@ def load_data(
     """
     if isinstance(dataset, DataSplits):
         return dataset
-    if balance not in ("none", "weights"):
-        raise DataError(f"balance is {balance!r}.", expected="'none' or 'weights'")
+    if balance not in ("none", "repeat"):
+        raise DataError(f"balance is {balance!r}.", expected="'none' or 'repeat'")
     opened = _open(dataset, root, download=download)
     size = image_size or first_size(opened.parts[0], channels, opened.name)
     target = Target(size, channels, interpolation, opened.name)
@@ -94,9 +94,9 @@ def load_data(
     class_names = opened.class_names
     if class_names is None:
         class_names = tuple(str(label) for label in range(int(train.labels.max()) + 1)) if len(train) else ()
-    weights = weights_of_classes(train.labels, len(class_names)) if balance == "weights" else ()
-    data = DataSplits(train, validation, test, class_names, opened.name, tuple(notes), weights)
-    return replace(data, notes=(*notes, *duplicate_notes(data), *imbalance_note(data)))
+    data = DataSplits(train, validation, test, class_names, opened.name)
+    notes += [*duplicate_notes(data), *imbalance_note(data, evened=balance == "repeat")]
+    return replace(data, train=evened_out(train) if balance == "repeat" else train, notes=tuple(notes))
 
 
 def known_data() -> list[KnownData]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,15 +11,18 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import get_worker_info
 
-from genaf_sdk.data.files import ImageFiles, Unreadable
+from genaf_sdk.data.files import ImageFiles, Unreadable, require_decodable
 from genaf_sdk.data.images import LabelledImages, as_pixels, check_pixels
+from genaf_sdk.data.loading import memory, processors
 from genaf_sdk.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-MEMORY_LIMIT = 4 * 2**30  # bytes of decoded pixels that are kept in memory, for each split
+MEMORY_LIMIT = min(4 * 2**30, memory() // 8)  # bytes of decoded pixels that are kept in memory, for each split
+AHEAD = 1024  # so many images at most are decoded before they are asked for
 # Pillow's three other filters have no counterpart on tensors; each is served by the nearest one that has.
 INTERPOLATIONS = {
     "nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "bicubic",
@@ -84,44 +86,69 @@ def decode(source: Any, target: Target) -> Decoded:
     if isinstance(source, LabelledImages):
         batches = [resize(_match_channels(batch, target), target) for batch in source.raw_batches()]
         return Decoded(LabelledImages.in_memory(torch.cat(batches), source.labels), list(range(len(source))), [])
-
-    def read(index: int) -> tuple[Tensor, Any]:
-        image, label = source[index]
-        pixels = to_tensor(image, target.channels, target.name, index)
-        return resize(pixels[None], target)[0], label
-
     if _bytes_of(source, target) > MEMORY_LIMIT:
-        return _on_disk(source, target, read)
-    results = _for_each(lambda index: _attempt(lambda: read(index), index), source)
-    kept = [index for index, result in enumerate(results) if not isinstance(result, str)]
+        return _on_disk(source, target)
+    pixels, labels = torch.empty(0), []
+    kept: list[int] = []
+    unreadable: list[str] = []
+    for index, result in enumerate(_for_each(lambda i: _attempt(lambda: _read(source, i, target), i), source)):
+        if isinstance(result, str):
+            unreadable.append(result)
+            continue
+        image, label = result
+        if not kept:
+            pixels = torch.empty((len(source), *image.shape), dtype=image.dtype)
+        if image.dtype != pixels.dtype:
+            raise DataError(
+                f"Image {index} of {target.name!r} is {image.dtype}.", expected=f"{pixels.dtype} as the first"
+            )
+        pixels[len(kept)] = image
+        kept.append(index)
+        labels.append(label)
     if not kept:
-        raise DataError(
-            f"None of the {len(results)} images of {target.name!r} can be read: {results[0]}", expected="images"
-        )
-    pixels = torch.stack([results[index][0] for index in kept])
-    labels = as_labels([results[index][1] for index in kept], target.name)
-    unreadable = [result for result in results if isinstance(result, str)]
-    return Decoded(LabelledImages.in_memory(pixels, labels), kept, unreadable)
+        raise DataError(f"None of the {len(source)} images of {target.name!r} can be read: {unreadable[0]}")
+    images = LabelledImages.in_memory(pixels[: len(kept)], as_labels(labels, target.name))
+    return Decoded(images, kept, unreadable)
 
 
-def _on_disk(source: Any, target: Target, read: Callable[[int], tuple[Tensor, Any]]) -> Decoded:
+@dataclass(frozen=True)
+class _OnDisk:
+    """Reads images when they are asked for: those that were kept of ``source``."""
+
+    source: Any
+    kept: list[int]
+    target: Target
+
+    def __call__(self, indices: Sequence[int]) -> Tensor:
+        try:
+            batch = _for_each(lambda index: _read(self.source, self.kept[index], self.target)[0], self.source, indices)
+            return check_pixels(torch.stack(list(batch)))
+        except Unreadable as error:
+            raise DataError(
+                f"An image of {self.target.name!r} cannot be decoded: {error}.", remedy="repair or remove it"
+            ) from error
+
+    def identities(self, indices: Sequence[int]) -> list[bytes] | None:
+        if not isinstance(self.source, ImageFiles):
+            return None
+        files = self.source
+        return list(_for_each(lambda index: files.identity(self.kept[index]), files, indices))
+
+
+def _on_disk(source: Any, target: Target) -> Decoded:
     checked: list[Any] = [None] * len(source)
     if isinstance(source, ImageFiles):
-        checked = _for_each(lambda index: _attempt(lambda: source.check(index), index), source)
+        checked = list(_for_each(lambda index: _attempt(lambda: source.check(index), index), source))
     kept = [index for index, result in enumerate(checked) if result is None]
     known = next((v for key in ("labels", "targets", "_labels") if (v := getattr(source, key, None)) is not None), None)
     labels = [known[index] if known is not None else source[index][1] for index in kept]
+    images = LabelledImages(as_labels(labels, target.name), _OnDisk(source, kept, target), on_disk=True)
+    return Decoded(images, kept, [result for result in checked if result is not None])
 
-    def read_many(indices: Sequence[int]) -> Tensor:
-        try:
-            return check_pixels(torch.stack([read(kept[index])[0] for index in indices]))
-        except Unreadable as error:
-            raise DataError(
-                f"An image of {target.name!r} cannot be decoded: {error}.", remedy="repair or remove it"
-            ) from error
 
-    unreadable = [result for result in checked if result is not None]
-    return Decoded(LabelledImages(as_labels(labels, target.name), read_many, on_disk=True), kept, unreadable)
+def _read(source: Any, index: int, target: Target) -> tuple[Tensor, Any]:
+    image, label = source[index]
+    return resize(to_tensor(image, target.channels, target.name, index)[None], target)[0], label
 
 
 def _attempt(read: Callable[[], Any], index: int) -> Any:
@@ -134,12 +161,16 @@ def _attempt(read: Callable[[], Any], index: int) -> Any:
         return f"image {index} ({error})"
 
 
-def _for_each(work: Callable[[int], Any], source: Any) -> list[Any]:
-    """Call ``work`` for every index; in threads where the source is files, which Pillow decodes in parallel."""
-    if not isinstance(source, ImageFiles):
-        return [work(index) for index in range(len(source))]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(work, range(len(source)), chunksize=64))
+def _for_each(work: Callable[[int], Any], source: Any, indices: Sequence[int] | None = None) -> Iterator[Any]:
+    """Yield ``work`` of every index, in order; in threads where the source is files, as Pillow decodes in parallel."""
+    indices = range(len(source)) if indices is None else indices
+    threads = min(8, processors(), len(indices))
+    if threads < 2 or not isinstance(source, ImageFiles) or get_worker_info() is not None:
+        yield from map(work, indices)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(indices), AHEAD):
+            yield from pool.map(work, indices[start : start + AHEAD])
 
 
 def _bytes_of(source: Any, target: Target) -> int:
@@ -171,6 +202,7 @@ def to_tensor(image: Any, channels: int, name: str, index: int) -> Tensor:
         DataError: It is something else, or has another number of channels.
     """
     if isinstance(image, Image.Image):
+        require_decodable(image, f"image {index}")
         bands = len(image.getbands())
         if channels not in MODES or (channels == 4 and bands != 4):
             raise DataError(f"Image {index} of {name!r} has {bands} channels.", expected=f"{channels} channels")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +13,17 @@ from torch.utils.data import Dataset
 from genaf_sdk.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+
+
+class Reader(Protocol):
+    """Where the pixels of a split come from. It can be pickled, so that other processes can read ahead."""
+
+    def __call__(self, indices: Sequence[int]) -> Tensor:
+        """Return the pixels (B, C, H, W) of some images: uint8 (0 to 255) or float32 ([0, 1])."""
+
+    def identities(self, indices: Sequence[int]) -> list[bytes] | None:
+        """Return bytes for each image that are equal for equal images; None where that would mean to decode them."""
 
 
 class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
@@ -19,12 +31,12 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
 
     Args:
         labels: Class of each image, int64 (N,).
-        read: Returns the pixels (B, C, H, W) of the images at the indices given: uint8 (0 to 255) or float32 ([0, 1]).
+        reader: Gives the pixels.
         on_disk: Whether reading means decoding files, so that a pass over all images is slow.
     """
 
-    def __init__(self, labels: Tensor, read: Callable[[Sequence[int]], Tensor], *, on_disk: bool = False) -> None:
-        self.labels, self._read, self.on_disk = labels, read, on_disk
+    def __init__(self, labels: Tensor, reader: Reader, *, on_disk: bool = False) -> None:
+        self.labels, self.reader, self.on_disk = labels, reader, on_disk
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -35,7 +47,7 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return a whole batch at once: pixels (B, C, H, W) and labels (B,)."""
-        return as_pixels(self._read(indices)), self.labels[torch.as_tensor(indices, dtype=torch.long)]
+        return as_pixels(self.reader(indices)), self.labels[torch.as_tensor(indices, dtype=torch.long)]
 
     def head(self, count: int | None = None, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
         """Return pixels and labels of the first ``count`` images, or of ``count`` drawn by ``seed``; None is all."""
@@ -47,14 +59,12 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
     def raw_batches(self, size: int = 512) -> Iterator[Tensor]:
         """Yield the pixels (B, C, H, W) of all images in order, as they are kept: uint8 or float32."""
         for start in range(0, len(self), size):
-            yield self._read(range(start, min(start + size, len(self))))
+            yield self.reader(range(start, min(start + size, len(self))))
 
     def subset(self, indices: Sequence[int]) -> LabelledImages:
         """Return the images at ``indices`` as a split of their own."""
         chosen = list(indices)
-        return LabelledImages(
-            self.labels[chosen], lambda wanted: self._read([chosen[index] for index in wanted]), on_disk=self.on_disk
-        )
+        return LabelledImages(self.labels[chosen], _Chosen(self.reader, chosen), on_disk=self.on_disk)
 
     @classmethod
     def in_memory(cls, pixels: Tensor, labels: Tensor) -> LabelledImages:
@@ -64,7 +74,39 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
             DataError: Pixels outside [0, 1], or of another shape.
         """
         check_pixels(pixels)
-        return cls(labels.long(), lambda indices: pixels[torch.as_tensor(indices, dtype=torch.long)])
+        return cls(labels.long(), _InMemory(pixels))
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """Pixels (N, C, H, W)."""
+
+    pixels: Tensor
+
+    def __call__(self, indices: Sequence[int]) -> Tensor:
+        return self.pixels[torch.as_tensor(indices, dtype=torch.long)]
+
+    def identities(self, indices: Sequence[int]) -> list[bytes]:
+        return [fingerprint(self.pixels[index].contiguous().numpy().tobytes()) for index in indices]
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some images of another reader, by their indices there."""
+
+    reader: Reader
+    chosen: list[int]
+
+    def __call__(self, indices: Sequence[int]) -> Tensor:
+        return self.reader([self.chosen[index] for index in indices])
+
+    def identities(self, indices: Sequence[int]) -> list[bytes] | None:
+        return self.reader.identities([self.chosen[index] for index in indices])
+
+
+def fingerprint(content: bytes) -> bytes:
+    """Return 16 bytes that two different contents do not share."""
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def as_pixels(pixels: Tensor) -> Tensor:

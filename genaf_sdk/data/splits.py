@@ -31,7 +31,6 @@ class DataSplits:
         class_names: One name a class, in the order of the labels.
         name: What the report calls the data.
         notes: What was decided for the user, for the log and the report.
-        class_weights: One weight a class for the training loss, 1 on average over the training images; empty is none.
     """
 
     train: LabelledImages
@@ -40,14 +39,11 @@ class DataSplits:
     class_names: tuple[str, ...]
     name: str = "data"
     notes: tuple[str, ...] = field(default=())
-    class_weights: tuple[float, ...] = field(default=())
 
     def __post_init__(self) -> None:
         count = len(self.class_names)
         if count < 2:
             raise DataError(f"The data {self.name!r} has {count} class(es).", expected="at least two classes")
-        if len(self.class_weights) not in (0, count):
-            raise DataError(f"There are {len(self.class_weights)} class weights.", expected=f"none or {count}")
         for name, split in self.splits().items():
             if len(split) == 0:
                 raise DataError(f"The {name} split of {self.name!r} is empty.", expected="at least one image a class")

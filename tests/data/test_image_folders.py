@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
 import struct
 import warnings
 import zlib
@@ -11,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
-from genaf_sdk.data import decoding, load_data
+from genaf_sdk.data import decoding, load_data, loading
+from genaf_sdk.data.loading import loader_options
 from genaf_sdk.errors import DataError
 
 CLASSES = ("cat", "dog")
@@ -60,11 +64,33 @@ def test_large_data_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not cached.train.on_disk
     for kept, read in zip(cached.splits().values(), lazy.splits().values(), strict=True):
         torch.testing.assert_close(read.head(), kept.head())
-    assert any("read from disk" in note for note in lazy.notes)
+    assert lazy.notes == cached.notes == ()
+    assert pickle.loads(pickle.dumps(lazy.train))[5][0].equal(lazy.train[5][0]), "workers may be started afresh"
+    shutil.copy(root / "train" / "dog" / "0_0.png", root / "test" / "cat" / "copy.png")
+    note = "duplicates: 1 of 25 test images are also train images"
+    assert load_data(root).notes == (note,)
+    monkeypatch.undo()
+    assert load_data(root).notes == (note,)
+    monkeypatch.setattr(decoding, "MEMORY_LIMIT", 1)
     (root / "test" / "cat" / "0_0.png").write_bytes((root / "test" / "cat" / "0_1.png").read_bytes()[:60])
     truncated = load_data(root)
     with pytest.raises(DataError, match=r"0_0\.png"):
         truncated.test.head()
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_loaders_are_sized_to_the_machine(in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not in_memory:
+        monkeypatch.setattr(decoding, "MEMORY_LIMIT", 1)
+    images = load_data(folder_of(tmp_path)).train
+    monkeypatch.setattr(loading, "processors", lambda: 4)
+    cpu = torch.device("cpu")
+    assert loader_options(images, cpu) == {"num_workers": 0 if in_memory else 3, "pin_memory": False}
+    assert loader_options(images, cpu, processes=4)["num_workers"] == 0
+    assert loader_options(images, torch.device("cuda"))["pin_memory"]
+    monkeypatch.setattr(loading, "processors", lambda: 2)
+    loader = DataLoader(images, 5, collate_fn=lambda batch: batch, **loader_options(images, cpu))
+    assert torch.cat([pixels for pixels, _ in loader]).equal(images.head()[0])
 
 
 @pytest.fixture
@@ -121,6 +147,35 @@ def test_bombs_are_refused_whether_or_not_pillow_warns(size: tuple[int, int], tm
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(DataError, match=r"0_bomb\.png .*decompression bomb"):
+            load_data(root)
+
+
+@pytest.mark.parametrize(("mode", "size", "reason"), [("1", (9_500, 9_500), "bomb"), ("I;16", (4, 4), "8 bits")])
+def test_pictures_of_torch_datasets_are_looked_at_before_they_are_decoded(mode: str, size, reason: str) -> None:
+    class Pictures(Dataset):
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+            return Image.new(*((mode, size) if index == 7 else ("RGB", (4, 4)))), index % 2
+
+    with pytest.raises(DataError, match=rf"1 of 20 images .*image 7 .*{reason}"):
+        load_data(Pictures())
+    assert sum(len(split) for split in load_data(Pictures(), skip_corrupt=True).splits().values()) == 19
+
+
+def test_damage_anywhere_in_a_file_is_named_or_harmless(tmp_path: Path) -> None:
+    root, generator = folder_of(tmp_path), np.random.default_rng(0)
+    for index, suffix in enumerate(("png", "jpg", "tiff", "webp", "bmp", "ppm") * 20):
+        path = root / "cat" / f"damaged{index}.{suffix}"
+        content = bytearray(picture(path, index, (24, 24)).read_bytes())
+        places = generator.integers(0, len(content), 8)
+        for place, value in zip(places, generator.integers(0, 256, 8), strict=True):
+            content[place] = value
+        path.write_bytes(bytes(content))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's about metadata
+        with pytest.raises(DataError, match=r"of 144 images .* cannot be read"):
             load_data(root)
 
 

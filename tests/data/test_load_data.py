@@ -15,7 +15,6 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from genaf_sdk.data import DATA_IDS, DataSplits, LabelledImages, decoding, known_data, load_data
-from genaf_sdk.data.inspection import weights_of_classes
 from genaf_sdk.data.splits import set_aside
 from genaf_sdk.errors import DataError
 
@@ -143,15 +142,19 @@ def test_duplicates_across_splits_are_counted() -> None:
     )
 
 
-def test_class_imbalance_is_said_and_weighted_only_if_asked() -> None:
-    parts = [(noise(50, 3, 2, 2, seed=seed), torch.tensor([0] * 40 + [1] * 10)) for seed in range(3)]
-    plain, weighted = load_data(parts), load_data(parts, balance="weights")
-    assert plain.class_weights == ()
-    assert any("40 training images, '1' 10 (4.0 to 1)" in note for note in plain.notes)
-    assert weighted.class_weights == pytest.approx((50 / 80, 50 / 20))
-    assert sum(weighted.class_weights[label] for label in weighted.train.labels.tolist()) == pytest.approx(50)
-    assert weighted.describe()["class_counts"] == [40, 10]
-    assert weights_of_classes(torch.tensor([0, 1]), 2) == (1.0, 1.0)
+def test_class_imbalance_is_said_and_evened_out_only_if_asked() -> None:
+    parts = [(noise(55, 3, 2, 2, seed=seed), torch.tensor([0] * 40 + [1] * 12 + [2] * 3)) for seed in range(3)]
+    plain, evened = load_data(parts), load_data(parts, balance="repeat")
+    assert plain.class_counts() == [40, 12, 3]
+    assert evened.class_counts() == [40, 40, 30], "no image more than ten times"
+    assert any("'0' has 40 training images, '2' 3 (13.3 to 1); balance='repeat'" in note for note in plain.notes)
+    assert any("repeated, up to 10 times" in note for note in evened.notes)
+    for label, most in ((0, 1), (1, 4), (2, 10)):
+        pixels, _ = evened.train.subset(torch.nonzero(evened.train.labels == label).flatten().tolist()).head()
+        shown, times = pixels.flatten(1).unique(dim=0, return_counts=True)
+        assert (len(shown), int(times.max())) == ([40, 12, 3][label], most)
+    assert evened.validation.head()[0].equal(plain.validation.head()[0])
+    assert evened.test.head()[0].equal(plain.test.head()[0])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +168,7 @@ def test_class_imbalance_is_said_and_weighted_only_if_asked() -> None:
         ((noise(9, 3, 2, 2).float(), labels_of(9)), {"image_size": (4, 4)}, "remove Normalize"),
         ((noise(9, 3, 2, 2).int(), labels_of(9)), {}, "of type torch.int32"),
         ((noise(9, 3, 2, 2), labels_of(9) + 0.5), {}, "label of image 0 of 'arrays' is 0.5"),
-        ((noise(9, 3, 2, 2), labels_of(9)), {"balance": "sampler"}, "'none' or 'weights'"),
+        ((noise(9, 3, 2, 2), labels_of(9)), {"balance": "sampler"}, "'none' or 'repeat'"),
         ((noise(9, 3, 2, 2), labels_of(9)), {"interpolation": "cubic"}, "one of nearest"),
         ((noise(3, 3, 2, 2), labels_of(3)), {}, "Class 0 has 1 image"),
         ((noise(0, 3, 2, 2), labels_of(0)), {}, "no image that can be read"),
