@@ -7,7 +7,8 @@ found by the dry run; two training steps of stage 1 (the loss is finite, and nea
 robust sensitivity (number of layers measured); one attack on the encoder (UAPGD, 20 steps, 10/255; how much further, by
 the mean of 1 - cosine, which is what it ascends, it turns the features than random signs of the same budget do: a
 figure, and no condition, as strength against untrained weights says nothing; the gradient and the budget are
-conditions); ONNX export (largest difference of the logits of 16 images, relative to the largest logit).
+conditions); ONNX export (largest difference of the logits of 16 images, relative to how far an image's logits are from
+their mean over the images: what does not depend on the image cannot hide it).
 
 Rows that passed are kept in the file ``--rows``, and not measured again. Exits with 1 if any row failed.
 """
@@ -28,6 +29,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from encoder_candidates import CANDIDATES, Candidate
+from torch import nn
 from torch.nn import functional as F
 
 from genaf_sdk.attacks import UAPGD
@@ -40,7 +42,7 @@ from genaf_sdk.finetuning.loop import Run
 from genaf_sdk.finetuning.sensitivity import robust_sensitivity
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
-PARITY = 1e-4  # largest difference of the logits, relative to the largest one
+PARITY = 1e-3  # largest difference of the logits, relative to their spread over the images
 MOVED = 0.9  # least share of the tensors that training has to move
 HEADER = ["family", "encoder", "image", "weights", "features", "tensors moved", "layers", "attack", "ONNX"]
 MARKS = ("<!-- encoders_table: begin -->", "<!-- encoders_table: end -->")
@@ -59,6 +61,19 @@ def images_for(encoder: PixelEncoder, size: tuple[int, int]) -> DataSplits:
     return load_data([part(16), part(6), part(24)], channels=encoder.channels)
 
 
+@torch.no_grad()
+def settle(encoder: PixelEncoder, pixels: torch.Tensor) -> None:
+    """Let BatchNorm measure its statistics; with those it starts with, deep random layers say the same of any image."""
+    norms = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm2d)]
+    usual = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 1.0
+    encoder.train()(pixels)
+    encoder.eval()
+    for layer, momentum in zip(norms, usual, strict=True):
+        layer.momentum = momentum
+
+
 def turned(clean: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
     """Mean of 1 - cosine between features (N, D); in double precision, as it may be tiny."""
     return (1 - F.cosine_similarity(clean.double(), moved.double())).mean()
@@ -68,6 +83,7 @@ def row(candidate: Candidate, folder: Path) -> list[str]:
     """Run every step; the first that fails raises."""
     encoder = candidate.load()
     data = images_for(encoder, candidate.size)
+    settle(encoder, data.train.head()[0])
     features = encoder.measure(candidate.size)
     model = HardenedModel(
         copy.deepcopy(encoder), Head(features, 3), class_names=data.class_names, image_size=candidate.size
@@ -97,7 +113,8 @@ def row(candidate: Candidate, folder: Path) -> list[str]:
     images, _ = data.test.head(16)
     with torch.no_grad():
         expected = model(images)
-    difference = float((OnnxModel(path)(images) - expected).abs().max() / expected.abs().max())
+    spread = (expected - expected.mean(0)).abs().max()
+    difference = float((OnnxModel(path)(images) - expected).abs().max() / spread)
     if not difference <= PARITY:
         raise RuntimeError(f"logits of the ONNX file differ by {difference:.1e}")
     parameters = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
