@@ -213,7 +213,13 @@ def compare(
     known = [] if folder is None else read_rows(folder / ROWS_FILE)
     comparison = Comparison()
     for seed in seeds:
-        data = load_data(dataset, image_size=public.image_size, channels=public.channels, seed=seed)
+        data = load_data(
+            dataset,
+            image_size=public.image_size,
+            channels=public.channels,
+            interpolation=public.interpolation,
+            seed=seed,
+        )
         transferred: dict[str, Perturbation] = {}
         for name, method in configs.items():
             config = dataclasses.replace(method, seed=seed, evaluation=evaluation)

@@ -94,9 +94,14 @@ class DualTrackConfig:
     """Train the head alone; batch statistics of the encoder stay too."""
     shift: int = 2
     """Augmentation: random translation by up to so many pixels (edges repeated)."""
+    augmentation: Literal["none", "flip", "crop", "trivial"] = "none"
+    """Of training images, in both stages: ``flip`` mirrors half of them; ``crop`` also cuts out half to all of the
+    area; ``trivial`` also makes one random change (TrivialAugment, Müller & Hutter, ICCV 2021)."""
     adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
 
     def __post_init__(self) -> None:
+        kinds = ("none", "flip", "crop", "trivial")
+        _check(self.augmentation in kinds, "augmentation", self.augmentation, f"one of {', '.join(kinds)}")
         _check_positive_integers(self, "epochs")
         _check(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2: batch statistics and L_gr need pairs")
         _check_range(self, 1e-8, 10.0, "encoder_learning_rate", "head_learning_rate")
@@ -209,6 +214,21 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class LoadingConfig:
+    """How ``load_data`` reads the images."""
+
+    balance: Literal["none", "repeat"] = "none"
+    """``repeat``: training images of smaller classes are repeated, so that all classes are seen equally often."""
+    skip_corrupt: bool = False
+    """Leave out images that cannot be read, which the report says, rather than refuse the data."""
+    download: bool = False
+    """Whether a data set that is not on this machine may be downloaded."""
+
+    def __post_init__(self) -> None:
+        _check(self.balance in ("none", "repeat"), "balance", self.balance, "'none' or 'repeat'")
+
+
+@dataclass(frozen=True)
 class HardenConfig:
     """A whole run. ``HardenConfig.preset("paper")`` gives the paper's hyper-parameters."""
 
@@ -223,6 +243,7 @@ class HardenConfig:
     """Share of the training data that is set aside where the data set has no validation split."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """``auto`` is bf16 where the device has it natively (GPUs since Ampere, AVX512-BF16, AMX), else no."""
+    loading: LoadingConfig = field(default_factory=LoadingConfig)
     dual_track: DualTrackConfig = field(default_factory=DualTrackConfig)
     sensitivity: SensitivityConfig = field(default_factory=SensitivityConfig)
     adaptability: AdaptabilityConfig = field(default_factory=AdaptabilityConfig)

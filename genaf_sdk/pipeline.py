@@ -143,8 +143,10 @@ def harden(
         dataset,
         image_size=published.image_size,
         channels=published.channels,
+        interpolation=published.interpolation,
         validation_fraction=config.validation_fraction,
         seed=config.seed,
+        **dataclasses.asdict(config.loading),
     )
     feature_dim = published.measure(data.image_shape[1:])
     with own_accelerator(config) if accelerator is None else nullcontext(accelerator) as engine:

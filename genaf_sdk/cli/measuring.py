@@ -39,7 +39,13 @@ class Evaluate:
 
         folder = None if self.output_dir is None else require_writable(self.output_dir)
         model = HardenedModel.from_pretrained(self.model)
-        data = load_data(self.data, image_size=model.image_size, channels=model.encoder.channels, seed=self.seed)
+        data = load_data(
+            self.data,
+            image_size=model.image_size,
+            channels=model.encoder.channels,
+            interpolation=model.encoder.interpolation,
+            seed=self.seed,
+        )
         encoder = self.encoder or model.encoder.source or None
         with console(stderr=True).status("evaluation") as status:
             report = evaluate(
@@ -90,7 +96,12 @@ class Attack:
             encoder = HardenedModel.from_pretrained(self.encoder).encoder
         else:
             encoder = load_encoder(self.encoder)
-        data = load_data(self.data, image_size=encoder.image_size, channels=encoder.channels)
+        data = load_data(
+            self.data,
+            image_size=encoder.image_size,
+            channels=encoder.channels,
+            interpolation=encoder.interpolation,
+        )
         perturbation = attack(encoder, data.train.head(self.samples, seed=self.seed)[0], seed=self.seed)
         perturbation.save(self.output)
         console().print(f"{self.name} in {perturbation.details['seconds']} s: {self.output}")
@@ -125,8 +136,10 @@ class Verify:
             self.data or name,
             image_size=(shape[1], shape[2]),
             channels=shape[0],
+            interpolation=content["data"].get("interpolation", "bilinear"),
             validation_fraction=fraction,
             seed=seed,
+            skip_corrupt=config.get("loading", {}).get("skip_corrupt", False),
         )
         rows = verify_bundle(folder, data)
         table = Table("column", "attack", "report", "replayed", "agrees")

@@ -94,7 +94,7 @@ def load_data(
     class_names = opened.class_names
     if class_names is None:
         class_names = tuple(str(label) for label in range(int(train.labels.max()) + 1)) if len(train) else ()
-    data = DataSplits(train, validation, test, class_names, opened.name)
+    data = DataSplits(train, validation, test, class_names, opened.name, interpolation=interpolation)
     notes += [*duplicate_notes(data), *imbalance_note(data, evened=balance == "repeat")]
     return replace(data, train=evened_out(train) if balance == "repeat" else train, notes=tuple(notes))
 

@@ -31,6 +31,7 @@ class DataSplits:
         class_names: One name a class, in the order of the labels.
         name: What the report calls the data.
         notes: What was decided for the user, for the log and the report.
+        interpolation: How images of another size were resized.
     """
 
     train: LabelledImages
@@ -39,6 +40,7 @@ class DataSplits:
     class_names: tuple[str, ...]
     name: str = "data"
     notes: tuple[str, ...] = field(default=())
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
         count = len(self.class_names)
@@ -89,6 +91,7 @@ class DataSplits:
             "class_names": list(self.class_names),
             "class_counts": self.class_counts(),
             "image_shape": list(self.image_shape),
+            "interpolation": self.interpolation,
             "notes": list(self.notes),
             "fingerprint": digest.hexdigest(),
         }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genaf_sdk.data.augmentation import augmented
 from genaf_sdk.finetuning.adversary import ascend
 from genaf_sdk.finetuning.dual_track import Tracks
 from genaf_sdk.finetuning.loop import Run, Step, accuracy, cosine, fit, random_shift
@@ -75,10 +76,12 @@ def adaptability_finetuning(
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
-    shifts = run.generator("stage 2 augmentation")
+    shifts, changes = run.generator("stage 2 augmentation"), run.generator("stage 2 changes")
 
     def step(classifier: nn.Module, pixels: Tensor, labels: Tensor) -> Step:
-        logits = classifier(random_shift(pixels, config.dual_track.shift, shifts))[1].float()
+        pixels = random_shift(pixels, config.dual_track.shift, shifts)
+        seeds = torch.randint(2**31, (len(pixels),), generator=changes)
+        logits = classifier(augmented(pixels, config.dual_track.augmentation, seeds))[1].float()
         return Step(F.cross_entropy(logits, labels), {}, (logits.argmax(1) == labels).sum())
 
     try:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genaf_sdk.data.augmentation import augmented
 from genaf_sdk.finetuning.adversary import ADVERSARIES, Adversary
 from genaf_sdk.finetuning.baselines import mart_loss, trades_loss
 from genaf_sdk.finetuning.genetic import genetic_regularization
@@ -88,11 +89,12 @@ def dual_track_finetuning(
     adversary = None
     if kind != "none":
         adversary = ADVERSARIES[kind](config.adversary, run.generator(f"{stage} adversary"), run.sum_over_processes)
-    shifts = run.generator(f"{stage} augmentation")
+    shifts, changes = run.generator(f"{stage} augmentation"), run.generator(f"{stage} changes")
     model.to(run.accelerator.device).to(memory_format=torch.channels_last)
 
     def step(tracks: nn.Module, pixels: Tensor, labels: Tensor) -> Step:
         pixels = random_shift(pixels, config.shift, shifts)
+        pixels = augmented(pixels, config.augmentation, torch.randint(2**31, (len(pixels),), generator=changes))
         images = pixels
         if adversary is not None:
             with run.accelerator.autocast():
