@@ -38,6 +38,7 @@ class _Opened:
     parts: tuple[Any, ...]
     class_names: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
+    group_of: Callable[[Path], Hashable] | None = None
 
 
 def load_data(
@@ -69,6 +70,7 @@ def load_data(
         interpolation: How images are resized: nearest, bilinear or bicubic.
         groups: Images that belong together, such as frames of one video, stay in one split: one group an image, in the
             order of the images, training images first; or, for folders, a function from a file's path to its group.
+            The frames of one sign in ``gtsrb`` are kept together anyhow.
         balance: ``repeat`` repeats training images of smaller classes, so that all classes are seen equally often.
         skip_corrupt: Leave out images that cannot be read, which is noted, rather than refuse the data.
         root: Where data sets with an id lie; by default the environment's GENAF_DATA_ROOT, else ~/.cache/genaf.
@@ -87,7 +89,7 @@ def load_data(
     target = Target(size, channels, interpolation, opened.name)
     decoded = [decode(part, target) for part in opened.parts]
     notes = [*opened.notes, *_unreadable_note(decoded, opened.name, skip=skip_corrupt)]
-    grouped = _groups_of(groups, opened, decoded)
+    grouped = _groups_of(opened.group_of if groups is None else groups, opened, decoded)
     if grouped is not None:
         require_apart(grouped)
     train, validation, test = _three([part.images for part in decoded], grouped, validation_fraction, seed, notes)
@@ -127,7 +129,7 @@ def _open_id(spec: str, root: str | Path | None, *, download: bool) -> _Opened:
         return _Opened("digits", _digits(), tuple("0123456789"))
     if spec in PUBLISHED:
         parts, names, notes = open_published(PUBLISHED[spec], data_root(root), download=download)
-        return _Opened(spec, parts, names, tuple(notes))
+        return _Opened(spec, parts, names, tuple(notes), PUBLISHED[spec].group_of)
     if spec.startswith("hub:"):
         parts, names, notes = open_hub(spec.removeprefix("hub:"), download=download)
         return _Opened(spec, parts, names, tuple(notes))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from genaf_sdk.data.files import read_folder
+from genaf_sdk.data.files import ImageFiles, read_folder
 from genaf_sdk.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = "GENAF_DATA_ROOT"
 
@@ -27,6 +30,7 @@ class KnownData:
         parts: Arguments of the class, for each split.
         folder: Folder under the root, for data that comes as one.
         names: Class names in place of the folders' or the data set's own.
+        group_of: Which images belong together, from a file's path; None where any two are independent.
     """
 
     id: str
@@ -38,6 +42,12 @@ class KnownData:
     parts: tuple[dict[str, Any], ...] = ()
     folder: str = ""
     names: dict[str, str] = field(default_factory=dict)
+    group_of: Callable[[Path], str] | None = None
+
+
+def _sign_of(path: Path) -> str:
+    """Return which sign a GTSRB file shows: CLASS/SIGN_FRAME.ppm, about 30 frames each; test images are single ones."""
+    return f"{path.parent.name}/{path.stem.partition('_')[0]}"
 
 
 def _split(*names: str, **more: Any) -> tuple[dict[str, Any], ...]:
@@ -61,7 +71,8 @@ PUBLISHED = {
                   _split("train", "test")),
         KnownData("svhn", 10, (73_257, 26_032), "non-commercial use", "http://ufldl.stanford.edu/housenumbers", "SVHN",
                   _split("train", "test")),
-        KnownData("gtsrb", 43, (26_640, 12_630), "", "https://benchmark.ini.rub.de", "GTSRB", _split("train", "test")),
+        KnownData("gtsrb", 43, (26_640, 12_630), "", "https://benchmark.ini.rub.de", "GTSRB", _split("train", "test"),
+                  group_of=_sign_of),
         KnownData("mnist", 10, (60_000, 10_000), "", "http://yann.lecun.com/exdb/mnist", "MNIST", _TRAIN),
         KnownData("fashion-mnist", 10, (60_000, 10_000), "MIT", "https://github.com/zalandoresearch/fashion-mnist",
                   "FashionMNIST", _TRAIN),
@@ -120,7 +131,7 @@ def _open_torchvision(known: KnownData, root: Path, *, download: bool) -> tuple[
     if download:
         root.mkdir(parents=True, exist_ok=True)
     try:
-        parts = tuple(getattr(datasets, known.maker)(root, **part, download=download) for part in known.parts)
+        made = [getattr(datasets, known.maker)(root, **part, download=download) for part in known.parts]
     except (RuntimeError, OSError, ImportError) as error:
         raise DataError(
             f"The data set {known.id!r} cannot be had: {error}",
@@ -128,8 +139,16 @@ def _open_torchvision(known: KnownData, root: Path, *, download: bool) -> tuple[
             remedy=f"load_data({known.id!r}, download=True) on a machine with network, then copy {root} here "
             f"(or set {ROOT}, or pass root=); it is described at {known.url}",
         ) from error
-    names = getattr(parts[0], "classes", None) or getattr(parts[0], "categories", None)
-    return parts, None if names is None else tuple(str(name) for name in names), []
+    names = getattr(made[0], "classes", None) or getattr(made[0], "categories", None)
+    return tuple(_as_files(part) for part in made), None if names is None else tuple(str(name) for name in names), []
+
+
+def _as_files(dataset: Any) -> Any:
+    """Return torchvision's list of files as one of ours, which is read in parallel and names what cannot be read."""
+    samples = getattr(dataset, "samples", None) or getattr(dataset, "_samples", None)
+    if not isinstance(samples, list):
+        return dataset
+    return ImageFiles([Path(path) for path, _ in samples], [int(label) for _, label in samples])
 
 
 def _open_folder(known: KnownData, root: Path) -> tuple[tuple[Any, ...], Any, list[str]]:

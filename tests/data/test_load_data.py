@@ -106,7 +106,7 @@ def test_no_group_is_in_two_splits() -> None:
     groups = torch.randint(0, 40, (400,), generator=generator).tolist()
     labels = torch.tensor([group % 3 for group in groups])
     pixels = torch.tensor(groups, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
-    data = load_data((pixels, labels), groups=[f"video {group}" for group in groups])
+    data = load_data((pixels, labels), groups=np.array([f"video {group}" for group in groups]))
     shown = [set((split.head()[0][:, 0, 0, 0] * 255).round().int().tolist()) for split in data.splits().values()]
     assert all(not first & second for first, second in combinations(shown, 2))
     assert 0.15 < len(data.test) / 400 < 0.35
@@ -186,7 +186,8 @@ def test_published_sets_are_read_from_the_root(tmp_path: Path, monkeypatch: pyte
         folder.mkdir(parents=True)
         for index in range(8):
             pixels = noise(1, 9, 7, 3, seed=10 * label + index)[0].numpy()
-            Image.fromarray(pixels).save(folder / f"{index:05d}_00000.ppm")
+            for frame in range(3):
+                Image.fromarray(pixels).save(folder / f"{index:05d}_{frame:05d}.ppm")
     tests = base / "GTSRB" / "Final_Test" / "Images"
     tests.mkdir(parents=True)
     rows = ["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"]
@@ -195,7 +196,9 @@ def test_published_sets_are_read_from_the_root(tmp_path: Path, monkeypatch: pyte
         rows.append(f"{index:05d}.ppm;7;9;0;0;6;8;{index % 2}")
     (base / "GT-final_test.csv").write_text("\n".join(rows) + "\n")
     data = load_data("gtsrb", root=tmp_path, image_size=(8, 8))
-    assert data.describe()["sizes"] == {"train": 14, "validation": 2, "test": 4}
+    assert data.describe()["sizes"] == {"train": 42, "validation": 6, "test": 4}
+    assert not [note for note in data.notes if note.startswith("duplicates")], "frames of one sign are in one split"
+    assert any("in whole groups" in note for note in data.notes)
     monkeypatch.setenv("GENAF_DATA_ROOT", str(tmp_path))
     assert load_data("gtsrb", image_size=(8, 8)).describe() == data.describe()
 
