@@ -151,6 +151,7 @@ def _figures(report: RobustnessReport | None) -> str:
 def _use(model: HardenedModel) -> str:
     height, width = model.image_size
     mode = "RGB" if model.encoder.channels == 3 else "L"
+    resampling = "BICUBIC" if model.encoder.interpolation in ("bicubic", "lanczos") else "BILINEAR"
     axes = ".transpose(2, 0, 1)[None]" if mode == "RGB" else "[None, None]"
     return f"""## Use
 
@@ -163,7 +164,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-image = Image.open("picture.jpg").convert("{mode}").resize(({width}, {height}), Image.Resampling.BILINEAR)
+image = Image.open("picture.jpg").convert("{mode}").resize(({width}, {height}), Image.Resampling.{resampling})
 pixels = (np.asarray(image, dtype=np.float32) / 255){axes}
 session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
 (logits,) = session.run(["logits"], {{"pixels": pixels}})

@@ -59,7 +59,8 @@ def export_onnx(model: HardenedModel, path: str | Path, *, half: bool = False, r
     """Write ``model`` as a single ONNX file and return its path.
 
     Input ``pixels``: float32 (batch, C, H, W) in [0, 1]. Output ``logits``: float32 (batch, K). The class names, the
-    image size, the number of channels and the version are kept as metadata. The file is checked by ``onnx.checker``.
+    image size, the number of channels, how images are resized and the version are kept as metadata. The file is
+    checked by ``onnx.checker``.
 
     Args:
         model: The classifier.
@@ -106,6 +107,7 @@ def export_onnx(model: HardenedModel, path: str | Path, *, half: bool = False, r
         "class_names": json.dumps(model.class_names, ensure_ascii=False),
         "image_size": json.dumps(model.image_size),
         "channels": str(model.encoder.channels),
+        "interpolation": model.encoder.interpolation,
         "encoder": model.encoder.source,
     }
     onnx.helper.set_model_props(proto, metadata)

@@ -31,6 +31,7 @@ class Bundle:
         image_size: (H, W) the model was made for; None where the graph alone decides.
         input_shape: Shape of one image in the graph's own layout; empty where the graph leaves a size open.
         sdk_version: Version of genaf-sdk that wrote it; empty where the file does not say.
+        interpolation: How its training images were resized.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Bundle:
     image_size: tuple[int, int] | None
     input_shape: tuple[int, ...]
     sdk_version: str
+    interpolation: str = "bilinear"
 
 
 def open_bundle(source: str | Path, *, precision: str = "fp32") -> Bundle:
@@ -87,6 +89,7 @@ def open_bundle(source: str | Path, *, precision: str = "fp32") -> Bundle:
         image_size=(size[0], size[1]) if size else None,
         input_shape=_input_shape(model),
         sdk_version=metadata.get("genaf_sdk", ""),
+        interpolation=metadata.get("interpolation", "bilinear"),
     )
 
 

@@ -15,15 +15,28 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 25_000_000
+# Training resizes tensors, which have no Lanczos filter; it takes the bicubic one for it.
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.BICUBIC,
+}
 
 
-def decode(data: bytes, image_shape: tuple[int, int, int], *, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
-    """Return an image as uint8 (1, H, W, C), resized as in training (bilinear, antialiased, ratio not kept).
+def decode(
+    data: bytes,
+    image_shape: tuple[int, int, int],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    interpolation: str = "bilinear",
+) -> NDArray[Any]:
+    """Return an image as uint8 (1, H, W, C), resized as in training (antialiased, ratio not kept).
 
     Args:
         data: A JPEG, PNG or WEBP file. It is turned as its EXIF orientation says; transparency is dropped.
         image_shape: (C, H, W); C is 3 or 1.
         max_pixels: Largest width times height, read from the header before anything is decoded.
+        interpolation: How the training images were resized; all but ``FILTERS`` is bilinear.
 
     Raises:
         TooLargeError: More pixels than that.
@@ -40,7 +53,7 @@ def decode(data: bytes, image_shape: tuple[int, int, int], *, max_pixels: int = 
                 )
             upright = ImageOps.exif_transpose(image)
             converted = upright.convert("RGB" if channels == 3 else "L")
-            resized = converted.resize((width, height), Image.Resampling.BILINEAR)
+            resized = converted.resize((width, height), FILTERS.get(interpolation, Image.Resampling.BILINEAR))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(
             f"The image cannot be decoded: {error}.", expected=f"a whole {', '.join(FORMATS)} file"

@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 from genaf_sdk.data import DATA_IDS, DataSplits, LabelledImages, decoding, known_data, load_data
 from genaf_sdk.data.splits import set_aside
 from genaf_sdk.errors import DataError
+from genaf_sdk.export.serve.images import decode
 
 
 def noise(count: int, *shape: int, seed: int = 0) -> torch.Tensor:
@@ -89,6 +90,17 @@ def test_images_are_resized_as_asked_and_stay_in_range(interpolation: str) -> No
         pillow = np.asarray(image.resize((9, 8), filters[interpolation])) / 255
         own = decoding.resize(pixels[:1], decoding.Target((8, 9), 3, interpolation, "noise"))[0].permute(1, 2, 0)
         assert np.abs(own.numpy() / 255 - pillow).max() < 0.02
+
+
+@pytest.mark.parametrize("interpolation", list(decoding.INTERPOLATIONS))
+def test_served_images_are_resized_as_those_of_training(interpolation: str) -> None:
+    pixels = noise(1, 3, 48, 40)
+    stream = io.BytesIO()
+    Image.fromarray(pixels[0].permute(1, 2, 0).numpy()).save(stream, "PNG")
+    served = decode(stream.getvalue(), (3, 16, 24), interpolation=interpolation).astype(int)
+    trained_on = decoding.resize(pixels, decoding.Target((16, 24), 3, interpolation, "noise"))
+    difference = np.abs(served - trained_on.permute(0, 2, 3, 1).numpy().astype(int)).max()
+    assert difference <= (0 if interpolation == "nearest" else 4), "Pillow rounds twice"
 
 
 def test_the_split_is_stratified_and_every_image_is_in_one_split() -> None:
