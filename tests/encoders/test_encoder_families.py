@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.models.beit import Beit
 from torch import nn
 
 from genaf_sdk import HardenConfig, HardenedModel, harden, load_data, load_encoder
@@ -52,6 +53,12 @@ def timm(name: str, height: int, width: int, **options: object) -> Callable[[], 
     return lambda: load_encoder(f"timm/{name}:random", image_size=(height, width), **options)
 
 
+def beit() -> PixelEncoder:
+    """Attention with a bias for relative positions."""
+    network = Beit(32, patch_size=8, embed_dim=32, depth=2, num_heads=2, use_rel_pos_bias=True, num_classes=0)
+    return load_encoder(network, image_size=(32, 32))
+
+
 def solo_learn_vit() -> PixelEncoder:
     architecture = "solo-learn:vit_tiny:patch_size=16,heads=3,image_size=32x32"
     return PixelEncoder(build_backbone(architecture), source=architecture, image_size=(32, 32))
@@ -64,6 +71,7 @@ FAMILIES = {
     "vit, four bands, not square": (timm("test_vit", 32, 48, channels=4, **FOUR), "patch_embed.proj.weight"),
     "convnext": (timm("test_convnext", 32, 32), "stem.0.weight"),
     "efficientnet, grey": (timm("test_efficientnet", 32, 32, channels=1, mean=(0.5,), std=(0.5,)), "conv_stem.weight"),
+    "beit": (beit, "blocks.0.attn.qkv.weight"),
     "attention of torch": (lambda: load_encoder(Tokens(), image_size=(32, 32)), ATTENTION),
 }
 SLOW_FAMILIES = {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from genaf_sdk.encoders import build_backbone, load_encoder, solo_learn
@@ -46,11 +47,14 @@ def weight_norm(module: nn.Module) -> nn.Module:
         return nn.utils.weight_norm(module)
 
 
-def buffers(**tensors: Tensor) -> nn.Module:
-    holder = nn.Module()
-    for name, tensor in tensors.items():
-        holder.register_buffer(name, tensor)
-    return holder
+def mae_decoder() -> nn.Module:
+    decoder = nn.Module()
+    decoder.mask_token = nn.Parameter(torch.zeros(1, 1, 8))
+    decoder.decoder_pos_embed = nn.Parameter(torch.zeros(1, 65, 8), requires_grad=False)
+    decoder.decoder_embed, decoder.decoder_pred = nn.Linear(192, 8), nn.Linear(8, 48)
+    decoder.decoder_blocks = nn.Sequential(Block(8, 2))
+    decoder.decoder_norm = nn.LayerNorm(8)
+    return decoder
 
 
 def queue() -> dict[str, Tensor]:
@@ -111,6 +115,7 @@ def method_parts(method: str) -> tuple[dict[str, nn.Module], dict[str, Tensor], 
         ),
         "supcon": (two, none, False),
         "vicreg": (three, none, False),
+        "mae": ({"decoder": mae_decoder()}, none, False),
     }[method]
 
 
@@ -197,13 +202,13 @@ def test_the_first_versions_called_it_encoder(cifar_backbone: nn.Module, tmp_pat
     assert encoder.mean.flatten().tolist() == pytest.approx(solo_learn.NORMALISATION["cifar100"][0])
 
 
-@pytest.mark.parametrize(("fixed_positions", "heads"), [(False, 3), (True, 12)])
-def test_vit_tiny_has_the_heads_of_its_method(fixed_positions: bool, heads: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "heads"), [("dino", 3), ("byol", 3), ("mocov3", 12), ("mae", 12)])
+def test_vit_tiny_has_the_heads_of_its_method(method: str, heads: int, tmp_path: Path) -> None:
     backbone = build_backbone(f"solo-learn:vit_tiny:patch_size=4,heads={heads},image_size=32x32").eval()
     with torch.no_grad():
-        if fixed_positions:  # MoCo v3 and MAE: sine and cosine, [CLS] at zero
+        if heads == 12:  # MoCo v3 and MAE: sine and cosine, [CLS] at zero
             backbone.pos_embed[:, 0] = 0
-    path = save_checkpoint(tmp_path, backbone, "mocov3" if fixed_positions else "dino", settings=CIFAR10)
+    path = save_checkpoint(tmp_path, backbone, method, settings=CIFAR10)
     encoder = load_encoder(str(path))
     assert encoder.source == f"solo-learn:vit_tiny:patch_size=4,heads={heads},image_size=32x32"
     images = torch.rand(2, 3, 32, 32)
