@@ -23,18 +23,19 @@ class Encoders:
 
         from genaf_sdk.encoders import known_encoders
 
-        table = Table("id", "parameters", "weights", "licence")
+        table = Table("id", "image", "parameters", "weights", "licence")
         for entry in known_encoders():
             if self.containing in entry.id:
+                image = "x".join(map(str, entry.image_size or ()))
                 size = "" if entry.parameters is None else f"{entry.parameters / 1e6:.1f} M"
-                table.add_row(entry.id, size, "yes" if entry.weights else "", entry.licence)
+                table.add_row(entry.id, image, size, "yes" if entry.weights else "", entry.licence)
         console().print(table)
         return 0
 
 
 @dataclass(frozen=True)
 class Data:
-    """List the data ids."""
+    """List the data ids; images are counted as train + validation + test, or train + test, or all."""
 
     def __call__(self) -> int:
         """Run."""
@@ -42,7 +43,8 @@ class Data:
 
         from genaf_sdk.data import known_data
 
-        table = Table("id", "classes", "images", "licence", "source")
+        table = Table("id", "classes", "images", "licence")
+        table.add_column("source", overflow="fold")
         for entry in known_data():
             classes = str(entry.classes or "")
             sizes = " + ".join(f"{size:,}" for size in entry.sizes)

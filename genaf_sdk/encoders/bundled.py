@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from genaf_sdk.encoders.source import Wanted
     from genaf_sdk.model import PixelEncoder
 
-NAME = "simclr-cifar10"
+NAME, SIZE = "simclr-cifar10", (32, 32)
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def known() -> list[KnownEncoder]:
     """Return the encoders of this folder."""
     parameters = sum(parameter.numel() for parameter in SmallResNet().parameters())
-    return [KnownEncoder(f"bundled:{NAME}", "bundled", "Apache-2.0", parameters)]
+    return [KnownEncoder(f"bundled:{NAME}", "bundled", "Apache-2.0", parameters, image_size=SIZE)]
 
 
 def build(name: str) -> SmallResNet:
@@ -46,4 +46,4 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
     )
     if wanted.channels != 3:
         raise EncoderError(f"bundled:{name} takes images of 3 channels, not {wanted.channels}.", remedy="use timm/NAME")
-    return wanted.encoder(backbone, source=f"bundled:{name}", mean=MEAN, std=STD, image_size=(32, 32))
+    return wanted.encoder(backbone, source=f"bundled:{name}", mean=MEAN, std=STD, image_size=SIZE)

@@ -24,6 +24,7 @@ class KnownEncoder:
         licence: Of the weights, as the publisher states it; empty where it is not stated.
         parameters: How many numbers the weights are; None where that is not known without building the model.
         weights: Whether trained weights come with it. False: an architecture or a place-holder such as PATH.
+        image_size: (H, W) it was made for; None where that depends.
     """
 
     id: str
@@ -31,6 +32,7 @@ class KnownEncoder:
     licence: str = ""
     parameters: int | None = None
     weights: bool = True
+    image_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,14 @@ OPTIONS = ("channels", "image_size")
 
 
 def known() -> list[KnownEncoder]:
-    """Return the models that timm has published weights for, with the licence of the weights."""
+    """Return the models that timm has published weights for, with the licence of the weights and the image size."""
     import timm
 
-    names = timm.list_pretrained()
-    licences = {name: timm.get_pretrained_cfg(name).license or "" for name in names}
-    return [KnownEncoder(f"timm/{name}", "timm", licences[name]) for name in names]
+    configs = {name: timm.get_pretrained_cfg(name) for name in timm.list_pretrained()}
+    return [
+        KnownEncoder(f"timm/{name}", "timm", config.license or "", image_size=tuple(config.input_size[1:]))
+        for name, config in configs.items()
+    ]
 
 
 def build(name: str) -> nn.Module:

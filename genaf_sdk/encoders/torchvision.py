@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -19,9 +19,13 @@ def known() -> list[KnownEncoder]:
     """Return torchvision's classifiers, with the size that its default weights state."""
     from torchvision import models
 
-    names = models.list_models(module=models)
-    sizes = {name: models.get_model_weights(name).DEFAULT.meta["num_params"] for name in names}
-    return [KnownEncoder(f"torchvision:{name}", "torchvision", "", sizes[name]) for name in names]
+    weights = {name: models.get_model_weights(name).DEFAULT for name in models.list_models(module=models)}
+    return [
+        KnownEncoder(
+            f"torchvision:{name}", "torchvision", "", default.meta["num_params"], image_size=_size(default.transforms())
+        )
+        for name, default in weights.items()
+    ]
 
 
 def build(name: str) -> nn.Module:
@@ -65,15 +69,19 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
             remedy=f"fetch {weights.url} on another machine and put it in torch's hub folder, checkpoints/",
         ) from error
     recipe = weights.transforms()
-    size = recipe.crop_size[0]
     return wanted.encoder(
         _without_classifier(backbone, name),
         source=f"torchvision:{name}",
         mean=recipe.mean,
         std=recipe.std,
-        image_size=(size, size),
+        image_size=_size(recipe),
         interpolation=recipe.interpolation.value,
     )
+
+
+def _size(recipe: Any) -> tuple[int, int]:
+    side = int(recipe.crop_size[0])
+    return side, side
 
 
 def _require_known(model: str) -> None:

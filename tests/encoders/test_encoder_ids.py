@@ -174,6 +174,8 @@ def test_building_and_listing_never_ask_the_network() -> None:
     by_id = {entry.id: entry for entry in listed}
     assert by_id["timm/vit_small_patch14_dinov2.lvd142m"].licence == "apache-2.0"
     assert by_id["torchvision:resnet18"].parameters == 11_689_512
+    assert by_id["torchvision:resnet18"].image_size == (224, 224)
+    assert by_id["timm/vit_small_patch14_dinov2.lvd142m"].image_size == (518, 518)
 
 
 def test_a_source_is_added_by_one_entry(monkeypatch: pytest.MonkeyPatch, tiny_encoder: nn.Module) -> None:
