@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.installed ## Harden the bundled encoder on digits: demo-output/ gets the report, model and ONNX file
-	$(BIN)/genaf harden --output-dir demo-output
+	$(BIN)/genaf demo --output-dir demo-output
 
 test: $(VENV)/.installed-dev ## Run the tests
 	$(BIN)/pytest
