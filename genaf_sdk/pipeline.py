@@ -16,6 +16,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 
 from genaf_sdk.config import AdversaryConfig, HardenConfig
+from genaf_sdk.cost import CostMeter
 from genaf_sdk.data import load_data
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.errors import ConfigError
@@ -149,14 +150,14 @@ def harden(
         **dataclasses.asdict(config.loading),
     )
     feature_dim = published.measure(data.image_shape[1:])
-    with own_accelerator(config) if accelerator is None else nullcontext(accelerator) as engine:
+    with own_accelerator(config) if accelerator is None else nullcontext(accelerator) as engine, CostMeter() as cost:
         run = Run(engine, config.seed, folder, progress)
         result = _fine_tune(run, published, feature_dim, data, config, with_undefended=evaluate)
         if evaluate:
             started = time.monotonic()
             result.report = evaluate_result(run, result, surrogate)
             result.seconds["evaluation"] = round(time.monotonic() - started, 3)
-            result.report.sections |= describe(result)
+            result.report.sections |= describe(result) | {"cost": cost.read()}
         for module in (result.model, result.undefended):
             if module is not None:
                 module.cpu().eval()

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from genaf_sdk.cli import FAILED, UNUSABLE, main
+from genaf_sdk.cli import DONE, FAILED, INTERRUPTED, UNEXPECTED, UNUSABLE, listing, main
+from genaf_sdk.cli.settings import starting_settings
+from genaf_sdk.errors import ConfigError
 
 QUICK = [
     *("--undefended-epochs", "1", "--dual-track.epochs", "2"),
@@ -18,15 +23,30 @@ QUICK = [
 
 def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "demo"
-    assert main(["harden", "--output-dir", str(folder), *QUICK]) == 0
+    assert main(["demo", "--output-dir", str(folder), *QUICK]) == 0
     printed = capsys.readouterr().out
     assert "transfer" in printed
+    assert f"genaf verify {folder}" in " ".join(printed.split())
     assert "logits of ONNX and torch differ" in printed
     report = json.loads((folder / "report.json").read_text())
     assert report["model"]["encoder"] == "bundled:simclr-cifar10"
     assert report["data"]["name"] == "digits"
 
-    assert main(["verify", str(folder)]) == 0
+    assert main(["verify", str(folder), "--json"]) == DONE
+    verified = json.loads(capsys.readouterr().out)
+    assert verified["agrees"]
+    assert {row["attack"] for row in verified["rows"]} == {"", "noise", "uapgd"}
+    assert main(["report", str(folder), "--json"]) == DONE
+    assert json.loads(capsys.readouterr().out) == report
+    (folder / "report.html").write_text("")
+    assert main(["report", str(folder)]) == DONE
+    page = (folder / "report.html").read_bytes()
+    listed = json.loads((folder / "checksums.json").read_text())["sha256"]
+    assert listed["report.html"] == hashlib.sha256(page).hexdigest()
+    assert b"</html>" in page
+    capsys.readouterr()
+    assert main(["report", str(folder), "--markdown"]) == DONE
+    assert capsys.readouterr().out.startswith("## Robustness")
     assert main(["export", str(folder), str(tmp_path / "again.onnx")]) == 0
     assert (tmp_path / "again.onnx").stat().st_size > 100_000
     perturbation = tmp_path / "delta.safetensors"
@@ -53,7 +73,7 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
         (["harden", "--encoder", "torchvision:resnet81"], "torchvision:resnet"),
         (["harden", "--preset", "papr"], "paper"),
         (["harden", "--dual-track.epochs", "0"], "at least 1"),
-        (["harden", "--config", "missing.json"], "missing.json"),
+        (["harden", "--config", "missing.json"], "missing.json cannot be read"),
         (["attack", "uapg"], "uapgd"),
         (["attack", "pgd"], "whole models"),
     ],
@@ -68,13 +88,106 @@ def test_bad_input_ends_with_2_and_says_what_would_work(
     assert "Traceback" not in error
 
 
-def test_settings_come_from_a_file_and_can_be_overridden(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "settings.json"
-    path.write_text(json.dumps({"dual_track": {"epochs": 7}}))
+def test_settings_come_from_a_preset_then_a_file_then_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(
+        "preset: paper\ndata: pictures\noutput_dir: out\nundefended_encoder_learning_rate: 2e-4\n"
+        "dual_track:\n  epochs: 7\n  adversary: {budget: 4/255}\n"
+    )
+    start = starting_settings(["harden", "--config", str(path)])
+    assert start.run == {"data": "pictures", "output_dir": Path("out")}
+    assert start.settings.dual_track.epochs == 7
+    assert start.settings.dual_track.adversary.budget == 4 / 255
+    assert start.settings.undefended_encoder_learning_rate == 2e-4
+    assert start.settings.dual_track.adversary.kind == "pgd"  # the paper's, as the file asked for
     with pytest.raises(SystemExit) as stopped:
         main(["harden", "--config", str(path), "--help"])
     assert stopped.value.code == 0
-    assert "7" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "(default: 7)" in shown
+    assert "(default: 4/255)" in shown
+    assert "(default: pictures)" in shown
+
+
+def test_the_settings_of_a_report_can_be_run_again(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps({"schema": 1, "config": {"seed": 5}}))
+    assert starting_settings(["demo", "--config", str(path)]).settings.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- 1", "list"),
+        ("sed: 1", "seed"),
+        ("seed: high", "seed"),
+        ("a: [", "cannot be read"),
+        ("preset: papr", "paper"),
+    ],
+)
+def test_a_file_of_settings_that_cannot_be_used_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        starting_settings(["harden", "--config", str(path)])
+
+
+def test_budgets_may_be_written_as_fractions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    delta = tmp_path / "delta.safetensors"
+    given = ["attack", "noise", "--budget", "6/255", "--samples", "4", "--output", str(delta), "--json"]
+    assert main(given) == DONE
+    assert json.loads(capsys.readouterr().out)["budget"] == pytest.approx(6 / 255)
+
+
+@pytest.mark.parametrize("command", ["encoders", "data", "attacks"])
+def test_lists_are_there_for_machines(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--json"]) == DONE
+    assert len(json.loads(capsys.readouterr().out)) >= 2
+
+
+def test_every_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def ends_with(error: BaseException) -> tuple[int, str, str]:
+        def run(_: object) -> int:
+            raise error
+
+        monkeypatch.setattr(listing.Data, "__call__", run)
+        code = main(["data", "--json"])
+        captured = capsys.readouterr()
+        return code, captured.out, " ".join(captured.err.split())
+
+    code, out, err = ends_with(ConfigError("x is 1.", expected="2", remedy="set x"))
+    assert code == UNUSABLE == 2
+    assert json.loads(out)["error"]["remedy"] == "set x"
+    assert err == "genaf: x is 1. Expected: 2. To do: set x."
+    code, out, err = ends_with(RuntimeError("deep inside"))
+    assert code == UNEXPECTED == 3
+    assert json.loads(out)["error"]["type"] == "RuntimeError"
+    assert "deep inside" in err
+    assert "--debug" in err
+    assert "Traceback" not in err
+    assert main(["data", "--debug"]) == UNEXPECTED
+    assert "Traceback" in capsys.readouterr().err
+    code, _, err = ends_with(KeyboardInterrupt())
+    assert code == INTERRUPTED == 130
+    assert err == "genaf: interrupted"
+
+
+def test_the_reader_of_a_pipe_may_leave_early() -> None:
+    command = f"{sys.executable} -m genaf_sdk attacks | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (DONE, "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shells_can_complete_commands_and_settings(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--tyro-print-completion", shell])
+    assert not stopped.value.code
+    script = capsys.readouterr().out
+    assert "demo" in script
+    assert "undefended-epochs" in script
 
 
 def test_reports_are_shown_anew_and_ids_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

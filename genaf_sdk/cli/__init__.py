@@ -2,66 +2,69 @@
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
 from genaf_sdk.cli.comparing import Compare
 from genaf_sdk.cli.listing import Attacks, Data, Doctor, Encoders
-from genaf_sdk.cli.making import Export, Harden, Push
+from genaf_sdk.cli.making import Demo, Export, Harden, Push
 from genaf_sdk.cli.measuring import Attack, Evaluate, Report, Verify
-from genaf_sdk.cli.output import FAILED, INTERRUPTED, UNUSABLE, console
-from genaf_sdk.config import HardenConfig
-from genaf_sdk.errors import ConfigError, GenafError
-from genaf_sdk.files import read_json
+from genaf_sdk.cli.output import DONE, FAILED, INTERRUPTED, UNEXPECTED, UNUSABLE, console, show_error
+from genaf_sdk.cli.settings import Start, starting_settings, with_fractions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["FAILED", "INTERRUPTED", "UNUSABLE", "main"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "UNEXPECTED", "UNUSABLE", "main"]
 
 DESCRIPTION = """Image classifiers that withstand downstream-agnostic adversarial examples.
 
 `genaf serve` and `genaf bench-serve` run a bundle without torch; they have a --help of their own.
 
 Exit codes: 0 done; 1 a check failed (verify, doctor); 2 something given cannot be used, said in one or two lines;
-130 interrupted. --debug before the command shows the traceback."""
+3 an unexpected error; 130 interrupted. --debug shows the traceback. Completion for your shell:
+`genaf --tyro-print-completion bash` (or zsh)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``genaf`` and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = bool(given) and given[0] == "--debug"
-    given = given[1:] if debug else given
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
     if given and given[0] in ("serve", "bench-serve"):
         return _serve(*given)
     try:
         command: Any = tyro.cli(
-            _commands(_starting_settings(given)),
+            _commands(starting_settings(given)),
             prog="genaf",
             description=DESCRIPTION,
             args=given,
             config=(tyro.conf.OmitSubcommandPrefixes,),
+            registry=with_fractions(),
         )
-        return int(command())
-    except GenafError as error:
-        if debug:
-            raise
-        console(stderr=True).print(f"genaf: {error}", style="red", markup=False, highlight=False)
-        return UNUSABLE
+        code = int(command())
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `genaf encoders | head`: the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except KeyboardInterrupt:
+        console(stderr=True).print("genaf: interrupted", style="red")
         return INTERRUPTED
+    except Exception as error:  # the last line of defence: no user is shown a traceback unasked
+        return show_error(error, as_json="--json" in given, debug=debug)
 
 
-def _commands(settings: HardenConfig) -> Any:
-    """Return the union of all commands; ``genaf harden`` starts from ``settings``."""
+def _commands(start: Start) -> Any:
+    """Return the union of all commands; their settings begin at ``start``."""
     named = {
-        "harden": Harden(settings=settings),
+        "demo": Demo(settings=start.settings, **start.run),
+        "harden": Harden(settings=start.settings, **start.run),
         "compare": Compare,
-        "evaluate": Evaluate,
+        "evaluate": Evaluate(model=tyro.MISSING, settings=start.settings.evaluation),
         "attack": Attack,
         "verify": Verify,
         "report": Report,
@@ -79,21 +82,6 @@ def _commands(settings: HardenConfig) -> Any:
         else:
             types.append(Annotated[type(command), tyro.conf.subcommand(name, default=command)])
     return Union[tuple(types)]  # noqa: UP007  # built at run time
-
-
-def _starting_settings(arguments: Sequence[str]) -> HardenConfig:
-    """Read --preset and --config ahead of the rest, as they decide the defaults that the rest overrides."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--preset", default="default")
-    early.add_argument("--config", type=Path)
-    try:
-        known, _ = early.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"The arguments cannot be read: {error}.") from error
-    if known.config is not None:
-        content = read_json(known.config)
-        return HardenConfig.from_dict(content)
-    return HardenConfig.preset(known.preset)
 
 
 def _serve(command: str, *arguments: str) -> int:

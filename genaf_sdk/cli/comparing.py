@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from genaf_sdk.cli.output import console
+from genaf_sdk.cli.output import DONE, Command, console
 from genaf_sdk.presets import PRESETS
 
 
 @dataclass(frozen=True)
-class Compare:
+class Compare(Command):
     """Train several methods on the same data, attack each, and print one table.
 
     A comparison that was stopped goes on where it was when it is started again with the same arguments.
@@ -32,10 +33,15 @@ class Compare:
     def __call__(self) -> int:
         """Run."""
         if self.list:
-            for name, entry in PRESETS.items():
-                console().print(f"[bold]{name}[/] {entry.summary} [dim]{entry.source}[/]")
-                console().print(f"  protects: {entry.protects}\n  leaves open: {entry.leaves_open}")
-            return 0
+            words = [
+                f"[bold]{name}[/] {entry.summary} [dim]{entry.source}[/]\n"
+                f"  protects: {entry.protects}\n  leaves open: {entry.leaves_open}"
+                for name, entry in PRESETS.items()
+            ]
+            listed = ("summary", "source", "protects", "leaves_open")
+            content = [{"name": name, **{k: getattr(PRESETS[name], k) for k in listed}} for name in PRESETS]
+            self.answer(content, *words)
+            return DONE
         from genaf_sdk.comparison import ComparisonRow, compare
 
         def show(row: ComparisonRow) -> None:
@@ -45,6 +51,6 @@ class Compare:
         comparison = compare(
             self.encoder, self.data, self.methods, seeds=self.seeds, output_dir=self.output_dir, on_row=show
         )
-        console().print(comparison.table())
-        console().print(f"Everything is in {self.output_dir}.")
-        return 0
+        rows = [json.loads(row.to_json()) for row in comparison.rows]
+        self.answer(rows, comparison.table(), f"Everything is in {self.output_dir}.")
+        return DONE

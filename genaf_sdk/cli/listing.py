@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
-from genaf_sdk.cli.output import FAILED, console
+from genaf_sdk.cli.output import DONE, FAILED, Command
 
 
 @dataclass(frozen=True)
-class Encoders:
+class Encoders(Command):
     """List the encoder ids that this installation can name."""
 
     containing: Annotated[str, tyro.conf.Positional] = ""
@@ -24,17 +25,17 @@ class Encoders:
         from genaf_sdk.encoders import known_encoders
 
         table = Table("id", "image", "parameters", "weights", "licence")
-        for entry in known_encoders():
-            if self.containing in entry.id:
-                image = "x".join(map(str, entry.image_size or ()))
-                size = "" if entry.parameters is None else f"{entry.parameters / 1e6:.1f} M"
-                table.add_row(entry.id, image, size, "yes" if entry.weights else "", entry.licence)
-        console().print(table)
-        return 0
+        entries = [entry for entry in known_encoders() if self.containing in entry.id]
+        for entry in entries:
+            image = "x".join(map(str, entry.image_size or ()))
+            size = "" if entry.parameters is None else f"{entry.parameters / 1e6:.1f} M"
+            table.add_row(entry.id, image, size, "yes" if entry.weights else "", entry.licence)
+        self.answer([dataclasses.asdict(entry) for entry in entries], table)
+        return DONE
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Command):
     """List the data ids; images are counted as train + validation + test, or train + test, or all."""
 
     def __call__(self) -> int:
@@ -49,18 +50,17 @@ class Data:
             classes = str(entry.classes or "")
             sizes = " + ".join(f"{size:,}" for size in entry.sizes)
             table.add_row(entry.id, classes, sizes, entry.licence, entry.url)
-        console().print(table)
-        return 0
+        listed = ("id", "classes", "sizes", "licence", "url")
+        self.answer([{name: getattr(entry, name) for name in listed} for entry in known_data()], table)
+        return DONE
 
 
 @dataclass(frozen=True)
-class Attacks:
+class Attacks(Command):
     """List the attacks, what each knows, and its settings."""
 
     def __call__(self) -> int:
         """Run."""
-        import dataclasses
-
         from rich.table import Table
 
         from genaf_sdk.attacks import EncoderAttack, UniversalModelAttack, known_attacks
@@ -68,18 +68,21 @@ class Attacks:
         table = Table("name", "knows", "gives")
         table.add_column("settings", overflow="fold")
         table.add_column("source", overflow="fold")
+        rows = []
         for name, attack in known_attacks().items():
             knows = "encoder" if issubclass(attack, EncoderAttack) else "whole model"
             universal = issubclass(attack, (EncoderAttack, UniversalModelAttack))
             gives = "patch" if attack.is_patch else "perturbation" if universal else "one per image"
-            settings = ", ".join(f"{f.name}={_short(f.default)}" for f in dataclasses.fields(attack))
-            table.add_row(name, knows, gives, settings, attack.source)
-        console().print(table)
-        return 0
+            settings = {f.name: f.default for f in dataclasses.fields(attack)}
+            shown = ", ".join(f"{setting}={_short(default)}" for setting, default in settings.items())
+            table.add_row(name, knows, gives, shown, attack.source)
+            rows.append({"name": name, "knows": knows, "gives": gives, "settings": settings, "source": attack.source})
+        self.answer(rows, table)
+        return DONE
 
 
 @dataclass(frozen=True)
-class Doctor:
+class Doctor(Command):
     """Say what is installed, which devices and providers really work, and the command that mends what does not."""
 
     def __call__(self) -> int:
@@ -87,8 +90,10 @@ class Doctor:
         from genaf_sdk.doctor import diagnose, findings_table
 
         findings = diagnose()
-        console().print(findings_table(findings))
-        return FAILED if any(finding.status == "fail" for finding in findings) else 0
+        works = all(finding.status != "fail" for finding in findings)
+        content = {"works": works, "findings": [dataclasses.asdict(finding) for finding in findings]}
+        self.answer(content, findings_table(findings))
+        return DONE if works else FAILED
 
 
 def _short(value: object) -> str:

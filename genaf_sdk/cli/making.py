@@ -1,34 +1,34 @@
-"""Commands that make things: ``genaf harden``, ``export`` and ``push``."""
+"""Commands that make things: ``genaf demo``, ``harden``, ``export`` and ``push``."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from genaf_sdk.cli.output import console, show_report
+from genaf_sdk.cli.output import DONE, Command, console
 from genaf_sdk.config import HardenConfig
+from genaf_sdk.presets import PRESETS
 
 
 @dataclass(frozen=True)
-class Harden:
-    """Fine-tune an encoder into a hardened classifier, attack it, and write model, ONNX file and report.
-
-    Without arguments: the bundled SimCLR encoder on scikit-learn's digits, in about three minutes on two CPU cores.
-    """
+class Harden(Command):
+    """Fine-tune an encoder into a hardened classifier, attack it, and write model, ONNX file and report."""
 
     output_dir: Path = Path("genaf-output")
-    """Folder for model.safetensors, config.json, model.onnx, report.json and perturbations/."""
+    """Folder for model.safetensors, config.json, model.onnx, report.html, report.json and perturbations/."""
     encoder: str = "bundled:simclr-cifar10"
-    """Encoder id, such as torchvision:resnet18."""
+    """Encoder id, such as torchvision:resnet18; `genaf encoders` lists them."""
     data: str = "digits"
     """Data id, or a folder CLASS/IMAGE or train|val|test/CLASS/IMAGE."""
-    preset: str = "default"
-    """Settings to start from: default, fast, paper, or a baseline (`genaf compare --list`). Each can be overridden."""
-    config: Path | None = None
-    """JSON file of settings, as under "config" in report.json; takes the place of the preset."""
+    preset: Annotated[str, tyro.conf.arg(metavar="|".join(PRESETS))] = "default"
+    """Settings to start from (`genaf compare --list` describes them); every one can be overridden below."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """YAML or JSON file of settings (any of those below, and encoder, data, output_dir, preset), or the report.json
+    of a run to repeat. It overrides the preset; options override it."""
     settings: Annotated[HardenConfig, tyro.conf.arg(name="")] = field(default_factory=HardenConfig)
 
     def __call__(self) -> int:
@@ -36,16 +36,35 @@ class Harden:
         from genaf_sdk.pipeline import harden
 
         result = harden(self.encoder, self.data, self.settings, output_dir=self.output_dir)
-        if result.report is not None:
-            show_report(result.report)
+        if result.report is None:  # a process that is not the first one: the first tells
+            return DONE
+        self.answer_report(result.report)
+        if not self.json:
+            parts = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in result.seconds.items())
             console().print(result.report.sections["onnx"]["text"])
-        parts = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in result.seconds.items())
-        console().print(f"{sum(result.seconds.values()):.0f} s: {parts}. Everything is in {self.output_dir}.")
-        return 0
+            console().print(f"{sum(result.seconds.values()):.0f} s: {parts}. Everything is in {self.output_dir}.")
+        return DONE
 
 
 @dataclass(frozen=True)
-class Export:
+class Demo(Harden):
+    """Harden the bundled SimCLR encoder on scanned digits: no download, no GPU, a few minutes on two CPU cores."""
+
+    output_dir: Path = Path("demo-output")
+    """Folder for model.safetensors, config.json, model.onnx, report.html, report.json and perturbations/."""
+
+    def __call__(self) -> int:
+        """Run, and say what to look at next."""
+        code = super().__call__()
+        if not self.json:
+            folder = self.output_dir
+            console().print(f"Look at {folder / 'report.html'}. Then: `genaf verify {folder}` replays the report on")
+            console().print(f"model.onnx, `genaf serve {folder}` serves it, `genaf harden --help` takes your encoder.")
+        return code
+
+
+@dataclass(frozen=True)
+class Export(Command):
     """Write a hardened model as ONNX and compare the file with it."""
 
     model: Annotated[str, tyro.conf.Positional]
@@ -65,12 +84,12 @@ class Export:
         path = export_onnx(model, self.output)
         images = torch.rand(5, model.encoder.channels, *model.image_size, generator=torch.Generator().manual_seed(0))
         parity = check_parity(model, path, images)
-        console().print(f"{path}: {parity.text}")
-        return 0
+        self.answer({"file": str(path), "parity": dataclasses.asdict(parity)}, f"{path}: {parity.text}")
+        return DONE
 
 
 @dataclass(frozen=True)
-class Push:
+class Push(Command):
     """Publish a bundle on the Hugging Face Hub, in one commit."""
 
     bundle: Annotated[Path, tyro.conf.Positional]
@@ -91,5 +110,5 @@ class Push:
         url = push_bundle(
             self.bundle, self.repo, private=self.private or None, revision=self.revision, create_pr=self.create_pr
         )
-        console().print(url)
-        return 0
+        self.answer({"url": url}, url)
+        return DONE

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from genaf_sdk.cli.output import FAILED, console, show_report
+from genaf_sdk.cli.output import DONE, FAILED, Command, console
 from genaf_sdk.config import EvaluationConfig
-from genaf_sdk.errors import GenafError
-from genaf_sdk.files import read_json
+from genaf_sdk.errors import GenafError, OutputError
+from genaf_sdk.files import read_json, write_json
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Command):
     """Attack a hardened model (a folder that `genaf harden` left, or a Hub id) and write a report."""
 
     model: Annotated[str, tyro.conf.Positional]
@@ -28,6 +29,8 @@ class Evaluate:
     """Folder for report.json and perturbations/; by default nothing is written."""
     seed: int = 0
     """Of the attacks, and of the validation split."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """YAML or JSON file of settings as for `genaf harden`, of which the part `evaluation` counts, or a report.json."""
     settings: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
 
     def __call__(self) -> int:
@@ -51,14 +54,14 @@ class Evaluate:
             report = evaluate(
                 model, data, encoder=encoder, config=self.settings, seed=self.seed, on_attack=status.update
             )
-        show_report(report)
+        self.answer_report(report)
         if folder is not None:
             report.save(folder)
-        return 0
+        return DONE
 
 
 @dataclass(frozen=True)
-class Attack:
+class Attack(Command):
     """Craft one universal perturbation on an encoder and save it."""
 
     name: Annotated[str, tyro.conf.Positional]
@@ -104,12 +107,14 @@ class Attack:
         )
         perturbation = attack(encoder, data.train.head(self.samples, seed=self.seed)[0], seed=self.seed)
         perturbation.save(self.output)
-        console().print(f"{self.name} in {perturbation.details['seconds']} s: {self.output}")
-        return 0
+        seconds = perturbation.details["seconds"]
+        content = {"attack": self.name, "file": str(self.output), "budget": perturbation.budget, "seconds": seconds}
+        self.answer(content, f"{self.name} in {seconds} s: {self.output}")
+        return DONE
 
 
 @dataclass(frozen=True)
-class Verify:
+class Verify(Command):
     """Replay a bundle's saved perturbations on its ONNX file; exit with 1 where figures differ from the report's."""
 
     bundle: Annotated[str, tyro.conf.Positional]
@@ -148,23 +153,54 @@ class Verify:
             table.add_row(
                 row.reported.column, row.reported.attack, reported, f"{row.accuracy:.1%}", "yes" if row.agrees else "NO"
             )
-        console().print(table)
-        return 0 if all(row.agrees for row in rows) else FAILED
+        agrees = all(row.agrees for row in rows)
+        content = [row.reported.to_dict() | {"replayed": row.correct, "agrees": row.agrees} for row in rows]
+        self.answer({"agrees": agrees, "rows": content}, table)
+        return DONE if agrees else FAILED
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Command):
     """Show the report of a folder on the terminal, and write its HTML page anew."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """Folder that `genaf harden` or `genaf evaluate` left."""
+    output: Path | None = None
+    """HTML file to write; by default report.html in the folder."""
+    markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the short form for a model card or a pull request instead, and write nothing."""
 
     def __call__(self) -> int:
         """Run."""
-        from genaf_sdk.robustness.report import HTML_FILE, RobustnessReport
+        from rich.text import Text
 
+        from genaf_sdk.robustness.markdown import markdown_summary
+        from genaf_sdk.robustness.report import HTML_FILE, REPORT_FILE, RobustnessReport
+
+        if not (self.folder / REPORT_FILE).is_file():
+            raise OutputError(
+                f"{self.folder} holds no {REPORT_FILE}.",
+                expected="a folder that `genaf harden` or `genaf evaluate --output-dir` left",
+            )
         report = RobustnessReport.load(self.folder)
-        report.save_html(self.folder / HTML_FILE)
-        show_report(report)
-        console().print(f"{self.folder / HTML_FILE}")
-        return 0
+        if self.markdown:
+            self.answer({"markdown": markdown_summary(report)}, Text(markdown_summary(report).rstrip()))
+            return DONE
+        page = self.output or self.folder / HTML_FILE
+        report.save_html(page)
+        _renew_checksum(self.folder, page)
+        self.answer_report(report)
+        if not self.json:
+            console().print(str(page))
+        return DONE
+
+
+def _renew_checksum(folder: Path, page: Path) -> None:
+    """State the new page's SHA-256 where the bundle stated the old one's."""
+    from genaf_sdk.export.bundle import CHECKSUMS_FILE
+
+    path = folder / CHECKSUMS_FILE
+    content = read_json(path) if path.is_file() else {"sha256": {}}
+    if page.parent == folder and page.name in content["sha256"]:
+        content["sha256"][page.name] = hashlib.sha256(page.read_bytes()).hexdigest()
+        write_json(path, content)

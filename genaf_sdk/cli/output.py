@@ -1,15 +1,44 @@
-"""What all commands share: the console, the report on it, exit codes."""
+"""What all commands share: the console, results for people or machines, errors, exit codes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from genaf_sdk.errors import GenafError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from genaf_sdk.robustness.report import RobustnessReport
 
-FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
+DONE, FAILED, UNUSABLE, UNEXPECTED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command: its fields are its options, calling it runs it and gives the exit code."""
+
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the result as JSON on standard output, and nothing else there."""
+
+    def answer(self, content: Any, *shown: RenderableType) -> None:
+        """Print ``content`` for a machine if --json was given, otherwise what is ``shown`` to people."""
+        if self.json:
+            print_json(content)
+            return
+        for part in shown:
+            console().print(part)
+
+    def answer_report(self, report: RobustnessReport) -> None:
+        """Print a report: as in report.json, or its table, sanity checks and verdict."""
+        marks = {True: "[green]passed[/]", False: "[bold red]WARNING[/]"}
+        checks = [f"{marks[check.passed]} {check.name} ({check.figures})" for check in report.checks]
+        self.answer(report.to_dict(), report.table(), *checks, report.verdict)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -20,11 +49,20 @@ def console(*, stderr: bool = False) -> Console:
     return made if made.is_terminal else Console(stderr=stderr, width=120)
 
 
-def show_report(report: RobustnessReport) -> None:
-    """Print the table, the sanity checks and the verdict."""
-    terminal = console()
-    terminal.print(report.table())
-    for check in report.checks:
-        mark = "[green]passed[/]" if check.passed else "[bold red]WARNING[/]"
-        terminal.print(f"{mark} {check.name} ({check.figures})")
-    terminal.print(report.verdict)
+def print_json(content: Any) -> None:
+    """Print one JSON value on standard output, as it is: never wrapped, never coloured."""
+    console().out(json.dumps(content, indent=2, ensure_ascii=False), highlight=False)
+
+
+def show_error(error: Exception, *, as_json: bool, debug: bool) -> int:
+    """Say what went wrong in one or two lines, with --debug after the traceback, and return the exit code."""
+    known = isinstance(error, GenafError)
+    problem = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    hint = "" if known or debug else " To do: run `genaf --debug ...` to see where; this may be a fault of genaf-sdk."
+    if debug:
+        console(stderr=True).out(traceback.format_exc(), highlight=False)
+    if as_json:
+        parts = {name: getattr(error, name, "") for name in ("problem", "expected", "remedy")}
+        print_json({"error": {"type": type(error).__name__, **parts, "problem": parts["problem"] or problem}})
+    console(stderr=True).print(f"genaf: {problem}{hint}", style="red", markup=False, highlight=False)
+    return UNUSABLE if known else UNEXPECTED

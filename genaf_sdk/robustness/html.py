@@ -61,6 +61,7 @@ def _content(report: RobustnessReport) -> dict[str, Any]:
         "training": figures.training_charts(report),
         "guard": figures.guard_chart(report),
         "seconds": sections.get("seconds") or {},
+        "cost": tables.cost_rows(report),
         "throughput": tables.throughput(report),
         "model": sections.get("model") or {},
         "onnx": sections.get("onnx") or {},

@@ -15,7 +15,8 @@ from genaf_sdk.attacks.perturbation import Perturbation
 from genaf_sdk.errors import OutputError
 from genaf_sdk.files import read_json, replacing, write_json
 from genaf_sdk.robustness.scores import Check, CurvePoint, Score
-from genaf_sdk.robustness.verdict import budget_text, limits, verdict
+from genaf_sdk.robustness.tables import attack_rows
+from genaf_sdk.robustness.verdict import limits, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -174,13 +175,18 @@ class RobustnessReport:
             table.add_column(heading)
         for name in models:
             table.add_column(name, justify="right")
-        cells: dict[tuple[str, str, str, str], dict[str, str]] = {}
-        for score in self.scores:
-            budget = budget_text(score, self)
-            low, high = score.interval
-            text = f"{score.accuracy:.1%} [{low:.1%}, {high:.1%}] {score.n}"
-            cells.setdefault((score.column, score.attack, score.crafted_on, budget), {})[score.model] = text
-        for (column, attack, source, budget), row in cells.items():
-            label = attack + (f" ({source})" if source == "surrogate" else "")
-            table.add_row(column, label, budget, *(row.get(name, "") for name in models))
+        clean = [self.worst_of("clean", name) for name in models]
+        if any(clean):
+            table.add_row("clean", "", "", *map(_cell, clean))
+        for column, rows in attack_rows(self).items():
+            for row in rows:
+                label = row.name + (f" ({row.crafted_on})" if row.crafted_on in ("surrogate", "replayed") else "")
+                table.add_row(column, label, row.budget, *(_cell(row.scores.get(name)) for name in models))
         return table
+
+
+def _cell(score: Score | None) -> str:
+    if score is None:
+        return ""
+    low, high = score.interval
+    return f"{score.accuracy:.1%} [{low:.1%}, {high:.1%}] {score.n}"

@@ -25,12 +25,21 @@ MATRIX_CLASSES, LISTED_CLASSES, LISTED_CONFUSIONS = 20, 30, 20
 
 @dataclass(frozen=True)
 class AttackRow:
-    """One attack: its budget in words, the images it was crafted on, and a score by model where there is one."""
+    """One attack: its budget in words, the images it was crafted on, and a score by model where there is one.
+
+    ``run`` counts attacks of the same name, budget and images, which differ in other settings, from 1.
+    """
 
     attack: str
     budget: str
     crafted_on: str
+    run: int
     scores: dict[str, Score]
+
+    @property
+    def name(self) -> str:
+        """The attack's name, told from others of the same name by a number."""
+        return self.attack if self.run == 1 else f"{self.attack} ({self.run})"
 
 
 @dataclass(frozen=True)
@@ -73,10 +82,10 @@ def attack_rows(report: RobustnessReport) -> dict[Column, list[AttackRow]]:
         if not score.attack:
             continue
         column = found.setdefault(score.column, {})
-        key, ordinal = (score.attack, budget_text(score, report), score.crafted_on), 0
-        while (*key, ordinal) in column and score.model in column[*key, ordinal].scores:
-            ordinal += 1
-        column.setdefault((*key, ordinal), AttackRow(*key, {})).scores[score.model] = score
+        key, run = (score.attack, budget_text(score, report), score.crafted_on), 1
+        while (*key, run) in column and score.model in column[*key, run].scores:
+            run += 1
+        column.setdefault((*key, run), AttackRow(*key, run, {})).scores[score.model] = score
     return {column: list(found[column].values()) for column in COLUMNS if column in found}
 
 
@@ -134,6 +143,26 @@ def throughput(report: RobustnessReport) -> list[tuple[str, float]]:
         seconds.setdefault(str(record["stage"]), []).append(float(record["seconds"]))
     images = report.data["sizes"]["train"]
     return [(stage, images / max(sorted(epochs)[len(epochs) // 2], 1e-9)) for stage, epochs in seconds.items()]
+
+
+def cost_rows(report: RobustnessReport) -> list[tuple[str, str]]:
+    """Return memory and energy in words; what could not be read is said with the reason."""
+    cost = report.sections.get("cost")
+    if not cost:
+        return []
+    rows = [("Peak main memory of the process", _memory(cost["peak_memory"]))]
+    rows += [(f"Peak memory on {gpu['name']}", _memory(gpu["peak_memory"])) for gpu in cost["gpus"]]
+    for part, words in (("cpu", "Energy of the CPU packages"), ("gpu", "Energy of the GPUs")):
+        energy = cost["energy"][part]
+        if energy["joules"] is not None:
+            rows.append((words, f"{energy['joules'] / 1000:,.1f} kJ ({energy['joules'] / 3600:,.2f} Wh), all that ran"))
+        else:
+            rows.append((words, f"not readable on this machine: {energy['reason']}"))
+    return rows
+
+
+def _memory(peak: int | None) -> str:
+    return "not readable on this machine" if peak is None else f"{peak / 2**20:,.0f} MiB"
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

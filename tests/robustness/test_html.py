@@ -76,6 +76,8 @@ def test_every_section_is_there_and_filled(report: RobustnessReport) -> None:
     assert report.data["fingerprint"] in page.text
     assert page.text.count("fine-tuned in stage 2") == len(report.sections["adaptation"]["layers"])
     assert "dual_track.adversary.bank_size" in page.text
+    assert "Peak main memory of the process" in page.text
+    assert "Energy of the CPU packages" in page.text
     assert "genaf verify" in page.text
 
 

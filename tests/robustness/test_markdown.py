@@ -5,6 +5,7 @@ import pytest
 from genaf_sdk.robustness.markdown import escaped, markdown_summary
 from genaf_sdk.robustness.report import RobustnessReport
 from genaf_sdk.robustness.scores import Check, Score
+from genaf_sdk.robustness.tables import cost_rows
 from genaf_sdk.robustness.verdict import budget_text
 
 DATA = {
@@ -82,3 +83,33 @@ def test_markup_is_escaped(text: str, report: RobustnessReport) -> None:
 
 def test_the_area_of_a_patch_is_no_number_of_grey_levels(report: RobustnessReport) -> None:
     assert [budget_text(score, report) for score in report.scores[:4]] == ["", "10/255", "3.0% of the area", "8/255"]
+
+
+def test_the_terminal_shows_every_row_once_even_of_attacks_with_the_same_name(report: RobustnessReport) -> None:
+    report.scores.append(Score("hardened", "white-box", "pgd", 8 / 255, 50, 3, 45, "test"))  # with other settings
+    table = report.table()
+    shown = [tuple(cells) for cells in zip(*(column.cells for column in table.columns), strict=True)]
+    assert [row[:3] for row in shown] == [
+        ("clean", "", ""),
+        ("adaptive", "uapgd", "10/255"),
+        ("adaptive", "advencoder-pat", "3.0% of the area"),
+        ("white-box", "pgd", "8/255"),
+        ("white-box", "pgd (2)", "8/255"),
+    ]
+    assert shown[3][3:] == ("0.0% [0.0%, 7.1%] 50", "10.0% [4.3%, 21.4%] 50")
+    assert shown[4][3:] == ("", "6.0% [2.1%, 16.2%] 50")
+
+
+def test_energy_is_told_in_words_that_people_use(report: RobustnessReport) -> None:
+    assert cost_rows(report) == []
+    report.sections["cost"] = {
+        "peak_memory": 3 << 30,
+        "gpus": [{"name": "GPU 0", "peak_memory": 512 << 20}],
+        "energy": {"cpu": {"joules": None, "reason": "no counter"}, "gpu": {"joules": 36_000.0}},
+    }
+    assert [value for _, value in cost_rows(report)] == [
+        "3,072 MiB",
+        "512 MiB",
+        "not readable on this machine: no counter",
+        "36.0 kJ (10.00 Wh), all that ran",
+    ]

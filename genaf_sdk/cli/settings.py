@@ -1,0 +1,140 @@
+"""Where a command's settings start: a preset, then a file; what the command line says overrides both."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+from genaf_sdk.config import HardenConfig
+from genaf_sdk.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tyro.constructors import PrimitiveTypeInfo
+
+FRACTION = re.compile(r"\s*([-+.\de]+)\s*/\s*([-+.\de]+)\s*", re.IGNORECASE)
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)
+RUN = ("encoder", "data", "output_dir")
+"""What a file may state beside the settings: the arguments of ``genaf harden``."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the command line overrides: settings, and arguments of ``genaf harden`` that the file states."""
+
+    settings: HardenConfig = field(default_factory=HardenConfig)
+    run: dict[str, Any] = field(default_factory=dict)
+
+
+def starting_settings(arguments: Sequence[str]) -> Start:
+    """Read --preset and --config ahead of the rest, as they decide the defaults that the rest overrides.
+
+    Raises:
+        ConfigError: The preset or the file does not exist, or a setting in the file is unknown or out of range.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--preset")
+    early.add_argument("--config", type=Path)
+    try:
+        known, _ = early.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"The arguments cannot be read: {error}.") from error
+    content = {} if known.config is None else read_settings(known.config)
+    run = {name: content.pop(name) for name in RUN if name in content}
+    run |= {"output_dir": Path(run["output_dir"])} if "output_dir" in run else {}
+    preset = HardenConfig.preset(known.preset or content.pop("preset", "default"))
+    content.pop("preset", None)
+    return Start(HardenConfig.from_dict(_merged(preset.to_dict(), content)), run)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a YAML or JSON file of settings, or the settings of the run that a ``report.json`` belongs to.
+
+    Numbers may be written as in the code: ``8/255``, ``1e-3``.
+
+    Raises:
+        ConfigError: The file is missing, or holds something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ConfigError(
+            f"The settings in {path} cannot be read: {reason}.", expected="a YAML or JSON file"
+        ) from error
+    if isinstance(content, dict) and {"schema", "config"} <= set(content):
+        content = content["config"]
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}.", expected="settings by name, such as `seed: 1`")
+    return {str(name): _numbers(value) for name, value in content.items()}
+
+
+def number(text: str) -> float:
+    """Read a number, or a fraction such as ``8/255``.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    fraction = FRACTION.fullmatch(text)
+    if fraction is None:
+        return float(text)
+    if not float(fraction[2]):
+        raise ValueError(f"{text!r} divides by zero")
+    return float(fraction[1]) / float(fraction[2])
+
+
+def with_fractions() -> ConstructorRegistry:
+    """Return a registry of tyro in which every float may be written as a fraction."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def _float(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[float] | None:
+        if info.type is not float:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="NUMBER",
+            instance_from_str=lambda texts: number(texts[0]),
+            is_instance=lambda value: isinstance(value, float),
+            str_from_instance=lambda value: [_short(value)],
+        )
+
+    return registry
+
+
+def _short(value: float) -> str:
+    """Write a number for the help text: budgets as grey levels."""
+    levels = round(value * 255)
+    return f"{levels}/255" if 0 < levels < 255 and value == levels / 255 else str(value)
+
+
+def _numbers(value: Any) -> Any:
+    """Turn fractions, and the exponents that YAML 1.1 takes for text, into numbers."""
+    if isinstance(value, dict):
+        return {str(name): _numbers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    if isinstance(value, str) and (FRACTION.fullmatch(value) or EXPONENT.fullmatch(value)):
+        try:
+            return number(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with what ``over`` states, group by group."""
+    both = dict(base)
+    for name, value in over.items():
+        nested = isinstance(value, dict) and isinstance(both.get(name), dict)
+        both[name] = _merged(both[name], value) if nested else value
+    return both

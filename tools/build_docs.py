@@ -1,0 +1,51 @@
+"""Build the documentation's site into site/, strictly: a dead link, anchor or name ends with an error.
+
+    python tools/build_docs.py
+
+The Markdown in docs/ is written for people who read it in the repository. Here the commands' help is put in, and files
+of the repository that are no pages are named instead of linked to; then Zensical builds the site from the copy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS, COPY = ROOT / "docs", ROOT / "build" / "docs"
+LINK = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)#]+)\)")
+HELP = re.compile(r"^Help: `genaf ([a-z-]+) --help`$", re.MULTILINE)
+
+
+def prepared(path: Path) -> str:
+    """Return one page of docs/ as the generator wants it."""
+
+    def named(found: re.Match[str]) -> str:
+        target = (path.parent / found[2]).resolve()
+        return found[0] if target.is_relative_to(DOCS) else f"`{target.relative_to(ROOT)}` in the repository"
+
+    return HELP.sub(lambda found: f"```text\n{_help(found[1])}\n```", LINK.sub(named, path.read_text("utf-8")))
+
+
+def _help(command: str) -> str:
+    settings = os.environ | {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
+    asked = [sys.executable, "-m", "genaf_sdk", command, "--help"]
+    return subprocess.run(asked, env=settings, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> int:
+    """Copy, build, and return the generator's exit code."""
+    shutil.rmtree(COPY, ignore_errors=True)
+    shutil.copytree(DOCS, COPY)
+    for path in DOCS.rglob("*.md"):
+        (COPY / path.relative_to(DOCS)).write_text(prepared(path), encoding="utf-8")
+    generator = Path(sys.executable).with_name("zensical")
+    return subprocess.run([generator, "build", "--strict", "--clean"], cwd=ROOT, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
