@@ -94,13 +94,12 @@ def methods() -> dict[str, HardenConfig]:
 def ablations() -> dict[str, HardenConfig]:
     """Return the default without one of its parts, and with more or fewer redundant layers."""
     default = HardenConfig()
-    step = default.dual_track.encoder_learning_rate
     return {
         "default": default,
         "no clean CE": changed(default, dual_track={"clean_weight": 0.0}),
         "no genetic term": changed(default, dual_track={"genetic_weight": 0.0}),
         "no alignment": changed(default, dual_track={"alignment_weight": 0.0}),
-        "one optimizer": changed(default, dual_track={"head_learning_rate": step}),
+        "one optimizer": changed(default, dual_track={"encoder_learning_rate": 3e-3, "head_learning_rate": 3e-3}),
         "no stage 2": changed(default, adaptability={"epochs": 0}),
         "no guard": changed(default, adaptability={"tolerance": 1.0}),
         "k = 50 %": changed(default, adaptability={"redundant_fraction": 0.5}),

@@ -72,3 +72,12 @@ def test_a_method_keeps_the_lengths_and_steps_of_the_settings_it_is_laid_over() 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_a_preset_is_a_fixed_point_of_its_own_method(name: str) -> None:
     assert with_method(HardenConfig.preset(name), name) == HardenConfig.preset(name)
+
+
+def test_larger_encoders_get_a_smaller_step_unless_one_is_set() -> None:
+    track = DualTrackConfig()
+    assert track.encoder_step(100_000) == track.encoder_step(600_000) == 3e-3
+    assert track.encoder_step(2_400_000) == pytest.approx(1.5e-3)
+    assert DualTrackConfig(encoder_learning_rate=2e-4).encoder_step(10**9) == 2e-4
+    with pytest.raises(ConfigError, match="encoder_learning_rate is 0"):
+        DualTrackConfig(encoder_learning_rate=0.0)

@@ -109,8 +109,9 @@ def dual_track_finetuning(
     tracks = Tracks(model)
     tracks.encoder.requires_grad_(not config.freeze_encoder)
     decay = config.weight_decay
+    encoder_step = config.encoder_step(sum(parameter.numel() for parameter in tracks.encoder.parameters()))
     optimizers = [
-        torch.optim.Adam(tracks.encoder.parameters(), config.encoder_learning_rate, weight_decay=decay),
+        torch.optim.Adam(tracks.encoder.parameters(), encoder_step, weight_decay=decay),
         torch.optim.Adam(tracks.head.parameters(), config.head_learning_rate, weight_decay=decay),
     ]
     fit(
