@@ -1,0 +1,170 @@
+"""What the timing benchmarks share: options, interleaved runs, the machine's ceiling, peak memory, tables and records."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from genaf_sdk._version import __version__
+from genaf_sdk.precision import has_bf16
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+Record = dict[str, Any]
+
+
+def parser_of(description: str | None, *, repeats: int) -> argparse.ArgumentParser:
+    """Return a parser of the options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=2, help="of torch, on the CPU")
+    parser.add_argument("--repeats", type=int, default=repeats, help="runs of each candidate, in turn")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="file to write the records to")
+    return parser
+
+
+def begin(arguments: argparse.Namespace) -> torch.device:
+    """Set threads and seed, say where this runs, and return the device."""
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
+    print(" · ".join(str(value) for value in machine(arguments).values()), flush=True)
+    return torch.device(arguments.device)
+
+
+def machine(arguments: argparse.Namespace) -> Record:
+    """Return what a figure depends on beside the code."""
+    device = torch.device(arguments.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+    return {
+        "device": name,
+        "threads": f"{arguments.threads} threads",
+        "bf16": "native bf16" if has_bf16(device) else "no native bf16",
+        "torch": f"torch {torch.__version__}",
+        "genaf_sdk": f"genaf-sdk {__version__}",
+        "seed": f"seed {arguments.seed}",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def interleaved(
+    candidates: dict[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Run all candidates in turn, ``repeats`` times after one warm-up, and return the seconds of each run.
+
+    In turn, so that what else the machine does falls on all of them alike.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for repeat in range(repeats + 1):
+        for name, candidate in candidates.items():
+            synchronize(device)
+            started = time.perf_counter()
+            candidate()
+            synchronize(device)
+            if repeat:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the median."""
+    return float(statistics.median(values))
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return median and range as text."""
+    return f"{median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+def flops_of(candidate: Callable[[], object]) -> int:
+    """Return the floating-point operations of the convolutions and matrix products in one run."""
+    with FlopCounterMode(display=False) as counter:
+        candidate()
+    return int(counter.get_total_flops())
+
+
+def ceiling(dtype: torch.dtype, device: torch.device, size: int | None = None, repeats: int = 7) -> float:
+    """Return the FLOP/s of the fastest of several large square matrix products: what this machine can do now."""
+    size = size or (8192 if device.type == "cuda" else 1536)
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds = interleaved({"product": lambda: left @ right}, repeats, device)["product"]
+    return 2 * size**3 / min(seconds)
+
+
+def in_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context of ``fp32`` or ``bf16``."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def peak_memory(target: Callable[..., None], *arguments: object, device: torch.device) -> float:
+    """Return the MiB that ``target(*arguments)`` needs at its peak beyond what was there before.
+
+    On the CPU it is run in a fresh process, which calls ``remember()`` once its inputs are there; on CUDA, in this one.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        target(*arguments, lambda: None)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measured, args=(sender, torch.get_num_threads(), target, *arguments))
+    process.start()
+    sender.close()
+    grown = receiver.recv()
+    process.join()
+    return float(grown)
+
+
+def _measured(sender: Any, threads: int, target: Callable[..., None], *arguments: object) -> None:
+    torch.set_num_threads(threads)
+    before = 0.0
+
+    def remember() -> None:
+        nonlocal before
+        before = _largest_resident()
+
+    target(*arguments, remember)
+    sender.send(_largest_resident() - before)
+
+
+def _largest_resident() -> float:
+    """MiB; Linux counts in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def table(rows: Sequence[Record]) -> str:
+    """Return rows of the same keys as a Markdown table."""
+    heads = list(rows[0])
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    lines += [f"| {' | '.join(str(row[head]) for head in heads)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def finish(arguments: argparse.Namespace, records: Sequence[Record], **facts: object) -> None:
+    """Write the records, with machine and options, where ``--json`` says."""
+    if arguments.json is not None:
+        options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
+        content = {"machine": machine(arguments), "options": options, **facts, "records": list(records)}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
