@@ -10,7 +10,6 @@ after the other, ten epochs of SGD with step 1 up the loss, projected and measur
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
 from functools import partial
@@ -29,6 +28,7 @@ from genaf_sdk.finetuning.sensitivity import layer_weights, redundant_layers, ro
 from genaf_sdk.model import Head, PixelEncoder
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     from genaf_sdk.data import LabelledImages
@@ -80,7 +80,7 @@ def compare(name: str, seed: int, arguments: argparse.Namespace, device: torch.d
         methods[f"{method} {precision}"] = partial(run, f"{method} {precision}", ranking, precision)
     if arguments.release:
         methods["release"] = partial(run, "release", partial(as_released, model, adversarial, labels), "fp32")
-    seconds = interleaved(methods, arguments.repeats, device)
+    seconds = interleaved(methods, arguments.repeats, device, warm_up=False)
     exact, slowest = rises["exact fp32"], "release" if arguments.release else "exact fp32"
     chosen = set(redundant_layers(exact, FRACTION))
     return [
@@ -99,9 +99,7 @@ def compare(name: str, seed: int, arguments: argparse.Namespace, device: torch.d
     ]
 
 
-def prepared(
-    name: str, seed: int, steps: int, samples: int, device: torch.device
-) -> tuple[nn.Module, Tensor, Tensor]:
+def prepared(name: str, seed: int, steps: int, samples: int, device: torch.device) -> tuple[nn.Module, Tensor, Tensor]:
     """Train an encoder with its head adversarially; return it with adversarial training images and their labels."""
     size = int(name.rpartition("-")[2])
     known = ENCODERS[name]
@@ -129,9 +127,7 @@ def train(model: nn.Module, images: LabelledImages, steps: int, seed: int, devic
         optimizer.step()
 
 
-def ours(
-    model: nn.Module, adversarial: Tensor, labels: Tensor, method: Literal["exact", "fast"]
-) -> dict[str, float]:
+def ours(model: nn.Module, adversarial: Tensor, labels: Tensor, method: Literal["exact", "fast"]) -> dict[str, float]:
     config = SensitivityConfig(method=method)
     return robust_sensitivity(model, adversarial, labels, config, redundant_fraction=FRACTION)
 

@@ -1,13 +1,12 @@
-"""What the timing benchmarks share: options, interleaved runs, the machine's ceiling, peak memory, tables and records."""
+"""What the timing benchmarks share: options, runs in turn, the machine's ceiling, peak memory, tables, records."""
 
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import multiprocessing
 import platform
-import resource
 import statistics
 import time
 from contextlib import nullcontext
@@ -57,27 +56,26 @@ def machine(arguments: argparse.Namespace) -> Record:
         "torch": f"torch {torch.__version__}",
         "genaf_sdk": f"genaf-sdk {__version__}",
         "seed": f"seed {arguments.seed}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
     }
 
 
 def interleaved(
-    candidates: dict[str, Callable[[], object]], repeats: int, device: torch.device
+    candidates: dict[str, Callable[[], object]], repeats: int, device: torch.device, *, warm_up: bool = True
 ) -> dict[str, list[float]]:
-    """Run all candidates in turn, ``repeats`` times after one warm-up, and return the seconds of each run.
+    """Run all candidates in turn, ``repeats`` times after one round that does not count; return each run's seconds.
 
     In turn, so that what else the machine does falls on all of them alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for repeat in range(repeats + 1):
+    for _ in range(repeats + warm_up):
         for name, candidate in candidates.items():
             synchronize(device)
             started = time.perf_counter()
             candidate()
             synchronize(device)
-            if repeat:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
+            seconds[name].append(time.perf_counter() - started)
+    return {name: values[warm_up:] for name, values in seconds.items()}
 
 
 def synchronize(device: torch.device) -> None:
@@ -96,10 +94,10 @@ def spread(values: Sequence[float]) -> str:
     return f"{median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 
-def flops_of(candidate: Callable[[], object]) -> int:
-    """Return the floating-point operations of the convolutions and matrix products in one run."""
-    with FlopCounterMode(display=False) as counter:
-        candidate()
+def forward_flops(model: Callable[[torch.Tensor], object], pixels: torch.Tensor) -> int:
+    """Return the floating-point operations of the convolutions and matrix products in one forward pass."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(pixels)
     return int(counter.get_total_flops())
 
 
@@ -143,15 +141,17 @@ def _measured(sender: Any, threads: int, target: Callable[..., None], *arguments
 
     def remember() -> None:
         nonlocal before
-        before = _largest_resident()
+        Path("/proc/self/clear_refs").write_text("5")  # from here on the peak starts at what there is
+        before = _peak_resident()
 
     target(*arguments, remember)
-    sender.send(_largest_resident() - before)
+    sender.send(_peak_resident() - before)
 
 
-def _largest_resident() -> float:
-    """MiB; Linux counts in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _peak_resident() -> float:
+    """MiB, from Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def table(rows: Sequence[Record]) -> str:

@@ -193,11 +193,17 @@ def _fine_tune(
             budget = config.evaluation.sample_wise_budget
             with run.accelerator.autocast():
                 adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), budget, budget / 4, steps=10)
+            fraction = config.adaptability.redundant_fraction
             contributions = robust_sensitivity(
-                model, adversarial, labels, config.sensitivity, on_layer=run.announce("sensitivity")
+                model,
+                adversarial,
+                labels,
+                config.sensitivity,
+                redundant_fraction=fraction,
+                on_layer=run.announce("sensitivity"),
             )
             clock.stop("sensitivity")
-            layers = redundant_layers(contributions, config.adaptability.redundant_fraction)
+            layers = redundant_layers(contributions, fraction)
             bank = adversary.state().get("perturbations") if adversary else None
             adaptation = adaptability_finetuning(run, model, data, config, layers, bank)
             clock.stop("stage 2")

@@ -38,7 +38,7 @@ def robust_sensitivity(
     labels: Tensor,
     config: SensitivityConfig,
     *,
-    redundant_fraction: float = 1.0,
+    redundant_fraction: float = 0.2,
     on_layer: Callable[[str], object] = str,
 ) -> dict[str, float]:
     """Return, for every layer, the largest rise of the adversarial loss that moving its weight can reach.
@@ -47,17 +47,16 @@ def robust_sensitivity(
     gradient ascent that is projected at every step; the images stay fixed and the model in eval mode. One backward pass
     gives the first step of all layers, and their rises to first order, ``radius ||w||_F ||gradient||_F``.
 
-    ``config.method == "exact"`` climbs for every layer. ``"fast"`` climbs in the order of the first-order rises and
-    stops where they exceed the rises of as many layers as are looked for: it finds the same least layers wherever no
-    other layer's loss rises less than to first order. What it does not climb for keeps its first-order rise, and a
-    climb ends once it is above the cut; both are lower than the exact value, and not among the least.
+    ``config.method == "exact"`` climbs for every layer. ``"fast"`` climbs only for those near the cut between the least
+    ``redundant_fraction`` and the rest, by first-order rise; the others' are estimates, the first-order rise scaled by
+    what climbing gave near the cut. docs/performance.md says how often both select the same layers.
 
     Args:
         model: Pixels to logits.
         adversarial: Adversarial training images (N, C, H, W).
         labels: Their classes (N,).
         config: Method, radius and number of steps.
-        redundant_fraction: Share of the layers, the least ones, that ``fast`` has to find.
+        redundant_fraction: Share of the layers, the least ones, that ``fast`` is to find.
         on_layer: Called with each layer's name before it is measured.
 
     Returns:
@@ -67,21 +66,44 @@ def robust_sensitivity(
     Raises:
         TrainingError: A loss is not finite; the error names the layer.
     """
-    fast = config.method == "fast"
     weights = {name: weight.detach() for name, weight in layer_weights(model).items()}
     with inference_mode_of(model):
         baseline, gradients = _loss_and_gradients(model, weights, adversarial, labels)
-        rises = {name: config.radius * float(weights[name].norm() * slope.norm()) for name, slope in gradients.items()}
-        climbed: dict[str, float] = {}
-        wanted = _count(redundant_fraction, len(rises))
-        for name in sorted(rises, key=lambda name: rises[name]) if fast else rises:
-            cut = sorted(climbed.values())[wanted - 1] if fast and len(climbed) >= wanted else math.inf
-            if rises[name] > cut:
-                break
+
+        def rise(name: str, enough: float = math.inf) -> float:
             on_layer(name)
             climb = _Climb(model, name, weights[name], adversarial, labels)
-            climbed[name] = max(0.0, climb.largest_loss(gradients[name], config, baseline + cut) - baseline)
-    return rises | climbed
+            return max(0.0, climb.largest_loss(gradients[name], config, baseline + enough) - baseline)
+
+        if config.method == "exact":
+            return {name: rise(name) for name in gradients}
+        rough = {name: config.radius * float(weights[name].norm() * slope.norm()) for name, slope in gradients.items()}
+        return _refined(rough, _count(redundant_fraction, len(rough)), rise)
+
+
+def _refined(rough: dict[str, float], wanted: int, rise: Callable[[str, float], float]) -> dict[str, float]:
+    """Replace rough rises by exact ones where the ``wanted`` least end; scale the others, and keep them on their side.
+
+    A climb ends where it is above those still wanted, so that the rises above the cut may be too low.
+    """
+    order = sorted(rough, key=lambda name: rough[name])
+    first = max(0, wanted - _margin(wanted))
+    near = order[first : wanted + _margin(wanted)]
+    exact: dict[str, float] = {}
+    for name in near:
+        best = sorted(exact.values())[: wanted - first]
+        exact[name] = rise(name, best[-1] if len(best) == wanted - first else math.inf)
+    scale = sum(exact.values()) / max(sum(rough[name] for name in near), 1e-30)
+    low, high = min(exact.values()), max(exact.values())
+    below = {name: min(rough[name] * scale, low) for name in order[:first]}
+    above = {name: max(rough[name] * scale, high) for name in order[first + len(near) :]}
+    found = below | exact | above
+    return {name: found[name] for name in rough}
+
+
+def _margin(wanted: int) -> int:
+    """Return how many layers on either side of the cut are measured exactly."""
+    return max(2, wanted // 2)
 
 
 class _Climb:
@@ -121,10 +143,12 @@ def _loss_and_gradients(
 ) -> tuple[float, dict[str, Tensor]]:
     """Mean cross-entropy with these weights in place, and its gradients; those that do not matter are left out."""
     leaves = {name: weight.detach().requires_grad_(gradient) for name, weight in weights.items()}
-    total, slopes = labels.new_zeros((), dtype=torch.float64), dict[str, Tensor]()
+    total = labels.new_zeros((), dtype=torch.float64)
+    slopes: dict[str, Tensor] = {}
     with torch.set_grad_enabled(gradient):
         for pixels, targets in zip(images.split(BATCH), labels.split(BATCH), strict=True):
-            logits = functional_call(model, leaves, (pixels,)).float()
+            logits = functional_call(model, leaves, (pixels,))
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = F.cross_entropy(logits, targets, reduction="sum") / len(labels)
             total = total + loss.detach()
             if gradient:
