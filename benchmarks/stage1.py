@@ -13,6 +13,7 @@ same precision.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,6 @@ from genaf_sdk.finetuning.dual_track import Tracks, dual_track_loss
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable
 
 BUDGET, STEP = 8 / 255, 2 / 255
@@ -144,8 +144,8 @@ class Bench:
 
 
 def two_steps(variant: Variant, arguments: argparse.Namespace, remember: Callable[[], None]) -> None:
-    """Take two steps in a fresh process, after ``remember``."""
-    bench = Bench(variant, arguments)
+    """Take two steps in a fresh process, after ``remember``; one attack step needs as much memory as ten."""
+    bench = Bench(variant, argparse.Namespace(**{**vars(arguments), "attack_steps": 1}))
     remember()
     for _ in range(2):
         bench.step()
@@ -155,11 +155,14 @@ def main() -> None:
     arguments = options(parser_of(__doc__, repeats=5))
     device = begin(arguments)
     records = measure(arguments, VARIANTS, device)
+    print(table(records), flush=True)
     if arguments.memory:
-        for record in records:
-            peak = peak_memory(two_steps, VARIANTS[record["variant"]], arguments, device=device)
-            record["peak MiB"] = round(peak)
-    print(table(records))
+        peaks = [
+            {"variant": name, "peak MiB": round(peak_memory(two_steps, variant, arguments, device=device))}
+            for name, variant in VARIANTS.items()
+        ]
+        print("\n" + table(peaks), flush=True)
+        records += peaks
     if arguments.profile:
         profile(Bench(VARIANTS["+ bf16 (ours)"], arguments))
     finish(arguments, records)
@@ -172,6 +175,7 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--attack-steps", type=int, default=10)
+    parser.add_argument("--cold", action="store_true", help="without a first round that does not count")
     parser.add_argument("--memory", action="store_true", help="also peak memory, beyond model and batch")
     parser.add_argument("--profile", action="store_true", help="also where the time of our step goes")
     return parser.parse_args()
@@ -180,7 +184,8 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def measure(arguments: argparse.Namespace, variants: dict[str, Variant], device: torch.device) -> list[Record]:
     """Time a step of every variant, in turn; the first is the reference."""
     benches = {name: Bench(variant, arguments) for name, variant in variants.items()}
-    seconds = interleaved({name: bench.step for name, bench in benches.items()}, arguments.repeats, device)
+    steps: dict[str, Callable[[], object]] = {name: bench.step for name, bench in benches.items()}
+    seconds = interleaved(steps, arguments.repeats, device, warm_up=not arguments.cold)
     peaks = {"fp32": ceiling(torch.float32, device), "bf16": ceiling(torch.bfloat16, device)}
     reference = median(seconds[next(iter(variants))])
     records: list[dict[str, Any]] = []

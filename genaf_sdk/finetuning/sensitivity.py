@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,9 +49,10 @@ def robust_sensitivity(
     gradient ascent that is projected at every step; the images stay fixed and the model in eval mode. One backward pass
     gives the first step of all layers, and their rises to first order, ``radius ||w||_F ||gradient||_F``.
 
-    ``config.method == "exact"`` climbs for every layer. ``"fast"`` climbs only for those near the cut between the least
-    ``redundant_fraction`` and the rest, by first-order rise; the others' are estimates, the first-order rise scaled by
-    what climbing gave near the cut. docs/performance.md says how often both select the same layers.
+    ``config.method == "exact"`` climbs for every layer, outside of any autocast. ``"fast"`` climbs only for those near
+    the cut between the least ``redundant_fraction`` and the rest, by first-order rise; the others' are estimates, the
+    first-order rise scaled by what climbing gave near the cut. docs/performance.md says how often both select the same
+    layers.
 
     Args:
         model: Pixels to logits.
@@ -67,7 +70,8 @@ def robust_sensitivity(
         TrainingError: A loss is not finite; the error names the layer.
     """
     weights = {name: weight.detach() for name, weight in layer_weights(model).items()}
-    with inference_mode_of(model):
+    own_precision = nullcontext() if config.method == "fast" else torch.autocast(adversarial.device.type, enabled=False)
+    with inference_mode_of(model), own_precision:
         baseline, gradients = _loss_and_gradients(model, weights, adversarial, labels)
 
         def rise(name: str, enough: float = math.inf) -> float:
@@ -106,11 +110,15 @@ def _margin(wanted: int) -> int:
     return max(2, wanted // 2)
 
 
+@dataclass(frozen=True)
 class _Climb:
     """Ascent of the adversarial loss in the weight of one layer."""
 
-    def __init__(self, model: nn.Module, name: str, weight: Tensor, images: Tensor, labels: Tensor) -> None:
-        self.model, self.name, self.weight, self.images, self.labels = model, name, weight, images, labels
+    model: nn.Module
+    name: str
+    weight: Tensor
+    images: Tensor
+    labels: Tensor
 
     def largest_loss(self, gradient: Tensor, config: SensitivityConfig, enough: float) -> float:
         """Return the largest loss on the way; ``gradient`` is that of the first step, ``enough`` ends the climb."""
