@@ -27,6 +27,7 @@ from genaf_sdk.finetuning.adversary import ascend
 from genaf_sdk.model import Head
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     from genaf_sdk.attacks import Attack
@@ -60,19 +61,22 @@ def main() -> None:
     labels = labels.to(device)
     records: list[Record] = []
     for name in arguments.attacks:
-        records += timed(load_attack(name), model.eval(), pixels, labels, arguments.repeats, device)
+        records += timed(load_attack(name), model.eval(), pixels, labels, arguments)
         print(table(records) if len(records) < 3 else table(records[-2:]).split("\n", 2)[2], flush=True)
-    batches = batch_sizes(model, pixels, arguments.repeats, device)
+    batches = batch_sizes(model, pixels, arguments)
     print("\n" + table(batches))
     finish(arguments, records + batches)
 
 
 def timed(
-    attack: Attack, model: nn.Module, pixels: Tensor, labels: Tensor, repeats: int, device: torch.device
+    attack: Attack, model: nn.Module, pixels: Tensor, labels: Tensor, arguments: argparse.Namespace
 ) -> list[Record]:
     """Time both ways of running one attack; the ratio compares with the first."""
     if isinstance(attack, SampleWiseAttack):
-        few, zeros = pixels[: attack.batch_size], torch.zeros(attack.batch_size, dtype=torch.int64, device=device)
+        few, zeros = (
+            pixels[: attack.batch_size],
+            torch.zeros(attack.batch_size, dtype=torch.int64, device=pixels.device),
+        )
         ways: dict[str, Callable[[], object]] = {
             "fp32, no image fooled": partial(attack, Unfoolable(model), few, zeros),
             "fp32, images fooled": partial(attack, model, few, model(few).argmax(1)),
@@ -84,7 +88,7 @@ def timed(
             for precision in ("fp32", "bf16")
             if isinstance(attack, UniversalAttack)
         }
-    seconds = interleaved(ways, repeats, device)
+    seconds = interleaved(ways, arguments.repeats, pixels.device, clock=arguments.clock)
     first = median(next(iter(seconds.values())))
     return [
         {"attack": attack.name, "way": way, "seconds": spread(runs), "ratio": round(first / median(runs), 2)}
@@ -92,15 +96,15 @@ def timed(
     ]
 
 
-def batch_sizes(model: nn.Module, pixels: Tensor, repeats: int, device: torch.device) -> list[Record]:
+def batch_sizes(model: nn.Module, pixels: Tensor, arguments: argparse.Namespace) -> list[Record]:
     """Time one step of PGD by batch size, as microseconds an image."""
     ways: dict[str, Callable[[], object]] = {}
     for size in BATCHES:
         images = pixels.repeat(-(-size // len(pixels)), 1, 1, 1)[:size]
-        labels = torch.zeros(size, dtype=torch.int64, device=device)
+        labels = torch.zeros(size, dtype=torch.int64, device=pixels.device)
         ways[str(size)] = partial(ascend, model, images, labels, torch.zeros_like(images), 8 / 255, 2 / 255, 1)
     with frozen(model):
-        seconds = interleaved(ways, repeats, device)
+        seconds = interleaved(ways, arguments.repeats, pixels.device, clock=arguments.clock)
     return [
         {"batch": name, "microseconds an image": round(median(runs) / int(name) * 1e6)}
         for name, runs in seconds.items()

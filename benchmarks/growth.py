@@ -64,7 +64,7 @@ def main() -> None:
     for label, (option, values) in SWEEPS.items():
         changed = [argparse.Namespace(**{**vars(arguments), option: value}) for value in values]
         curves[label] = sweep(label, variant, changed, [getattr(each, option) for each in changed], device)
-    curves[GENETIC] = genetic_term(arguments.repeats, device)
+    curves[GENETIC] = genetic_term(arguments, device)
     records: list[Record] = [
         {"size of": label, "size": round(size, 2), "seconds": spread(runs), "exponent": round(curve.exponent, 2)}
         for label, curve in curves.items()
@@ -82,7 +82,7 @@ def sweep(
     """Time a step at every value, in turn."""
     benches = [Bench(variant, each) for each in arguments]
     steps: dict[str, Callable[[], object]] = {str(number): bench.step for number, bench in enumerate(benches)}
-    seconds = interleaved(steps, arguments[0].repeats, device)
+    seconds = interleaved(steps, arguments[0].repeats, device, clock=arguments[0].clock)
     sizes = [
         forward_flops(bench.model, bench.pixels) / len(bench.pixels) / 1e9 if isinstance(value, str) else float(value)  # type: ignore[arg-type]
         for bench, value in zip(benches, values, strict=True)
@@ -91,14 +91,14 @@ def sweep(
     return Curve(sizes, list(seconds.values()))
 
 
-def genetic_term(repeats: int, device: torch.device, width: int = 512) -> Curve:
+def genetic_term(arguments: argparse.Namespace, device: torch.device, width: int = 512) -> Curve:
     """Time the genetic term with its gradient, on features of ResNet-18's width."""
     ways: dict[str, Callable[[], object]] = {}
     for count in GENETIC_BATCHES:
         adversarial, benign = (torch.randn(count, width, device=device, requires_grad=True) for _ in range(2))
         labels, weight = torch.arange(count, device=device) % 10, torch.rand(count, device=device)
         ways[str(count)] = partial(_descend, adversarial, benign, labels, weight)
-    seconds = interleaved(ways, repeats, device)
+    seconds = interleaved(ways, arguments.repeats, device, clock=arguments.clock)
     return Curve([float(count) for count in GENETIC_BATCHES], list(seconds.values()))
 
 

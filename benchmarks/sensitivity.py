@@ -80,7 +80,7 @@ def compare(name: str, seed: int, arguments: argparse.Namespace, device: torch.d
         methods[label] = partial(run, label, partial(ours, model, adversarial, labels, method), precision)
     if arguments.release:
         methods["release"] = partial(run, "release", partial(as_released, model, adversarial, labels), "fp32")
-    seconds = interleaved(methods, arguments.repeats, device, warm_up=False)
+    seconds = interleaved(methods, arguments.repeats, device, clock=arguments.clock, warm_up=False)
     exact, slowest = rises["exact fp32"], "release" if arguments.release else "exact fp32"
     chosen = set(redundant_layers(exact, FRACTION))
     return [

@@ -154,12 +154,13 @@ def two_steps(variant: Variant, arguments: argparse.Namespace, remember: Callabl
 def main() -> None:
     arguments = options(parser_of(__doc__, repeats=5))
     device = begin(arguments)
-    records = measure(arguments, VARIANTS, device)
+    variants = {name: VARIANTS[name] for name in arguments.variants}
+    records = measure(arguments, variants, device)
     print(table(records), flush=True)
     if arguments.memory:
         peaks = [
             {"variant": name, "peak MiB": round(peak_memory(two_steps, variant, arguments, device=device))}
-            for name, variant in VARIANTS.items()
+            for name, variant in variants.items()
         ]
         print("\n" + table(peaks), flush=True)
         records += peaks
@@ -175,6 +176,7 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--attack-steps", type=int, default=10)
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="the rows")
     parser.add_argument("--cold", action="store_true", help="without a first round that does not count")
     parser.add_argument("--memory", action="store_true", help="also peak memory, beyond model and batch")
     parser.add_argument("--profile", action="store_true", help="also where the time of our step goes")
@@ -185,8 +187,11 @@ def measure(arguments: argparse.Namespace, variants: dict[str, Variant], device:
     """Time a step of every variant, in turn; the first is the reference."""
     benches = {name: Bench(variant, arguments) for name, variant in variants.items()}
     steps: dict[str, Callable[[], object]] = {name: bench.step for name, bench in benches.items()}
-    seconds = interleaved(steps, arguments.repeats, device, warm_up=not arguments.cold)
-    peaks = {"fp32": ceiling(torch.float32, device), "bf16": ceiling(torch.bfloat16, device)}
+    seconds = interleaved(steps, arguments.repeats, device, clock=arguments.clock, warm_up=not arguments.cold)
+    peaks = {
+        "fp32": ceiling(torch.float32, device, arguments.clock),
+        "bf16": ceiling(torch.bfloat16, device, arguments.clock),
+    }
     reference = median(seconds[next(iter(variants))])
     records: list[dict[str, Any]] = []
     for name, bench in benches.items():
