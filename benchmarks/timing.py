@@ -9,7 +9,6 @@ import multiprocessing
 import platform
 import statistics
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from genaf_sdk._version import __version__
 from genaf_sdk.precision import has_bf16
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
 Record = dict[str, Any]
