@@ -141,6 +141,8 @@ class DualTrackConfig:
 class SensitivityConfig:
     """Robust sensitivity: how far the adversarial loss can rise when one layer's weight moves."""
 
+    method: Literal["fast", "exact"] = "fast"
+    """``exact`` measures every layer, ``fast`` those that may be among the redundant ones."""
     radius: float = 0.1
     """The perturbation's Frobenius norm, as a share of the weight's."""
     steps: int = 3
@@ -148,6 +150,7 @@ class SensitivityConfig:
     """How many adversarial training images the loss is measured on."""
 
     def __post_init__(self) -> None:
+        _check(self.method in ("fast", "exact"), "method", self.method, "'fast' or 'exact'")
         _check_positive_integers(self, "steps", "samples")
         _check_range(self, 1e-6, 10.0, "radius")
 

@@ -191,13 +191,14 @@ def _fine_tune(
             device = run.accelerator.device
             pixels, labels = (t.to(device) for t in data.train.head(config.sensitivity.samples, seed=config.seed))
             budget = config.evaluation.sample_wise_budget
+            fraction, announce = config.adaptability.redundant_fraction, run.announce("sensitivity")
             with run.accelerator.autocast():
                 adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), budget, budget / 4, steps=10)
-            contributions = robust_sensitivity(
-                model, adversarial, labels, config.sensitivity, on_layer=run.announce("sensitivity")
-            )
+                contributions = robust_sensitivity(
+                    model, adversarial, labels, config.sensitivity, redundant_fraction=fraction, on_layer=announce
+                )
             clock.stop("sensitivity")
-            layers = redundant_layers(contributions, config.adaptability.redundant_fraction)
+            layers = redundant_layers(contributions, fraction)
             bank = adversary.state().get("perturbations") if adversary else None
             adaptation = adaptability_finetuning(run, model, data, config, layers, bank)
             clock.stop("stage 2")

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
     from genaf_sdk.attacks.base import Classifier
 
+SURE = 1e-3
+"""Margin, in logits, from which an image is fooled for good: rounding in another batch does not undo it."""
+
 
 @register
 @dataclass(frozen=True)
 class PGD(SampleWiseAttack):
-    """L_inf PGD with random start; an image that is fooled at the end of a restart is left out of the next.
+    """L_inf PGD with random start; an image that is fooled is left out of what follows, steps and restarts.
 
     Of the restarts that do not fool an image, the one that comes closest is kept. Native budget 8/255 (CIFAR-10).
     """
@@ -35,7 +38,7 @@ class PGD(SampleWiseAttack):
 
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Ascend from every start."""
-        best, highest = pixels.clone(), torch.full((len(pixels),), -torch.inf, device=pixels.device)
+        best, highest = pixels.clone(), pixels.new_full((len(pixels),), -torch.inf)
         for _ in range(self.restarts):
             rows = torch.nonzero(highest <= 0).flatten()
             if len(rows) == 0:
@@ -49,13 +52,20 @@ class PGD(SampleWiseAttack):
 
     def _ascend(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         start = torch.empty(pixels.shape).uniform_(-self.budget, self.budget, generator=generator)
-        adversarial = (pixels + start.to(pixels)).clamp(0, 1)
+        results = (pixels + start.to(pixels)).clamp(0, 1)
+        rows = torch.arange(len(pixels), device=pixels.device)
         for _ in range(self.steps):
-            adversarial.requires_grad_()
-            loss = F.cross_entropy(model(adversarial), labels, reduction="sum")
-            moved = adversarial.detach() + self.budget * self.relative_step * gradient_of(loss, adversarial).sign()
-            adversarial = torch.clamp(moved, pixels - self.budget, pixels + self.budget).clamp(0, 1)
-        return adversarial
+            adversarial = results[rows].requires_grad_()
+            logits = model(adversarial)
+            still = margin_loss(logits.detach(), labels[rows]) <= SURE
+            if not bool(still.any()):
+                break
+            loss = F.cross_entropy(logits[still], labels[rows[still]], reduction="sum")
+            direction = gradient_of(loss, adversarial)[still].sign()
+            rows, originals = rows[still], pixels[rows[still]]
+            moved = adversarial.detach()[still] + self.budget * self.relative_step * direction
+            results[rows] = torch.clamp(moved, originals - self.budget, originals + self.budget).clamp(0, 1)
+        return results
 
 
 def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -59,9 +59,40 @@ def test_pgd_reaches_the_corner_of_the_ball_on_a_linear_model() -> None:
     model = linear(2)
     pixels, labels = pixels_and_predictions(model)
     adversarial = PGD(budget=0.01)(model, pixels, labels)
+    withstood = model(adversarial).argmax(1) == labels
     difference = (model[1].weight[1] - model[1].weight[0]).detach().view(1, 3, 6, 6)
     expected = pixels + 0.01 * difference.sign() * (1 - 2 * labels.view(-1, 1, 1, 1))
-    torch.testing.assert_close(adversarial, expected)
+    assert 5 < int(withstood.sum()) < 40
+    torch.testing.assert_close(adversarial[withstood], expected[withstood])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pgd_leaves_out_fooled_images_and_treats_the_others_like_the_plain_loop(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 4)).double().eval()
+    pixels = torch.rand(60, 3, 6, 6, dtype=torch.float64)
+    labels = model(pixels).argmax(1)
+    asked: list[int] = []
+    budget, steps = 0.02, 6
+    generator = torch.Generator().manual_seed(seed)
+    plain = (pixels + torch.empty(pixels.shape).uniform_(-budget, budget, generator=generator)).clamp(0, 1)
+    fooled = torch.zeros(60, dtype=torch.bool)
+    for _ in range(steps):
+        plain.requires_grad_()
+        logits = model(plain)
+        fooled |= margin_loss(logits, labels) > 1e-3
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, labels, reduction="sum"), plain)
+        plain = (plain.detach() + budget / 4 * gradient.sign()).clamp(pixels - budget, pixels + budget).clamp(0, 1)
+    model.register_forward_hook(lambda module, inputs, output: asked.append(len(inputs[0])))
+
+    found = PGD(budget=budget, steps=steps)(model, pixels, labels, seed=seed)
+
+    climbed = asked[1:-1]  # the first call tries the model, the last one measures
+    assert climbed == sorted(climbed, reverse=True)
+    assert climbed[-1] < 60
+    assert 3 < int(fooled.sum()) < 57
+    torch.testing.assert_close(found[~fooled], plain[~fooled])
+    assert bool((margin_loss(model(found), labels)[fooled] > 1e-3).all())
 
 
 def test_restarts_of_pgd_never_lose_and_leave_out_what_is_fooled() -> None:

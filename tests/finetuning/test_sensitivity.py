@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def naive_sensitivity(model: nn.Module, name: str, pixels: Tensor, labels: Tenso
 
 def test_agrees_with_ascent_on_a_copy_of_the_model() -> None:
     model, (pixels, labels) = classifier(), images()
-    config = SensitivityConfig(radius=0.2, steps=4)
+    config = SensitivityConfig(method="exact", radius=0.2, steps=4)
 
     rises = robust_sensitivity(model, pixels, labels, config)
 
@@ -60,8 +61,8 @@ def test_agrees_with_ascent_on_a_copy_of_the_model() -> None:
 
 def test_more_radius_never_lowers_the_rise() -> None:
     model, (pixels, labels) = classifier(), images()
-    small = robust_sensitivity(model, pixels, labels, SensitivityConfig(radius=0.05))
-    large = robust_sensitivity(model, pixels, labels, SensitivityConfig(radius=0.5))
+    small = robust_sensitivity(model, pixels, labels, SensitivityConfig(method="exact", radius=0.05))
+    large = robust_sensitivity(model, pixels, labels, SensitivityConfig(method="exact", radius=0.5))
     assert all(large[name] >= small[name] for name in small)
 
 
@@ -75,6 +76,52 @@ def test_leaves_the_model_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("fraction", [0.1, 0.4, 0.9])
+def test_fast_measures_the_layers_near_the_cut_exactly(seed: int, fraction: float) -> None:
+    torch.manual_seed(seed)
+    widths = (3, 5, 6, 5, 7, 6, 8, 5, 6, 7, 4)
+    blocks = [block for a, b in pairwise(widths) for block in (nn.Conv2d(a, b, 3, padding=1), nn.ReLU())]
+    model = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(4 * 36, 4)).double()
+    for weight in layer_weights(model).values():
+        weight.data *= 2
+    pixels, labels = torch.rand(30, 3, 6, 6, dtype=torch.float64), torch.randint(4, (30,))
+    exact = robust_sensitivity(model, pixels, labels, SensitivityConfig(method="exact"))
+    measured: list[str] = []
+
+    fast = robust_sensitivity(
+        model, pixels, labels, SensitivityConfig(), redundant_fraction=fraction, on_layer=measured.append
+    )
+
+    chosen = redundant_layers(fast, fraction)
+    assert list(fast) == list(exact)
+    assert 2 <= len(measured) <= 9
+    near = sorted(measured, key=lambda name: exact[name])
+    sure = [name for name in chosen if name not in measured]
+    assert set(chosen) == {*sure, *near[: len(chosen) - len(sure)]}
+    for name in measured:
+        if name in chosen:
+            assert fast[name] == pytest.approx(exact[name], rel=1e-9)
+        else:
+            assert fast[name] <= exact[name] * (1 + 1e-9)
+
+
+def test_fast_is_exact_where_all_layers_are_near_the_cut() -> None:
+    model, (pixels, labels) = classifier(), images()
+    exact = robust_sensitivity(model, pixels, labels, SensitivityConfig(method="exact"))
+    fast = robust_sensitivity(model, pixels, labels, SensitivityConfig(method="fast"))
+    assert redundant_layers(fast, 0.2) == redundant_layers(exact, 0.2)
+    assert min(fast.values()) == pytest.approx(min(exact.values()), rel=1e-6)
+
+
+def test_a_layer_that_the_logits_do_not_depend_on_is_no_candidate() -> None:
+    model, (pixels, labels) = classifier(), images()
+    model.add_module("unused", nn.ModuleList([nn.Linear(8, 8)]))
+    model.forward = lambda x: nn.Sequential(*list(model.children())[:-1])(x)  # type: ignore[method-assign]
+    rises = robust_sensitivity(model, pixels, labels, SensitivityConfig())
+    assert list(rises) == ["0.weight", "4.weight", "6.weight"]
 
 
 def test_a_layer_that_diverges_is_named() -> None:

@@ -1,0 +1,224 @@
+"""What does one step of stage 1 cost, beside the released arithmetic and beside plain fine-tuning?
+
+    python benchmarks/stage1.py                     # ResNet-18 at 64 x 64, batch 256
+    python benchmarks/stage1.py --batch-size 64 --memory
+    python benchmarks/stage1.py --encoder torchvision:resnet50 --image-size 224 --device cuda
+
+All variants descend the same loss (adversarial and clean cross-entropy, genetic term) of PGD images. "As released" is
+written here from the released code's description: float32, NCHW, every attack step a full backward pass whose parameter
+gradients are thrown away or leak, clean and adversarial images in passes of their own. Each further row adds one
+change, the last is what the package does. The share of the ceiling compares with large square matrix products in the
+same precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timing import (
+    Record,
+    begin,
+    ceiling,
+    finish,
+    forward_flops,
+    in_precision,
+    interleaved,
+    median,
+    parser_of,
+    peak_memory,
+    spread,
+    table,
+)
+from torch import Tensor
+from torch.nn import functional as F
+
+from genaf_sdk.config import HardenConfig
+from genaf_sdk.encoders import build_backbone
+from genaf_sdk.finetuning.adversary import ascend
+from genaf_sdk.finetuning.dual_track import Tracks, dual_track_loss
+from genaf_sdk.model import HardenedModel, Head, PixelEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BUDGET, STEP = 8 / 255, 2 / 255
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute the step."""
+
+    input_gradients_only: bool = True
+    channels_last: bool = True
+    joined: bool = True
+    precision: str = "fp32"
+    adversarial: bool = True
+
+
+VARIANTS = {
+    "as released": Variant(input_gradients_only=False, channels_last=False, joined=False),
+    "+ gradients of the input only": Variant(channels_last=False, joined=False),
+    "+ channels-last": Variant(joined=False),
+    "+ one pass for both images (ours, fp32)": Variant(),
+    "+ bf16 (ours)": Variant(precision="bf16"),
+    "plain fine-tuning, fp32": Variant(adversarial=False),
+    "plain fine-tuning, bf16": Variant(adversarial=False, precision="bf16"),
+}
+
+
+@dataclass
+class Bench:
+    """A classifier, a batch and its optimizers, made for one variant."""
+
+    variant: Variant
+    arguments: argparse.Namespace
+    optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        arguments, device = self.arguments, torch.device(self.arguments.device)
+        size = (arguments.image_size, arguments.image_size)
+        torch.manual_seed(arguments.seed)
+        encoder = PixelEncoder(build_backbone(arguments.encoder), mean=(0.5,) * 3, std=(0.25,) * 3)
+        head, names = Head(encoder.measure(size), arguments.classes), tuple(map(str, range(arguments.classes)))
+        layout = torch.channels_last if self.variant.channels_last else torch.contiguous_format
+        self.model = HardenedModel(encoder, head, class_names=names, image_size=size).to(device, memory_format=layout)
+        pixels = torch.rand(arguments.batch_size, 3, *size)
+        self.pixels = pixels.to(device).contiguous(memory_format=layout)
+        self.labels = (torch.arange(arguments.batch_size) % arguments.classes).to(device)
+        self.tracks = Tracks(self.model)
+        self.optimizers = [
+            torch.optim.Adam(part.parameters(), rate, weight_decay=8e-4)
+            for part, rate in ((self.model.encoder, 1e-4), (self.model.head, 5e-3))
+        ]
+
+    @property
+    def passes(self) -> int:
+        """How often the batch crosses the network: forwards 1, backwards 1 for the input and 1 for the weights."""
+        if not self.variant.adversarial:
+            return 3
+        return self.arguments.attack_steps * (2 if self.variant.input_gradients_only else 3) + 6
+
+    def step(self) -> None:
+        """Attack, descend."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        with in_precision(self.variant.precision, self.pixels.device):
+            self.loss().backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def loss(self) -> Tensor:
+        """Return the loss of the batch."""
+        self.model.train()
+        if not self.variant.adversarial:
+            return F.cross_entropy(self.model(self.pixels).float(), self.labels)
+        adversarial = self.attacked()
+        if self.variant.joined:
+            features, logits = (part.float() for part in self.tracks(torch.cat([adversarial, self.pixels])))
+            pairs = features.chunk(2), logits.chunk(2)
+        else:
+            first, second = self.tracks(adversarial), self.tracks(self.pixels)
+            pairs = (first[0].float(), second[0].float()), (first[1].float(), second[1].float())
+        loss, _ = dual_track_loss(*pairs, self.labels, HardenConfig.preset("paper").dual_track)  # type: ignore[arg-type]
+        return loss
+
+    def attacked(self) -> Tensor:
+        """Return the images after PGD."""
+        steps, start = self.arguments.attack_steps, torch.empty_like(self.pixels).uniform_(-BUDGET, BUDGET)
+        if self.variant.input_gradients_only:
+            return ascend(self.model, self.pixels, self.labels, start, BUDGET, STEP, steps)[0]
+        adversarial = (self.pixels + start).clamp(0, 1)
+        self.model.eval()
+        for _ in range(steps):
+            adversarial = adversarial.detach().requires_grad_()
+            F.cross_entropy(self.model(adversarial), self.labels, reduction="sum").backward()
+            moved = adversarial + STEP * adversarial.grad.sign()  # type: ignore[union-attr]
+            adversarial = (self.pixels + (moved - self.pixels).clamp(-BUDGET, BUDGET)).clamp(0, 1)
+        self.model.train()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        return adversarial.detach()
+
+
+def two_steps(variant: Variant, arguments: argparse.Namespace, remember: Callable[[], None]) -> None:
+    """Take two steps in a fresh process, after ``remember``; one attack step needs as much memory as ten."""
+    bench = Bench(variant, argparse.Namespace(**{**vars(arguments), "attack_steps": 1}))
+    remember()
+    for _ in range(2):
+        bench.step()
+
+
+def main() -> None:
+    arguments = options(parser_of(__doc__, repeats=5))
+    device = begin(arguments)
+    variants = {name: VARIANTS[name] for name in arguments.variants}
+    records = measure(arguments, variants, device)
+    print(table(records), flush=True)
+    if arguments.memory:
+        peaks = [
+            {"variant": name, "peak MiB": round(peak_memory(two_steps, variant, arguments, device=device))}
+            for name, variant in variants.items()
+        ]
+        print("\n" + table(peaks), flush=True)
+        records += peaks
+    if arguments.profile:
+        profile(Bench(VARIANTS["+ bf16 (ours)"], arguments))
+    finish(arguments, records)
+
+
+def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the options."""
+    parser.add_argument("--encoder", default="torchvision:resnet18", help="architecture; its weights are random")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--attack-steps", type=int, default=10)
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="the rows")
+    parser.add_argument("--cold", action="store_true", help="without a first round that does not count")
+    parser.add_argument("--memory", action="store_true", help="also peak memory, beyond model and batch")
+    parser.add_argument("--profile", action="store_true", help="also where the time of our step goes")
+    return parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace, variants: dict[str, Variant], device: torch.device) -> list[Record]:
+    """Time a step of every variant, in turn; the first is the reference."""
+    benches = {name: Bench(variant, arguments) for name, variant in variants.items()}
+    steps: dict[str, Callable[[], object]] = {name: bench.step for name, bench in benches.items()}
+    seconds = interleaved(steps, arguments.repeats, device, clock=arguments.clock, warm_up=not arguments.cold)
+    peaks = {
+        "fp32": ceiling(torch.float32, device, arguments.clock),
+        "bf16": ceiling(torch.bfloat16, device, arguments.clock),
+    }
+    reference = median(seconds[next(iter(variants))])
+    records: list[dict[str, Any]] = []
+    for name, bench in benches.items():
+        rate = bench.passes * forward_flops(bench.model, bench.pixels) / median(seconds[name])
+        records.append(
+            {
+                "variant": name,
+                "seconds": spread(seconds[name]),
+                "passes": bench.passes,
+                "ratio": round(reference / median(seconds[name]), 2),
+                "GFLOP/s": round(rate / 1e9),
+                "of the ceiling": f"{rate / peaks[bench.variant.precision]:.0%}",
+            }
+        )
+    return records
+
+
+def profile(bench: Bench) -> None:
+    """Print the operations that take most of a step."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if bench.pixels.device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    bench.step()
+    with torch.profiler.profile(activities=activities) as recorded:
+        bench.step()
+    print(recorded.key_averages().table(sort_by=f"self_{bench.pixels.device.type}_time_total", row_limit=14))
+
+
+if __name__ == "__main__":
+    main()
