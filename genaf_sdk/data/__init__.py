@@ -80,10 +80,15 @@ def load_data(
         DataError: Unknown id, data that is not there, or images or labels that cannot be used; the message says which
             and why.
     """
-    if isinstance(dataset, DataSplits):
-        return dataset
     if balance not in ("none", "repeat"):
         raise DataError(f"balance is {balance!r}.", expected="'none' or 'repeat'")
+    if isinstance(dataset, DataSplits):
+        if balance != "none":
+            raise DataError(
+                f"balance is {balance!r}, and the data is split already.",
+                remedy="give load_data(..., balance='repeat') what the splits were made from",
+            )
+        return dataset
     opened = _open(dataset, root, download=download)
     size = image_size or first_size(opened.parts[0], channels, opened.name)
     target = Target(size, channels, interpolation, opened.name)

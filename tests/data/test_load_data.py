@@ -62,6 +62,8 @@ def test_pairs_of_arrays_are_the_splits() -> None:
 
 def test_torch_datasets_and_datasplits_still_work(striped: DataSplits) -> None:
     assert load_data(striped) is striped
+    with pytest.raises(DataError, match="split already"):
+        load_data(striped, balance="repeat")
     pixels, labels = striped.train.head()
     data = load_data(TensorDataset(pixels, labels))
     assert data.name == "TensorDataset"
