@@ -144,7 +144,7 @@ class Verify(Command):
             interpolation=content["data"].get("interpolation", "bilinear"),
             validation_fraction=fraction,
             seed=seed,
-            skip_corrupt=config.get("loading", {}).get("skip_corrupt", False),
+            **config.get("loading", {}),
         )
         rows = verify_bundle(folder, data)
         table = Table("column", "attack", "report", "replayed", "agrees")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -80,15 +81,20 @@ def load_data(
         DataError: Unknown id, data that is not there, or images or labels that cannot be used; the message says which
             and why.
     """
-    if isinstance(dataset, DataSplits):
-        return dataset
     if balance not in ("none", "repeat"):
         raise DataError(f"balance is {balance!r}.", expected="'none' or 'repeat'")
+    if isinstance(dataset, DataSplits):
+        if balance != "none":
+            raise DataError(
+                f"balance is {balance!r}, and the data is split already.",
+                remedy="give load_data(..., balance='repeat') what the splits were made from",
+            )
+        return dataset
     opened = _open(dataset, root, download=download)
     size = image_size or first_size(opened.parts[0], channels, opened.name)
     target = Target(size, channels, interpolation, opened.name)
     decoded = [decode(part, target) for part in opened.parts]
-    notes = [*opened.notes, *_unreadable_note(decoded, opened.name, skip=skip_corrupt)]
+    notes = [*opened.notes, *_unreadable_note(decoded, opened, skip=skip_corrupt)]
     grouped = _groups_of(opened.group_of if groups is None else groups, opened, decoded)
     if grouped is not None:
         require_apart(grouped)
@@ -161,7 +167,7 @@ def _class_names(dataset: Any) -> tuple[str, ...] | None:
     return tuple(str(name) for name in names) if names is not None else None
 
 
-def _unreadable_note(decoded: Sequence[Decoded], name: str, *, skip: bool) -> list[str]:
+def _unreadable_note(decoded: Sequence[Decoded], opened: _Opened, *, skip: bool) -> list[str]:
     reasons = [reason for part in decoded for reason in part.unreadable]
     if not reasons:
         return []
@@ -169,9 +175,12 @@ def _unreadable_note(decoded: Sequence[Decoded], name: str, *, skip: bool) -> li
     total = len(reasons) + sum(len(part.kept) for part in decoded)
     if not skip:
         raise DataError(
-            f"{len(reasons)} of {total} images of {name!r} cannot be read: {listed}.",
-            remedy="repair or remove them, or pass skip_corrupt=True to leave them out",
+            f"{len(reasons)} of {total} images of {opened.name!r} cannot be read: {listed}.",
+            remedy="repair or remove them, or leave them out with skip_corrupt=True (--loading.skip-corrupt)",
         )
+    files = [str(path) for part in opened.parts if isinstance(part, ImageFiles) for path in part.paths]
+    if files:  # where they lie on this machine is no concern of the report's readers
+        listed = listed.replace(f"{os.path.commonpath(files)}{os.sep}", "")
     return [f"{len(reasons)} of {total} images cannot be read and were left out: {listed}"]
 
 

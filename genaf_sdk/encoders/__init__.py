@@ -1,11 +1,13 @@
 """load_encoder(): one grammar for encoder ids, ``SOURCE:NAME``, paths, and any ``nn.Module``.
 
-A source is one file with three functions, ``load``, ``build`` and ``known``; it is added to ``SOURCES`` below.
+A source is one file with three functions, ``load``, ``build`` and ``known``; it is added to ``SOURCES`` below, or comes
+from another package by an entry point of the group ``genaf_sdk.encoders`` whose name is the id's prefix.
 """
 
 from __future__ import annotations
 
 import difflib
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -32,6 +34,7 @@ SOURCES: dict[str, Source] = {
         "checkpoint": checkpoint,
     }.items()
 }
+ENTRY_POINTS = "genaf_sdk.encoders"
 SPELLINGS = (
     "timm/NAME, torchvision:NAME, hf-hub:ORG/NAME, solo-learn:PATH, bundled:simclr-cifar10, the path of a checkpoint "
     f"({' '.join(checkpoint.SUFFIXES)}) or of a folder with config.json"
@@ -102,7 +105,13 @@ def build_backbone(encoder_id: str) -> nn.Module:
 
 def known_encoders() -> list[KnownEncoder]:
     """Return every id that this installation can name, with licence and size where they are known."""
-    return [entry for source in SOURCES.values() for entry in source.known()]
+    return [entry for source in _sources().values() for entry in source.known()]
+
+
+def _sources() -> dict[str, Source]:
+    """Return every source by its prefix, those of other packages included."""
+    others = {entry.name: entry.load() for entry in entry_points(group=ENTRY_POINTS) if entry.name not in SOURCES}
+    return SOURCES | others
 
 
 def _wrap(module: nn.Module, wanted: Wanted) -> PixelEncoder:
@@ -115,9 +124,9 @@ def _wrap(module: nn.Module, wanted: Wanted) -> PixelEncoder:
 
 def _parse(encoder_id: str) -> tuple[Source, str]:
     """Return the source of an id and what the source calls the encoder."""
-    for source in SOURCES:
-        if encoder_id.startswith(f"{source}:"):
-            return SOURCES[source], encoder_id[len(source) + 1 :]
+    for prefix, source in _sources().items():
+        if encoder_id.startswith(f"{prefix}:"):
+            return source, encoder_id[len(prefix) + 1 :]
     if encoder_id.startswith("timm/"):
         return SOURCES["timm"], encoder_id.removeprefix("timm/")
     path = Path(encoder_id).expanduser()

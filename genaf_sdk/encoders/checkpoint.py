@@ -93,5 +93,6 @@ def _says_too_little(path: Path, wanted: Wanted, names: list[str]) -> EncoderErr
     return EncoderError(
         f"The checkpoint {str(path)!r} holds weights ({', '.join(names[:3])}, ...) and does not say what for.",
         expected="a checkpoint of solo-learn, or one whose architecture and normalisation are passed",
-        remedy=f"load_encoder({str(path)!r}, {missing})",
+        remedy=f"load_encoder({str(path)!r}, {missing}); for the shell, a folder whose config.json says it "
+        "(docs/encoders.md)",
     )

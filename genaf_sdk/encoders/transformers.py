@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from genaf_sdk.model import PixelEncoder
 
 PROCESSOR = "preprocessor_config.json"
+INTERPOLATE = "interpolate_pos_encoding"
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, which transformers stores
 NOISE = ("id2label", "label2id", "architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path")
 
@@ -30,15 +32,16 @@ class TransformersEncoder(nn.Module):
         model: The model.
         features: Which output is taken: ``image_embeds`` (CLIP's projection), ``pooler_output`` (a pooling that was
             trained), or ``first_token``, the [CLS] token, for models whose checkpoint has no pooling layer.
+        options: Further arguments of the model's forward pass.
     """
 
-    def __init__(self, model: nn.Module, features: str) -> None:
+    def __init__(self, model: nn.Module, features: str, options: dict[str, bool]) -> None:
         super().__init__()
-        self.model, self.features = model, features
+        self.model, self.features, self.options = model, features, options
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of normalised images."""
-        output = self.model(pixel_values=images)
+        output = self.model(pixel_values=images, **self.options)
         if self.features == "first_token":
             tokens: Tensor = output.last_hidden_state
             return tokens[:, 0]
@@ -61,7 +64,8 @@ def rebuild(description: dict[str, Any]) -> nn.Module:
     settings = dict(description.get("config", {}))
     try:
         config = library.AutoConfig.for_model(settings.pop("model_type"), **settings)
-        return TransformersEncoder(_class(library, config)._from_config(config), description["features"])
+        model = _class(library, config)._from_config(config)
+        return TransformersEncoder(model, description["features"], description.get("options", {}))
     except (KeyError, ValueError, AttributeError) as error:
         raise EncoderError(
             f"transformers cannot build {description}: {error}.", remedy="update transformers"
@@ -98,12 +102,15 @@ def load_repository(repository: Repository, config_file: dict[str, Any], wanted:
     features = _features(model, pooled=not untrained)
     processor = repository.read_if_there(PROCESSOR)
     mean, std = _normalisation(processor, name, wanted)
+    size = _size(processor, config)
+    options = _options(model, resized=wanted.image_size not in (None, size))
+    description = {"library": "transformers", "features": features, "options": options, "config": _short(config)}
     return wanted.encoder(
-        TransformersEncoder(model, features),
-        source=repository.described({"library": "transformers", "features": features, "config": _short(config)}),
+        TransformersEncoder(model, features, options),
+        source=repository.described(description),
         mean=mean,
         std=std,
-        image_size=_size(processor, config),
+        image_size=size,
         interpolation=RESAMPLING.get(processor.get("resample", 2), "bilinear"),
     )
 
@@ -133,6 +140,12 @@ def _features(model: nn.Module, *, pooled: bool) -> str:
     if getattr(output, "image_embeds", None) is not None:
         return "image_embeds"
     return "pooler_output" if pooled and getattr(output, "pooler_output", None) is not None else "first_token"
+
+
+def _options(model: nn.Module, *, resized: bool) -> dict[str, bool]:
+    """Return what lets the model take images of another size than its own: position embeddings are interpolated."""
+    known = inspect.signature(model.forward).parameters
+    return {INTERPOLATE: True} if resized and INTERPOLATE in known else {}
 
 
 def _short(config: Any) -> dict[str, Any]:

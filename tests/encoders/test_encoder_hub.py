@@ -17,6 +17,8 @@ from torch import nn
 
 from genaf_sdk.encoders import build_backbone, hub, load_encoder, repository, transformers
 from genaf_sdk.errors import EncoderError
+from genaf_sdk.export.parity import check_parity
+from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 PROCESSOR = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "size": 32, "resample": 3}
@@ -169,6 +171,23 @@ def test_models_of_transformers(kind: str, place: str, hub_of, tmp_path: Path) -
         torch.testing.assert_close(encoder(images), expected)
     shutil.rmtree(folder)
     round_trip(encoder, tmp_path / "bundle")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["vit", "clip", "resnet"])
+def test_models_of_transformers_take_images_of_other_sizes(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    towers()[kind][0].eval().save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    encoder = load_encoder(str(tmp_path / "model"), image_size=(48, 64))
+    own = load_encoder(str(tmp_path / "model"))
+    images = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images), own(images))
+    round_trip(encoder, tmp_path / "bundle")
+    model = HardenedModel.from_pretrained(tmp_path / "bundle")
+    path = export_onnx(model, tmp_path / "model.onnx")
+    check_parity(model, path, torch.rand(5, 3, 48, 64), tolerance=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
 from urllib.error import URLError
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from huggingface_hub import constants
 from torch import nn
 
+from genaf_sdk import encoders
 from genaf_sdk.encoders import SOURCES, build_backbone, known_encoders, load_encoder
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
@@ -178,7 +180,10 @@ def test_building_and_listing_never_ask_the_network() -> None:
     assert by_id["timm/vit_small_patch14_dinov2.lvd142m"].image_size == (518, 518)
 
 
-def test_a_source_is_added_by_one_entry(monkeypatch: pytest.MonkeyPatch, tiny_encoder: nn.Module) -> None:
+@pytest.mark.parametrize("how", ["a line", "an entry point"])
+def test_a_source_is_added_by_one_line_or_entry_point(
+    how: str, monkeypatch: pytest.MonkeyPatch, tiny_encoder: nn.Module
+) -> None:
     class Ours:
         @staticmethod
         def load(name, wanted):
@@ -192,6 +197,11 @@ def test_a_source_is_added_by_one_entry(monkeypatch: pytest.MonkeyPatch, tiny_en
         def known():
             return []
 
-    monkeypatch.setitem(SOURCES, "ours", Ours)
+    if how == "a line":
+        monkeypatch.setitem(SOURCES, "ours", Ours)
+    else:
+        entry = EntryPoint("ours", "some.package:Ours", encoders.ENTRY_POINTS)
+        monkeypatch.setattr(EntryPoint, "load", lambda self: Ours)
+        monkeypatch.setattr(encoders, "entry_points", lambda group: [entry] if group == "genaf_sdk.encoders" else [])
     assert load_encoder("ours:tiny").source == "ours:tiny"
     assert isinstance(build_backbone("ours:tiny"), type(tiny_encoder))
