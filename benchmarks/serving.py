@@ -1,6 +1,6 @@
 """How much the server costs: requests a second against a real tritonserver and against onnxruntime alone.
 
-    python benchmarks/serving.py [--tritonserver ENVIRONMENT]
+    python benchmarks/serving.py [--tritonserver ENVIRONMENT] [--only overhead|resnet|binding]
 
 All servers run on this machine, one at a time, in turns, and so does the client: 8 connections, each with one request
 under way, binary tensors. Ratios are of medians over the rounds of one run.
@@ -202,19 +202,40 @@ def raw_throughput(classifier: OnnxClassifier, batch: int, seconds: float) -> fl
     return images / (time.perf_counter() - began)
 
 
+def binding(folder: Path, rounds: int) -> None:
+    """IO binding against plain runs on the CPU, batch by batch in turns, each on one thread."""
+    tiny_model(folder / "tiny224.onnx", 224)
+    resnet18(folder / "resnet18.onnx")
+    for name, repeats in (("tiny224", 20), ("resnet18", 1)):
+        source = folder / f"{name}.onnx"
+        ways = {way: OnnxClassifier(source, provider="cpu", threads=1, binding=way) for way in (False, True)}
+        for batch in (1, CONNECTIONS):
+            pixels = np.random.default_rng(0).random((batch, 3, 224, 224), np.float32)
+            found: dict[bool, list[float]] = {way: [] for way in ways}
+            for _ in range(10 * rounds * repeats):
+                for way, classifier in ways.items():
+                    began = time.perf_counter()
+                    classifier.run(pixels)
+                    found[way].append(1e3 * (time.perf_counter() - began))
+            plain, bound = (statistics.median(found[way]) for way in (False, True))
+            print(f"{name}, batch {batch}: plain {plain:.3f} ms, bound {bound:.3f} ms, ratio {bound / plain:.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tritonserver", type=Path, help="environment with nvidia-pytriton")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--only", choices=("overhead", "resnet"))
+    parser.add_argument("--only", choices=("overhead", "resnet", "binding"))
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} before the start")
     with tempfile.TemporaryDirectory() as temporary:
-        if options.only != "resnet":
+        if options.only in (None, "overhead"):
             overhead(Path(temporary), options.rounds, options.seconds, options.tritonserver)
-        if options.only != "overhead":
+        if options.only in (None, "resnet"):
             resnet(Path(temporary), options.rounds, options.seconds)
+        if options.only in (None, "binding"):
+            binding(Path(temporary), options.rounds)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class OnnxModel:
         try:
             self.session, _ = open_session(open_bundle(self.path).path, provider="cpu")
         except ServeError as error:
-            raise ExportError(error.problem, expected=error.expected, remedy=error.remedy) from error
+            raise ExportError(str(error)) from error
         self.takes_bytes = self.session.get_inputs()[0].type == "tensor(uint8)"
         self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)

@@ -10,6 +10,7 @@ from pathlib import Path
 from .classifier import OnnxClassifier, load_bundle
 from .errors import ServeError, SettingsError
 from .logs import log, start_logging
+from .providers import TF32_VARIABLE
 from .server import run
 from .settings import Settings
 
@@ -20,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve; return the exit status."""
     options = _parser().parse_args(arguments)
     start_logging(options.log_level)
+    os.environ.setdefault(TF32_VARIABLE, "0")
     try:
         settings = _settings(options)
         classifiers = _load(options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ import numpy as np
 from .bundle import precisions
 from .classifier import OnnxClassifier
 from .errors import ProviderError, ServeError
-from .providers import PROVIDERS
+from .providers import PROVIDERS, TF32_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,6 +47,7 @@ def bench(
     only: Sequence[str] = (),
     seconds: float = 2.0,
     threads: int | None = None,
+    binding: bool | None = None,
 ) -> Iterator[Measurement]:
     """Measure and yield one configuration after another.
 
@@ -56,6 +58,7 @@ def bench(
         only: Precisions; empty is all that the bundle has.
         seconds: How long each configuration is measured, after three runs to warm up.
         threads: Threads of one operator on the CPU; None is one a core.
+        binding: As for ``OnnxClassifier``.
 
     Raises:
         ServeError: As for ``OnnxClassifier``, or a batch size below 1.
@@ -65,7 +68,13 @@ def bench(
     for precision in only or (precisions(source) if Path(source).is_dir() else ("fp32",)):
         for provider in providers:
             classifier = OnnxClassifier(
-                source, precision=precision, provider=provider, threads=threads, max_batch=max(batches), buckets=()
+                source,
+                precision=precision,
+                provider=provider,
+                threads=threads,
+                max_batch=max(batches),
+                buckets=(),
+                binding=binding,
             )
             for batch in batches:
                 yield _measure(classifier, batch, seconds)
@@ -111,7 +120,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--precisions", nargs="+", default=[])
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--binding", action=argparse.BooleanOptionalAction, help="IO binding; only on GPUs if not said")
     options = parser.parse_args(arguments)
+    os.environ.setdefault(TF32_VARIABLE, "0")
     found: list[Measurement] = []
     missing: list[ProviderError] = []
     try:
@@ -124,6 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
                     only=options.precisions,
                     seconds=options.seconds,
                     threads=options.threads,
+                    binding=options.binding,
                 )
             except ProviderError as error:
                 missing.append(error)

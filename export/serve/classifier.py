@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .binding import Buffers
 from .bundle import Bundle, open_bundle
 from .errors import BundleError, InputError, ModelError, SettingsError
 from .providers import open_session
@@ -48,6 +49,7 @@ class OnnxClassifier:
         max_batch: Most images that go through the graph at once; larger inputs are split.
         buckets: Batch sizes that smaller batches are padded to, so that a GPU sees few shapes; None is powers of two on
             a GPU and no padding on the CPU.
+        binding: Whether input and output stay in buffers on the device (IO binding); None is only on a GPU.
 
     Attributes:
         class_names: K names, in the order of the logits.
@@ -70,6 +72,7 @@ class OnnxClassifier:
         spinning: bool = False,
         max_batch: int = 32,
         buckets: tuple[int, ...] | None = None,
+        binding: bool | None = None,
     ) -> None:
         if max_batch < 1:
             raise SettingsError(f"max_batch is {max_batch}.", expected="at least 1")
@@ -93,6 +96,8 @@ class OnnxClassifier:
         if buckets is None:
             buckets = () if self.provider == "cpu" else tuple(2**power for power in range(max_batch.bit_length()))
         self.buckets = tuple(sorted({size for size in buckets if size < max_batch} | {max_batch})) if buckets else ()
+        self.binding = self.provider != "cpu" if binding is None else binding
+        self._buffers: dict[int, Buffers] = {}
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -174,10 +179,22 @@ class OnnxClassifier:
         if padded > count:
             pixels = np.concatenate([pixels, np.repeat(pixels[-1:], padded - count, axis=0)])
         try:
-            logits: Array = self.session.run([self.output_name], {self.input_name: pixels})[0]
+            logits: Array = self._forward(pixels)
         except Exception as error:  # onnxruntime's own classes share no public base
             raise ModelError(f"The model {self.bundle.path.name} failed on a batch of {count}: {error}") from error
         return logits[:count]
+
+    def _forward(self, pixels: Array) -> Array:
+        """Run the graph on a batch as large as it will be run."""
+        if not self.binding:
+            logits: Array = self.session.run([self.output_name], {self.input_name: pixels})[0]
+            return logits
+        count = len(pixels)
+        if count not in self._buffers:
+            device = "cpu" if self.provider == "cpu" else "cuda"
+            made = Buffers(self.session, pixels.shape, self.dtype, len(self.class_names), device)
+            self._buffers.setdefault(count, made)  # of two threads, the first
+        return self._buffers[count].run(pixels)
 
     def warm_up(self) -> None:
         """Run every bucket once (or one image and the largest batch), so that the first user does not wait for it."""

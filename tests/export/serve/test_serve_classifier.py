@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -57,6 +58,26 @@ def test_buckets_pad_and_cut(bundle: Path) -> None:
     np.testing.assert_allclose(classifier.run(pixels), reference(pixels), atol=1e-5)
     classifier.run(images(8))
     assert seen == [4, 8]
+
+
+@pytest.mark.parametrize("takes_bytes", [False, True])
+def test_bound_buffers_give_what_a_plain_run_gives(tmp_path: Path, takes_bytes: bool) -> None:
+    """The path of the GPU providers, on the CPU: only the device of the buffers differs."""
+    made = make_bundle(tmp_path / "tiny", takes_bytes=takes_bytes)
+    bound = load_bundle(made, provider="cpu", max_batch=4, buckets=(1, 2, 4), binding=True)
+    batches = [images(count, seed=count) for count in (1, 2, 3, 4, 7)]
+    answers = [bound.predict(batch).logits for batch in batches]
+    for batch, answer in zip(batches, answers, strict=True):  # later batches have not overwritten earlier answers
+        np.testing.assert_allclose(answer, reference(batch), atol=1e-2 if takes_bytes else 1e-5)
+    assert not OnnxClassifier(made, provider="cpu").binding
+
+
+def test_bound_buffers_are_not_mixed_up_by_threads(bundle: Path) -> None:
+    bound = load_bundle(bundle, provider="cpu", max_batch=4, binding=True)
+    batches = [images(1 + seed % 4, seed=seed) for seed in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        for batch, answer in zip(batches, pool.map(bound.run, batches), strict=True):
+            np.testing.assert_allclose(answer, reference(batch), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +198,10 @@ def test_tensorrt_gets_the_shapes_of_the_graph() -> None:
     assert options["trt_profile_min_shapes"] == "pixels:1x3x8x9"
     assert options["trt_profile_max_shapes"] == "pixels:16x3x8x9"
     assert options["trt_fp16_enable"] is False
+
+
+def test_cuda_computes_in_the_precision_of_the_file() -> None:
+    assert providers_module.provider_options("cuda")["use_tf32"] == "0"
 
 
 # Images
