@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from huggingface_hub.errors import (
@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 
 from genaf_sdk.errors import HubError
 from genaf_sdk.export.bundle import CHECKSUMS_FILE, checksums, published_files
+from genaf_sdk.export.serve import ServeError, open_bundle
 from genaf_sdk.files import read_json
 
 if TYPE_CHECKING:
@@ -91,14 +92,39 @@ def fetch_bundle(
         cache_dir: Where the Hub's files are kept.
 
     Raises:
-        HubError: There is no such repository, it holds no bundle, or a file is not the one that was published.
+        HubError: There is no such repository, it holds no bundle, one of a newer format or with an unsafe model, or a
+            file is not the one that was published.
+    """
+    folder = download(source, revision=revision, token=token, cache_dir=cache_dir)
+    _require_whole(folder)
+    try:
+        open_bundle(folder)
+    except ServeError as error:
+        raise HubError(str(error)) from error
+    return folder
+
+
+def download(source: str, **options: Any) -> Path:
+    """Download a repository and return its folder; nothing in it is checked.
+
+    Args:
+        source: ``ORG/NAME`` or ``hf-hub:ORG/NAME``.
+        **options: As for ``huggingface_hub.snapshot_download``.
+
+    Raises:
+        HubError: There is no such repository, or the Hub refuses or cannot be reached.
     """
     repo_id = _checked(source.removeprefix(PREFIX))
-    folder = _translated(
-        lambda: Path(snapshot_download(repo_id, revision=revision, token=token, cache_dir=cache_dir)), repo_id
-    )
-    _require_whole(folder)
-    return folder
+    return _translated(lambda: Path(snapshot_download(repo_id, **options)), repo_id)
+
+
+def local_bundle(source: str) -> Path:
+    """Return the folder of a bundle: ``hf-hub:ORG/NAME`` is downloaded, anything else is a path.
+
+    Raises:
+        HubError: As for ``fetch_bundle``.
+    """
+    return fetch_bundle(source) if source.startswith(PREFIX) else Path(source)
 
 
 def _require_whole(folder: Path) -> None:
@@ -121,7 +147,7 @@ def _require_whole(folder: Path) -> None:
 
 def _checked(repo_id: str) -> str:
     if not REPO_ID.fullmatch(repo_id) or ".." in repo_id:
-        raise HubError(f"{repo_id!r} is no repository of the Hub.", expected="ORG/NAME")
+        raise HubError(f"{repo_id!r} is no repository of the Hub.", expected="ORG/NAME, or a folder that exists")
     return repo_id
 
 

@@ -18,6 +18,7 @@ from genaf_sdk.export.serve.errors import BundleError
 
 TYPES = {onnx.TensorProto.FLOAT: "TYPE_FP32", onnx.TensorProto.UINT8: "TYPE_UINT8"}
 CONFIG_FILE, LABELS_FILE, VERSION = "config.pbtxt", "labels.txt", "1"
+LONGEST_DELAY = 60.0  # seconds
 WORKSPACE = 4 * 2**30  # bytes that TensorRT may use while it builds
 
 
@@ -50,6 +51,8 @@ def write_triton_repository(
         ExportError: The bundle is damaged, its graph cannot be batched, or the repository has such a model already.
     """
     _check_numbers(max_batch=max_batch, instances=instances)
+    if not 0 <= max_delay <= LONGEST_DELAY:
+        raise ExportError(f"max_delay is {max_delay}.", expected=f"seconds from 0 to {LONGEST_DELAY}")
     if tensorrt and device == "cpu":
         raise ExportError("TensorRT was asked for on the CPU.", remedy="set device to 'gpu' or 'auto'")
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import ModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -222,7 +222,7 @@ class HardenedModel(nn.Module, ModelHubMixin, library_name="genaf-sdk", pipeline
         """Load what ``save_pretrained`` or ``push_to_hub`` wrote. Nothing in the folder is executed.
 
         Args:
-            pretrained_model_name_or_path: A folder, or ORG/NAME on the Hub.
+            pretrained_model_name_or_path: A folder, or ORG/NAME on the Hub, with or without ``hf-hub:``.
             backbone: The encoder's architecture, with any weights; needed only where the hardened encoder was a module
                 of your own rather than an id.
             revision: Branch, tag or commit on the Hub.
@@ -231,20 +231,21 @@ class HardenedModel(nn.Module, ModelHubMixin, library_name="genaf-sdk", pipeline
             local_files_only: Do not ask the network.
 
         Raises:
+            HubError: There is no such folder or repository, or the Hub refuses.
             OutputError: The folder does not hold a hardened model, or its files do not fit together.
             EncoderError: The architecture cannot be rebuilt without ``backbone``.
         """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
-            folder = Path(
-                snapshot_download(
-                    str(pretrained_model_name_or_path),
-                    revision=revision,
-                    token=token,
-                    cache_dir=cache_dir,
-                    local_files_only=local_files_only,
-                    allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
-                )
+            from genaf_sdk.export.hub import download
+
+            folder = download(
+                str(pretrained_model_name_or_path),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
             )
         return _assemble(folder, backbone)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 import tyro
 
 from genaf_sdk.cli.comparing import Compare
+from genaf_sdk.cli.exporting import Export
 from genaf_sdk.cli.listing import Attacks, Data, Doctor, Encoders
-from genaf_sdk.cli.making import Demo, Export, Harden, Push
+from genaf_sdk.cli.making import Demo, Harden, Push
 from genaf_sdk.cli.measuring import Attack, Evaluate, Report, Verify
 from genaf_sdk.cli.output import DONE, FAILED, INTERRUPTED, UNEXPECTED, UNUSABLE, console, show_error
 from genaf_sdk.cli.settings import Start, starting_settings, with_fractions

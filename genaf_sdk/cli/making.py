@@ -1,8 +1,7 @@
-"""Commands that make things: ``genaf demo``, ``harden``, ``export`` and ``push``."""
+"""Commands that make things: ``genaf demo``, ``harden`` and ``push``."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -61,31 +60,6 @@ class Demo(Harden):
             console().print(f"Look at {folder / 'report.html'}. Then: `genaf verify {folder}` replays the report on")
             console().print(f"model.onnx, `genaf serve {folder}` serves it, `genaf harden --help` takes your encoder.")
         return code
-
-
-@dataclass(frozen=True)
-class Export(Command):
-    """Write a hardened model as ONNX and compare the file with it."""
-
-    model: Annotated[str, tyro.conf.Positional]
-    """Folder or Hub id of a hardened model."""
-    output: Annotated[Path, tyro.conf.Positional] = Path("model.onnx")
-    """File to write."""
-
-    def __call__(self) -> int:
-        """Run."""
-        import torch
-
-        from genaf_sdk.export.parity import check_parity
-        from genaf_sdk.export.to_onnx import export_onnx
-        from genaf_sdk.model import HardenedModel
-
-        model = HardenedModel.from_pretrained(self.model)
-        path = export_onnx(model, self.output)
-        images = torch.rand(5, model.encoder.channels, *model.image_size, generator=torch.Generator().manual_seed(0))
-        parity = check_parity(model, path, images)
-        self.answer({"file": str(path), "parity": dataclasses.asdict(parity)}, f"{path}: {parity.text}")
-        return DONE
 
 
 @dataclass(frozen=True)

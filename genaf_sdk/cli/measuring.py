@@ -127,10 +127,10 @@ class Verify(Command):
         from rich.table import Table
 
         from genaf_sdk.data import load_data
-        from genaf_sdk.export.hub import PREFIX, fetch_bundle
+        from genaf_sdk.export.hub import local_bundle
         from genaf_sdk.export.verify import verify_bundle
 
-        folder = fetch_bundle(self.bundle) if self.bundle.startswith(PREFIX) else Path(self.bundle)
+        folder = local_bundle(self.bundle)
         content = read_json(folder / "report.json")
         try:
             shape, config = content["data"]["image_shape"], content["config"]

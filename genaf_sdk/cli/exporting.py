@@ -1,0 +1,120 @@
+"""``genaf export``: one ONNX file, a model repository for Triton, a manifest for KServe."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from genaf_sdk.cli.output import DONE, Command
+from genaf_sdk.errors import ConfigError
+
+if TYPE_CHECKING:
+    from genaf_sdk.export.parity import Parity
+
+DEFAULT_OUTPUT = Path("model.onnx")
+
+
+@dataclass(frozen=True)
+class TritonOptions:
+    """How tritonserver runs the model (with --triton)."""
+
+    precision: str = "fp32"
+    """Which of the bundle's files: fp32, fp16, int8 or uint8."""
+    max_batch: int = 32
+    """Most images of one run."""
+    max_delay: float = 0.0
+    """Seconds that a batch waits to fill up."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where it runs; auto is a GPU where there is one."""
+    instances: int = 1
+    """Copies that run at the same time, a device."""
+    tensorrt: bool = False
+    """Run by TensorRT inside onnxruntime, at the precision of the file."""
+
+
+@dataclass(frozen=True)
+class KServeOptions:
+    """What Kubernetes gives the service (with --kserve)."""
+
+    storage_uri: str = ""
+    """Where the Triton repository will lie, such as s3://bucket/repository."""
+    image: str = ""
+    """Or: a container image built from the bundle's serve/Dockerfile."""
+    namespace: str = ""
+    """Empty is kubectl's own."""
+    cpu: str = "2"
+    """Cores a replica."""
+    memory: str = "4Gi"
+    """Of a replica."""
+    gpus: int = 0
+    """NVIDIA GPUs a replica."""
+    replicas: tuple[int, int] = (1, 1)
+    """Fewest and most."""
+
+
+@dataclass(frozen=True)
+class Export(Command):
+    """Write a hardened model for other servers: as ONNX, compared with it; for Triton; for KServe."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Folder or Hub id of a hardened model; for --triton the folder that `genaf harden` left, or hf-hub:ORG/NAME."""
+    output: Annotated[Path | None, tyro.conf.Positional] = None
+    """ONNX file to write; model.onnx unless --triton or --kserve ask for something else."""
+    triton: Path | None = None
+    """Folder of a Triton model repository to add the model to."""
+    kserve: Path | None = None
+    """YAML file to write: an InferenceService, from --storage-uri or --image."""
+    name: str = ""
+    """Of the model in Triton and of the service in KServe; by default the last part of MODEL."""
+    triton_options: Annotated[TritonOptions, tyro.conf.arg(name="")] = field(default_factory=TritonOptions)
+    kserve_options: Annotated[KServeOptions, tyro.conf.arg(name="")] = field(default_factory=KServeOptions)
+
+    def __call__(self) -> int:
+        """Run."""
+        for target, options in (("triton", self.triton_options), ("kserve", self.kserve_options)):
+            if getattr(self, target) is None and options != type(options)():
+                raise ConfigError(f"Options of --{target} were given without it.", remedy=f"add --{target}")
+        name = self.name or Path(self.model).resolve().name
+        written: dict[str, Any] = {}
+        shown = []
+        if self.kserve is not None:  # first: it checks the most and costs the least
+            written["kserve"] = str(self._write_kserve(self.kserve, name))
+            shown.append(f"{self.kserve}: apply it with kubectl apply -f {self.kserve}")
+        if self.triton is not None:
+            written["triton"] = str(self._write_triton(self.triton, name))
+            shown.append(f"{written['triton']}: start it with tritonserver --model-repository={self.triton}")
+        if self.output is not None or not written:
+            path, parity = self._write_onnx(self.output or DEFAULT_OUTPUT)
+            written |= {"file": str(path), "parity": dataclasses.asdict(parity)}
+            shown.append(f"{path}: {parity.text}")
+        self.answer(written, *shown)
+        return DONE
+
+    def _write_onnx(self, output: Path) -> tuple[Path, Parity]:
+        import torch
+
+        from genaf_sdk.export.parity import check_parity
+        from genaf_sdk.export.to_onnx import export_onnx
+        from genaf_sdk.model import HardenedModel
+
+        model = HardenedModel.from_pretrained(self.model)
+        path = export_onnx(model, output)
+        images = torch.rand(5, model.encoder.channels, *model.image_size, generator=torch.Generator().manual_seed(0))
+        return path, check_parity(model, path, images)
+
+    def _write_triton(self, repository: Path, name: str) -> Path:
+        from genaf_sdk.export.hub import local_bundle
+        from genaf_sdk.export.triton import write_triton_repository
+
+        options = dataclasses.asdict(self.triton_options)
+        return write_triton_repository(local_bundle(self.model), repository, name=name, **options)
+
+    def _write_kserve(self, path: Path, name: str) -> Path:
+        from genaf_sdk.export.kserve import write_kserve_manifest
+
+        write_kserve_manifest(path, name, **dataclasses.asdict(self.kserve_options))
+        return path
