@@ -142,8 +142,8 @@ def harden(
 
     Raises:
         GenafError: Something given cannot be used (``EncoderError``, ``DataError``, ``ConfigError``, ``OutputError``),
-            or training had to stop (``TrainingError``; ``RunStoppedError`` after SIGTERM). With an ``output_dir``, what was
-            done until then is kept for ``resume``.
+            or training had to stop (``TrainingError``; ``RunStoppedError`` after SIGTERM). With an ``output_dir``, what
+            was done until then is kept for ``resume``.
     """
     config = _resolve(config, method)
     folder = None if output_dir is None else require_writable(Path(output_dir))
