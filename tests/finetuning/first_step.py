@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from conftest import TinyEncoder, stripes
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import LabelledImages
@@ -36,7 +37,7 @@ def main(preset: str, output: str, steps: int) -> None:
             if weight.grad is not None and name not in found:
                 found[name] = weight.grad.clone()
 
-    handle = torch.optim.optimizer.register_optimizer_step_pre_hook(keep_gradients)
+    handle = register_optimizer_step_pre_hook(keep_gradients)
     dual_track_finetuning(run, model, data, config)
     handle.remove()
     record = run.history[-1]
