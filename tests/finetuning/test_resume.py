@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from genaf_sdk import HardenConfig, harden
 from genaf_sdk.config import AdaptabilityConfig, DualTrackConfig
-from genaf_sdk.data import DataSplits
+from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data.images import Reader
 from genaf_sdk.errors import ConfigError, OutputError, RunStoppedError, TrainingError
 from genaf_sdk.finetuning import loop
 from genaf_sdk.finetuning.checkpoints import Checkpoint, open_checkpoints
@@ -121,7 +122,7 @@ def test_other_settings_or_data_are_refused_with_their_difference(
     run(tmp_path, settings=quick)
     with pytest.raises(ConfigError, match=r"config\.seed: 0 -> 1"):
         run(tmp_path, settings=replace(quick, seed=1), resume=True)
-    run(tmp_path, settings=replace(quick, loader_workers=1), resume=True)
+    run(tmp_path, settings=quick, resume=True)
     swapped = replace(striped, train=striped.validation, validation=striped.train)
     with pytest.raises(ConfigError, match=r"something else: data: "):
         harden(tiny_encoder, swapped, quick, output_dir=tmp_path, evaluate=False, progress=False, resume=True)
@@ -172,19 +173,23 @@ def test_a_checkpoint_without_a_file_is_damaged(file: str, tmp_path: Path, caplo
     assert "00000002" in caplog.text
 
 
-def poison(pixels_of: DataSplits) -> DataSplits:
-    train = copy.copy(pixels_of.train)
-    original = train.__getitems__
+class Poisoned:
+    """A reader whose sixth image is NaN: what a broken file or a transform of one's own may give."""
 
-    class Poisoned(type(train)):  # type: ignore[misc]
-        def __getitems__(self, indices):  # type: ignore[no-untyped-def]
-            found, classes = original(indices)
-            found = found.clone()
-            found[[i for i, index in enumerate(indices) if index == 5]] = float("nan")
-            return found, classes
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
 
-    train.__class__ = Poisoned
-    return replace(pixels_of, train=train)
+    def __call__(self, indices: Sequence[int]) -> Tensor:
+        pixels = self.reader(indices).clone()
+        pixels[[place for place, index in enumerate(indices) if index == 5]] = float("nan")
+        return pixels
+
+    def identities(self, indices: Sequence[int]) -> list[bytes] | None:
+        return self.reader.identities(indices)
+
+
+def poison(data: DataSplits) -> DataSplits:
+    return replace(data, train=LabelledImages(data.train.labels, Poisoned(data.train.reader)))
 
 
 def test_nan_in_a_batch_stops_or_is_skipped_as_asked(
