@@ -260,6 +260,10 @@ class HardenConfig:
     """Share of the training data that is set aside where the data set has no validation split."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """``auto`` is bf16 where the device has it natively (GPUs since Ampere, AVX512-BF16, AMX), else no."""
+    sync_batch_norm: bool = True
+    """Whether batch norm uses the global batch of all processes, so that their number does not change the result."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """What to do with a step whose loss or gradient is NaN or infinite; more than a tenth of the steps always stops."""
     loading: LoadingConfig = field(default_factory=LoadingConfig)
     dual_track: DualTrackConfig = field(default_factory=DualTrackConfig)
     sensitivity: SensitivityConfig = field(default_factory=SensitivityConfig)
@@ -269,6 +273,7 @@ class HardenConfig:
 
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 to 2147483647")
+        _check(self.non_finite in ("stop", "skip"), "non_finite", self.non_finite, "'stop' or 'skip'")
         _check_positive_integers(self, "undefended_epochs")
         _check_range(self, 1e-8, 10.0, "undefended_encoder_learning_rate")
         _check_range(self, 0.01, 0.5, "validation_fraction")

@@ -52,3 +52,7 @@ class ExportError(GenafError):
 
 class HubError(GenafError):
     """A bundle cannot be published on the Hub or fetched from it."""
+
+
+class RunStoppedError(GenafError):
+    """A run was asked to end; it saved what it had done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import tempfile
 import time
 from contextlib import contextmanager, nullcontext
@@ -15,6 +16,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 
+from genaf_sdk._version import __version__
 from genaf_sdk.config import AdversaryConfig, HardenConfig
 from genaf_sdk.cost import CostMeter
 from genaf_sdk.data import load_data
@@ -23,8 +25,10 @@ from genaf_sdk.errors import ConfigError
 from genaf_sdk.files import require_writable
 from genaf_sdk.finetuning.adaptability import Adaptation, adaptability_finetuning
 from genaf_sdk.finetuning.adversary import ascend
+from genaf_sdk.finetuning.checkpoints import Checkpoints, fingerprint, open_checkpoints
 from genaf_sdk.finetuning.dual_track import dual_track_finetuning
 from genaf_sdk.finetuning.loop import Run
+from genaf_sdk.finetuning.processes import Processes
 from genaf_sdk.finetuning.sensitivity import redundant_layers, robust_sensitivity
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder, architecture_of
 from genaf_sdk.precision import has_bf16
@@ -110,6 +114,7 @@ def harden(
     evaluate: bool = True,
     accelerator: Accelerator | None = None,
     method: str | None = None,
+    resume: bool = False,
 ) -> HardenResult:
     """Fine-tune a public encoder into a classifier that withstands downstream-agnostic adversarial examples.
 
@@ -129,13 +134,16 @@ def harden(
         accelerator: Your own ``accelerate.Accelerator``; by default one is made from ``config.mixed_precision``.
         method: Name of a preset whose losses, adversary and stages replace those of ``config``, while epochs, steps
             and batch sizes stay; without a ``config`` it is the preset itself.
+        resume: Go on from the last checkpoint in ``output_dir`` of the run that was started with the same encoder, data
+            and settings; where there is none, start.
 
     Returns:
         The classifier, its report, and how it came about.
 
     Raises:
         GenafError: Something given cannot be used (``EncoderError``, ``DataError``, ``ConfigError``, ``OutputError``),
-            or training had to stop (``TrainingError``).
+            or training had to stop (``TrainingError``; ``RunStoppedError`` after SIGTERM). With an ``output_dir``, what
+            was done until then is kept for ``resume``.
     """
     config = _resolve(config, method)
     folder = None if output_dir is None else require_writable(Path(output_dir))
@@ -151,19 +159,51 @@ def harden(
     )
     feature_dim = published.measure(data.image_shape[1:])
     with own_accelerator(config) if accelerator is None else nullcontext(accelerator) as engine, CostMeter() as cost:
-        run = Run(engine, config.seed, folder, progress)
-        result = _fine_tune(run, published, feature_dim, data, config, with_undefended=evaluate)
-        if evaluate:
-            started = time.monotonic()
-            result.report = evaluate_result(run, result, surrogate)
-            result.seconds["evaluation"] = round(time.monotonic() - started, 3)
-            result.report.sections |= describe(result) | {"cost": cost.read()}
-        for module in (result.model, result.undefended):
-            if module is not None:
-                module.cpu().eval()
-        if folder is not None and engine.is_main_process:
-            result.save(folder)
+        identity = run_identity(published, data, config)
+        checkpoints = open_checkpoints(folder, identity, Processes.of(engine), resume=resume)
+        run = new_run(engine, config, checkpoints, progress)
+        with run.termination.listening():
+            result = _fine_tune(run, published, feature_dim, data, config, with_undefended=evaluate)
+            if evaluate:
+                started = time.monotonic()
+                result.report = evaluate_result(run, result, surrogate)
+                result.seconds["evaluation"] = round(time.monotonic() - started, 3)
+                result.report.sections |= describe(result) | {"cost": cost.read()}
+            for module in (result.model, result.undefended):
+                if module is not None:
+                    module.cpu().eval()
+            if folder is not None and engine.is_main_process:
+                result.save(folder)
     return result
+
+
+def new_run(
+    accelerator: Accelerator, config: HardenConfig, checkpoints: Checkpoints, progress: bool | None = None
+) -> Run:
+    """Return a run with the settings of ``config``."""
+    return Run(
+        accelerator,
+        config.seed,
+        checkpoints,
+        progress,
+        sync_batch_norm=config.sync_batch_norm,
+        non_finite=config.non_finite,
+    )
+
+
+def run_identity(published: PixelEncoder, data: DataSplits, config: HardenConfig) -> dict[str, Any]:
+    """Return what a resumed run must share with the one that was started, as JSON."""
+    identity: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                "genaf_sdk": __version__,
+                "encoder": fingerprint(published.state_dict()),
+                "data": data.describe()["fingerprint"],
+                "config": config.to_dict(),
+            }
+        )
+    )
+    return identity
 
 
 def _fine_tune(
@@ -194,8 +234,11 @@ def _fine_tune(
             fraction, announce = config.adaptability.redundant_fraction, run.announce("sensitivity")
             with run.accelerator.autocast():
                 adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), budget, budget / 4, steps=10)
-                contributions = robust_sensitivity(
-                    model, adversarial, labels, config.sensitivity, redundant_fraction=fraction, on_layer=announce
+                contributions = run.checkpoints.remember(
+                    "sensitivity",
+                    lambda: robust_sensitivity(
+                        model, adversarial, labels, config.sensitivity, redundant_fraction=fraction, on_layer=announce
+                    ),
                 )
             clock.stop("sensitivity")
             layers = redundant_layers(contributions, fraction)

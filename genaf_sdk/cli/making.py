@@ -28,13 +28,15 @@ class Harden(Command):
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """YAML or JSON file of settings (any of those below, and encoder, data, output_dir, preset), or the report.json
     of a run to repeat. It overrides the preset; options override it."""
+    resume: bool = False
+    """Go on from the last checkpoint in the output folder, with the same encoder, data and settings."""
     settings: Annotated[HardenConfig, tyro.conf.arg(name="")] = field(default_factory=HardenConfig)
 
     def __call__(self) -> int:
         """Run."""
         from genaf_sdk.pipeline import harden
 
-        result = harden(self.encoder, self.data, self.settings, output_dir=self.output_dir)
+        result = harden(self.encoder, self.data, self.settings, output_dir=self.output_dir, resume=self.resume)
         if result.report is None:  # a process that is not the first one: the first tells
             return DONE
         self.answer_report(result.report)

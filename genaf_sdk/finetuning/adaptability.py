@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from genaf_sdk.data.augmentation import augmented
 from genaf_sdk.finetuning.adversary import ascend
-from genaf_sdk.finetuning.dual_track import Tracks
-from genaf_sdk.finetuning.loop import Run, Step, accuracy, cosine, fit, random_shift
+from genaf_sdk.finetuning.batches import Batch, varied
+from genaf_sdk.finetuning.dual_track import Tracks, cross_entropy_step, validation_accuracy
+from genaf_sdk.finetuning.loop import Run, Step, Training, accuracy, cosine, fit
 from genaf_sdk.model import inference_mode_of
 
 if TYPE_CHECKING:
@@ -76,28 +75,23 @@ def adaptability_finetuning(
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
-    shifts, changes = run.generator("stage 2 augmentation"), run.generator("stage 2 changes")
 
-    def step(classifier: nn.Module, pixels: Tensor, labels: Tensor) -> Step:
-        pixels = random_shift(pixels, config.dual_track.shift, shifts)
-        seeds = torch.randint(2**31, (len(pixels),), generator=changes)
-        logits = classifier(augmented(pixels, config.dual_track.augmentation, seeds))[1].float()
-        return Step(F.cross_entropy(logits, labels), {}, (logits.argmax(1) == labels).sum())
+    def step(classifier: nn.Module, batch: Batch) -> Step:
+        batch = varied(batch, config.dual_track.shift, config.dual_track.augmentation)
+        return cross_entropy_step(classifier(batch.pixels)[1], batch)
 
+    training = Training(
+        stage="stage 2",
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        optimizers=[torch.optim.Adam(trained.values(), settings.learning_rate, weight_decay=settings.weight_decay)],
+        schedule=cosine,
+        step=step,
+        validate=lambda: validation_accuracy(run, model, data),
+        train_mode=_only_dropout_trains,
+    )
     try:
-        fit(
-            run,
-            Tracks(model),
-            data.train,
-            stage="stage 2",
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            optimizers=[torch.optim.Adam(trained.values(), settings.learning_rate, weight_decay=settings.weight_decay)],
-            schedule=cosine,
-            step=step,
-            validate=lambda: {"validation_accuracy": accuracy(model, data.validation, run.accelerator.device)},
-            train_mode=_only_dropout_trains,
-        )
+        fit(run, Tracks(model), data.train, training)
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(required[name])
@@ -108,7 +102,7 @@ def adaptability_finetuning(
         share = index / settings.interpolations
         _interpolate(trained, before, after, share)
         points.append(measure_guard(run, model, data, config, share, perturbations))
-    chosen = choose(points, settings.tolerance)
+    chosen = run.processes.from_first(choose(points, settings.tolerance))
     _interpolate(trained, before, after, chosen.share)
     return Adaptation(layers, points, chosen.share)
 
@@ -130,7 +124,7 @@ def measure_guard(
 ) -> GuardPoint:
     """Measure clean accuracy on all validation images, robust accuracies on up to ``GUARD_IMAGES`` of them."""
     device = run.accelerator.device
-    clean = accuracy(model, data.validation, device)
+    clean = accuracy(model, data.validation, device, run.processes)
     pixels, labels = (tensor.to(device) for tensor in data.validation.head(GUARD_IMAGES, seed=config.seed))
     universal = 1.0
     with inference_mode_of(model), torch.no_grad():

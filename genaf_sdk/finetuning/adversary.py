@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_sdk.attacks.ascent import shown
+from genaf_sdk.finetuning.processes import ALONE, Processes
+from genaf_sdk.finetuning.randomness import key_of, uniform
 from genaf_sdk.model import inference_mode_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from genaf_sdk.config import AdversaryConfig
+    from genaf_sdk.finetuning.batches import Batch
 
 
 class Adversary(ABC):
@@ -24,38 +25,39 @@ class Adversary(ABC):
 
     Args:
         config: Budgets and step sizes.
-        generator: Source of all randomness, on the CPU.
-        sum_over_processes: Adds a tensor up over all processes.
+        key: Of the random numbers of what outlives a step; those of a step belong to its batch.
+        processes: Who has the other rows of a batch. What outlives a step is the same on all of them.
     """
 
-    def __init__(
-        self, config: AdversaryConfig, generator: torch.Generator, sum_over_processes: Callable[[Tensor], Tensor]
-    ) -> None:
-        self.config, self.generator, self.sum_over_processes = config, generator, sum_over_processes
+    def __init__(self, config: AdversaryConfig, key: int = 0, processes: Processes = ALONE) -> None:
+        self.config, self.key, self.processes = config, key, processes
 
     @abstractmethod
-    def perturb(self, model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
-        """Return adversarial images (N, C, H, W) in [0, 1] for the classifier ``model``."""
+    def perturb(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return adversarial images (n, C, H, W) in [0, 1] of the batch's, for the classifier ``model``."""
 
     def learn(self) -> None:  # noqa: B027  # nothing to learn unless perturbations are kept
-        """Called after the backward pass of the training step."""
+        """Called after the backward pass of the training step, of all its pieces if it was split."""
+
+    def forget(self) -> None:  # noqa: B027
+        """Called where a step that was begun does not count: nothing of it may be left."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return the perturbations that outlive a step; empty for sample-wise adversaries."""
+        """Return what outlives a step; empty for sample-wise adversaries."""
         return {}
 
-    def _uniform(self, shape: tuple[int, ...], low: float, high: float, like: Tensor) -> Tensor:
-        return torch.empty(shape).uniform_(low, high, generator=self.generator).to(like)
+    def load(self, state: dict[str, Tensor], device: torch.device) -> None:  # noqa: B027
+        """Go on from what ``state`` returned."""
 
 
 class SampleWiseAdversary(Adversary):
     """PGD (Madry et al. 2018) with random start; the paper's stage 1."""
 
-    def perturb(self, model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
+    def perturb(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return images perturbed by PGD within the budget."""
-        budget = self.config.budget
-        delta = self._uniform(tuple(pixels.shape), -budget, budget, pixels)
-        goal = self.goal(model, pixels, labels)
+        budget, pixels = self.config.budget, batch.pixels
+        delta = batch.uniform("start", tuple(pixels.shape[1:]), -budget, budget)
+        goal = self.goal(model, pixels, batch.labels)
         adversarial, _ = ascend(model, pixels, goal, delta, budget, self.config.step_size, self.config.steps)
         return adversarial
 
@@ -85,82 +87,107 @@ class MixedAdversary(Adversary):
     training step computes anyway, and covers downstream-agnostic attacks; the sample-wise share covers the others.
     """
 
-    def __init__(
-        self, config: AdversaryConfig, generator: torch.Generator, sum_over_processes: Callable[[Tensor], Tensor]
-    ) -> None:
-        super().__init__(config, generator, sum_over_processes)
+    def __init__(self, config: AdversaryConfig, key: int = 0, processes: Processes = ALONE) -> None:
+        super().__init__(config, key, processes)
         self.perturbations = self.patches = torch.empty(0)
-        self.perturbation_gradient = torch.empty(0)
+        self.sample_wise_gradient = torch.empty(0)
         self.steps = 0
 
-    def perturb(self, model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
-        """Return the batch with its three shares perturbed, in the order sample-wise, patch, universal."""
+    def perturb(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the images with the global batch's three shares perturbed: sample-wise, patch, universal."""
         if len(self.perturbations) == 0:
-            self._make_bank(pixels)
-        config, count = self.config, len(pixels)
-        sample_wise = round(config.sample_wise_share * count)
-        patched = min(round(config.patch_share * count), count - sample_wise)
-        first, second, third = pixels.split([sample_wise, patched, count - sample_wise - patched])
-        chosen = (torch.arange(count) + self.steps) % config.bank_size
-        self.perturbation_gradient = torch.zeros_like(self.perturbations)
+            self._make_bank(batch.pixels)
+        config, pixels = self.config, batch.pixels
+        sample_wise = round(config.sample_wise_share * batch.total)
+        patched = min(round(config.patch_share * batch.total), batch.total - sample_wise)
+        ends = torch.tensor([0, sample_wise, sample_wise + patched, batch.total])
+        counts = torch.searchsorted(batch.rows, ends).diff().tolist()  # of this process's rows
+        first, second, third = pixels.split(counts)
+        members = ((batch.rows + self.steps) % config.bank_size).to(pixels.device).split(counts)
         parts = []
         if len(first):
-            members = chosen[:sample_wise].to(pixels.device)
-            start = self.perturbations.detach()[members]
+            start = self.perturbations.detach()[members[0]]
             adversarial, gradient = ascend(
-                model, first, labels[:sample_wise], start, config.budget, config.step_size, config.steps
+                model, first, batch.labels[: counts[0]], start, config.budget, config.step_size, config.steps
             )
-            self.perturbation_gradient.index_add_(0, members, gradient)
+            self.sample_wise_gradient.index_add_(0, members[0], gradient)
             parts.append(adversarial)
         if len(second):
-            parts.append(self._paste(second, chosen[sample_wise : sample_wise + patched]))
+            places = batch.uniform("patch places", (2,))[counts[0] : counts[0] + counts[1]]
+            parts.append(self._paste(second, members[1], places))
         if len(third):
-            members = chosen[count - len(third) :].to(pixels.device)
-            parts.append(shown(third, self.perturbations[members]))
+            parts.append(shown(third, self.perturbations[members[2]]))
         return torch.cat(parts)
 
     @torch.no_grad()
     def learn(self) -> None:
         """Move every perturbation and patch one sign step up the loss; start one of each anew from time to time."""
-        if self.perturbations.grad is not None:
-            self.perturbation_gradient += self.perturbations.grad
+        # A process's training loss is scaled by their number, as accelerate averages; the sum here undoes it.
+        own = self.sample_wise_gradient + _gradient_of(self.perturbations) / self.processes.count
         budget = self.config.universal_budget
-        direction = self.sum_over_processes(self.perturbation_gradient).sign()
-        self.perturbations.add_(direction, alpha=budget / 4).clamp_(-budget, budget)
-        if self.patches.grad is not None:
-            self.patches.add_(self.sum_over_processes(self.patches.grad).sign(), alpha=0.1).clamp_(0, 1)
-        self.perturbations.grad = self.patches.grad = None
+        self.perturbations.add_(self.processes.sum(own).sign(), alpha=budget / 4).clamp_(-budget, budget)
+        self.patches.add_(self.processes.sum(_gradient_of(self.patches)).sign(), alpha=0.1).clamp_(0, 1)
+        self.forget()
         self.steps += 1
         if self.steps % self.config.redraw_every == 0:
             member = self.steps // self.config.redraw_every % self.config.bank_size
-            shape = tuple(self.perturbations.shape[1:])
-            self.perturbations[member] = self._uniform(shape, -budget, budget, self.perturbations)
-            self.patches[member] = self._uniform(tuple(self.patches.shape[1:]), 0, 1, self.patches)
+            for bank, drawn in zip((self.perturbations, self.patches), self._draw(self.perturbations), strict=True):
+                bank[member] = drawn[member]
+
+    def forget(self) -> None:
+        """Drop the gradients of this step."""
+        self.sample_wise_gradient = torch.zeros_like(self.perturbations, requires_grad=False)
+        self.perturbations.grad = self.patches.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """Return the bank: perturbations (K, C, H, W) and patches (K, C, h, w)."""
-        return {"perturbations": self.perturbations.detach(), "patches": self.patches.detach()}
+        """Return the bank: perturbations (K, C, H, W), patches (K, C, h, w), and how many steps it has learned."""
+        return {
+            "perturbations": self.perturbations.detach(),
+            "patches": self.patches.detach(),
+            "steps": torch.tensor(self.steps),
+        }
+
+    def load(self, state: dict[str, Tensor], device: torch.device) -> None:
+        """Go on from what ``state`` returned; a bank that was not made yet is made when it is needed."""
+        if len(state["perturbations"]):
+            self._set_bank(state["perturbations"].to(device), state["patches"].to(device))
+        self.steps = int(state["steps"])
 
     def _make_bank(self, pixels: Tensor) -> None:
-        size, (channels, height, width) = self.config.bank_size, pixels.shape[1:]
-        budget = self.config.universal_budget
+        self._set_bank(*self._draw(pixels))
+
+    def _set_bank(self, perturbations: Tensor, patches: Tensor) -> None:
+        self.perturbations, self.patches = perturbations.requires_grad_(), patches.requires_grad_()
+        self.forget()
+
+    def _draw(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a random bank for images (N, C, H, W): perturbations (K, C, H, W) and patches (K, C, h, w)."""
+        channels, height, width = like.shape[1:]
         side = max(1, round(math.sqrt(self.config.patch_area * height * width)))
         side = min(side, height, width)
-        self.perturbations = self._uniform((size, channels, height, width), -budget, budget, pixels).requires_grad_()
-        self.patches = self._uniform((size, channels, side, side), 0, 1, pixels).requires_grad_()
+        members = torch.arange(self.config.bank_size, device=like.device)
+        budget = self.config.universal_budget
+        perturbations = uniform(
+            key_of(self.key, "perturbations", self.steps), members, (channels, height, width), -budget, budget
+        )
+        return perturbations, uniform(key_of(self.key, "patches", self.steps), members, (channels, side, side))
 
-    def _paste(self, pixels: Tensor, members: Tensor) -> Tensor:
-        """Put a patch of the bank at a random place of each image."""
+    def _paste(self, pixels: Tensor, members: Tensor, places: Tensor) -> Tensor:
+        """Put a patch of the bank on each image, at a place given as shares (N, 2) of the room there is."""
         count, _, height, width = pixels.shape
         side = self.patches.shape[-1]
-        top = torch.randint(height - side + 1, (count, 1, 1), generator=self.generator)
-        left = torch.randint(width - side + 1, (count, 1, 1), generator=self.generator)
-        rows = (top + torch.arange(side)[None, :, None]).to(pixels.device)
-        columns = (left + torch.arange(side)[None, None, :]).to(pixels.device)
+        offsets = torch.arange(side, device=pixels.device)
+        top, left = (places * places.new_tensor([height - side + 1, width - side + 1])).long().unbind(1)
+        rows = top[:, None, None] + offsets[None, :, None]
+        columns = left[:, None, None] + offsets[None, None, :]
         images = torch.arange(count, device=pixels.device)[:, None, None]
         patched = pixels.clone()
-        patched[images, :, rows, columns] = self.patches[members.to(pixels.device)].permute(0, 2, 3, 1)
+        patched[images, :, rows, columns] = self.patches[members].permute(0, 2, 3, 1)
         return patched
+
+
+def _gradient_of(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf, requires_grad=False) if leaf.grad is None else leaf.grad
 
 
 def ascend(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from genaf_sdk.config import DualTrackConfig
+    from genaf_sdk.finetuning.batches import Batch
 
 
 def trades_loss(
@@ -21,6 +22,7 @@ def trades_loss(
     logits: tuple[Tensor, Tensor],
     labels: Tensor,
     config: DualTrackConfig,
+    batch: Batch | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """TRADES: ``CE(clean, y) + divergence_weight KL(p_clean || p_adversarial)`` (Zhang et al., ICML 2019, eq. 5).
 
@@ -29,12 +31,14 @@ def trades_loss(
         logits: Two tensors (N, K), adversarial and benign.
         labels: Classes (N,).
         config: The weight.
+        batch: The global batch that these rows belong to, the means being over that one; None: they are all of it.
 
     Returns:
         The loss, and its terms by name before weighting.
     """
-    adversarial, clean = logits
-    terms = {"clean": F.cross_entropy(clean, labels), "divergence": _divergence(clean, adversarial).mean()}
+    (adversarial, clean), mean = logits, torch.mean if batch is None else batch.mean
+    right = F.cross_entropy(clean, labels, reduction="none")
+    terms = {"clean": mean(right), "divergence": mean(_divergence(clean, adversarial))}
     return terms["clean"] + config.divergence_weight * terms["divergence"], terms
 
 
@@ -43,6 +47,7 @@ def mart_loss(
     logits: tuple[Tensor, Tensor],
     labels: Tensor,
     config: DualTrackConfig,
+    batch: Batch | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """MART: ``BCE(adversarial, y) + divergence_weight KL(p_clean || p_adversarial) (1 - p_clean(y))``.
 
@@ -54,15 +59,16 @@ def mart_loss(
         logits: Two tensors (N, K), adversarial and benign.
         labels: Classes (N,).
         config: The weight.
+        batch: The global batch that these rows belong to, the means being over that one; None: they are all of it.
 
     Returns:
         The loss, and its terms by name before weighting.
     """
-    adversarial, clean = logits
+    (adversarial, clean), mean = logits, torch.mean if batch is None else batch.mean
     others = adversarial.softmax(dim=1).scatter(1, labels[:, None], 0.0).amax(dim=1)
-    boosted = F.cross_entropy(adversarial, labels) - torch.log1p(-others.clamp(max=1 - 1e-6)).mean()
+    boosted = F.cross_entropy(adversarial, labels, reduction="none") - torch.log1p(-others.clamp(max=1 - 1e-6))
     unsure = 1 - clean.softmax(dim=1).gather(1, labels[:, None])[:, 0]
-    terms = {"adversarial": boosted, "divergence": (_divergence(clean, adversarial) * unsure).mean()}
+    terms = {"adversarial": mean(boosted), "divergence": mean(_divergence(clean, adversarial) * unsure)}
     return terms["adversarial"] + config.divergence_weight * terms["divergence"], terms
 
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_sdk.data.augmentation import augmented
 from genaf_sdk.finetuning.adversary import ADVERSARIES, Adversary
 from genaf_sdk.finetuning.baselines import mart_loss, trades_loss
+from genaf_sdk.finetuning.batches import Batch, varied
 from genaf_sdk.finetuning.genetic import genetic_regularization
-from genaf_sdk.finetuning.loop import Run, Step, accuracy, cosine, exponential, fit, random_shift
+from genaf_sdk.finetuning.loop import Run, Step, Training, accuracy, cosine, exponential, fit
+from genaf_sdk.finetuning.randomness import key_of
 
 if TYPE_CHECKING:
     from genaf_sdk.config import DualTrackConfig
@@ -38,7 +39,11 @@ class Tracks(nn.Module):
 
 
 def dual_track_loss(
-    features: tuple[Tensor, Tensor], logits: tuple[Tensor, Tensor], labels: Tensor, config: DualTrackConfig
+    features: tuple[Tensor, Tensor],
+    logits: tuple[Tensor, Tensor],
+    labels: Tensor,
+    config: DualTrackConfig,
+    batch: Batch | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of stage 1, on features and logits of (adversarial, benign) images.
 
@@ -50,22 +55,39 @@ def dual_track_loss(
         logits: Two tensors (N, K).
         labels: Classes (N,).
         config: The weights; a term of weight 0 is not computed.
+        batch: The global batch that these rows belong to, the means being over that one; None: they are all of it.
 
     Returns:
         The loss, and its terms by name before weighting.
     """
     (adversarial, benign), (adversarial_logits, clean_logits) = features, logits
+    mean = torch.mean if batch is None else batch.mean
     clean = F.cross_entropy(clean_logits, labels, reduction="none")
-    terms = {"adversarial": F.cross_entropy(adversarial_logits, labels), "clean": clean.mean()}
+    hit = F.cross_entropy(adversarial_logits, labels, reduction="none")
+    terms = {"adversarial": mean(hit), "clean": mean(clean)}
     weights = {"adversarial": config.adversarial_weight, "clean": config.clean_weight}
     if config.genetic_weight:
-        terms["genetic"] = genetic_regularization(adversarial, benign, labels, weight=clean)
+        terms["genetic"] = _genetic(adversarial, benign, labels, clean, batch)
         weights["genetic"] = config.genetic_weight
     if config.alignment_weight:
-        terms["alignment"] = 1 - F.cosine_similarity(adversarial, benign.detach(), dim=1).mean()
+        terms["alignment"] = mean(1 - F.cosine_similarity(adversarial, benign.detach(), dim=1))
         weights["alignment"] = config.alignment_weight
     loss = sum((weights[name] * term for name, term in terms.items()), start=clean.new_zeros(()))
     return loss, terms
+
+
+def _genetic(adversarial: Tensor, benign: Tensor, labels: Tensor, clean: Tensor, batch: Batch | None) -> Tensor:
+    """Return this process's part of L_gr over the global batch: its own rows against the rows of all processes."""
+    if batch is None or batch.processes.count == 1:
+        share = 1.0 if batch is None else len(labels) / batch.total
+        return share * genetic_regularization(adversarial, benign, labels, weight=clean)
+    columns = torch.cat([adversarial, benign, clean.detach()[:, None], labels[:, None].float()], dim=1)
+    everyone = batch.processes.gather_rows(columns, batch.rows, batch.total)
+    width = adversarial.shape[1]
+    adversarial, benign, clean, labels = everyone.split([width, width, 1, 1], dim=1)
+    rows = batch.rows.to(columns.device)
+    own = genetic_regularization(adversarial, benign, labels[:, 0].long(), weight=clean[:, 0], rows=rows)
+    return own * batch.processes.count
 
 
 LOSSES = {"dual-track": dual_track_loss, "trades": trades_loss, "mart": mart_loss}
@@ -88,22 +110,19 @@ def dual_track_finetuning(
     kind = config.adversary.kind
     adversary = None
     if kind != "none":
-        adversary = ADVERSARIES[kind](config.adversary, run.generator(f"{stage} adversary"), run.sum_over_processes)
-    shifts, changes = run.generator(f"{stage} augmentation"), run.generator(f"{stage} changes")
+        adversary = ADVERSARIES[kind](config.adversary, key_of(run.seed, stage, "adversary"), run.processes)
     model.to(run.accelerator.device).to(memory_format=torch.channels_last)
 
-    def step(tracks: nn.Module, pixels: Tensor, labels: Tensor) -> Step:
-        pixels = random_shift(pixels, config.shift, shifts)
-        pixels = augmented(pixels, config.augmentation, torch.randint(2**31, (len(pixels),), generator=changes))
-        images = pixels
+    def step(tracks: nn.Module, batch: Batch) -> Step:
+        batch = varied(batch, config.shift, config.augmentation)
+        images, labels = batch.pixels, batch.labels
         if adversary is not None:
             with run.accelerator.autocast():
-                images = adversary.perturb(model, pixels, labels)
+                images = adversary.perturb(model, batch)
         if adversary is None or config.is_single_track:
-            logits = tracks(images)[1].float()
-            return Step(F.cross_entropy(logits, labels), {}, (logits.argmax(1) == labels).sum())
-        features, logits = (output.float() for output in tracks(torch.cat([images, pixels])))
-        loss, terms = LOSSES[config.objective](features.chunk(2), logits.chunk(2), labels, config)
+            return cross_entropy_step(tracks(images)[1], batch)
+        features, logits = (output.float() for output in tracks(torch.cat([images, batch.pixels])))
+        loss, terms = LOSSES[config.objective](features.chunk(2), logits.chunk(2), labels, config, batch)
         return Step(loss, terms, (logits.chunk(2)[1].argmax(1) == labels).sum())
 
     tracks = Tracks(model)
@@ -114,20 +133,18 @@ def dual_track_finetuning(
         torch.optim.Adam(tracks.encoder.parameters(), encoder_step, weight_decay=decay),
         torch.optim.Adam(tracks.head.parameters(), config.head_learning_rate, weight_decay=decay),
     ]
-    fit(
-        run,
-        tracks,
-        data.train,
+    training = Training(
         stage=stage,
         epochs=config.epochs,
         batch_size=config.batch_size,
         optimizers=optimizers,
         schedule=cosine if config.schedule == "cosine" else exponential(config.epochs),
         step=step,
-        after_backward=adversary.learn if adversary else lambda: None,
-        validate=lambda: {"validation_accuracy": accuracy(model, data.validation, run.accelerator.device)},
+        adversary=adversary,
+        validate=lambda: validation_accuracy(run, model, data),
         train_mode=_only_the_head_trains if config.freeze_encoder else nn.Module.train,
     )
+    fit(run, tracks, data.train, training)
     tracks.encoder.requires_grad_()
     model.eval()
     return adversary
@@ -136,3 +153,15 @@ def dual_track_finetuning(
 def _only_the_head_trains(tracks: nn.Module) -> None:
     tracks.train()
     tracks.get_submodule("encoder").eval()
+
+
+def cross_entropy_step(logits: Tensor, batch: Batch) -> Step:
+    """Return the cross-entropy alone as a step; logits (n, K)."""
+    logits = logits.float()
+    loss = batch.mean(F.cross_entropy(logits, batch.labels, reduction="none"))
+    return Step(loss, {}, (logits.argmax(1) == batch.labels).sum())
+
+
+def validation_accuracy(run: Run, model: nn.Module, data: DataSplits) -> dict[str, float]:
+    """Return what the history records of an epoch, measured by all processes together."""
+    return {"validation_accuracy": accuracy(model, data.validation, run.accelerator.device, run.processes)}

@@ -8,7 +8,9 @@ from torch import Tensor
 EPSILON = 1e-7
 
 
-def genetic_regularization(adversarial: Tensor, benign: Tensor, labels: Tensor, *, weight: Tensor) -> Tensor:
+def genetic_regularization(
+    adversarial: Tensor, benign: Tensor, labels: Tensor, *, weight: Tensor, rows: Tensor | None = None
+) -> Tensor:
     """L_gr, the fuzzy cross-entropy between the neighbour graphs of benign and adversarial features.
 
     With unit rows a_i (adversarial) and b_i (benign), e = 1e-7 and W_ij = tanh((w_i + w_j) / 32)::
@@ -25,15 +27,18 @@ def genetic_regularization(adversarial: Tensor, benign: Tensor, labels: Tensor, 
         benign: Features of the same images without perturbation, (N, D).
         labels: Class of each image, integers, (N,).
         weight: Clean cross-entropy of each image, (N,), at least 0. No gradient flows through it.
+        rows: Numbers (n,) of the rows i that are summed here, where other processes sum the others; None is all. Every
+            row still meets all N columns, so that the sums of all processes add up to the whole.
 
     Returns:
         The loss, a scalar. The authors sum over all pairs; this is the mean over rows, so that one coefficient means
         the same at every batch size. Times N it is theirs.
     """
-    distance = locally_connected_distance(adversarial).clamp(EPSILON, 2 - EPSILON)
-    unsure = torch.tanh((weight[:, None] + weight[None, :]).detach() / 32)
-    differs = torch.where(labels[:, None] != labels[None, :], 1.0, -1.0).to(unsure.dtype)
-    target = (1 - unsure) * locally_connected_distance(benign) + 2 * differs * unsure
+    rows = torch.arange(len(labels), device=labels.device) if rows is None else rows
+    distance = locally_connected_distance(adversarial, rows).clamp(EPSILON, 2 - EPSILON)
+    unsure = torch.tanh((weight[rows, None] + weight[None, :]).detach() / 32)
+    differs = torch.where(labels[rows, None] != labels[None, :], 1.0, -1.0).to(unsure.dtype)
+    target = (1 - unsure) * locally_connected_distance(benign, rows) + 2 * differs * unsure
     p = neighbour_probability(target.clamp(EPSILON, 2 - EPSILON))
     q = neighbour_probability(distance)
     attraction = p * torch.log((p + EPSILON) / (q + EPSILON))
@@ -42,17 +47,20 @@ def genetic_regularization(adversarial: Tensor, benign: Tensor, labels: Tensor, 
     return loss
 
 
-def locally_connected_distance(features: Tensor) -> Tensor:
-    """Cosine distance minus each row's distance to its nearest neighbour; zero on the diagonal. (N, D) -> (N, N)."""
+def locally_connected_distance(features: Tensor, rows: Tensor) -> Tensor:
+    """Cosine distance minus each row's distance to its nearest neighbour; zero where a row meets itself.
+
+    Features (N, D) and the numbers of n rows -> (n, N).
+    """
     unit: Tensor = features / (features.norm(dim=1, keepdim=True) + EPSILON)
-    distance = 1 - unit @ unit.T
-    diagonal = torch.eye(len(features), dtype=torch.bool, device=features.device)
-    nearest = distance.masked_fill(diagonal, torch.inf).amin(dim=1, keepdim=True)
-    connected: Tensor = (distance - nearest).masked_fill(diagonal, 0)
+    distance = 1 - unit[rows] @ unit.T
+    itself = rows[:, None] == torch.arange(len(features), device=features.device)
+    nearest = distance.masked_fill(itself, torch.inf).amin(dim=1, keepdim=True)
+    connected: Tensor = (distance - nearest).masked_fill(itself, 0)
     return connected
 
 
 def neighbour_probability(distance: Tensor) -> Tensor:
-    """Turn distances in [0, 2] into probabilities over each row. (N, N) -> (N, N)."""
+    """Turn distances in [0, 2] into probabilities over each row. (n, N) -> (n, N)."""
     similarity = 1 - distance / 2
     return similarity / similarity.sum(dim=1, keepdim=True)

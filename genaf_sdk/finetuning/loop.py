@@ -1,34 +1,41 @@
-"""The training loop that every stage and baseline shares: batches, optimizers, checkpoints, progress."""
+"""The training loop that every stage and baseline shares: batches, optimizers, checkpoints, faults, progress."""
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from genaf_sdk.errors import TrainingError
-from genaf_sdk.files import replacing
+from genaf_sdk.finetuning.batches import Batch, Epochs
+from genaf_sdk.finetuning.checkpoints import Checkpoint, Checkpoints
+from genaf_sdk.finetuning.faults import require_finite, step_is_finite, within_memory
+from genaf_sdk.finetuning.modules import CurrentBatch, globally
+from genaf_sdk.finetuning.processes import ALONE, Processes, peers_alive
+from genaf_sdk.finetuning.randomness import key_of
+from genaf_sdk.finetuning.state import gather_state, restore_state
+from genaf_sdk.finetuning.termination import Termination, stopped
+from genaf_sdk.finetuning.totals import Totals
 from genaf_sdk.model import inference_mode_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from accelerate import Accelerator
 
     from genaf_sdk.data import LabelledImages
+    from genaf_sdk.finetuning.adversary import Adversary
 
-CHECK_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
 EVALUATION_BATCH = 512
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -38,18 +45,25 @@ class Run:
     Args:
         accelerator: Device, precision and processes.
         seed: Of every random choice.
-        output_dir: Where checkpoints go; None keeps none.
+        checkpoints: Where the run goes on from if it has to; by default none are kept.
         show_progress: One progress bar, on a terminal only; None decides by whether there is one.
+        sync_batch_norm: Whether batch norm uses the global batch of all processes.
+        non_finite: What to do with a step whose loss or gradient is NaN or infinite.
+        termination: Whether somebody asked the run to end.
         history: One record an epoch: stage, epoch, mean losses, accuracies, seconds.
     """
 
     accelerator: Accelerator
     seed: int = 0
-    output_dir: Path | None = None
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     show_progress: bool | None = None
+    sync_batch_norm: bool = True
+    non_finite: Literal["stop", "skip"] = "stop"
+    termination: Termination = field(default_factory=Termination)
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.processes = Processes.of(self.accelerator)
         console = Console(stderr=True)
         wanted = console.is_terminal if self.show_progress is None else self.show_progress
         self.progress = Progress(
@@ -70,159 +84,242 @@ class Run:
 
         return show
 
-    def generator(self, purpose: str) -> torch.Generator:
-        """Return a CPU generator of its own for each purpose, different on each process."""
-        salt = sum(ord(letter) * 31**place for place, letter in enumerate(purpose)) % 100_003
-        rank = int(self.accelerator.process_index)
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + salt * 1009 + rank)
-
-    def sum_over_processes(self, value: Tensor) -> Tensor:
-        """Add ``value`` up over all processes."""
-        total: Tensor = self.accelerator.reduce(value, reduction="sum")
-        return total
-
 
 @dataclass(frozen=True)
 class Step:
-    """What one batch gives: the loss to descend, named parts of it for the log, and how many images were right."""
+    """What one batch gives: the loss to descend, named parts of it for the log, and how many images were right.
+
+    Loss and parts are this process's parts of means over the global batch (``Batch.mean``).
+    """
 
     loss: Tensor
     parts: dict[str, Tensor]
     correct: Tensor
 
 
-def make_loader(images: LabelledImages, batch_size: int, *, seed: int) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Return shuffled whole batches, in an order that ``seed`` decides; a short last batch is kept if it has pairs."""
-    size = min(batch_size, len(images))
-    return DataLoader(
-        images,
-        batch_size=size,
-        shuffle=True,
-        drop_last=len(images) % size == 1,
-        collate_fn=lambda batch: batch,
-        generator=torch.Generator().manual_seed(seed),
-    )
-
-
-def fit(
-    run: Run,
-    model: nn.Module,
-    images: LabelledImages,
-    *,
-    stage: str,
-    epochs: int,
-    batch_size: int,
-    optimizers: Sequence[torch.optim.Optimizer],
-    schedule: Callable[[float], float],
-    step: Callable[[nn.Module, Tensor, Tensor], Step],
-    after_backward: Callable[[], None] = lambda: None,
-    validate: Callable[[], dict[str, float]] = dict,
-    train_mode: Callable[[nn.Module], object] = nn.Module.train,
-) -> None:
-    """Train ``model`` in place.
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a stage trains a model.
 
     Args:
-        run: Device, seed, history, progress.
-        model: What the accelerator prepares; ``step`` receives the prepared one.
-        images: Training images.
-        stage: Name in the history, the progress bar and errors.
+        stage: Name in the history, the progress bar, checkpoints and errors.
         epochs: Passes over the images.
         batch_size: Over all processes.
         optimizers: All are stepped after every batch.
         schedule: Factor on the learning rates, from the share of the training that is done, in [0, 1).
-        step: Computes the loss of a batch: (model, pixels, labels) -> Step.
-        after_backward: Called when gradients are there, before the optimizers step.
+        step: Computes the loss of a batch, or of a piece of one where memory is short.
+        adversary: Learns from every step, and is kept in checkpoints.
         validate: Called after every epoch; what it returns is recorded.
         train_mode: Puts the model into training mode.
+    """
+
+    stage: str
+    epochs: int
+    batch_size: int
+    optimizers: Sequence[torch.optim.Optimizer]
+    schedule: Callable[[float], float]
+    step: Callable[[nn.Module, Batch], Step]
+    adversary: Adversary | None = None
+    validate: Callable[[], dict[str, float]] = dict
+    train_mode: Callable[[nn.Module], object] = nn.Module.train
+
+
+def fit(run: Run, model: nn.Module, images: LabelledImages, training: Training) -> None:
+    """Train ``model`` in place, from the stage's last checkpoint on if the run has one.
+
+    Args:
+        run: Device, seed, checkpoints, history, progress.
+        model: What the accelerator prepares; ``training.step`` receives the prepared one.
+        images: Training images.
+        training: The stage.
 
     Raises:
-        TrainingError: A loss is NaN or infinite; the error names the step and the last good checkpoint.
+        TrainingError: A loss or weight is no longer finite, memory does not even suffice for two images, or another
+            process is gone.
+        OutputError: A checkpoint cannot be written.
+        RunStoppedError: SIGTERM came; the step was finished and saved.
     """
-    accelerator = run.accelerator
-    loader = make_loader(images, max(2, batch_size // accelerator.num_processes), seed=run.seed)
-    prepared, loader, *optimizers = accelerator.prepare(model, loader, *optimizers)
-    rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    total_steps, done = epochs * len(loader), 0
-    task = run.progress.add_task(stage, total=total_steps, figures="")
-    for epoch in range(epochs):
-        started = time.monotonic()
-        train_mode(model)
-        totals = _Totals(stage, epoch, run.output_dir)
-        for pixels, labels in loader:
-            for optimizer, base in zip(optimizers, rates, strict=True):
-                for group, rate in zip(optimizer.param_groups, base, strict=True):
-                    group["lr"] = rate * schedule(done / total_steps)
-                optimizer.zero_grad()
-            result = step(prepared, pixels.contiguous(memory_format=torch.channels_last), labels)
-            accelerator.backward(result.loss)
-            after_backward()
-            for optimizer in optimizers:
-                optimizer.step()
-            totals.add(result, len(labels), done)
-            done += 1
-            run.progress.update(task, advance=1, description=f"{stage} {epoch + 1}/{epochs}", figures=totals.text)
-        record = {"stage": stage, "epoch": epoch + 1, **totals.means(), **validate()}
-        record["seconds"] = round(time.monotonic() - started, 3)
-        run.history.append(record)
-        _save_checkpoint(run, model, stage)
-    run.progress.remove_task(task)
+    with (
+        run.termination.training(),
+        peers_alive(run.processes),
+        globally(model, run.processes, sync_batch_norm=run.sync_batch_norm) as current,
+    ):
+        fitting = _Fitting(run, model, images, training)
+        fitting.restore()
+        task = run.progress.add_task(training.stage, total=fitting.total, completed=fitting.done, figures="")
+        while fitting.done < fitting.total:
+            for batch in fitting.batches():
+                fitting.descend(batch, current)
+                name = f"{training.stage} {fitting.epoch + 1}/{training.epochs}"
+                run.progress.update(task, completed=fitting.done, description=name, figures=fitting.totals.text)
+                if fitting.is_inside_an_epoch and fitting.must_stop():
+                    fitting.stop()
+            current.batch = None
+            fitting.end_epoch()
+            if fitting.must_stop():
+                fitting.stop()
+        run.progress.remove_task(task)
+        fitting.release()
 
 
-class _Totals:
-    """Sums over an epoch, kept on the device and read every ``CHECK_EVERY`` steps."""
+class _Fitting:
+    """A stage in progress: the prepared model, and where it stands."""
 
-    def __init__(self, stage: str, epoch: int, output_dir: Path | None) -> None:
-        self.stage, self.epoch, self.output_dir = stage, epoch, output_dir
-        self.pending: list[tuple[int, int, Step]] = []
-        self.sums: dict[str, float] = {}
-        self.images = 0
-        self.text = ""
+    def __init__(self, run: Run, model: nn.Module, images: LabelledImages, training: Training) -> None:
+        self.run, self.model, self.training = run, model, training
+        key = key_of(run.seed, training.stage)
+        self.epochs = Epochs(images, training.batch_size, key, run.processes)
+        self.total, self.done = training.epochs * self.epochs.steps, 0
+        self.pieces = 1
+        self.skipped = 0
+        self.totals = Totals(training.stage, 0, run.processes)
+        self.first_record = len(run.history)
+        self.prepared, *self.optimizers = run.accelerator.prepare(model, *training.optimizers)
+        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.started = time.monotonic()
 
-    def add(self, result: Step, count: int, step: int) -> None:
-        detached = Step(result.loss.detach(), {k: v.detach() for k, v in result.parts.items()}, result.correct)
-        self.pending.append((step, count, detached))
-        if len(self.pending) == CHECK_EVERY:
-            self._read()
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch that the next step belongs to; of the last one where all are done."""
+        return min(self.done // self.epochs.steps, self.training.epochs - 1)
 
-    def means(self) -> dict[str, float]:
-        self._read()
-        return {name: value / max(self.images, 1) for name, value in self.sums.items()}
+    @property
+    def is_inside_an_epoch(self) -> bool:
+        return self.done % self.epochs.steps > 0
 
-    def _read(self) -> None:
-        for step, count, result in self.pending:
-            if not math.isfinite(float(result.loss)):
-                kept = "no checkpoint was kept, as there is no output_dir"
-                if self.output_dir is not None:
-                    kept = (
-                        f"the weights after the last good epoch are in {checkpoint_path(self.output_dir, self.stage)}"
-                    )
-                    kept = kept if self.epoch else "no epoch was complete yet"
-                where = f"step {step + 1} (epoch {self.epoch + 1})"
-                raise TrainingError(
-                    f"The loss of {self.stage} is {float(result.loss)} at {where}; {kept}.",
-                    remedy="lower the learning rates, or use mixed_precision='no'",
-                )
-            figures = {"loss": float(result.loss) * count, "train_accuracy": float(result.correct)}
-            figures |= {name: float(value) * count for name, value in result.parts.items()}
-            for name, value in figures.items():
-                self.sums[name] = self.sums.get(name, 0.0) + value
-            self.images += count
-        self.pending.clear()
-        if self.images:
-            shown = {name: self.sums[name] / self.images for name in ("loss", "train_accuracy")}
-            self.text = " ".join(f"{name} {value:.3f}" for name, value in shown.items())
+    def restore(self) -> None:
+        """Go on from the last checkpoint, if there is one."""
+        checkpoint = self.run.checkpoints.latest(self.training.stage)
+        if checkpoint is None:
+            return
+        restore_state(checkpoint, self.model, self.training.optimizers, self.training.adversary, self.run.accelerator)
+        facts = checkpoint.facts
+        self.done, self.pieces, self.skipped = checkpoint.step, facts["pieces"], facts["skipped"]
+        del self.run.history[self.first_record :]
+        self.run.history.extend(facts["history"])
+        self.totals = Totals(self.training.stage, self.epoch, self.run.processes, facts["sums"])
+        self.started -= facts["seconds"]
 
+    def save(self) -> None:
+        """Write a checkpoint of finite weights.
 
-def checkpoint_path(output_dir: Path, stage: str) -> Path:
-    """Return where the weights of a stage's last complete epoch are kept while it runs."""
-    return output_dir / "checkpoints" / f"{stage.replace(' ', '-')}.safetensors"
+        Raises:
+            TrainingError: A weight is NaN or infinite.
+            OutputError: It cannot be written.
+        """
+        self.totals.read()
+        require_finite(self.model, self.training.stage, self.done)
+        training, accelerator = self.training, self.run.accelerator
+        tensors, facts = gather_state(self.model, training.optimizers, training.adversary, accelerator)
+        facts |= {
+            "pieces": self.pieces,
+            "skipped": self.skipped,
+            "history": self.run.history[self.first_record :],
+            "sums": self.totals.sums,
+            "seconds": time.monotonic() - self.started,
+            "processes": self.run.processes.count,
+        }
+        self.run.checkpoints.save(self.training.stage, Checkpoint(self.done, tensors, facts))
 
+    def batches(self) -> Iterator[Batch]:
+        """Yield what is left of the epoch."""
+        self.training.train_mode(self.model)
+        first = self.done % self.epochs.steps
+        return self.epochs.batches(self.epoch, first, self.run.accelerator.device)
 
-def _save_checkpoint(run: Run, model: nn.Module, stage: str) -> None:
-    if run.output_dir is not None and run.accelerator.is_main_process:
-        state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-        with replacing(checkpoint_path(run.output_dir, stage)) as temporary:
-            save_file(state, temporary)
+    def descend(self, batch: Batch, current: CurrentBatch) -> None:
+        """Take one step down the loss of a global batch."""
+        run, factor = self.run, self.training.schedule(self.done / self.total)
+        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+        torch.manual_seed(key_of(batch.key, "torch", run.processes.index))  # for layers that draw by themselves
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+
+        def undo() -> None:
+            self._begin()
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+        self._begin()
+        sums, self.pieces = within_memory(partial(self._backward, current), batch, self.pieces, undo)
+        self.done += 1
+        if run.non_finite == "skip" and not step_is_finite(run.processes, self.model, sums["loss"]):
+            self._skip(undo)
+            return
+        if self.training.adversary is not None:
+            self.training.adversary.learn()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.totals.add(self.done, len(batch.rows), sums)
+        if self.totals.is_due:
+            self.totals.read()
+
+    def _begin(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        if self.training.adversary is not None:
+            self.training.adversary.forget()
+
+    def _backward(self, current: CurrentBatch, pieces: list[Batch]) -> dict[str, Tensor]:
+        """Add the gradients of all pieces up, and return sums over their images."""
+        sums: dict[str, Tensor] = {}
+        for piece in pieces:
+            current.batch = piece
+            step = self.training.step(self.prepared, piece)
+            self.run.accelerator.backward(step.loss)
+            share = piece.total / self.run.processes.count  # from parts of means over the global batch to sums
+            found = {name: value.detach() * share for name, value in {"loss": step.loss, **step.parts}.items()}
+            for name, value in {**found, "train_accuracy": step.correct}.items():
+                sums[name] = sums[name] + value if name in sums else value
+        return sums
+
+    def _skip(self, undo: Callable[[], None]) -> None:
+        undo()
+        require_finite(self.model, self.training.stage, self.done)
+        self.skipped += 1
+        logger.warning("Step %d of %s was skipped: its loss or gradient is not finite.", self.done, self.training.stage)
+        if self.skipped > max(1, self.total // 10):
+            raise TrainingError(
+                f"{self.skipped} of {self.done} steps of {self.training.stage} had a loss or gradient that is not "
+                "finite; a tenth of all steps at most is skipped.",
+                remedy="lower the learning rates, use mixed_precision='no', or look at the images",
+            )
+
+    def must_stop(self) -> bool:
+        """Return whether SIGTERM came to any process; several agree on it where they read the losses anyway."""
+        processes = self.run.processes
+        if processes.count > 1 and self.is_inside_an_epoch and self.totals.pending:
+            return False
+        return processes.any(self.run.termination.asked)
+
+    def stop(self) -> None:
+        """Save and end the run.
+
+        Raises:
+            RunStoppedError: Always.
+        """
+        self.save()
+        self.run.processes.any(True)  # nobody leaves before the first process has written
+        raise stopped()
+
+    def end_epoch(self) -> None:
+        """Record the epoch that was completed, and save."""
+        run = self.run
+        epoch = self.done // self.epochs.steps
+        record = {"stage": self.training.stage, "epoch": epoch, **self.totals.means(), **self.training.validate()}
+        record |= {"skipped_steps": self.skipped} if self.skipped else {}
+        now = time.monotonic()
+        run.history.append({**record, "seconds": round(now - self.started, 3)})
+        self.started = now
+        self.totals = Totals(self.training.stage, self.epoch, run.processes)
+        self.save()
+
+    def release(self) -> None:
+        """Have the accelerator forget what it prepared, so that a later stage may prepare the same weights."""
+        accelerator = self.run.accelerator
+        for kept, own in ((accelerator._models, [self.prepared]), (accelerator._optimizers, self.optimizers)):
+            kept[:] = [thing for thing in kept if not any(thing is mine for mine in own)]
 
 
 def cosine(done: float) -> float:
@@ -238,19 +335,6 @@ def exponential(epochs: int) -> Callable[[float], float]:
     return lambda done: 0.96 ** math.floor(done * epochs + 1e-9)
 
 
-def random_shift(pixels: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Translate each image by up to ``most`` pixels each way, its edges repeated. (N, C, H, W) -> the same."""
-    if most == 0:
-        return pixels
-    count, _, height, width = pixels.shape
-    padded = F.pad(pixels, (most,) * 4, mode="replicate")
-    offsets = torch.randint(2 * most + 1, (2, count, 1), generator=generator).to(pixels.device)
-    rows = (offsets[0] + torch.arange(height, device=pixels.device))[:, :, None]
-    columns = (offsets[1] + torch.arange(width, device=pixels.device))[:, None, :]
-    images = torch.arange(count, device=pixels.device)[:, None, None]
-    return padded[images, :, rows, columns].permute(0, 3, 1, 2)
-
-
 def batches(images: LabelledImages, size: int = EVALUATION_BATCH) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield every image once, in order."""
     for start in range(0, len(images), size):
@@ -258,8 +342,14 @@ def batches(images: LabelledImages, size: int = EVALUATION_BATCH) -> Iterator[tu
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, images: LabelledImages, device: torch.device) -> float:
-    """Return the share of ``images`` that ``model`` (pixels to logits) gets right: an exact count."""
+def accuracy(model: nn.Module, images: LabelledImages, device: torch.device, processes: Processes = ALONE) -> float:
+    """Return the share of ``images`` that ``model`` (pixels to logits) gets right: an exact count.
+
+    Several processes take every so many-th batch each; all have to call this.
+    """
+    right = torch.zeros((), dtype=torch.int64, device=device)
     with inference_mode_of(model):
-        right = sum(int((model(x.to(device)).argmax(1) == y.to(device)).sum()) for x, y in batches(images))
-    return right / len(images)
+        for number, (x, y) in enumerate(batches(images)):
+            if number % processes.count == processes.index:
+                right += (model(x.to(device)).argmax(1) == y.to(device)).sum()
+    return int(processes.sum(right)) / len(images)

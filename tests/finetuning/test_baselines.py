@@ -14,6 +14,7 @@ from genaf_sdk.config import AdversaryConfig, DualTrackConfig, HardenConfig
 from genaf_sdk.data import DataSplits
 from genaf_sdk.finetuning.adversary import DivergenceAdversary
 from genaf_sdk.finetuning.baselines import mart_loss, trades_loss
+from genaf_sdk.finetuning.batches import Batch
 from genaf_sdk.finetuning.dual_track import dual_track_finetuning
 from genaf_sdk.finetuning.loop import Run
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
@@ -73,8 +74,8 @@ def test_the_divergence_adversary_moves_the_prediction_whatever_the_label(tiny_e
     pixels = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
     def perturbed(labels: torch.Tensor) -> torch.Tensor:
-        adversary = DivergenceAdversary(config, torch.Generator().manual_seed(0), lambda value: value)
-        return adversary.perturb(model, pixels, labels)
+        adversary = DivergenceAdversary(config)
+        return adversary.perturb(model, Batch.whole(pixels, labels))
 
     adversarial = perturbed(torch.zeros(16, dtype=torch.long))
     assert torch.equal(adversarial, perturbed(torch.ones(16, dtype=torch.long)))

@@ -13,6 +13,8 @@ from genaf_sdk.config import AdversaryConfig, DualTrackConfig, HardenConfig
 from genaf_sdk.data import DataSplits
 from genaf_sdk.errors import TrainingError
 from genaf_sdk.finetuning.adversary import MixedAdversary, SampleWiseAdversary, ascend
+from genaf_sdk.finetuning.batches import Batch
+from genaf_sdk.finetuning.checkpoints import Checkpoints
 from genaf_sdk.finetuning.dual_track import dual_track_finetuning, dual_track_loss
 from genaf_sdk.finetuning.genetic import genetic_regularization
 from genaf_sdk.finetuning.loop import Run, accuracy
@@ -70,10 +72,10 @@ def test_ascend_is_pgd_and_touches_no_weight(tiny_encoder: nn.Module) -> None:
 def test_adversarial_images_raise_the_loss_within_the_budget(kind: str, tiny_encoder: nn.Module) -> None:
     model = new_model(tiny_encoder).eval()
     config = AdversaryConfig(kind=kind, sample_wise_share=1.0, patch_share=0.0, budget=8 / 255)  # type: ignore[arg-type]
-    adversary = {"pgd": SampleWiseAdversary, "mixed": MixedAdversary}[kind](config, torch.Generator(), lambda v: v)
+    adversary = {"pgd": SampleWiseAdversary, "mixed": MixedAdversary}[kind](config)
     pixels, labels = torch.rand(16, 3, 16, 16), torch.arange(16) % 3
 
-    adversarial = adversary.perturb(model, pixels, labels)
+    adversarial = adversary.perturb(model, Batch.whole(pixels, labels))
 
     assert float((adversarial - pixels).abs().max()) <= 8 / 255 + 1e-6
     assert float(adversarial.min()) >= 0
@@ -83,7 +85,7 @@ def test_adversarial_images_raise_the_loss_within_the_budget(kind: str, tiny_enc
 
 
 def mixed_step(adversary: MixedAdversary, model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
-    adversarial = adversary.perturb(model, pixels, labels)
+    adversarial = adversary.perturb(model, Batch.whole(pixels, labels))
     F.cross_entropy(model(adversarial), labels).backward()
     adversary.learn()
     return adversarial.detach()
@@ -92,7 +94,7 @@ def mixed_step(adversary: MixedAdversary, model: nn.Module, pixels: Tensor, labe
 def test_the_mixed_adversary_deals_out_its_three_shares(tiny_encoder: nn.Module) -> None:
     model = new_model(tiny_encoder).eval()
     config = AdversaryConfig(sample_wise_share=0.5, patch_share=0.25, bank_size=2, patch_area=0.06)
-    adversary = MixedAdversary(config, torch.Generator(), lambda v: v)
+    adversary = MixedAdversary(config)
     pixels, labels = torch.full((16, 3, 16, 16), 0.5), torch.arange(16) % 3
 
     changes = (mixed_step(adversary, model, pixels, labels) - pixels).abs()
@@ -107,7 +109,7 @@ def test_the_mixed_adversary_deals_out_its_three_shares(tiny_encoder: nn.Module)
 def test_the_bank_learns_to_raise_the_loss(tiny_encoder: nn.Module) -> None:
     model = new_model(tiny_encoder).eval().requires_grad_(False)
     config = AdversaryConfig(sample_wise_share=0.0, patch_share=0.0, bank_size=1, redraw_every=1000)
-    adversary = MixedAdversary(config, torch.Generator().manual_seed(0), lambda v: v)
+    adversary = MixedAdversary(config)
     pixels, labels = torch.rand(32, 3, 16, 16), torch.arange(32) % 3
     losses = []
     for _ in range(12):
@@ -161,8 +163,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(
             return self.inner(x) * (float("nan") if self.calls == 5 else 1.0)
 
     run = new_run()
-    run.output_dir = tmp_path
+    run.checkpoints = Checkpoints(tmp_path)
     config = replace(quick_config.dual_track, epochs=3, adversary=AdversaryConfig(kind="none"))
-    with pytest.raises(TrainingError, match=r"step 5 \(epoch 2\).*stage-1\.safetensors"):
+    with pytest.raises(TrainingError, match=r"step 5 \(epoch 2\)"):
         dual_track_finetuning(run, new_model(Poisoned()), striped, config)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["stage-1.safetensors"]
+    assert [path.name for path in (tmp_path / "stage-1").iterdir()] == ["00000003"]  # finite: the first epoch's

@@ -1,0 +1,124 @@
+"""What the processes of a run do together: sums, rows of the global batch with gradients, decisions of the first."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from genaf_sdk.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from accelerate import Accelerator
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all of the run. Alone, every method returns what it is given.
+
+    Args:
+        index: Number of this process; 0 is the one that writes.
+        count: How many there are.
+        device: Where tensors have to be for the processes to exchange them.
+    """
+
+    index: int = 0
+    count: int = 1
+    device: torch.device | str = "cpu"
+
+    @classmethod
+    def of(cls, accelerator: Accelerator) -> Processes:
+        """Return the processes that ``accelerator`` knows."""
+        return cls(accelerator.process_index, accelerator.num_processes, accelerator.device)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.index == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Return ``value`` added up over all processes, without gradient."""
+        if self.count == 1:
+            return value
+        total = value.detach().to(self.device, copy=True).contiguous()
+        dist.all_reduce(total)
+        return total.to(value.device)
+
+    def any(self, flag: bool) -> bool:
+        """Return whether any process says so."""
+        return flag if self.count == 1 else bool(self.sum(torch.tensor(int(flag))))
+
+    def from_first(self, value: Value) -> Value:
+        """Return what the first process has, so that all decide alike."""
+        if self.count == 1:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, device=torch.device(self.device))
+        received: Value = box[0]
+        return received
+
+    def gather_rows(self, values: Tensor, rows: Tensor, total: int) -> Tensor:
+        """Return all rows of a global batch, of which every process has some; gradients find their way back.
+
+        Args:
+            values: This process's rows (n, ...).
+            rows: Their numbers in the global batch, int64 (n,); every number belongs to exactly one process.
+            total: Rows of the global batch.
+
+        Returns:
+            (total, ...). The gradient of ``values`` is the sum of the gradients that all processes send.
+        """
+        if self.count == 1:
+            return values
+        gathered: Tensor = _GatherRows.apply(values, rows.to(values.device), total)
+        return gathered
+
+
+ALONE = Processes()
+
+
+class _GatherRows(torch.autograd.Function):
+    """Rows put at their places among zeros, then added up over processes: exact, and shares may differ in size."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rows: Tensor, total: int) -> Tensor:
+        ctx.save_for_backward(rows)
+        gathered = values.new_zeros(total, *values.shape[1:])
+        gathered[rows] = values
+        dist.all_reduce(gathered)
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (rows,) = ctx.saved_tensors
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[rows], None, None
+
+
+@contextmanager
+def peers_alive(processes: Processes) -> Iterator[None]:
+    """Turn the backend's error about a process that is gone into one that says so.
+
+    Raises:
+        TrainingError: The connection to another process broke, or it did not answer in time.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if processes.count == 1 or not (isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text):
+            raise
+        raise TrainingError(
+            f"Another process of this run is gone: process {processes.index} of {processes.count} waits in vain "
+            f"({text.splitlines()[0][:200]}).",
+            remedy="look at that process's own error, then start all of them again with resume=True",
+        ) from error

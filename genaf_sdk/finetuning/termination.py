@@ -1,0 +1,56 @@
+"""SIGTERM: a training step that has begun is finished and saved before the run ends."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from genaf_sdk.errors import RunStoppedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+
+class Termination:
+    """Whether somebody asked this process to end.
+
+    While ``deferred``, the signal is only noted, and the training loop looks at ``asked`` between steps. At other times
+    nothing would be lost, and the run ends at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked = self.deferred = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Context that handles SIGTERM; outside the main thread, where Python allows no handler, it does nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.signal(signal.SIGTERM, self._handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Context in which the signal is only noted."""
+        self.deferred = True
+        try:
+            yield
+        finally:
+            self.deferred = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  # the signal module's interface
+        self.asked = True
+        if not self.deferred:
+            raise stopped()
+
+
+def stopped() -> RunStoppedError:
+    """Return the error that ends a run at somebody's request."""
+    return RunStoppedError("The run was stopped by SIGTERM; what it had done is kept.", remedy="go on with resume=True")
