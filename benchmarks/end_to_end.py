@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--presets", nargs="+", default=["default", "fast"])
     parser.add_argument("--epochs", nargs="+", type=int, default=[4, 8, 16, 32], help="of plain fine-tuning")
-    parser.add_argument("--slack", type=float, default=0.005, help="clean accuracy that plain fine-tuning may lack")
+    parser.add_argument("--slack", type=float, default=0.0, help="clean accuracy that plain fine-tuning may lack")
     arguments = parser.parse_args()
     device = begin(arguments)
     data = load_data(arguments.data, image_size=(32, 32), validation_fraction=0.15, seed=arguments.seed)

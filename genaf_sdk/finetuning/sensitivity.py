@@ -73,6 +73,10 @@ def robust_sensitivity(
     own_precision = nullcontext() if config.method == "fast" else torch.autocast(adversarial.device.type, enabled=False)
     with inference_mode_of(model), own_precision:
         baseline, gradients = _loss_and_gradients(model, weights, adversarial, labels)
+        rough = {name: config.radius * float(weights[name].norm() * slope.norm()) for name, slope in gradients.items()}
+        for name, value in rough.items():
+            if not math.isfinite(value):
+                raise _diverged(name, value, config)
 
         def rise(name: str, enough: float = math.inf) -> float:
             on_layer(name)
@@ -81,7 +85,6 @@ def robust_sensitivity(
 
         if config.method == "exact":
             return {name: rise(name) for name in gradients}
-        rough = {name: config.radius * float(weights[name].norm() * slope.norm()) for name, slope in gradients.items()}
         return _refined(rough, _count(redundant_fraction, len(rough)), rise)
 
 
@@ -98,7 +101,7 @@ def _refined(rough: dict[str, float], wanted: int, rise: Callable[[str, float], 
         best = sorted(exact.values())[: wanted - first]
         exact[name] = rise(name, best[-1] if len(best) == wanted - first else math.inf)
     scale = sum(exact.values()) / max(sum(rough[name] for name in near), 1e-30)
-    low, high = min(exact.values()), max(exact.values())
+    low, high = min(exact.values(), default=0.0), max(exact.values(), default=0.0)
     below = {name: min(rough[name] * scale, low) for name in order[:first]}
     above = {name: max(rough[name] * scale, high) for name in order[first + len(near) :]}
     found = below | exact | above
@@ -134,16 +137,19 @@ class _Climb:
                 self.model, {self.name: self.weight + change}, self.images, self.labels, gradient=left > 0
             )
             if not math.isfinite(loss):
-                raise TrainingError(
-                    f"The adversarial loss is {loss} when the layer {self.name!r} moves by up to {config.radius:g} of "
-                    "its norm.",
-                    remedy="lower sensitivity.radius, or look at that layer's weights",
-                )
+                raise _diverged(self.name, loss, config)
             largest = max(largest, loss)
             if left == 0 or length == 0 or largest > enough:
                 break
             gradient = gradients[self.name]
         return largest
+
+
+def _diverged(name: str, value: float, config: SensitivityConfig) -> TrainingError:
+    return TrainingError(
+        f"The adversarial loss rises to {value} when the layer {name!r} moves by up to {config.radius:g} of its norm.",
+        remedy="lower sensitivity.radius, or look at that layer's weights",
+    )
 
 
 def _loss_and_gradients(

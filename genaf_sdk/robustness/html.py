@@ -57,6 +57,7 @@ def _content(report: RobustnessReport) -> dict[str, Any]:
         "confusions": tables.confusions(report),
         "layers": tables.layer_rows(report),
         "radius": (sections.get("config") or {}).get("sensitivity", {}).get("radius"),
+        "estimated": (sections.get("config") or {}).get("sensitivity", {}).get("method") == "fast",
         "adaptation": sections.get("adaptation") or {},
         "training": figures.training_charts(report),
         "guard": figures.guard_chart(report),
