@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -20,7 +20,7 @@ LINE_SECONDS = 60.0
 class Display(Protocol):
     """What training and evaluation tell; a part of ``rich.progress.Progress``."""
 
-    def __enter__(self) -> object:
+    def __enter__(self) -> Self:
         """Begin to show."""
 
     def __exit__(
@@ -88,7 +88,7 @@ class Lines:
     clock: Callable[[], float] = time.monotonic
     tasks: dict[TaskID, _Task] = field(default_factory=dict)
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +16,8 @@ from torch.utils.data import DataLoader
 from genaf_sdk.errors import TrainingError
 from genaf_sdk.files import replacing
 from genaf_sdk.model import inference_mode_of
+from genaf_sdk.progress import make_display
+from genaf_sdk.tracking import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,8 +39,9 @@ class Run:
         accelerator: Device, precision and processes.
         seed: Of every random choice.
         output_dir: Where checkpoints go; None keeps none.
-        show_progress: One progress bar, on a terminal only; None decides by whether there is one.
+        show_progress: Whether to show progress; None decides by whether somebody watches. See ``make_display``.
         history: One record an epoch: stage, epoch, mean losses, accuracies, seconds.
+        metrics: Is told every record.
     """
 
     accelerator: Accelerator
@@ -48,18 +49,10 @@ class Run:
     output_dir: Path | None = None
     show_progress: bool | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
-        console = Console(stderr=True)
-        wanted = console.is_terminal if self.show_progress is None else self.show_progress
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not (wanted and console.is_terminal and self.accelerator.is_main_process),
-        )
+        self.progress = make_display(self.show_progress, speaks=self.accelerator.is_main_process)
 
     def announce(self, stage: str) -> Callable[[str], None]:
         """Return a function that shows a line of text under ``stage`` in the progress bar."""
@@ -164,6 +157,7 @@ def fit(
         record = {"stage": stage, "epoch": epoch + 1, **totals.means(), **validate()}
         record["seconds"] = round(time.monotonic() - started, 3)
         run.history.append(record)
+        run.metrics.epoch(run.history)
         _save_checkpoint(run, model, stage)
     run.progress.remove_task(task)
 
