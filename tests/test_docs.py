@@ -124,7 +124,7 @@ def test_export_and_serve_runs(checkout: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_several_processes_run(tmp_path: Path) -> None:
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     printed = run(tmp_path, *launcher, str(ROOT / "examples" / "several_gpus.py"), "--quick", OMP_NUM_THREADS="1")
     assert printed.startswith("2 processes: ")
 
