@@ -16,7 +16,7 @@ lint: $(VENV)/.installed-dev ## Style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.installed-docs ## Build the documentation into site/, strictly
+docs: $(VENV)/.installed-docs ## Build the documentation into build/site/, strictly
 	$(BIN)/python tools/build_docs.py
 
 $(VENV)/.installed: pyproject.toml
@@ -35,4 +35,4 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build demo-output site .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build demo-output .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -10,12 +10,11 @@ from __future__ import annotations
 import random
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from genaf_sdk import HardenConfig, harden, load_data, load_encoder
+from genaf_sdk import harden, load_data, load_encoder
 
 
 def draw_shapes(folder: Path, count: int = 300) -> Path:
@@ -48,14 +47,7 @@ def main() -> None:
             groups=None if own else lambda path: path.parent.name + path.stem.partition("_")[0],
         )
         print(data.describe())
-        config = HardenConfig()
-        short = replace(
-            config,
-            undefended_epochs=6,
-            dual_track=replace(config.dual_track, epochs=10, batch_size=64),
-            evaluation=replace(config.evaluation, attacks=("uapgd", "pgd"), surrogate_samples=256, curve=()),
-        )
-        result = harden(encoder, data, config if own else short, output_dir="own-folder-output")
+        result = harden(encoder, data, output_dir="own-folder-output")
     print(result.report.verdict)
     print("\n".join(data.notes))
 

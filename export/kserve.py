@@ -82,6 +82,11 @@ def kserve_manifest(
 def write_kserve_manifest(path: Path, name: str, **options: Any) -> Path:
     """Write the manifest of ``kserve_manifest`` as YAML and return the path.
 
+    Args:
+        path: YAML file to write.
+        name: Of the service.
+        **options: Of ``kserve_manifest``.
+
     Raises:
         ExportError: As for ``kserve_manifest``.
         OutputError: The file cannot be written.

@@ -34,14 +34,16 @@ from genaf_sdk.model import HardenedModel, Head, PixelEncoder, architecture_of
 from genaf_sdk.precision import has_bf16
 from genaf_sdk.presets import with_method
 from genaf_sdk.robustness.evaluate import evaluate as run_evaluation
+from genaf_sdk.tracking import Metrics, require_trackers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
     from genaf_sdk.data import DataSplits
     from genaf_sdk.robustness.report import RobustnessReport
+    from genaf_sdk.tracking import LogWith
 
 
 @dataclass
@@ -115,6 +117,7 @@ def harden(
     accelerator: Accelerator | None = None,
     method: str | None = None,
     resume: bool = False,
+    log_with: LogWith = None,
 ) -> HardenResult:
     """Fine-tune a public encoder into a classifier that withstands downstream-agnostic adversarial examples.
 
@@ -126,16 +129,19 @@ def harden(
         dataset: An id such as ``"digits"``, a folder of pictures, or torch datasets; see ``load_data``.
         config: Settings, or the name of a preset: ``"default"``, ``"fast"``, ``"paper"`` or a baseline such as
             ``"trades"`` (see ``presets.py``).
-        output_dir: Where the model, its ONNX file, the report and checkpoints go. It is tried before training starts.
+        output_dir: Where the model, its ONNX file, the report, ``metrics.jsonl`` and checkpoints go. It is tried before
+            training starts.
         surrogate: Images (N, C, H, W) in [0, 1] that the attacker of the report has; by default the downstream training
             images without labels.
-        progress: One progress bar on the terminal. None: only where there is a terminal.
+        progress: True shows a bar on a terminal and lines elsewhere; None shows it on terminals and in notebooks.
         evaluate: Whether to train the undefended classifier and to attack both.
         accelerator: Your own ``accelerate.Accelerator``; by default one is made from ``config.mixed_precision``.
         method: Name of a preset whose losses, adversary and stages replace those of ``config``, while epochs, steps
             and batch sizes stay; without a ``config`` it is the preset itself.
         resume: Go on from the last checkpoint in ``output_dir`` of the run that was started with the same encoder, data
             and settings; where there is none, start.
+        log_with: Trackers of accelerate: ``"tensorboard"``, ``"wandb"``, several, or objects of your own. With an
+            ``accelerator`` of your own, give them to that.
 
     Returns:
         The classifier, its report, and how it came about.
@@ -147,6 +153,9 @@ def harden(
     """
     config = _resolve(config, method)
     folder = None if output_dir is None else require_writable(Path(output_dir))
+    if log_with is not None and accelerator is not None:
+        raise ConfigError("Both log_with and accelerator are given.", remedy="give log_with to your Accelerator")
+    trackers = require_trackers(log_with, folder)
     published = copy.deepcopy(load_encoder(encoder)).eval().to(memory_format=torch.channels_last)
     data = load_data(
         dataset,
@@ -158,10 +167,13 @@ def harden(
         **dataclasses.asdict(config.loading),
     )
     feature_dim = published.measure(data.image_shape[1:])
-    with own_accelerator(config) if accelerator is None else nullcontext(accelerator) as engine, CostMeter() as cost:
+    engines = own_accelerator(config, trackers, folder) if accelerator is None else nullcontext(accelerator)
+    with engines as engine, CostMeter() as cost:
         identity = run_identity(published, data, config)
         checkpoints = open_checkpoints(folder, identity, Processes.of(engine), resume=resume)
         run = new_run(engine, config, checkpoints, progress)
+        run.metrics = Metrics(engine, folder)
+        run.metrics.start(config.to_dict())
         with run.termination.listening():
             result = _fine_tune(run, published, feature_dim, data, config, with_undefended=evaluate)
             if evaluate:
@@ -169,6 +181,7 @@ def harden(
                 result.report = evaluate_result(run, result, surrogate)
                 result.seconds["evaluation"] = round(time.monotonic() - started, 3)
                 result.report.sections |= describe(result) | {"cost": cost.read()}
+                run.metrics.scores(run.history, result.report)
             for module in (result.model, result.undefended):
                 if module is not None:
                     module.cpu().eval()
@@ -284,7 +297,9 @@ def undefended_config(config: HardenConfig) -> Any:
 
 
 @contextmanager
-def own_accelerator(config: HardenConfig) -> Iterator[Accelerator]:
+def own_accelerator(
+    config: HardenConfig, trackers: Sequence[Any] = (), folder: Path | None = None
+) -> Iterator[Accelerator]:
     """Give an accelerator for the devices at hand; ``mixed_precision="auto"`` is bf16 where it is native.
 
     accelerate keeps one state a process, precision included. What the caller has there comes back afterwards.
@@ -295,7 +310,10 @@ def own_accelerator(config: HardenConfig) -> Iterator[Accelerator]:
     callers = dict(AcceleratorState._shared_state)
     AcceleratorState._shared_state.clear()
     try:
-        yield Accelerator(mixed_precision=precision)
+        accelerator = Accelerator(mixed_precision=precision, log_with=list(trackers) or None, project_dir=folder)
+        yield accelerator
+        if trackers:
+            accelerator.end_training()
     finally:
         AcceleratorState._shared_state.clear()
         AcceleratorState._shared_state.update(callers)

@@ -1,4 +1,4 @@
-"""Build the documentation's site into site/, strictly: a dead link, anchor or name ends with an error.
+"""Build the documentation's site into build/site/, strictly: a dead link, anchor or name ends with an error.
 
     python tools/build_docs.py
 
@@ -43,8 +43,14 @@ def main() -> int:
     shutil.copytree(DOCS, COPY)
     for path in DOCS.rglob("*.md"):
         (COPY / path.relative_to(DOCS)).write_text(prepared(path), encoding="utf-8")
+    settings = (ROOT / "mkdocs.yml").read_text("utf-8")
+    pages = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+    unlisted = "".join(f"      - {page}\n" for page in pages if f" {page}\n" not in settings)
+    (COPY.parent / "mkdocs.yml").write_text(settings + ("  - More:\n" + unlisted if unlisted else ""), "utf-8")
     generator = Path(sys.executable).with_name("zensical")
-    return subprocess.run([generator, "build", "--strict", "--clean"], cwd=ROOT, check=False).returncode
+    return subprocess.run(
+        [generator, "build", "--strict", "--clean", "-f", COPY.parent / "mkdocs.yml"], cwd=ROOT, check=False
+    ).returncode
 
 
 if __name__ == "__main__":

@@ -134,7 +134,10 @@ class EncoderAttack(UniversalAttack):
 
     @abstractmethod
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
-        """Craft; encoder in eval mode with frozen weights, gradients enabled, ``generator`` on the CPU."""
+        """Craft from ``surrogate`` (N, C, H, W) in [0, 1] a perturbation (C, H, W) of at most ``budget``.
+
+        ``encoder`` is in eval mode with frozen weights, gradients are enabled, ``generator`` is on the CPU.
+        """
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,10 @@ class UniversalModelAttack(UniversalAttack):
 
     @abstractmethod
     def run(self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Perturbation:
-        """Craft; model in eval mode with frozen weights, gradients enabled, ``generator`` on the CPU."""
+        """Craft from ``pixels`` (N, C, H, W) in [0, 1] and ``labels`` (N,) a perturbation (C, H, W).
+
+        ``model`` is in eval mode with frozen weights, gradients are enabled, ``generator`` is on the CPU.
+        """
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,10 @@ class SampleWiseAttack(Attack):
 
     @abstractmethod
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Perturb one batch; model in eval mode with frozen weights, gradients enabled, ``generator`` on the CPU."""
+        """Return ``pixels`` (N, C, H, W) in [0, 1] of classes ``labels`` (N,), perturbed by at most ``budget``.
+
+        ``model`` is in eval mode with frozen weights, gradients are enabled, ``generator`` is on the CPU.
+        """
 
 
 @contextmanager
@@ -282,7 +291,11 @@ AttackType = TypeVar("AttackType", bound=type[Attack])
 
 
 def register(attack: AttackType) -> AttackType:
-    """Class decorator: make an attack known by its ``name``."""
+    """Class decorator: make an attack known by its ``name``.
+
+    Raises:
+        AttackError: Another attack has that name.
+    """
     known = REGISTRY.get(attack.name)
     if known is not None and known.__qualname__ != attack.__qualname__:
         raise AttackError(f"Two attacks are named {attack.name!r}: {known} and {attack}.", remedy="rename one")

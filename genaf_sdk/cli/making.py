@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from genaf_sdk.cli.output import DONE, Command, console
+from genaf_sdk.cli.output import DONE, Command, console, is_first_process
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.presets import PRESETS
 
@@ -30,14 +30,26 @@ class Harden(Command):
     of a run to repeat. It overrides the preset; options override it."""
     resume: bool = False
     """Go on from the last checkpoint in the output folder, with the same encoder, data and settings."""
+    log_with: tuple[str, ...] = ()
+    """Trackers that are told of every epoch, beside metrics.jsonl: tensorboard, wandb and others of accelerate."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show no progress."""
     settings: Annotated[HardenConfig, tyro.conf.arg(name="")] = field(default_factory=HardenConfig)
 
     def __call__(self) -> int:
         """Run."""
         from genaf_sdk.pipeline import harden
 
-        result = harden(self.encoder, self.data, self.settings, output_dir=self.output_dir, resume=self.resume)
-        if result.report is None:  # a process that is not the first one: the first tells
+        result = harden(
+            self.encoder,
+            self.data,
+            self.settings,
+            output_dir=self.output_dir,
+            progress=not self.quiet,
+            resume=self.resume,
+            log_with=self.log_with or None,
+        )
+        if result.report is None or not is_first_process():
             return DONE
         self.answer_report(result.report)
         if not self.json:
@@ -57,7 +69,7 @@ class Demo(Harden):
     def __call__(self) -> int:
         """Run, and say what to look at next."""
         code = super().__call__()
-        if not self.json:
+        if not self.json and is_first_process():
             folder = self.output_dir
             console().print(f"Look at {folder / 'report.html'}. Then: `genaf verify {folder}` replays the report on")
             console().print(f"model.onnx, `genaf serve {folder}` serves it, `genaf harden --help` takes your encoder.")

@@ -38,6 +38,7 @@ class Evaluate(Command):
         from genaf_sdk.data import load_data
         from genaf_sdk.files import require_writable
         from genaf_sdk.model import HardenedModel
+        from genaf_sdk.progress import make_display
         from genaf_sdk.robustness.evaluate import evaluate
 
         folder = None if self.output_dir is None else require_writable(self.output_dir)
@@ -50,10 +51,13 @@ class Evaluate(Command):
             seed=self.seed,
         )
         encoder = self.encoder or model.encoder.source or None
-        with console(stderr=True).status("evaluation") as status:
-            report = evaluate(
-                model, data, encoder=encoder, config=self.settings, seed=self.seed, on_attack=status.update
-            )
+        with make_display(wanted=True) as display:
+            task = display.add_task("evaluation", total=None)
+
+            def show(attack: str) -> None:
+                display.update(task, figures=attack)
+
+            report = evaluate(model, data, encoder=encoder, config=self.settings, seed=self.seed, on_attack=show)
         self.answer_report(report)
         if folder is not None:
             report.save(folder)

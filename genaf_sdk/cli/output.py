@@ -49,6 +49,13 @@ def console(*, stderr: bool = False) -> Console:
     return made if made.is_terminal else Console(stderr=stderr, width=120)
 
 
+def is_first_process() -> bool:
+    """Return whether this process speaks: of several that a launcher started, the first."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
 def print_json(content: Any) -> None:
     """Print one JSON value on standard output, as it is: never wrapped, never coloured."""
     console().out(json.dumps(content, indent=2, ensure_ascii=False), highlight=False)

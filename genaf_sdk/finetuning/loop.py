@@ -10,8 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from genaf_sdk.errors import TrainingError
@@ -25,6 +23,8 @@ from genaf_sdk.finetuning.state import gather_state, restore_state
 from genaf_sdk.finetuning.termination import Termination, stopped
 from genaf_sdk.finetuning.totals import Totals
 from genaf_sdk.model import inference_mode_of
+from genaf_sdk.progress import make_display
+from genaf_sdk.tracking import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,11 +46,12 @@ class Run:
         accelerator: Device, precision and processes.
         seed: Of every random choice.
         checkpoints: Where the run goes on from if it has to; by default none are kept.
-        show_progress: One progress bar, on a terminal only; None decides by whether there is one.
+        show_progress: Whether to show progress; None decides by whether somebody watches. See ``make_display``.
         sync_batch_norm: Whether batch norm uses the global batch of all processes.
         non_finite: What to do with a step whose loss or gradient is NaN or infinite.
         termination: Whether somebody asked the run to end.
         history: One record an epoch: stage, epoch, mean losses, accuracies, seconds.
+        metrics: Is told every record.
     """
 
     accelerator: Accelerator
@@ -61,19 +62,11 @@ class Run:
     non_finite: Literal["stop", "skip"] = "stop"
     termination: Termination = field(default_factory=Termination)
     history: list[dict[str, Any]] = field(default_factory=list)
+    metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
         self.processes = Processes.of(self.accelerator)
-        console = Console(stderr=True)
-        wanted = console.is_terminal if self.show_progress is None else self.show_progress
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not (wanted and console.is_terminal and self.accelerator.is_main_process),
-        )
+        self.progress = make_display(self.show_progress, speaks=self.accelerator.is_main_process)
 
     def announce(self, stage: str) -> Callable[[str], None]:
         """Return a function that shows a line of text under ``stage`` in the progress bar."""
@@ -311,6 +304,7 @@ class _Fitting:
         record |= {"skipped_steps": self.skipped} if self.skipped else {}
         now = time.monotonic()
         run.history.append({**record, "seconds": round(now - self.started, 3)})
+        run.metrics.epoch(run.history)
         self.started = now
         self.totals = Totals(self.training.stage, self.epoch, run.processes)
         self.save()

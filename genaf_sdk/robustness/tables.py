@@ -152,7 +152,8 @@ def cost_rows(report: RobustnessReport) -> list[tuple[str, str]]:
         return []
     rows = [("Peak main memory of the process", _memory(cost["peak_memory"]))]
     rows += [(f"Peak memory on {gpu['name']}", _memory(gpu["peak_memory"])) for gpu in cost["gpus"]]
-    for part, words in (("cpu", "Energy of the CPU packages"), ("gpu", "Energy of the GPUs")):
+    parts = {"cpu": "Energy of the CPU packages"} | ({"gpu": "Energy of the GPUs"} if cost["gpus"] else {})
+    for part, words in parts.items():
         energy = cost["energy"][part]
         if energy["joules"] is not None:
             rows.append((words, f"{energy['joules'] / 1000:,.1f} kJ ({energy['joules'] / 3600:,.2f} Wh), all that ran"))

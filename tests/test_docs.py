@@ -1,0 +1,161 @@
+"""What people read and copy runs: code blocks of README and docs, examples, the notebook, the docstrings' promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "export")]
+
+from blocks import blocks  # noqa: E402
+from hub_server import TOKEN, LoopbackHub  # noqa: E402
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RUNNABLE = [page for page in PAGES if any(not block.needs for block in blocks(page))]
+QUICK = ("README.md", "attacks.md", "reading-the-report.md")
+"""Pages that every test run tries; the others are run with -m slow."""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Presets at the size of a test, no network."""
+    paths = (ROOT / "tests" / "reduced", ROOT)
+    found = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return found | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "HF_HUB_OFFLINE": "1"} | more
+
+
+def run(folder: Path, *arguments: str, **more: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, f"{' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    run(folder, "-m", "genaf_sdk", "demo")
+    return folder / "demo-output"
+
+
+@pytest.fixture
+def checkout(demo: Path, tmp_path: Path) -> Path:
+    """A folder that looks like the repository after ``make demo``."""
+    shutil.copytree(demo, tmp_path / "demo-output")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.name, marks=() if page.name in QUICK else pytest.mark.slow) for page in RUNNABLE],
+)
+def test_code_blocks_run(page: Path, checkout: Path) -> None:
+    run(checkout, str(ROOT / "tools" / "blocks.py"), str(page))
+
+
+def test_most_blocks_are_run_and_the_others_say_what_they_need() -> None:
+    found = [block for page in PAGES for block in blocks(page)]
+    assert sum(not block.needs for block in found) > len(found) / 2
+
+
+def test_a_block_that_fails_stops_the_run(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\nx = 1\n```\n\n*Needs a miracle:*\n\n```python\n1 / 0\n```\n\n```sh\ntrue\nfalse | cat\n```\n\n"
+        "```python\nprint('never', x)\n```\n"
+    )
+    assert [(block.line, block.needs) for block in blocks(page)] == [
+        (2, ""),
+        (8, "Needs a miracle"),
+        (12, ""),
+        (17, ""),
+    ]
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "blocks.py", page], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "Needs a miracle" in done.stdout
+    assert "never" not in done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda example: example.name)
+def test_examples_fit_on_one_screen(example: Path) -> None:
+    assert len(example.read_text().splitlines()) < 60
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs(tmp_path: Path) -> None:
+    printed = run(tmp_path, str(ROOT / "examples" / "quickstart.py"))
+    assert "white-box" in printed
+    assert (tmp_path / "quickstart-output" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_a_folder_of_ones_own_runs(tmp_path: Path) -> None:
+    printed = run(tmp_path, str(ROOT / "examples" / "own_folder.py"))
+    assert "'disc'" in printed
+    assert "the model classifies right" in printed
+
+
+def test_export_and_serve_runs(checkout: Path) -> None:
+    printed = run(checkout, "examples/export_and_serve.py", "demo-output").splitlines()
+    here = printed[1].removeprefix("here: ").partition(" ")[0]
+    assert printed[2] == f"served: {here}"
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_several_processes_run(tmp_path: Path) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    printed = run(tmp_path, *launcher, str(ROOT / "examples" / "several_gpus.py"), "--quick", OMP_NUM_THREADS="1")
+    assert printed.startswith("2 processes: ")
+
+
+@pytest.fixture
+def hub() -> Iterator[LoopbackHub]:
+    server = LoopbackHub()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_push_and_a_fetch_run(checkout: Path, hub: LoopbackHub) -> None:
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(checkout / "home"), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
+    settings |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    printed = run(checkout, "examples/push_to_hub.py", "demo-output", "tester/digits", **settings)
+    assert "4 of 4 rows of the report agree" in printed
+    assert len(hub.repositories["tester/digits"].commits) == 1
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    cells = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())["cells"]
+    assert not any(cell.get("outputs") for cell in cells), "committed without outputs"
+    program = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    run(tmp_path, "-c", program)
+    assert (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning() -> None:
+    pytest.importorskip("zensical")
+    run(ROOT, str(ROOT / "tools" / "build_docs.py"))
