@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 60.0
 """A task that shows no other sign of life gets a line this often."""
+PAUSE_SECONDS, BURST = 2.0, 5
+"""Of parts that follow each other faster than this, such as small layers, only the first few get a line."""
 
 
 class Display(Protocol):
@@ -73,6 +75,8 @@ class _Task:
     started: float = 0.0
     shown: float = 0.0
     line: str = ""
+    entered: float = 0.0
+    burst: int = 0
 
 
 @dataclass
@@ -120,7 +124,10 @@ class Lines:
         enters = task.total is None and figures != task.figures
         task.description, task.figures = description or task.description, figures
         task.completed = completed if completed is not None else task.completed + (advance or 0)
-        if enters or now - task.shown >= LINE_SECONDS:
+        if enters:
+            task.burst = 1 if now - task.entered >= PAUSE_SECONDS else task.burst + 1
+            task.entered = now
+        if (enters and task.burst <= BURST) or now - task.shown >= LINE_SECONDS:
             self._show(task, now)
 
     def remove_task(self, task_id: TaskID) -> None:

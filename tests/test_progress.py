@@ -33,13 +33,20 @@ def test_a_log_gets_a_line_an_epoch_and_one_a_minute_within() -> None:
     ]
 
 
-def test_a_log_names_every_attack_as_it_begins() -> None:
+def test_a_log_names_every_attack_but_not_all_of_many_small_layers() -> None:
     lines: list[str] = []
-    with Lines(lines.append, Clock()) as display:
+    clock = Clock()
+    with Lines(lines.append, clock) as display:
         task = display.add_task("evaluation", total=None)
-        for name in ("transfer: uapgd", "transfer: uapgd", "white-box: pgd"):
+        for name, seconds in (("noise", 0.1), ("transfer: uapgd", 9), ("transfer: uapgd", 9), ("white-box: pgd", 9)):
             display.update(task, figures=name)
-    assert lines == ["evaluation transfer: uapgd", "evaluation white-box: pgd"]
+            clock.now += seconds
+        assert lines == ["evaluation noise", "evaluation transfer: uapgd", "evaluation white-box: pgd"]
+        task = display.add_task("sensitivity", total=None)
+        for layer in range(100):
+            clock.now += 0.1
+            display.update(task, figures=f"layer {layer}")
+    assert lines[3:] == [f"sensitivity layer {layer}" for layer in range(5)]
 
 
 @pytest.mark.parametrize(
