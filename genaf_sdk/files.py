@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genaf_sdk.errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @contextmanager
@@ -80,3 +81,11 @@ def require_writable(folder: Path) -> Path:
             remedy="choose another output_dir",
         ) from error
     return folder
+
+
+def user_path(text: str | Path) -> Path:
+    """Return a path with ``~`` and ``~USER`` replaced; as the shell does, ``~`` before an unknown user stays."""
+    path = Path(text)
+    with contextlib.suppress(RuntimeError):
+        return path.expanduser()
+    return path

@@ -265,12 +265,23 @@ def _assemble(folder: Path, backbone: nn.Module | None) -> HardenedModel:
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{folder / WEIGHTS_FILE} cannot be read: {error}.") from error
     if backbone is None:
-        if not config["encoder"]:
+        if not config.get("encoder"):
             raise EncoderError(
                 f"{folder} holds a hardened module of your own, whose architecture no id describes.",
                 remedy="pass from_pretrained(..., backbone=the_module)",
             )
-        backbone = build_backbone(config["encoder"])
+        backbone = build_backbone(str(config["encoder"]))
+    try:
+        return _build(config, weights, backbone)
+    except (RuntimeError, KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise OutputError(
+            f"The files in {folder} do not fit together, or not the encoder {config.get('encoder')!r}: {error}"
+        ) from error
+
+
+def _build(config: dict[str, Any], weights: dict[str, Tensor], backbone: nn.Module) -> HardenedModel:
+    if not config["class_names"]:
+        raise ValueError("there are no class names")
     size = config["encoder_image_size"]
     encoder = PixelEncoder(
         backbone,
@@ -283,10 +294,7 @@ def _assemble(folder: Path, backbone: nn.Module | None) -> HardenedModel:
     )
     head = Head(weights["head.0.weight"].shape[1], len(config["class_names"]))
     model = HardenedModel(encoder, head, class_names=config["class_names"], image_size=tuple(config["image_size"]))
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise OutputError(f"The weights in {folder} do not fit the encoder {config['encoder']!r}: {error}") from error
+    model.load_state_dict(weights)
     return model.eval()
 
 

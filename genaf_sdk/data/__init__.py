@@ -20,6 +20,7 @@ from genaf_sdk.data.inspection import duplicate_notes, evened_out, imbalance_not
 from genaf_sdk.data.published import PUBLISHED, KnownData, data_root, open_published
 from genaf_sdk.data.splits import DataSplits, Groups, require_apart, set_aside
 from genaf_sdk.errors import DataError
+from genaf_sdk.files import user_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -139,7 +140,7 @@ def _open_id(spec: str, root: str | Path | None, *, download: bool) -> _Opened:
     if spec.startswith("hub:"):
         parts, names, notes = open_hub(spec.removeprefix("hub:"), download=download)
         return _Opened(spec, parts, names, tuple(notes))
-    path = Path(spec.removeprefix("folder:")).expanduser()
+    path = user_path(spec.removeprefix("folder:"))
     if not path.is_dir():
         near = difflib.get_close_matches(spec, DATA_IDS, n=3)
         raise DataError(

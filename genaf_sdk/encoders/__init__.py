@@ -16,6 +16,7 @@ from torch import nn
 from genaf_sdk.encoders import bundled, checkpoint, hub, solo_learn, timm, torchvision
 from genaf_sdk.encoders.source import KnownEncoder, Source, Wanted
 from genaf_sdk.errors import EncoderError
+from genaf_sdk.files import user_path
 from genaf_sdk.model import HardenedModel, PixelEncoder
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _parse(encoder_id: str) -> tuple[Source, str]:
             return source, encoder_id[len(prefix) + 1 :]
     if encoder_id.startswith("timm/"):
         return SOURCES["timm"], encoder_id.removeprefix("timm/")
-    path = Path(encoder_id).expanduser()
+    path = user_path(encoder_id)
     if path.is_dir():
         return SOURCES["hf-hub"], encoder_id
     if path.is_file() or path.suffix in checkpoint.SUFFIXES:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genaf_sdk.encoders import solo_learn
@@ -13,8 +12,11 @@ from genaf_sdk.encoders.program import load_program
 from genaf_sdk.encoders.source import KnownEncoder
 from genaf_sdk.encoders.state_dict import read_checkpoint, under, weights_of
 from genaf_sdk.errors import EncoderError
+from genaf_sdk.files import user_path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
     from genaf_sdk.encoders.source import Wanted
@@ -42,7 +44,7 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
     Raises:
         EncoderError: No such file, or a file that does not say enough; the error lists the arguments to pass.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     if not path.is_file():
         raise EncoderError(
             f"There is no checkpoint {name!r}.",

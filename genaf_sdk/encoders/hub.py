@@ -7,13 +7,13 @@ Three kinds are told apart by their config: models that this package hardened, t
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from genaf_sdk.encoders import timm, transformers
 from genaf_sdk.encoders.repository import Repository
 from genaf_sdk.encoders.source import KnownEncoder
 from genaf_sdk.errors import EncoderError
+from genaf_sdk.files import user_path
 from genaf_sdk.model import CONFIG_FILE, WEIGHTS_FILE, HardenedModel
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
     Raises:
         EncoderError: It cannot be downloaded, or its config.json is of none of the three kinds.
     """
-    repository = Repository(name if Path(name).expanduser().is_dir() else name.partition(":")[0])
+    repository = Repository(name if user_path(name).is_dir() else name.partition(":")[0])
     config = repository.read(CONFIG_FILE)
     if "genaf_sdk" in config:
         return _hardened(repository, wanted)

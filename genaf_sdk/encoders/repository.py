@@ -11,7 +11,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
 from genaf_sdk.errors import EncoderError, OutputError
-from genaf_sdk.files import read_json
+from genaf_sdk.files import read_json, user_path
 from genaf_sdk.model import CONFIG_FILE, WEIGHTS_FILE
 
 
@@ -28,7 +28,7 @@ class Repository:
     @property
     def folder(self) -> Path | None:
         """The folder, or None for a repository of the Hub."""
-        path = Path(self.name).expanduser()
+        path = user_path(self.name)
         return path if path.is_dir() else None
 
     def file(self, filename: str) -> Path:

@@ -11,7 +11,6 @@ solo/data/pretrain_dataloader.py.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -19,8 +18,11 @@ from torch import Tensor, nn
 from genaf_sdk.encoders.source import KnownEncoder, read_number, read_options, read_size, write_size
 from genaf_sdk.encoders.state_dict import read_checkpoint, under, weights_of
 from genaf_sdk.errors import EncoderError
+from genaf_sdk.files import user_path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from genaf_sdk.encoders.source import Wanted
     from genaf_sdk.model import PixelEncoder
 
@@ -50,7 +52,7 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
         EncoderError: No such file, no encoder in it, an architecture that is not built here, or a normalisation that is
             not stated and was not passed.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     if not path.is_file():
         raise EncoderError(
             f"There is no solo-learn checkpoint {name!r}.",

@@ -99,14 +99,14 @@ class Checkpoints:
         if self.processes.is_first:
             for folder in reversed(_numbered(self.folder / _slug(stage))):
                 try:
-                    found = _read(folder)
+                    found = read_checkpoint(folder)
                     break
                 except OutputError as error:
                     logger.warning("%s The one before it is used instead.", error)
         step = self.processes.from_first(None if found is None else found.step)
         if step is None or found is not None:
             return found
-        return _read(self.folder / _slug(stage) / f"{step:08d}")
+        return read_checkpoint(self.folder / _slug(stage) / f"{step:08d}")
 
     def remember(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return what an earlier process of this run computed under ``name``, or compute and keep it (as JSON).
@@ -208,7 +208,12 @@ def _numbered(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
 
 
-def _read(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint and compare it with its checksum.
+
+    Raises:
+        OutputError: A file is missing or damaged.
+    """
     facts = read_json(folder / FACTS_FILE)
     try:
         if facts.pop("sha256") != _sha256(folder / TENSORS_FILE):

@@ -121,8 +121,9 @@ class RobustnessReport:
         Raises:
             OutputError: The content is no report, or one of another schema.
         """
-        if content.get("schema") != SCHEMA:
-            raise OutputError(f"The report has schema {content.get('schema')!r}.", expected=f"schema {SCHEMA}")
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if schema != SCHEMA:
+            raise OutputError(f"The report has schema {schema!r}.", expected=f"schema {SCHEMA}")
         rest = dict(content)
         names = {f.name for f in dataclasses.fields(Score)}
         try:
