@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 
 from genaf_sdk._version import __version__
 from genaf_sdk.files import replacing
+from genaf_sdk.robustness.markdown import escaped, markdown_summary
 from genaf_sdk.robustness.verdict import budget_text
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def model_card(model: HardenedModel, report: RobustnessReport | None) -> str:
         model_name="Hardened image classifier" if report is not None else None,
         eval_results=_model_index(report) if report is not None else None,
     )
-    sections = [_what(model), _figures(report), _use(model), _limits(), _verify(report)]
+    sections = [_what(model), _figures(report), _use(model), _intended_use(), _verify(report)]
     return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
@@ -53,12 +53,6 @@ def write_eval_results(folder: Path, report: RobustnessReport) -> None:
 
     with replacing(folder / EVAL_RESULTS) as temporary:
         temporary.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False), encoding="utf-8")
-
-
-def escaped(text: str) -> str:
-    """Return ``text`` harmless in Markdown: no markup, no links, no table breaks, one line."""
-    one_line = " ".join(html.escape(text, quote=False).split())
-    return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", one_line)
 
 
 def _hub_id(source: str) -> str | None:
@@ -125,17 +119,15 @@ def _figures(report: RobustnessReport | None) -> str:
     if report is None:
         return "## Robustness\n\nThis model was not attacked: nothing is known of its robustness."
     lines = [
-        "## Robustness",
-        "",
-        escaped(report.verdict),
+        markdown_summary(report),
+        "Everything that was measured on this model:",
         "",
         "| column | attack | budget | accuracy | 95 % interval | n |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for score in _hardened(report):
         low, high = score.interval
-        budget = budget_text(score, report)
-        cells = [score.column, escaped(score.attack), budget, f"{score.accuracy:.1%}"]
+        cells = [score.column, escaped(score.attack), budget_text(score, report), f"{score.accuracy:.1%}"]
         lines.append(f"| {' | '.join(cells)} | {low:.1%} to {high:.1%} | {score.n} |")
     lines += [
         "",
@@ -143,8 +135,6 @@ def _figures(report: RobustnessReport | None) -> str:
         "the attacker knows the whole model. Settings, seeds and the crafted perturbations are in `report.json` and "
         "`perturbations/`.",
     ]
-    warnings = [check for check in report.checks if not check.passed]
-    lines += [f"\n**Warning**: {escaped(check.name)}: {escaped(check.figures)}." for check in warnings]
     return "\n".join(lines)
 
 
@@ -175,13 +165,11 @@ As a server (no torch): `pip install -r serve/requirements-cpu.txt && python -m 
 With torch: `genaf_sdk.HardenedModel.from_pretrained(...)`."""
 
 
-def _limits() -> str:
+def _intended_use() -> str:
     return (
-        "## Intended use and limits\n\n"
+        "## Intended use\n\n"
         "For images like those it was trained on. The figures hold for the attacks, budgets and images stated, nothing "
-        "else: larger budgets, other threat models (rotations, objects larger than the patch, poisoned training "
-        "data) and, where the white-box column is low, sample-wise attacks are not withstood. Accuracy on other "
-        "populations of images is not known."
+        "else. Accuracy on other populations of images is not known."
     )
 
 

@@ -10,6 +10,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -166,6 +167,11 @@ def _translated(action: Callable[[], Result], repo_id: str) -> Result:
         ) from error
     except OfflineModeIsEnabled as error:
         raise HubError("The Hub is switched off by HF_HUB_OFFLINE.", remedy="unset it") from error
+    except LocalEntryNotFoundError as error:
+        raise HubError(
+            f"{repo_id} is not on this machine, and the Hub cannot be reached or was not to be asked.",
+            remedy="check the network, HF_HUB_OFFLINE and local_files_only, repeat",
+        ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         reasons = {

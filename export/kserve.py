@@ -45,6 +45,7 @@ def kserve_manifest(
             raise ExportError(
                 f"{label!r} is no name of a service or namespace.",
                 expected="at most 63 of a-z, 0-9 and '-', a letter first, no '-' last",
+                remedy="choose another (--name, --namespace)",
             )
     if bool(storage_uri) == bool(image):
         raise ExportError(

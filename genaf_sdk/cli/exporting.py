@@ -62,11 +62,11 @@ class Export(Command):
 
     model: Annotated[str, tyro.conf.Positional]
     """Folder or Hub id of a hardened model; for --triton the folder that `genaf harden` left, or hf-hub:ORG/NAME."""
-    output: Annotated[Path | None, tyro.conf.Positional] = None
+    output: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = None
     """ONNX file to write; model.onnx unless --triton or --kserve ask for something else."""
-    triton: Path | None = None
+    triton: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder of a Triton model repository to add the model to."""
-    kserve: Path | None = None
+    kserve: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """YAML file to write: an InferenceService, from --storage-uri or --image."""
     name: str = ""
     """Of the model in Triton and of the service in KServe; by default the last part of MODEL."""

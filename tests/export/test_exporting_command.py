@@ -49,7 +49,10 @@ def test_a_triton_repository_and_a_manifest_are_written(
         (["--storage-uri", "s3://models"], "Options of --kserve were given without it"),
         (["--triton", "repository", "--max-delay", "-1"], "max_delay is -1"),
         (["--triton", "repository", "--name", "../up"], "'../up'"),
+        (["--triton", "repository", "--precision", "bf16"], "model.bf16.onnx"),
+        (["--triton", "repository", "--tensorrt", "--device", "cpu"], "TensorRT"),
         (["--kserve", "service.yaml"], "storage"),
+        (["--kserve", "service.yaml", "--name", "A_b", "--image", "x/y:1"], "--name"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(

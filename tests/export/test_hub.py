@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,13 +16,19 @@ import torch
 from export_helpers import tiny_result
 from hub_server import TOKEN, LoopbackHub
 
-from genaf_sdk.export.bundle import write_bundle
+from genaf_sdk.cli import UNUSABLE
+from genaf_sdk.export.bundle import checksums, write_bundle
 from genaf_sdk.export.card import card_metadata
+from genaf_sdk.files import read_json, write_json
 from genaf_sdk.pipeline import HardenResult
 
 REPO = "tester/hardened-digits"
 PUSH = "from genaf_sdk.export.hub import push_bundle; print(push_bundle(FOLDER, REPO, **OPTIONS))"
 FETCH = "from genaf_sdk.export.hub import fetch_bundle; print(fetch_bundle(REPO, **OPTIONS))"
+
+
+def command(*words: str) -> str:
+    return f"from genaf_sdk.cli import main; raise SystemExit(main({list(words)!r}))"
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +95,25 @@ def test_a_bundle_is_pushed_in_one_commit_and_comes_back_verified(
     loaded = client(hub, tmp_path, load, Path(__file__).parent)
     assert loaded.returncode == 0, loaded.stderr
     assert "'red'" in loaded.stdout
+
+
+@pytest.mark.parametrize(("kept", "message"), [("README.md", "holds no whole bundle"), ("", "format 99")])
+def test_a_repository_that_holds_no_bundle_we_know_is_refused(
+    kept: str, message: str, hub: LoopbackHub, bundle: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bundle, tmp_path / "bundle")
+    if not kept:
+        write_json(folder / "config.json", read_json(folder / "config.json") | {"format": 99})
+        write_json(folder / "checksums.json", {"sha256": checksums(folder)})
+    assert client(hub, tmp_path / "author", PUSH, folder).returncode == 0
+    files = hub.repositories[REPO].files[hub.repositories[REPO].branches["main"]]
+    for name in set(files) - {kept} if kept else ():
+        del files[name]
+    for words in (("verify", f"hf-hub:{REPO}"), ("export", f"hf-hub:{REPO}", "--triton", str(tmp_path / "triton"))):
+        refused = client(hub, tmp_path / "reader", command(*words))
+        assert refused.returncode == UNUSABLE
+        assert message in " ".join(refused.stderr.split())
+    assert not (tmp_path / "triton").exists()
 
 
 def test_an_interrupted_push_is_resumed_by_repeating_it(hub: LoopbackHub, bundle: Path, tmp_path: Path) -> None:
