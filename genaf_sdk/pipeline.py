@@ -9,12 +9,14 @@ import tempfile
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import parse_flag_from_env
 
 from genaf_sdk._version import __version__
 from genaf_sdk.config import AdversaryConfig, HardenConfig
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
     from genaf_sdk.data import DataSplits
     from genaf_sdk.robustness.report import RobustnessReport
     from genaf_sdk.tracking import LogWith
+
+PEERS_TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for another that neither answers nor closes its connection, as when a host loses power."""
 
 
 @dataclass
@@ -304,9 +309,11 @@ def own_accelerator(
 
     accelerate keeps one state a process, precision included. What the caller has there comes back afterwards.
     """
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    state = PartialState(cpu=on_cpu, timeout=PEERS_TIMEOUT)
     precision: str | None = config.mixed_precision
     if precision == "auto":
-        precision = "bf16" if has_bf16(PartialState().default_device) else "no"
+        precision = "bf16" if has_bf16(state.default_device) else "no"
     callers = dict(AcceleratorState._shared_state)
     AcceleratorState._shared_state.clear()
     try:

@@ -28,6 +28,8 @@ HARMLESS: list[Any] = [
 ]
 NESTED = ("state_dict", "model_state_dict", "model", "teacher")
 """Under which key training scripts keep the weights."""
+DAMAGED = (OSError, RuntimeError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError)
+"""What torch raises for files that are no checkpoint, beside the errors of its formats."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             remedy="where it was made, save its weights alone: "
             "safetensors.torch.save_file(torch.load(PATH)['state_dict'], 'encoder.safetensors')",
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, SafetensorError, zipfile.BadZipFile) as error:
         raise EncoderError(
             f"The checkpoint {str(path)!r} cannot be read: {_reason(error)}.", remedy="download it again"
         ) from error

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate import DistributedType
 from torch import Tensor
 
-from genaf_sdk.errors import TrainingError
+from genaf_sdk.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +37,18 @@ class Processes:
 
     @classmethod
     def of(cls, accelerator: Accelerator) -> Processes:
-        """Return the processes that ``accelerator`` knows."""
+        """Return the processes that ``accelerator`` knows.
+
+        Raises:
+            ConfigError: They share the model out among them; every process has to have all of it.
+        """
+        kind = accelerator.distributed_type
+        if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+            raise ConfigError(
+                f"The accelerator shares the model out among processes ({kind.value}).",
+                expected="data parallelism: attacks call the whole model on every process",
+                remedy="start with `accelerate launch --multi_gpu`, or lower batch_size if memory is short",
+            )
         return cls(accelerator.process_index, accelerator.num_processes, accelerator.device)
 
     @property

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator, DistributedType
 from launching import finish, start
 from safetensors.torch import load_file
 from torch import Tensor
+
+from genaf_sdk.errors import ConfigError
+from genaf_sdk.finetuning.processes import Processes
 
 SCRIPT = Path(__file__).with_name("first_step.py")
 
@@ -37,3 +42,22 @@ def test_accuracies_after_training_agree(tmp_path: Path) -> None:
     alone, together = (trained(tmp_path, "default", count, steps=20) for count in (1, 2))
     for name in ("history.train_accuracy", "history.validation_accuracy"):
         assert abs(float(alone[name] - together[name])) <= 0.1
+
+
+@pytest.mark.multiprocess
+def test_harden_in_two_processes_gives_both_the_same_model_and_writes_it_once(tmp_path: Path) -> None:
+    for options in ((), ("resume",)):
+        processes = start(SCRIPT.with_name("whole_run.py"), str(tmp_path), *options, count=2)
+        printed = finish(processes)
+        assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
+        assert (tmp_path / "told-0").read_text() == (tmp_path / "told-1").read_text()
+    facts = json.loads((tmp_path / "checkpoints" / "stage-1" / "00000009" / "facts.json").read_text())
+    assert facts["processes"] == 2
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_model_that_is_shared_out_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setattr(type(accelerator), "distributed_type", DistributedType.FSDP)
+    with pytest.raises(ConfigError, match="shares the model out"):
+        Processes.of(accelerator)

@@ -1,0 +1,32 @@
+"""Started by test_processes.py: ``harden`` as a user calls it, in a process of several."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from conftest import TinyEncoder, stripes
+
+from genaf_sdk import HardenConfig, harden
+from genaf_sdk.config import AdaptabilityConfig, DualTrackConfig, ExportConfig, SensitivityConfig
+from genaf_sdk.data import DataSplits, LabelledImages
+
+CONFIG = HardenConfig(
+    dual_track=DualTrackConfig(epochs=3, batch_size=32),
+    sensitivity=SensitivityConfig(steps=1, samples=24),
+    adaptability=AdaptabilityConfig(epochs=1, batch_size=32, interpolations=2),
+    export=ExportConfig(precisions=()),
+)
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    parts = [LabelledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((96, 30, 30))]
+    data = DataSplits(*parts, class_names=("red", "green", "blue"))
+    folder = Path(sys.argv[1])
+    result = harden(TinyEncoder(), data, CONFIG, output_dir=folder, evaluate=False, resume="resume" in sys.argv)
+    total = sum(float(weight.detach().double().abs().sum()) for weight in result.model.parameters())
+    (folder / f"told-{os.environ['RANK']}").write_text(repr(total))
+    torch.distributed.destroy_process_group()
