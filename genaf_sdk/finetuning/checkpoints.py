@@ -135,7 +135,7 @@ def open_checkpoints(
 
     Raises:
         ConfigError: The run was started with something else; every difference is listed.
-        OutputError: The folder cannot be read or written.
+        OutputError: The folder cannot be read or written, or holds what is not of this package.
     """
     if output_dir is None:
         if resume:
@@ -170,9 +170,14 @@ def _open(folder: Path, identity: dict[str, Any], *, resume: bool) -> None:
     if resume:
         logger.warning("There is nothing to resume in %s: the run starts from the beginning.", folder.parent)
     try:
-        if folder.is_dir():
-            run_file.unlink(missing_ok=True)  # first, so that a half-emptied folder is nobody's run
-            shutil.rmtree(folder)
+        if not run_file.is_file() and folder.exists() and any(PARTIAL not in path.name for path in folder.iterdir()):
+            raise OutputError(
+                f"{folder} holds files, but no {RUN_FILE}: they belong to no run of this package.",
+                expected="a folder of an earlier run, which a new one replaces, or none",
+                remedy="move it away, or choose another output_dir",
+            )
+        # Under its final name a folder is whole or gone, so that a kill in between leaves nothing that is refused.
+        _remove(folder, folder.with_name(f".{FOLDER}{PARTIAL}"))
     except OSError as error:
         raise OutputError(f"{folder} cannot be emptied: {error.strerror or error}.") from error
     write_json(run_file, identity)

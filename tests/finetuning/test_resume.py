@@ -134,6 +134,34 @@ def test_other_settings_or_data_are_refused_with_their_difference(
         run(None, settings=quick, resume=True)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_files_of_somebody_else_are_refused_and_left_alone(resume: bool, tmp_path: Path) -> None:
+    theirs = tmp_path / "checkpoints" / "model.pt"
+    theirs.parent.mkdir()
+    theirs.write_text("weeks of work", encoding="utf-8")
+    with pytest.raises(OutputError, match="belong to no run"):
+        open_checkpoints(tmp_path, {"a": 1}, ALONE, resume=resume)
+    assert theirs.read_text(encoding="utf-8") == "weeks of work"
+
+
+def test_a_new_run_replaces_an_earlier_one_even_after_a_kill_while_it_did(tmp_path: Path) -> None:
+    checkpoints = open_checkpoints(tmp_path, {"a": 1}, ALONE, resume=False)
+    checkpoints.save("stage 1", Checkpoint(1, {"w": torch.ones(1)}, {}))
+    half_removed = tmp_path / ".checkpoints.partial" / "stage-1"
+    half_removed.mkdir(parents=True)  # what a kill leaves
+    (tmp_path / "checkpoints" / ".run.json.1.partial").touch()
+    checkpoints = open_checkpoints(tmp_path, {"a": 2}, ALONE, resume=False)
+    assert checkpoints.latest("stage 1") is None
+    assert [path.name for path in tmp_path.rglob("*")] == ["checkpoints", "run.json"]
+
+
+def test_a_start_that_was_killed_before_it_wrote_anything_can_be_repeated(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".run.json.1.partial").touch()
+    open_checkpoints(tmp_path, {"a": 1}, ALONE, resume=False)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["run.json"]
+
+
 def test_only_the_last_checkpoints_are_kept_and_nothing_partial(tmp_path: Path) -> None:
     checkpoints = open_checkpoints(tmp_path, {"a": 1}, ALONE, resume=False)
     for step in (1, 2, 3):
