@@ -90,6 +90,8 @@ def load_encoder(
             f"The encoder is a {type(encoder).__name__}.",
             expected="an nn.Module or an id such as 'torchvision:resnet18'",
         )
+    if not all(character.isprintable() for character in str(encoder)):
+        raise EncoderError(f"The encoder {str(encoder)!r} holds control characters.", expected=SPELLINGS)
     source, name = _parse(str(encoder))
     return source.load(name, wanted)
 

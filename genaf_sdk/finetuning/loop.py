@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import time
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.errors import TrainingError
-from genaf_sdk.finetuning.batches import Batch, Epochs
-from genaf_sdk.finetuning.checkpoints import Checkpoint, Checkpoints
-from genaf_sdk.finetuning.faults import require_finite, step_is_finite, within_memory
-from genaf_sdk.finetuning.modules import CurrentBatch, globally
+from genaf_sdk.finetuning.checkpoints import Checkpoints
+from genaf_sdk.finetuning.fitting import Fitting
+from genaf_sdk.finetuning.modules import globally
 from genaf_sdk.finetuning.processes import ALONE, Processes, peers_alive
-from genaf_sdk.finetuning.randomness import key_of
-from genaf_sdk.finetuning.state import gather_state, restore_state
-from genaf_sdk.finetuning.termination import Termination, stopped
-from genaf_sdk.finetuning.totals import Totals
+from genaf_sdk.finetuning.termination import Termination
 from genaf_sdk.model import inference_mode_of
 from genaf_sdk.progress import make_display
 from genaf_sdk.tracking import Metrics
@@ -33,9 +25,9 @@ if TYPE_CHECKING:
 
     from genaf_sdk.data import LabelledImages
     from genaf_sdk.finetuning.adversary import Adversary
+    from genaf_sdk.finetuning.batches import Batch
 
 EVALUATION_BATCH = 512
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -137,7 +129,7 @@ def fit(run: Run, model: nn.Module, images: LabelledImages, training: Training) 
         peers_alive(run.processes),
         globally(model, run.processes, sync_batch_norm=run.sync_batch_norm) as current,
     ):
-        fitting = _Fitting(run, model, images, training)
+        fitting = Fitting(run, model, images, training)
         fitting.restore()
         task = run.progress.add_task(training.stage, total=fitting.total, completed=fitting.done, figures="")
         while fitting.done < fitting.total:
@@ -153,167 +145,6 @@ def fit(run: Run, model: nn.Module, images: LabelledImages, training: Training) 
                 fitting.stop()
         run.progress.remove_task(task)
         fitting.release()
-
-
-class _Fitting:
-    """A stage in progress: the prepared model, and where it stands."""
-
-    def __init__(self, run: Run, model: nn.Module, images: LabelledImages, training: Training) -> None:
-        self.run, self.model, self.training = run, model, training
-        key = key_of(run.seed, training.stage)
-        self.epochs = Epochs(images, training.batch_size, key, run.processes)
-        self.total, self.done = training.epochs * self.epochs.steps, 0
-        self.pieces = 1
-        self.skipped = 0
-        self.totals = Totals(training.stage, 0, run.processes)
-        self.first_record = len(run.history)
-        self.prepared, *self.optimizers = run.accelerator.prepare(model, *training.optimizers)
-        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
-        self.started = time.monotonic()
-
-    @property
-    def epoch(self) -> int:
-        """Number of the epoch that the next step belongs to; of the last one where all are done."""
-        return min(self.done // self.epochs.steps, self.training.epochs - 1)
-
-    @property
-    def is_inside_an_epoch(self) -> bool:
-        return self.done % self.epochs.steps > 0
-
-    def restore(self) -> None:
-        """Go on from the last checkpoint, if there is one."""
-        checkpoint = self.run.checkpoints.latest(self.training.stage)
-        if checkpoint is None:
-            return
-        restore_state(checkpoint, self.model, self.training.optimizers, self.training.adversary, self.run.accelerator)
-        facts = checkpoint.facts
-        self.done, self.pieces, self.skipped = checkpoint.step, facts["pieces"], facts["skipped"]
-        del self.run.history[self.first_record :]
-        self.run.history.extend(facts["history"])
-        self.totals = Totals(self.training.stage, self.epoch, self.run.processes, facts["sums"])
-        self.started -= facts["seconds"]
-
-    def save(self) -> None:
-        """Write a checkpoint of finite weights.
-
-        Raises:
-            TrainingError: A weight is NaN or infinite.
-            OutputError: It cannot be written.
-        """
-        self.totals.read()
-        require_finite(self.model, self.training.stage, self.done)
-        training, accelerator = self.training, self.run.accelerator
-        tensors, facts = gather_state(self.model, training.optimizers, training.adversary, accelerator)
-        facts |= {
-            "pieces": self.pieces,
-            "skipped": self.skipped,
-            "history": self.run.history[self.first_record :],
-            "sums": self.totals.sums,
-            "seconds": time.monotonic() - self.started,
-            "processes": self.run.processes.count,
-        }
-        self.run.checkpoints.save(self.training.stage, Checkpoint(self.done, tensors, facts))
-
-    def batches(self) -> Iterator[Batch]:
-        """Yield what is left of the epoch."""
-        self.training.train_mode(self.model)
-        first = self.done % self.epochs.steps
-        return self.epochs.batches(self.epoch, first, self.run.accelerator.device)
-
-    def descend(self, batch: Batch, current: CurrentBatch) -> None:
-        """Take one step down the loss of a global batch."""
-        run, factor = self.run, self.training.schedule(self.done / self.total)
-        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-        torch.manual_seed(key_of(batch.key, "torch", run.processes.index))  # for layers that draw by themselves
-        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-
-        def undo() -> None:
-            self._begin()
-            for buffer, before in buffers:
-                buffer.copy_(before)
-
-        self._begin()
-        sums, self.pieces = within_memory(partial(self._backward, current), batch, self.pieces, undo)
-        self.done += 1
-        if run.non_finite == "skip" and not step_is_finite(run.processes, self.model, sums["loss"]):
-            self._skip(undo)
-            return
-        if self.training.adversary is not None:
-            self.training.adversary.learn()
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self.totals.add(self.done, len(batch.rows), sums)
-        if self.totals.is_due:
-            self.totals.read()
-
-    def _begin(self) -> None:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        if self.training.adversary is not None:
-            self.training.adversary.forget()
-
-    def _backward(self, current: CurrentBatch, pieces: list[Batch]) -> dict[str, Tensor]:
-        """Add the gradients of all pieces up, and return sums over their images."""
-        sums: dict[str, Tensor] = {}
-        for piece in pieces:
-            current.batch = piece
-            step = self.training.step(self.prepared, piece)
-            self.run.accelerator.backward(step.loss)
-            share = piece.total / self.run.processes.count  # from parts of means over the global batch to sums
-            found = {name: value.detach() * share for name, value in {"loss": step.loss, **step.parts}.items()}
-            for name, value in {**found, "train_accuracy": step.correct}.items():
-                sums[name] = sums[name] + value if name in sums else value
-        return sums
-
-    def _skip(self, undo: Callable[[], None]) -> None:
-        undo()
-        require_finite(self.model, self.training.stage, self.done)
-        self.skipped += 1
-        logger.warning("Step %d of %s was skipped: its loss or gradient is not finite.", self.done, self.training.stage)
-        if self.skipped > max(1, self.total // 10):
-            raise TrainingError(
-                f"{self.skipped} of {self.done} steps of {self.training.stage} had a loss or gradient that is not "
-                "finite; a tenth of all steps at most is skipped.",
-                remedy="lower the learning rates, use mixed_precision='no', or look at the images",
-            )
-
-    def must_stop(self) -> bool:
-        """Return whether SIGTERM came to any process; several agree on it where they read the losses anyway."""
-        processes = self.run.processes
-        if processes.count > 1 and self.is_inside_an_epoch and self.totals.pending:
-            return False
-        return processes.any(self.run.termination.asked)
-
-    def stop(self) -> None:
-        """Save and end the run.
-
-        Raises:
-            RunStoppedError: Always.
-        """
-        self.save()
-        self.run.processes.any(True)  # nobody leaves before the first process has written
-        raise stopped()
-
-    def end_epoch(self) -> None:
-        """Record the epoch that was completed, and save."""
-        run = self.run
-        epoch = self.done // self.epochs.steps
-        record = {"stage": self.training.stage, "epoch": epoch, **self.totals.means(), **self.training.validate()}
-        record |= {"skipped_steps": self.skipped} if self.skipped else {}
-        now = time.monotonic()
-        run.history.append({**record, "seconds": round(now - self.started, 3)})
-        run.metrics.epoch(run.history)
-        self.started = now
-        self.totals = Totals(self.training.stage, self.epoch, run.processes)
-        self.save()
-
-    def release(self) -> None:
-        """Have the accelerator forget what it prepared, so that a later stage may prepare the same weights."""
-        accelerator = self.run.accelerator
-        for kept, own in ((accelerator._models, [self.prepared]), (accelerator._optimizers, self.optimizers)):
-            kept[:] = [thing for thing in kept if not any(thing is mine for mine in own)]
 
 
 def cosine(done: float) -> float:

@@ -17,7 +17,7 @@ from genaf_sdk.config import AdaptabilityConfig, DualTrackConfig
 from genaf_sdk.data import DataSplits, LabelledImages
 from genaf_sdk.data.images import Reader
 from genaf_sdk.errors import ConfigError, OutputError, RunStoppedError, TrainingError
-from genaf_sdk.finetuning import loop
+from genaf_sdk.finetuning import fitting
 from genaf_sdk.finetuning.checkpoints import Checkpoint, open_checkpoints
 from genaf_sdk.finetuning.processes import ALONE
 from genaf_sdk.pipeline import HardenResult
@@ -45,14 +45,14 @@ def run(tiny_encoder: nn.Module, striped: DataSplits) -> Callable[..., HardenRes
 
 def before_step(monkeypatch: pytest.MonkeyPatch, number: int, do: Callable[[], None]) -> None:
     """Have ``do`` called before the ``number``-th step of the run, counted from 0 over all stages."""
-    steps, original = iter(range(10_000)), loop._Fitting.descend
+    steps, original = iter(range(10_000)), fitting.Fitting.descend
 
     def descend(*arguments: object) -> None:
         if next(steps) == number:
             do()
         original(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop._Fitting, "descend", descend)
+    monkeypatch.setattr(fitting.Fitting, "descend", descend)
 
 
 def die() -> None:
@@ -237,15 +237,15 @@ def test_nan_in_a_batch_stops_or_is_skipped_as_asked(
 def test_nan_in_a_weight_stops_even_where_steps_may_be_skipped(
     run: Callable[..., HardenResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = loop._Fitting.descend
+    original = fitting.Fitting.descend
 
-    def descend(fitting: loop._Fitting, *arguments: object) -> None:
-        if fitting.done == 2:
+    def descend(stage: fitting.Fitting, *arguments: object) -> None:
+        if stage.done == 2:
             with torch.no_grad():
-                fitting.model.get_parameter("head.0.weight")[0, 0] = float("nan")
-        original(fitting, *arguments)  # type: ignore[arg-type]
+                stage.model.get_parameter("head.0.weight")[0, 0] = float("nan")
+        original(stage, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop._Fitting, "descend", descend)
+    monkeypatch.setattr(fitting.Fitting, "descend", descend)
     with pytest.raises(TrainingError, match=r"head\.0\.weight is no longer finite"):
         run(None, settings=replace(CONFIG, non_finite="skip"))
 
