@@ -95,6 +95,7 @@ def test_settings(path: tuple[str, ...], value: Any) -> None:
 
 @few
 @example(name="/etc/passwd")  # a file that is no pickle, which torch meets with an IndexError
+@example(name="timm/\x00")
 @given(name=names)
 def test_encoder_ids(name: str) -> None:
     clean(lambda: load_encoder(name))

@@ -7,6 +7,7 @@ from another package by an entry point of the group ``genaf_sdk.encoders`` whose
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -90,7 +91,7 @@ def load_encoder(
             f"The encoder is a {type(encoder).__name__}.",
             expected="an nn.Module or an id such as 'torchvision:resnet18'",
         )
-    if not all(character.isprintable() for character in str(encoder)):
+    if any(unicodedata.category(character) == "Cc" for character in str(encoder)):
         raise EncoderError(f"The encoder {str(encoder)!r} holds control characters.", expected=SPELLINGS)
     source, name = _parse(str(encoder))
     return source.load(name, wanted)
