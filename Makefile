@@ -9,7 +9,7 @@ demo: $(VENV)/.installed ## Harden the bundled encoder on digits: demo-output/ g
 	$(BIN)/genaf demo --output-dir demo-output
 
 test: $(VENV)/.installed-dev ## Run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.installed-dev ## Style and types
 	$(BIN)/ruff check .
