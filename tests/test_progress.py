@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 from rich.progress import Progress
+from torch import nn
 
-from genaf_sdk import progress
+from genaf_sdk import HardenConfig, harden, progress
+from genaf_sdk.data import DataSplits
 from genaf_sdk.progress import Lines, make_display
 
 
@@ -80,3 +83,14 @@ def test_lines_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.err == f"evaluation [noise] {'x' * 300}\n"
     assert not captured.out
+
+
+def test_every_epoch_ends_with_its_figures(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = replace(quick_config.dual_track, epochs=2)
+    config = replace(quick_config, dual_track=stage, adaptability=replace(quick_config.adaptability, epochs=0))
+    harden(tiny_encoder, striped, config, evaluate=False, progress=True)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stage 1")]
+    assert [line.split()[2] for line in lines] == ["1/2", "2/2"]
+    assert all("train_accuracy" in line and "validation_accuracy" in line for line in lines)

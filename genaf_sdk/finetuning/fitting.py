@@ -172,11 +172,13 @@ class Fitting:
         self.run.processes.any(True)  # nobody leaves before the first process has written
         raise stopped()
 
-    def end_epoch(self) -> None:
-        """Record the epoch that was completed, and save."""
+    def end_epoch(self) -> str:
+        """Record the epoch that was completed, save, and return its figures as text."""
         run = self.run
         epoch = self.done // self.epochs.steps
-        record = {"stage": self.training.stage, "epoch": epoch, **self.totals.means(), **self.training.validate()}
+        validation = self.training.validate()
+        record = {"stage": self.training.stage, "epoch": epoch, **self.totals.means(), **validation}
+        text = " ".join([self.totals.text, *(f"{name} {value:.3f}" for name, value in validation.items())])
         record |= {"skipped_steps": self.skipped} if self.skipped else {}
         now = time.monotonic()
         run.history.append({**record, "seconds": round(now - self.started, 3)})
@@ -184,6 +186,7 @@ class Fitting:
         self.started = now
         self.totals = Totals(self.training.stage, self.epoch, run.processes)
         self.save()
+        return text
 
     def release(self) -> None:
         """Have the accelerator forget what it prepared, so that a later stage may prepare the same weights."""

@@ -132,15 +132,18 @@ def fit(run: Run, model: nn.Module, images: LabelledImages, training: Training) 
         fitting = Fitting(run, model, images, training)
         fitting.restore()
         task = run.progress.add_task(training.stage, total=fitting.total, completed=fitting.done, figures="")
+        figures = ""
         while fitting.done < fitting.total:
+            name = f"{training.stage} {fitting.epoch + 1}/{training.epochs}"
             for batch in fitting.batches():
                 fitting.descend(batch, current)
-                name = f"{training.stage} {fitting.epoch + 1}/{training.epochs}"
-                run.progress.update(task, completed=fitting.done, description=name, figures=fitting.totals.text)
+                figures = fitting.totals.text or figures
+                run.progress.update(task, completed=fitting.done, description=name, figures=figures)
                 if fitting.is_inside_an_epoch and fitting.must_stop():
                     fitting.stop()
             current.batch = None
-            fitting.end_epoch()
+            figures = fitting.end_epoch()
+            run.progress.update(task, description=name, figures=figures)
             if fitting.must_stop():
                 fitting.stop()
         run.progress.remove_task(task)
