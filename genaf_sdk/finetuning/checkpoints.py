@@ -164,11 +164,16 @@ def _open(folder: Path, identity: dict[str, Any], *, resume: bool) -> None:
                 expected="the settings, data and encoder that it was started with",
                 remedy="restore them, or start anew without resume",
             )
-        for partial in folder.rglob(f"*{PARTIAL}*"):
-            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        try:
+            for partial in folder.rglob(f"*{PARTIAL}*"):
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be tidied up: {error.strerror or error}.") from error
         return
     if resume:
         logger.warning("There is nothing to resume in %s: the run starts from the beginning.", folder.parent)
+    elif run_file.is_file():
+        logger.warning("The checkpoints of an earlier run in %s are replaced; resume goes on from them.", folder)
     try:
         if not run_file.is_file() and folder.exists() and any(PARTIAL not in path.name for path in folder.iterdir()):
             raise OutputError(

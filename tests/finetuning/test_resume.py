@@ -144,13 +144,16 @@ def test_files_of_somebody_else_are_refused_and_left_alone(resume: bool, tmp_pat
     assert theirs.read_text(encoding="utf-8") == "weeks of work"
 
 
-def test_a_new_run_replaces_an_earlier_one_even_after_a_kill_while_it_did(tmp_path: Path) -> None:
+def test_a_new_run_replaces_an_earlier_one_even_after_a_kill_while_it_did(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     checkpoints = open_checkpoints(tmp_path, {"a": 1}, ALONE, resume=False)
     checkpoints.save("stage 1", Checkpoint(1, {"w": torch.ones(1)}, {}))
     half_removed = tmp_path / ".checkpoints.partial" / "stage-1"
     half_removed.mkdir(parents=True)  # what a kill leaves
     (tmp_path / "checkpoints" / ".run.json.1.partial").touch()
     checkpoints = open_checkpoints(tmp_path, {"a": 2}, ALONE, resume=False)
+    assert "resume goes on from them" in caplog.text
     assert checkpoints.latest("stage 1") is None
     assert [path.name for path in tmp_path.rglob("*")] == ["checkpoints", "run.json"]
 
