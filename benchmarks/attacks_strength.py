@@ -27,12 +27,13 @@ from genaf_sdk.attacks import (
     known_attacks,
     load_attack,
 )
-from genaf_sdk.config import AdversaryConfig, DualTrackConfig
+from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, LabelledImages, load_data
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.finetuning.dual_track import dual_track_finetuning
 from genaf_sdk.finetuning.loop import Run
 from genaf_sdk.model import HardenedModel, Head
+from genaf_sdk.pipeline import undefended_config
 
 ENCODER = "bundled:simclr-cifar10"
 TRAIN, TEST = 5000, 1000
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="+", default=[name for name in known_attacks() if name != "autoattack"])
     parser.add_argument("--surrogate", type=int, default=1024, help="images that universal attacks are crafted on")
     parser.add_argument("--sample-wise", type=int, default=200, help="images that sample-wise attacks are scored on")
-    parser.add_argument("--epochs", type=int, default=8, help="of fine-tuning")
+    parser.add_argument("--epochs", type=int, default=HardenConfig().undefended_epochs, help="of fine-tuning")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -108,7 +109,7 @@ def right(subject: Subject, pixels: Tensor) -> float:
 
 
 def finetuned(name: str, epochs: int, surrogate: int, seed: int) -> Subject:
-    """Fine-tune the bundled encoder on clean images alone."""
+    """Fine-tune the bundled encoder on clean images alone, as the "before" of a report."""
     data = read(name)
     torch.manual_seed(seed)
     size = data.image_shape[1:]
@@ -116,10 +117,12 @@ def finetuned(name: str, epochs: int, surrogate: int, seed: int) -> Subject:
         load_encoder(ENCODER), Head(192, len(data.class_names)), class_names=data.class_names, image_size=size
     )
     run = Run(Accelerator(cpu=True), seed=seed, show_progress=False)
-    dual_track_finetuning(run, model, data, DualTrackConfig(adversary=AdversaryConfig(kind="none"), epochs=epochs))
+    dual_track_finetuning(run, model, data, undefended_config(HardenConfig(undefended_epochs=epochs)))
+    published = load_encoder(ENCODER).to(memory_format=torch.channels_last)
     images, image_labels = data.train.head(surrogate, seed=seed)
     pixels, labels = data.test.head(TEST, seed=seed)
-    return Subject(name, model.eval(), load_encoder(ENCODER), images, image_labels, pixels, labels)
+    images, pixels = (part.contiguous(memory_format=torch.channels_last) for part in (images, pixels))
+    return Subject(name, model.eval(), published, images, image_labels, pixels, labels)
 
 
 def read(name: str) -> DataSplits:
