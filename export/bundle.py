@@ -63,9 +63,10 @@ def write_bundle(model: HardenedModel, folder: Path, result: HardenResult | None
             }
             report.save(folder)
             write_eval_results(folder, report)
+    licence = "" if result is None else result.config.export.license
     _copy_server(folder)
     with replacing(folder / CARD_FILE) as temporary:
-        temporary.write_text(model_card(model, report), encoding="utf-8")
+        temporary.write_text(model_card(model, report, licence=licence), encoding="utf-8")
     write_json(folder / CHECKSUMS_FILE, {"sha256": checksums(folder)})
     return folder
 

@@ -23,14 +23,22 @@ EVAL_RESULTS = ".eval_results/robustness.yaml"
 SHOWN_CLASSES = 50
 
 
-def model_card(model: HardenedModel, report: RobustnessReport | None) -> str:
-    """Return the card as Markdown with YAML metadata. Every inserted string is escaped; no template is executed."""
+def model_card(model: HardenedModel, report: RobustnessReport | None, *, licence: str = "") -> str:
+    """Return the card as Markdown with YAML metadata. Every inserted string is escaped; no template is executed.
+
+    Args:
+        model: The classifier.
+        report: What was measured, or None.
+        licence: The Hub's identifier of the model's licence; empty states none.
+    """
+    dataset = _hub_id(str(report.data["name"])) if report is not None else None
     metadata = ModelCardData(
         library_name="genaf-sdk",
         pipeline_tag="image-classification",
         tags=["adversarial-robustness", "onnx", "gen-af", "image-classification"],
         base_model=_hub_id(model.encoder.source),
-        datasets=None,
+        datasets=None if dataset is None else [dataset],
+        license=licence or None,
         model_name="Hardened image classifier" if report is not None else None,
         eval_results=_model_index(report) if report is not None else None,
     )
@@ -56,9 +64,9 @@ def write_eval_results(folder: Path, report: RobustnessReport) -> None:
 
 
 def _hub_id(source: str) -> str | None:
-    """Return the Hub's id of an encoder id, where it names one."""
-    match = re.fullmatch(r"hf-hub:([\w.-]+/[\w.-]+)", source)
-    return match.group(1) if match else None
+    """Return the Hub's id of an encoder or data id, where it names one; timm's weights are there under timm's names."""
+    match = re.fullmatch(r"(?:hf-hub:|hub:)([\w.-]+/[\w.-]+)|(timm/\w+\.\w+)", source)
+    return (match.group(1) or match.group(2)) if match else None
 
 
 def _hardened(report: RobustnessReport) -> list[Score]:

@@ -215,7 +215,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Which ONNX files a bundle holds beside ``model.onnx`` (fp32, float pixels)."""
+    """What a bundle holds beside ``model.onnx`` (fp32, float pixels), and what its card states."""
 
     precisions: tuple[Literal["fp16", "int8"], ...] = ("fp16",)
     """``fp16``: half precision inside. ``int8``: static quantisation, calibrated on training images."""
@@ -223,10 +223,14 @@ class ExportConfig:
     """Also write ``model.uint8.onnx``, which takes raw bytes (batch, H, W, C)."""
     tolerance: float = 0.005
     """A file that loses more accuracy than this, clean or under a saved perturbation, is not written."""
+    license: str = ""
+    """The model's licence for the card, in the Hub's spelling, such as ``apache-2.0``; empty states none."""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.precisions) - {"fp16", "int8"})
         _check(not unknown, "precisions", self.precisions, "'fp16' and 'int8'; fp32 is always written")
+        spelled = all(character.isalnum() or character in "-." for character in self.license)
+        _check(spelled, "license", self.license, "an identifier of the Hub, such as 'apache-2.0', or nothing")
         _check_range(self, 0.0, 1.0, "tolerance")
 
 

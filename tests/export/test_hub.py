@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -187,6 +188,17 @@ def test_the_card_has_valid_metadata_and_escapes_what_it_quotes(bundle: Path, re
     assert {r.metric_name for r in results} == {name.replace("noise-noise", "noise") for name in reported}
 
     from genaf_sdk.export.card import model_card
+
+    assert not {"license", "datasets", "base_model"} & set(metadata)  # nothing is known of them here, nothing is said
+    assert result.report is not None
+    report = copy.copy(result.report)
+    report.data = report.data | {"name": "hub:org/pictures"}
+    model = copy.copy(result.model)
+    model.encoder = copy.copy(model.encoder)
+    model.encoder.source = "timm/vit_tiny_patch16_224.augreg_in21k"
+    stated = card_metadata(model_card(model, report, licence="apache-2.0"))
+    assert (stated["license"], stated["datasets"]) == ("apache-2.0", ["org/pictures"])
+    assert stated["base_model"] == "timm/vit_tiny_patch16_224.augreg_in21k"
 
     result.model.class_names = ("<script>alert(1)</script>", "[link](http://x)", "| a | b |\n# heading")
     hostile = model_card(result.model, None)
