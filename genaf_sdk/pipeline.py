@@ -7,22 +7,19 @@ import dataclasses
 import json
 import tempfile
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
-from accelerate.utils import parse_flag_from_env
 
 from genaf_sdk._version import __version__
 from genaf_sdk.config import AdversaryConfig, HardenConfig
 from genaf_sdk.cost import CostMeter
 from genaf_sdk.data import load_data
 from genaf_sdk.encoders import load_encoder
+from genaf_sdk.engine import own_accelerator
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.files import require_writable
 from genaf_sdk.finetuning.adaptability import Adaptation, adaptability_finetuning
@@ -33,22 +30,17 @@ from genaf_sdk.finetuning.loop import Run
 from genaf_sdk.finetuning.processes import Processes
 from genaf_sdk.finetuning.sensitivity import redundant_layers, robust_sensitivity
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder, architecture_of
-from genaf_sdk.precision import has_bf16
 from genaf_sdk.presets import with_method
 from genaf_sdk.robustness.evaluate import evaluate as run_evaluation
 from genaf_sdk.tracking import Metrics, require_trackers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
+    from accelerate import Accelerator
     from torch import Tensor, nn
 
     from genaf_sdk.data import DataSplits
     from genaf_sdk.robustness.report import RobustnessReport
     from genaf_sdk.tracking import LogWith
-
-PEERS_TIMEOUT = timedelta(minutes=10)
-"""How long a process waits for another that neither answers nor closes its connection, as when a host loses power."""
 
 
 @dataclass
@@ -299,31 +291,6 @@ def undefended_config(config: HardenConfig) -> Any:
         freeze_encoder=False,
         adversary=AdversaryConfig(kind="none"),
     )
-
-
-@contextmanager
-def own_accelerator(
-    config: HardenConfig, trackers: Sequence[Any] = (), folder: Path | None = None
-) -> Iterator[Accelerator]:
-    """Give an accelerator for the devices at hand; ``mixed_precision="auto"`` is bf16 where it is native.
-
-    accelerate keeps one state a process, precision included. What the caller has there comes back afterwards.
-    """
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    state = PartialState(cpu=on_cpu, timeout=PEERS_TIMEOUT)
-    precision: str | None = config.mixed_precision
-    if precision == "auto":
-        precision = "bf16" if has_bf16(state.default_device) else "no"
-    callers = dict(AcceleratorState._shared_state)
-    AcceleratorState._shared_state.clear()
-    try:
-        accelerator = Accelerator(mixed_precision=precision, log_with=list(trackers) or None, project_dir=folder)
-        yield accelerator
-        if trackers:
-            accelerator.end_training()
-    finally:
-        AcceleratorState._shared_state.clear()
-        AcceleratorState._shared_state.update(callers)
 
 
 def describe(result: HardenResult) -> dict[str, Any]:
