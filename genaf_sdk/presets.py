@@ -1,6 +1,6 @@
-"""Named configurations: Gen-AF in three strengths, and the methods it is compared with, each tuned in good faith.
+"""Named configurations: Gen-AF in three strengths, and the methods it is compared with, tuned as far as docs/methods.md says.
 
-How they were tuned, and what each reaches, is in docs/methods.md.
+What is measured of each, and what is not yet, is there too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Preset:
 GENAF = "Zhou et al., Securely Fine-tuning Pre-trained Encoders Against Adversarial Examples, IEEE S&P 2024"
 NO_STAGE_2 = AdaptabilityConfig(epochs=0)
 PGD = AdversaryConfig(kind="pgd", budget=8 / 255, step_size=10 / 255, steps=2)
-"""Two long steps and more epochs beat four or ten steps and fewer at the same cost; so the sweep says."""
+"""Two long steps and more epochs beat four or ten steps and fewer epochs at the same cost (encoder step 3e-4)."""
 PGD_4 = AdversaryConfig(kind="pgd", budget=8 / 255, step_size=5 / 255, steps=4)
 
 
