@@ -1,6 +1,6 @@
-"""Named configurations: Gen-AF in three strengths, and the methods it is compared with, tuned as far as docs/methods.md says.
+"""Named configurations: Gen-AF in three strengths, and the methods it is compared with.
 
-What is measured of each, and what is not yet, is there too.
+How far they are tuned, what is measured of each, and what is not yet, is in docs/methods.md.
 """
 
 from __future__ import annotations
