@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from genaf_sdk.finetuning.adversary import ascend
 from genaf_sdk.finetuning.batches import Batch, varied
-from genaf_sdk.finetuning.dual_track import Tracks, cross_entropy_step, validation_accuracy
+from genaf_sdk.finetuning.dual_track import Shared, Tracks, cross_entropy_step, validation_accuracy
 from genaf_sdk.finetuning.loop import Run, Step, Training, accuracy, cosine, fit
 from genaf_sdk.model import inference_mode_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from genaf_sdk.config import HardenConfig
     from genaf_sdk.data import DataSplits
     from genaf_sdk.model import HardenedModel
@@ -51,7 +53,7 @@ def adaptability_finetuning(
     layers: list[str],
     perturbations: Tensor | None,
 ) -> Adaptation:
-    """Fine-tune ``layers`` of ``model`` in place on clean data, then step back as far as robustness asks for.
+    """Fine-tune ``layers`` of ``model`` on clean data, then step back as far as robustness asks for.
 
     All other parameters are frozen and every normalisation layer stays in eval mode. The guard (from RiFT) interpolates
     between the weights before and after and keeps the best clean validation accuracy among the points whose robust
@@ -76,9 +78,12 @@ def adaptability_finetuning(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
 
-    def step(classifier: nn.Module, batch: Batch) -> Step:
+    tracks = Tracks(model)
+    classifier = Shared(tracks) if run.accelerator.is_fsdp2 else model
+
+    def step(forward: Callable[[Tensor], tuple[Tensor, Tensor]], batch: Batch) -> Step:
         batch = varied(batch, config.dual_track.shift, config.dual_track.augmentation)
-        return cross_entropy_step(classifier(batch.pixels)[1], batch)
+        return cross_entropy_step(forward(batch.pixels)[1], batch)
 
     training = Training(
         stage="stage 2",
@@ -87,15 +92,17 @@ def adaptability_finetuning(
         optimizers=[torch.optim.Adam(trained.values(), settings.learning_rate, weight_decay=settings.weight_decay)],
         schedule=cosine,
         step=step,
-        validate=lambda: validation_accuracy(run, model, data),
+        validate=lambda: validation_accuracy(run, classifier, data),
         train_mode=_only_dropout_trains,
     )
     try:
-        fit(run, Tracks(model), data.train, training)
+        whole = fit(run, tracks, data.train, training)
+        model.encoder, model.head = whole.encoder, whole.head
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(required[name])
     model.eval()
+    trained = {name: model.get_parameter(name) for name in layers}
     after = {name: weight.detach().clone() for name, weight in trained.items()}
     points = []
     for index in range(settings.interpolations + 1):

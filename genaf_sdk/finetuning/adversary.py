@@ -105,7 +105,7 @@ class MixedAdversary(Adversary):
         first, second, third = pixels.split(counts)
         members = ((batch.rows + self.steps) % config.bank_size).to(pixels.device).split(counts)
         parts = []
-        if len(first):
+        if sample_wise:  # also without rows of one's own: all processes call the model equally often
             start = self.perturbations.detach()[members[0]]
             adversarial, gradient = ascend(
                 model, first, batch.labels[: counts[0]], start, config.budget, config.step_size, config.steps

@@ -16,6 +16,8 @@ from genaf_sdk.finetuning.loop import Run, Step, Training, accuracy, cosine, exp
 from genaf_sdk.finetuning.randomness import key_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from genaf_sdk.config import DualTrackConfig
     from genaf_sdk.data import DataSplits
     from genaf_sdk.model import HardenedModel
@@ -36,6 +38,19 @@ class Tracks(nn.Module):
         """Map pixels (N, C, H, W) to features (N, D) and logits (N, K)."""
         features = self.encoder(pixels)
         return features, self.head(features)
+
+
+class Shared(nn.Module):
+    """The classifier as attacks call it while its weights are shared out (FSDP2): by way of what gathers them."""
+
+    def __init__(self, tracks: Tracks) -> None:
+        super().__init__()
+        self.tracks = tracks
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map pixels (N, C, H, W) to logits (N, K)."""
+        logits: Tensor = self.tracks(pixels)[1]
+        return logits
 
 
 def dual_track_loss(
@@ -96,7 +111,7 @@ LOSSES = {"dual-track": dual_track_loss, "trades": trades_loss, "mart": mart_los
 def dual_track_finetuning(
     run: Run, model: HardenedModel, data: DataSplits, config: DualTrackConfig, *, stage: str = "stage 1"
 ) -> Adversary | None:
-    """Fine-tune encoder and head of ``model`` in place, each with an optimizer of its own.
+    """Fine-tune encoder and head of ``model``, each with an optimizer of its own.
 
     Where the loss is a cross-entropy alone, on clean images (``config.adversary.kind == "none"``: ordinary fine-tuning)
     or on adversarial ones (PGD-AT), there is a single track.
@@ -113,19 +128,22 @@ def dual_track_finetuning(
         adversary = ADVERSARIES[kind](config.adversary, key_of(run.seed, stage, "adversary"), run.processes)
     model.to(run.accelerator.device).to(memory_format=torch.channels_last)
 
-    def step(tracks: nn.Module, batch: Batch) -> Step:
+    tracks = Tracks(model)
+    classifier = Shared(tracks) if run.accelerator.is_fsdp2 else model
+
+    def step(forward: Callable[[Tensor], tuple[Tensor, Tensor]], batch: Batch) -> Step:
         batch = varied(batch, config.shift, config.augmentation)
         images, labels = batch.pixels, batch.labels
         if adversary is not None:
             with run.accelerator.autocast():
-                images = adversary.perturb(model, batch)
+                images = adversary.perturb(classifier, batch)
         if adversary is None or config.is_single_track:
-            return cross_entropy_step(tracks(images)[1], batch)
-        features, logits = (output.float() for output in tracks(torch.cat([images, batch.pixels])))
-        loss, terms = LOSSES[config.objective](features.chunk(2), logits.chunk(2), labels, config, batch)
-        return Step(loss, terms, (logits.chunk(2)[1].argmax(1) == labels).sum())
+            return cross_entropy_step(forward(images)[1], batch)
+        features, logits = forward(torch.cat([images, batch.pixels]))
+        features, logits = features.float(), logits.float()
+        loss, terms = LOSSES[config.objective](_halves(features), _halves(logits), labels, config, batch)
+        return Step(loss, terms, (_halves(logits)[1].argmax(1) == labels).sum())
 
-    tracks = Tracks(model)
     tracks.encoder.requires_grad_(not config.freeze_encoder)
     decay = config.weight_decay
     encoder_step = config.encoder_step(sum(parameter.numel() for parameter in tracks.encoder.parameters()))
@@ -141,13 +159,19 @@ def dual_track_finetuning(
         schedule=cosine if config.schedule == "cosine" else exponential(config.epochs),
         step=step,
         adversary=adversary,
-        validate=lambda: validation_accuracy(run, model, data),
+        validate=lambda: validation_accuracy(run, classifier, data),
         train_mode=_only_the_head_trains if config.freeze_encoder else nn.Module.train,
     )
-    fit(run, tracks, data.train, training)
-    tracks.encoder.requires_grad_()
+    trained = fit(run, tracks, data.train, training)
+    model.encoder, model.head = trained.encoder, trained.head
+    model.encoder.requires_grad_()
     model.eval()
     return adversary
+
+
+def _halves(rows: Tensor) -> tuple[Tensor, Tensor]:
+    first, second = rows.chunk(2)
+    return first, second
 
 
 def _only_the_head_trains(tracks: nn.Module) -> None:

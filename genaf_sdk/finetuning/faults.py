@@ -9,6 +9,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from genaf_sdk.errors import TrainingError
+from genaf_sdk.finetuning.sharding import local, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ def require_finite(model: nn.Module, stage: str, step: int) -> None:
     Raises:
         TrainingError: One is NaN or infinite; the error names it.
     """
-    state = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    state = {name: whole(value) for name, value in model.state_dict().items() if value.is_floating_point()}
     if bool(all_finite(list(state.values()))):
         return
     name = next(name for name, value in state.items() if not bool(torch.isfinite(value).all()))
@@ -48,7 +49,7 @@ def require_finite(model: nn.Module, stage: str, step: int) -> None:
 
 def step_is_finite(processes: Processes, model: nn.Module, loss: Tensor) -> bool:
     """Return whether the loss and the gradient are finite on every process; waits for the device."""
-    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    gradients = [local(weight.grad) for weight in model.parameters() if weight.grad is not None]
     return not processes.any(not bool(all_finite([loss, *gradients])))
 
 

@@ -14,6 +14,7 @@ from genaf_sdk.finetuning.batches import Batch, Epochs
 from genaf_sdk.finetuning.checkpoints import Checkpoint
 from genaf_sdk.finetuning.faults import require_finite, step_is_finite, within_memory
 from genaf_sdk.finetuning.randomness import key_of
+from genaf_sdk.finetuning.sharding import in_precision, make_ready
 from genaf_sdk.finetuning.state import gather_state, restore_state
 from genaf_sdk.finetuning.termination import stopped
 from genaf_sdk.finetuning.totals import Totals
@@ -42,7 +43,10 @@ class Fitting:
         self.skipped = 0
         self.totals = Totals(training.stage, 0, run.processes)
         self.first_record = len(run.history)
+        if run.accelerator.is_fsdp2:
+            make_ready(model, run.accelerator)
         self.prepared, *self.optimizers = run.accelerator.prepare(model, *training.optimizers)
+        self.forward = in_precision(self.prepared, run.accelerator) if run.accelerator.is_fsdp2 else self.prepared
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.started = time.monotonic()
 
@@ -135,7 +139,7 @@ class Fitting:
         sums: dict[str, Tensor] = {}
         for piece in pieces:
             current.batch = piece
-            step = self.training.step(self.prepared, piece)
+            step = self.training.step(self.forward, piece)
             self.run.accelerator.backward(step.loss)
             share = piece.total / self.run.processes.count  # from parts of means over the global batch to sums
             found = {name: value.detach() * share for name, value in {"loss": step.loss, **step.parts}.items()}

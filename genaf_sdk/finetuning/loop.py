@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,13 +14,14 @@ from genaf_sdk.finetuning.checkpoints import Checkpoints
 from genaf_sdk.finetuning.fitting import Fitting
 from genaf_sdk.finetuning.modules import globally
 from genaf_sdk.finetuning.processes import ALONE, Processes, peers_alive
+from genaf_sdk.finetuning.sharding import Model, made_whole
 from genaf_sdk.finetuning.termination import Termination
 from genaf_sdk.model import inference_mode_of
 from genaf_sdk.progress import make_display
 from genaf_sdk.tracking import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from accelerate import Accelerator
 
@@ -92,7 +94,8 @@ class Training:
         batch_size: Over all processes.
         optimizers: All are stepped after every batch.
         schedule: Factor on the learning rates, from the share of the training that is done, in [0, 1).
-        step: Computes the loss of a batch, or of a piece of one where memory is short.
+        step: Computes the loss of a batch, or of a piece of one where memory is short, with what it is given: the model
+            as the accelerator prepared it.
         adversary: Learns from every step, and is kept in checkpoints.
         validate: Called after every epoch; what it returns is recorded.
         train_mode: Puts the model into training mode.
@@ -103,20 +106,23 @@ class Training:
     batch_size: int
     optimizers: Sequence[torch.optim.Optimizer]
     schedule: Callable[[float], float]
-    step: Callable[[nn.Module, Batch], Step]
+    step: Callable[[Callable[[Tensor], tuple[Tensor, Tensor]], Batch], Step]
     adversary: Adversary | None = None
     validate: Callable[[], dict[str, float]] = dict
     train_mode: Callable[[nn.Module], object] = nn.Module.train
 
 
-def fit(run: Run, model: nn.Module, images: LabelledImages, training: Training) -> None:
-    """Train ``model`` in place, from the stage's last checkpoint on if the run has one.
+def fit(run: Run, model: Model, images: LabelledImages, training: Training) -> Model:
+    """Train ``model``, from the stage's last checkpoint on if the run has one.
 
     Args:
         run: Device, seed, checkpoints, history, progress.
-        model: What the accelerator prepares; ``training.step`` receives the prepared one.
+        model: What the accelerator prepares: pixels to features and logits.
         images: Training images.
         training: The stage.
+
+    Returns:
+        ``model``, trained in place; or a whole copy of it where the accelerator shared its weights out (FSDP2).
 
     Raises:
         TrainingError: A loss or weight is no longer finite, memory does not even suffice for two images, or another
@@ -124,6 +130,7 @@ def fit(run: Run, model: nn.Module, images: LabelledImages, training: Training) 
         OutputError: A checkpoint cannot be written.
         RunStoppedError: SIGTERM came; the step was finished and saved.
     """
+    untouched = copy.deepcopy(model).cpu() if run.accelerator.is_fsdp2 else None
     with (
         run.termination.training(),
         peers_alive(run.processes),
@@ -148,6 +155,7 @@ def fit(run: Run, model: nn.Module, images: LabelledImages, training: Training) 
                 fitting.stop()
         run.progress.remove_task(task)
         fitting.release()
+    return model if untouched is None else made_whole(model, untouched, run.accelerator.device)
 
 
 def cosine(done: float) -> float:
@@ -163,21 +171,18 @@ def exponential(epochs: int) -> Callable[[float], float]:
     return lambda done: 0.96 ** math.floor(done * epochs + 1e-9)
 
 
-def batches(images: LabelledImages, size: int = EVALUATION_BATCH) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield every image once, in order."""
-    for start in range(0, len(images), size):
-        yield images.__getitems__(range(start, min(start + size, len(images))))
-
-
 @torch.no_grad()
 def accuracy(model: nn.Module, images: LabelledImages, device: torch.device, processes: Processes = ALONE) -> float:
     """Return the share of ``images`` that ``model`` (pixels to logits) gets right: an exact count.
 
-    Several processes take every so many-th batch each; all have to call this.
+    Several processes take every so many-th image each; all have to call this, and all call ``model`` equally often.
     """
     right = torch.zeros((), dtype=torch.int64, device=device)
     with inference_mode_of(model):
-        for number, (x, y) in enumerate(batches(images)):
-            if number % processes.count == processes.index:
-                right += (model(x.to(device)).argmax(1) == y.to(device)).sum()
+        for start in range(0, len(images), EVALUATION_BATCH * processes.count):
+            rows = range(len(images))[start : start + EVALUATION_BATCH * processes.count]
+            own = rows[processes.index :: processes.count]
+            x, y = images.__getitems__(own or rows[:1])
+            hits = model(x.to(device)).argmax(1) == y.to(device)
+            right += hits[: len(own)].sum()
     return int(processes.sum(right)) / len(images)

@@ -40,14 +40,15 @@ class Processes:
         """Return the processes that ``accelerator`` knows.
 
         Raises:
-            ConfigError: They share the model out among them; every process has to have all of it.
+            ConfigError: They share the model out among them in a way other than FSDP2.
         """
         kind = accelerator.distributed_type
-        if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        unsupported = kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+        if unsupported or (kind == DistributedType.FSDP and not accelerator.is_fsdp2):
             raise ConfigError(
-                f"The accelerator shares the model out among processes ({kind.value}).",
-                expected="data parallelism: attacks call the whole model on every process",
-                remedy="start with `accelerate launch --multi_gpu`, or lower batch_size if memory is short",
+                f"The accelerator shares the model out among processes by {kind.value}.",
+                expected="data parallelism, or FSDP2 where training needs more memory than a device has",
+                remedy="start with `accelerate launch --multi_gpu` or with `--use_fsdp --fsdp_version 2`",
             )
         return cls(accelerator.process_index, accelerator.num_processes, accelerator.device)
 

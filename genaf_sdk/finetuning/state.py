@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk.errors import OutputError
+from genaf_sdk.finetuning.sharding import shared_like, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,12 +29,12 @@ def gather_state(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return weights, optimizer moments and what the adversary keeps by name, and the loss scale of fp16 as facts.
 
-    Learning rates are no state: they follow from the number of the step.
+    Learning rates are no state: they follow from the number of the step. What processes share is gathered.
     """
-    tensors = {f"{MODEL}{name}": value for name, value in model.state_dict().items()}
+    tensors = {f"{MODEL}{name}": whole(value) for name, value in model.state_dict().items()}
     for place, optimizer in enumerate(optimizers):
         for index, moments in optimizer.state_dict()["state"].items():
-            tensors |= {f"{OPTIMIZER}{place}.{index}.{name}": value for name, value in moments.items()}
+            tensors |= {f"{OPTIMIZER}{place}.{index}.{name}": whole(value) for name, value in moments.items()}
     if adversary is not None:
         tensors |= {f"{ADVERSARY}{name}": value for name, value in adversary.state().items()}
     scaler = accelerator.scaler
@@ -54,7 +55,8 @@ def restore_state(
     """
     tensors = checkpoint.tensors
     try:
-        model.load_state_dict(_below(tensors, MODEL))
+        weights, present = _below(tensors, MODEL), model.state_dict()
+        model.load_state_dict({n: shared_like(value, present.get(n, value)) for n, value in weights.items()})
         for place, optimizer in enumerate(optimizers):
             _restore_optimizer(optimizer, _below(tensors, f"{OPTIMIZER}{place}."))
         if adversary is not None:
@@ -75,7 +77,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
         index, moment = name.split(".", 1)
         weight = weights[int(index)]
         if value.shape == weight.shape and value.ndim:
-            value = torch.empty_like(weight, dtype=value.dtype).copy_(value)  # in the weight's memory format
+            like = torch.empty_like(weight, dtype=value.dtype)  # in the weight's memory format
+            value = like.copy_(shared_like(value, weight))
         state.setdefault(int(index), {})[moment] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -56,8 +56,11 @@ def test_harden_in_two_processes_gives_both_the_same_model_and_writes_it_once(tm
     assert (tmp_path / "model.safetensors").exists()
 
 
-def test_a_model_that_is_shared_out_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM])
+def test_a_model_that_is_shared_out_otherwise_than_by_fsdp2_is_refused(
+    kind: DistributedType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     accelerator = Accelerator(cpu=True)
-    monkeypatch.setattr(type(accelerator), "distributed_type", DistributedType.FSDP)
+    monkeypatch.setattr(type(accelerator), "distributed_type", kind)
     with pytest.raises(ConfigError, match="shares the model out"):
         Processes.of(accelerator)

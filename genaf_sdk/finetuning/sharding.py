@@ -1,0 +1,64 @@
+"""Weights shared out among processes while a stage trains (FSDP2 of accelerate), and made whole again afterwards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from accelerate import Accelerator
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def in_precision(prepared: nn.Module, accelerator: Accelerator) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Return ``prepared`` as training calls it, in the accelerator's precision.
+
+    accelerate makes a module that is not shared out run under autocast. One that is would get weights and *images* in
+    the lower precision instead, and bfloat16 rounds bright pixels by up to half a grey level, too much for
+    perturbations of a few. So weights travel in float32, and autocast does here what it does for the others.
+    """
+
+    def forward(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        with accelerator.autocast():
+            features, logits = prepared(pixels)
+        return features, logits
+
+    return forward
+
+
+def make_ready(model: nn.Module, accelerator: Accelerator) -> None:
+    """Have FSDP2 leave weights and images in float32 (see ``in_precision``); it asks for rows one after the other."""
+    for weight in model.parameters():
+        weight.data = weight.data.contiguous()
+    accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+
+
+def local(value: Tensor) -> Tensor:
+    """Return this process's part of a tensor that is shared out; any other tensor as it is."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def whole(value: Tensor) -> Tensor:
+    """Return a tensor that is shared out as a whole, on the CPU; any other tensor as it is. All processes call this."""
+    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+
+
+def shared_like(value: Tensor, weight: Tensor) -> Tensor:
+    """Return ``value`` shared out as ``weight`` is; as it is where that one is whole."""
+    if not isinstance(weight, DTensor):
+        return value
+    return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def made_whole(trained: nn.Module, copy: Model, device: torch.device) -> Model:
+    """Return ``copy``, made before ``trained`` was shared out, with the weights that are in ``trained`` now."""
+    copy.load_state_dict({name: whole(value) for name, value in trained.state_dict().items()})
+    return copy.to(device)
