@@ -4,8 +4,9 @@
     python benchmarks/attacks.py --attacks pap-base ssp apgd-ce
 
 Universal attacks are crafted on the bundled encoder, in both precisions in turn. Sample-wise attacks always run in
-fp32; they are timed on a model that they fool (early exit pays) and on one that cannot be fooled (it cannot). Then one
-sign step of PGD by batch size: whether several restarts are worth putting into one batch.
+fp32; they are timed on a model that they fool (early exit pays) and on one that cannot be fooled (it cannot). Then two
+answers to whether restarts are worth putting into one batch: one sign step of PGD by batch size, and one step of
+UAPGD for several universal perturbations at once.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING
 import torch
 from timing import Record, begin, finish, interleaved, median, parser_of, spread, table
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from genaf_sdk.attacks import EncoderAttack, SampleWiseAttack, load_attack
+from genaf_sdk.attacks.ascent import gradient_of, shown
 from genaf_sdk.attacks.base import UniversalAttack, frozen
 from genaf_sdk.config import EvaluationConfig
 from genaf_sdk.data import load_data
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from genaf_sdk.attacks import Attack
 
 BATCHES = (32, 64, 125, 250, 500, 1000)
+RESTARTS = (1, 2, 4, 8)
 
 
 class Unfoolable(nn.Module):
@@ -65,7 +69,9 @@ def main() -> None:
         print(table(records) if len(records) < 3 else table(records[-2:]).split("\n", 2)[2], flush=True)
     batches = batch_sizes(model, pixels, arguments)
     print("\n" + table(batches))
-    finish(arguments, records + batches)
+    restarts = joint_restarts(model[0], pixels, arguments)
+    print("\n" + table(restarts))
+    finish(arguments, records + batches + restarts)
 
 
 def timed(
@@ -107,6 +113,28 @@ def batch_sizes(model: nn.Module, pixels: Tensor, arguments: argparse.Namespace)
         seconds = interleaved(ways, arguments.repeats, pixels.device, clock=arguments.clock)
     return [
         {"batch": name, "microseconds an image": round(median(runs) / int(name) * 1e6)}
+        for name, runs in seconds.items()
+    ]
+
+
+def joint_restarts(encoder: nn.Module, pixels: Tensor, arguments: argparse.Namespace) -> list[Record]:
+    """Time one step of UAPGD, bf16, on 128 images for several universal perturbations in one batch."""
+    images = pixels[:128]
+    with torch.no_grad():
+        clean = encoder(images)
+
+    def step(count: int) -> Tensor:
+        deltas = torch.zeros(count, *images.shape[1:], device=images.device, requires_grad=True)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            features = encoder(shown(images.repeat(count, 1, 1, 1), deltas.repeat_interleave(len(images), 0)))
+        loss = -F.cosine_similarity(features.float(), clean.repeat(count, 1), dim=1).sum()
+        return gradient_of(loss, deltas)
+
+    with frozen(encoder):
+        ways = {str(count): partial(step, count) for count in RESTARTS}
+        seconds = interleaved(ways, arguments.repeats, pixels.device, clock=arguments.clock)
+    return [
+        {"perturbations in one batch": name, "milliseconds each": round(median(runs) / int(name) * 1e3, 1)}
         for name, runs in seconds.items()
     ]
 

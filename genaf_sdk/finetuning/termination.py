@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
+class _Interruption(BaseException):
+    """Raised wherever the program is; libraries that turn every ``Exception`` into one of their own let it pass."""
+
+
 class Termination:
     """Whether somebody asked this process to end.
 
@@ -26,13 +30,21 @@ class Termination:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Context that handles SIGTERM; outside the main thread, where Python allows no handler, it does nothing."""
+        """Context that handles SIGTERM; outside the main thread, where Python allows no handler, it does nothing.
+
+        Raises:
+            RunStoppedError: SIGTERM came while nothing was deferred.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         previous = signal.signal(signal.SIGTERM, self._handle)
         try:
             yield
+        except BaseException as error:
+            if _is_due_to_interruption(error):
+                raise stopped() from error
+            raise
         finally:
             signal.signal(signal.SIGTERM, previous)
 
@@ -48,7 +60,13 @@ class Termination:
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  # the signal module's interface
         self.asked = True
         if not self.deferred:
-            raise stopped()
+            raise _Interruption
+
+
+def _is_due_to_interruption(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, _Interruption):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def stopped() -> RunStoppedError:
