@@ -110,7 +110,7 @@ def ablations() -> dict[str, HardenConfig]:
 def candidates() -> dict[str, HardenConfig]:
     """Return what the presets were chosen from: about 56 passes over the data each."""
     found = {}
-    for rate in (3e-4, 1e-3, 3e-3):
+    for rate in (3e-4, 1e-3, 3e-3, 1e-2):
         step = {"encoder_learning_rate": rate}
         found[f"default {rate:g}"] = changed("default", dual_track=step)
         for epochs in (16, 32):
