@@ -198,3 +198,11 @@ def test_reports_are_shown_anew_and_ids_are_listed(tmp_path: Path, capsys: pytes
     assert main(["attacks"]) == 0
     assert "uapgd" in capsys.readouterr().out
     assert main(["report", str(tmp_path)]) == UNUSABLE
+
+
+@pytest.mark.parametrize("command", ["serve", "bench-serve"])
+def test_serving_asks_for_a_bundle(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command])
+    assert stopped.value.code == 2
+    assert f"genaf {command}: error: the following arguments are required" in capsys.readouterr().err

@@ -15,11 +15,13 @@ from .server import run
 from .settings import Settings
 
 KEY_VARIABLE = "SERVE_API_KEY"
+OWN_BUNDLE = Path(__file__).resolve().parent.parent
+"""The bundle that this code was delivered with."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Serve; return the exit status."""
-    options = _parser().parse_args(arguments)
+def main(arguments: list[str] | None = None, *, program: str = "python -m serve", bundle: Path | None = OWN_BUNDLE) -> int:
+    """Serve ``bundle`` if no other is named; return the exit status."""
+    options = _parser(program, bundle).parse_args(arguments)
     start_logging(options.log_level)
     os.environ.setdefault(TF32_VARIABLE, "0")
     try:
@@ -32,17 +34,22 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str, bundle: Path | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="serve",
+        prog=program,
         description="Serve image classifiers by the Open Inference Protocol v2, over HTTP and gRPC.",
         epilog=f"An API key is read from the environment variable {KEY_VARIABLE} or from --api-key-file.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     default = Settings()
     add = parser.add_argument
-    bundle = Path(__file__).resolve().parent.parent
-    add("bundles", nargs="*", metavar="[NAME=]BUNDLE", default=[str(bundle)], help="folders or .onnx files")
+    add(
+        "bundles",
+        nargs="+" if bundle is None else "*",
+        metavar="[NAME=]BUNDLE",
+        default=None if bundle is None else [str(bundle)],
+        help="folders or .onnx files",
+    )
     add("--precision", default="fp32", help="which of a bundle's models: fp32, fp16, ...")
     add("--provider", default="auto", choices=("auto", "tensorrt", "cuda", "cpu"))
     add("--threads", type=int, default=None, help="threads of one operator on the CPU; one a core if not given")

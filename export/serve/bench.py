@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -111,16 +112,28 @@ def table(measurements: Sequence[Measurement]) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def main(arguments: list[str] | None = None) -> int:
+OWN_BUNDLE = Path(__file__).resolve().parent.parent
+
+
+def main(
+    arguments: list[str] | None = None,
+    *,
+    program: str = "python -m serve.bench",
+    bundle: Path | None = OWN_BUNDLE,
+) -> int:
     """Print a table; return the exit status. Providers that do not load are named on stderr."""
-    parser = argparse.ArgumentParser(prog="serve.bench", description=__doc__)
-    parser.add_argument("bundle", nargs="?", default=str(Path(__file__).resolve().parent.parent))
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Latency in milliseconds and images a second per batch size, provider and precision, without any server.",
+    )
+    parser.add_argument("bundle", nargs=None if bundle is None else "?", default=bundle, help="folder or .onnx file")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--providers", nargs="+", default=list(PROVIDERS), choices=("auto", *PROVIDERS))
     parser.add_argument("--precisions", nargs="+", default=[])
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--binding", action=argparse.BooleanOptionalAction, help="IO binding; only on GPUs if not said")
+    parser.add_argument("--json", action="store_true", help="print a list of records instead of the table")
     options = parser.parse_args(arguments)
     os.environ.setdefault(TF32_VARIABLE, "0")
     found: list[Measurement] = []
@@ -145,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     for reason in missing:
         sys.stderr.write(f"{reason}\n")
     if found:
-        sys.stdout.write(table(found) + "\n")
+        sys.stdout.write((json.dumps([asdict(entry) for entry in found]) if options.json else table(found)) + "\n")
     return 0 if found else 1
 
 

@@ -97,4 +97,4 @@ def _serve(command: str, *arguments: str) -> int:
             f"genaf: {error.name} is not installed. To do: pip install 'genaf-sdk[serve]'.", style="red", markup=False
         )
         return UNUSABLE
-    return run(list(arguments))
+    return run(list(arguments), program=f"genaf {command}", bundle=None)

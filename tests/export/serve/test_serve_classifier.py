@@ -271,6 +271,8 @@ def test_bench_measures_every_batch_size(bundle: Path, capsys: pytest.CaptureFix
     assert len(table(found).splitlines()) == 3
     assert main([str(bundle), "--batches", "1", "--seconds", "0.05", "--providers", "cpu"]) == 0
     assert "images_per_second" in capsys.readouterr().out
+    assert main([str(bundle), "--batches", "1", "--seconds", "0.05", "--providers", "cpu", "--json"]) == 0
+    assert {record["batch"] for record in json.loads(capsys.readouterr().out)} == {1}
 
 
 def test_bench_says_what_cannot_be_measured(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
