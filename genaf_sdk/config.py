@@ -49,13 +49,13 @@ class AdversaryConfig:
     """L_inf budget of sample-wise perturbations."""
     step_size: float = 10 / 255
     steps: int = 2
-    universal_budget: float = 10 / 255
-    """L_inf budget of the shared universal perturbations."""
+    universal_budget: float = 12 / 255
+    """L_inf budget of the shared universal perturbations: somewhat more than the attacks' 10/255."""
     bank_size: int = 8
     """How many universal perturbations, and how many patches, are kept."""
     redraw_every: int = 40
     """After so many steps one perturbation of the bank starts anew, so that the bank does not go stale."""
-    sample_wise_share: float = 0.75
+    sample_wise_share: float = 0.375
     patch_share: float = 0.125
     patch_area: float = 0.035
 
@@ -73,7 +73,7 @@ class AdversaryConfig:
 class DualTrackConfig:
     """Stage 1, genetic-directed dual-track adversarial fine-tuning: two optimizers, up to four loss terms."""
 
-    epochs: int = 16
+    epochs: int = 20
     batch_size: int = 128
     """Over all processes."""
     encoder_learning_rate: float | None = None
@@ -84,7 +84,7 @@ class DualTrackConfig:
     """``exponential`` multiplies by 0.96 an epoch, as the paper does; ``cosine`` warms up, then falls to zero."""
     objective: Literal["dual-track", "trades", "mart"] = "dual-track"
     """The loss: Gen-AF's, whose weights follow, or that of a baseline (``finetuning/objectives.py``)."""
-    adversarial_weight: float = 1.0
+    adversarial_weight: float = 2.0
     clean_weight: float = 1.0
     genetic_weight: float = 1.0
     """Lambda, for the loss as a mean over rows (the authors' sum over pairs divided by the batch size)."""
