@@ -4,10 +4,12 @@
     GENAF_DATA=FOLDER python benchmarks/robustness.py gtsrb cifar10 --images 6000
     python benchmarks/robustness.py digits --what ablation
     GENAF_DATA=FOLDER python benchmarks/robustness.py gtsrb --images 3000 --what tuning --seeds 0
+    GENAF_DATA=FOLDER python benchmarks/robustness.py gtsrb --what variants --seeds 0
 
 Every row is kept in OUTPUT/WHAT-DATA/comparison.jsonl as soon as it is there: a run that was stopped goes on. Beside it
 are the table and the plot. CIFAR-10 is what the bundled encoder was pre-trained on, without labels: in-domain.
-``tuning`` scores candidates on validation images; the test images play no part in choosing the presets.
+``tuning`` scores candidates for every method, ``variants`` those for our own, on validation images; the test images
+play no part in choosing the presets.
 """
 
 from __future__ import annotations
@@ -31,12 +33,15 @@ QUICK = EvaluationConfig(
     curve=(),
     checks=False,
 )
+QUICK_WITH_PATCH = dataclasses.replace(
+    QUICK, attacks=(QUICK.attacks[0], "advencoder-pat:batch_size=128,noise_maps=8", *QUICK.attacks[1:])
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", help="digits, gtsrb, cifar10, or any data id such as folder:PATH")
-    parser.add_argument("--what", choices=["methods", "ablation", "tuning"], default="methods")
+    parser.add_argument("--what", choices=["methods", "ablation", "tuning", "variants"], default="methods")
     parser.add_argument("--only", nargs="+", help="names of methods, ablations or candidates; by default all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--images", type=int, help="training images of gtsrb and cifar10; by default all")
@@ -44,7 +49,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    everything = {"methods": methods, "ablation": ablations, "tuning": candidates}[arguments.what]()
+    everything = {"methods": methods, "ablation": ablations, "tuning": candidates, "variants": variants}[
+        arguments.what
+    ]()
     unknown = set(arguments.only or ()) - set(everything)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(everything)}")
@@ -54,10 +61,9 @@ def main() -> None:
         folder = arguments.output / f"{arguments.what}-{label}"
         for seed in arguments.seeds:
             data = load(name, arguments.images, seed)
-            tuning = arguments.what == "tuning"
-            if tuning:
+            if arguments.what in ("tuning", "variants"):
                 data = dataclasses.replace(data, test=data.validation)
-            evaluation = QUICK if tuning else EVALUATION
+            evaluation = {"tuning": QUICK, "variants": QUICK_WITH_PATCH}.get(arguments.what, EVALUATION)
             compare(
                 ENCODER,
                 data,
@@ -132,6 +138,26 @@ def candidates() -> dict[str, HardenConfig]:
             found[f"universal-at {rate:g}, bank {size}"] = changed("universal-at", dual_track=track)
     for rate in (1e-3, 5e-3):
         found[f"linear-probe, head {rate:g}"] = changed("linear-probe", dual_track={"head_learning_rate": rate})
+    return found
+
+
+def variants() -> dict[str, HardenConfig]:
+    """Return points in sample-wise share, universal budget, weight of the adversarial term and epochs, at about one cost."""
+    found = {}
+    for share, levels, weight, epochs in (
+        (0.75, 10, 1, 16),
+        (0.75, 12, 1, 16),
+        (0.5, 10, 1, 20),
+        (0.5, 10, 2, 20),
+        (0.25, 10, 1, 24),
+        (0.375, 12, 2, 20),
+        (0.375, 12, 3, 20),
+    ):
+        adversary = {"sample_wise_share": share, "universal_budget": levels / 255}
+        track = {"epochs": epochs, "adversarial_weight": float(weight), "adversary": adversary}
+        found[f"share {share:g}, budget {levels}/255, weight {weight}, {epochs} epochs"] = changed(
+            "default", dual_track=track
+        )
     return found
 
 
