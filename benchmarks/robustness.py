@@ -41,7 +41,7 @@ QUICK_WITH_PATCH = dataclasses.replace(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", help="digits, gtsrb, cifar10, or any data id such as folder:PATH")
-    parser.add_argument("--what", choices=["methods", "ablation", "tuning", "variants"], default="methods")
+    parser.add_argument("--what", choices=list(CONFIGURATIONS), default="methods")
     parser.add_argument("--only", nargs="+", help="names of methods, ablations or candidates; by default all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--images", type=int, help="training images of gtsrb and cifar10; by default all")
@@ -49,9 +49,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    everything = {"methods": methods, "ablation": ablations, "tuning": candidates, "variants": variants}[
-        arguments.what
-    ]()
+    everything = CONFIGURATIONS[arguments.what]()
     unknown = set(arguments.only or ()) - set(everything)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(everything)}")
@@ -142,7 +140,7 @@ def candidates() -> dict[str, HardenConfig]:
 
 
 def variants() -> dict[str, HardenConfig]:
-    """Return points in sample-wise share, universal budget, weight of the adversarial term and epochs, at about one cost."""
+    """Return points in sample-wise share, universal budget, weight of the adversarial term and epochs, of like cost."""
     found = {}
     for share, levels, weight, epochs in (
         (0.75, 10, 1, 16),
@@ -168,6 +166,9 @@ def changed(config: HardenConfig | str, **sections: dict[str, Any]) -> HardenCon
         adversary = {**content[section].get("adversary", {}), **settings.pop("adversary", {})}
         content[section] |= settings | ({"adversary": adversary} if adversary else {})
     return HardenConfig.from_dict(content)
+
+
+CONFIGURATIONS = {"methods": methods, "ablation": ablations, "tuning": candidates, "variants": variants}
 
 
 if __name__ == "__main__":
