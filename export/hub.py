@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PREFIX = "hf-hub:"
 Result = TypeVar("Result")
+HTTPError: type[Exception] = next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
+"""What the client's HTTP library raises, whichever it is: httpx, or httpx2 since huggingface-hub 2."""
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -187,7 +189,7 @@ def _translated(action: Callable[[], Result], repo_id: str) -> Result:
         raise HubError(
             f"An upload to {repo_id} failed: {error}", remedy="repeat the push; what arrived is not sent again"
         ) from error
-    except OSError as error:
+    except (OSError, HTTPError) as error:
         raise HubError(
             f"The Hub cannot be reached: {type(error).__name__}.", remedy="check the network, repeat"
         ) from error

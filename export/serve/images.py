@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import InputError, TooLargeError
 
@@ -54,6 +54,10 @@ def decode(
             upright = ImageOps.exif_transpose(image)
             converted = upright.convert("RGB" if channels == 3 else "L")
             resized = converted.resize((width, height), FILTERS.get(interpolation, Image.Resampling.BILINEAR))
+    except UnidentifiedImageError as error:  # its own text is an address in memory
+        raise InputError(
+            "The image cannot be decoded: it is of no known format.", expected=f"a {', '.join(FORMATS)} file"
+        ) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(
             f"The image cannot be decoded: {error}.", expected=f"a whole {', '.join(FORMATS)} file"

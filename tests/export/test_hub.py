@@ -158,6 +158,17 @@ def test_refusals_say_what_to_do(
     assert message in last
 
 
+def test_a_hub_that_does_not_answer_is_an_error_of_ours(bundle: Path, tmp_path: Path) -> None:
+    closed = LoopbackHub()
+    closed.server_close()
+    for code in (PUSH, FETCH):
+        done = client(closed, tmp_path, code, bundle)
+        assert done.returncode != 0
+        last = done.stderr.strip().splitlines()[-1]
+        assert "HubError" in last
+        assert "cannot be reached" in last
+
+
 def test_a_private_repository_is_not_shown_to_strangers(hub: LoopbackHub, bundle: Path, tmp_path: Path) -> None:
     assert client(hub, tmp_path, PUSH, bundle, private=True).returncode == 0
     stranger = client(hub, tmp_path / "other", FETCH, token=None)
