@@ -140,7 +140,7 @@ def candidates() -> dict[str, HardenConfig]:
 
 
 def variants() -> dict[str, HardenConfig]:
-    """Return points in sample-wise share, universal budget, weight of the adversarial term and epochs, of like cost."""
+    """Return points in sample-wise share, universal budget, weight of the adversarial term and epochs."""
     found = {}
     for share, levels, weight, epochs in (
         (0.75, 10, 1, 16),
@@ -150,11 +150,13 @@ def variants() -> dict[str, HardenConfig]:
         (0.25, 10, 1, 24),
         (0.375, 12, 2, 20),
         (0.375, 12, 3, 20),
+        (0, 12, 1, 16),
+        (0, 10, 1, 16),
     ):
         adversary = {"sample_wise_share": share, "universal_budget": levels / 255}
         track = {"epochs": epochs, "adversarial_weight": float(weight), "adversary": adversary}
         found[f"share {share:g}, budget {levels}/255, weight {weight}, {epochs} epochs"] = changed(
-            "default", dual_track=track
+            "default" if share else "fast", dual_track=track
         )
     return found
 

@@ -60,7 +60,11 @@ PRESETS: dict[str, Preset] = {
     "fast": Preset(
         HardenConfig(
             method="gen-af-universal",
-            dual_track=DualTrackConfig(epochs=16, adversary=AdversaryConfig(sample_wise_share=0.0, patch_share=0.25)),
+            dual_track=DualTrackConfig(
+                epochs=16,
+                adversarial_weight=1.0,
+                adversary=AdversaryConfig(universal_budget=10 / 255, sample_wise_share=0.0, patch_share=0.125),
+            ),
             adaptability=NO_STAGE_2,
         ),
         "Gen-AF's first stage against universal perturbations and patches alone, which cost no extra passes.",
