@@ -96,7 +96,7 @@ def methods() -> dict[str, HardenConfig]:
 
 
 def ablations() -> dict[str, HardenConfig]:
-    """Return the default without one of its parts, and with more or fewer redundant layers."""
+    """Return the default without one of its parts, with more redundant layers, and the paper's losses with our step."""
     default = HardenConfig()
     return {
         "default": default,
@@ -108,6 +108,7 @@ def ablations() -> dict[str, HardenConfig]:
         "no guard": changed(default, adaptability={"tolerance": 1.0}),
         "k = 50 %": changed(default, adaptability={"redundant_fraction": 0.5}),
         "k = 100 %": changed(default, adaptability={"redundant_fraction": 1.0}),
+        "paper, encoder step 3e-3": changed("paper", dual_track={"encoder_learning_rate": 3e-3}),
     }
 
 
@@ -157,6 +158,11 @@ def variants() -> dict[str, HardenConfig]:
         track = {"epochs": epochs, "adversarial_weight": float(weight), "adversary": adversary}
         found[f"share {share:g}, budget {levels}/255, weight {weight}, {epochs} epochs"] = changed(
             "default" if share else "fast", dual_track=track
+        )
+    for levels in (10, 12):
+        adversary = {"universal_budget": levels / 255}
+        found[f"universal-at, budget {levels}/255"] = changed(
+            "universal-at", dual_track={"epochs": 40, "adversary": adversary}
         )
     return found
 
