@@ -168,6 +168,8 @@ class Comparison:
             axes.errorbar(100 * x, 100 * y, 100 * y_spread, 100 * x_spread, color=colour, fmt=".", linewidth=1)
             axes.annotate(method, (100 * x, 100 * y), xytext=(7, 5), textcoords="offset points", fontsize=9)
         axes.set(xlabel="clean accuracy in %", ylabel="accuracy under the worst DAE in %")
+        axes.margins(0.15)
+        axes.set_title("A disc's area is the processor time of training", fontsize=9)
         axes.grid(alpha=0.3)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None})
