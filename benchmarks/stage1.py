@@ -7,8 +7,8 @@
 All variants descend the same loss (adversarial and clean cross-entropy, genetic term) of PGD images. "As released" is
 written here from the released code's description: float32, NCHW, every attack step a full backward pass whose parameter
 gradients are thrown away or leak, clean and adversarial images in passes of their own. Each further row adds one
-change, the last is what the package does. The share of the ceiling compares with large square matrix products in the
-same precision.
+change; "ours" is what the package does, micro-batches are its ``micro_batch_size``. The share of the ceiling compares
+with large square matrix products in the same precision.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import Accelerator
 from timing import (
     Record,
     begin,
@@ -38,13 +39,18 @@ from torch.nn import functional as F
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.encoders import build_backbone
 from genaf_sdk.finetuning.adversary import ascend
+from genaf_sdk.finetuning.backward import backward
+from genaf_sdk.finetuning.batches import Batch
 from genaf_sdk.finetuning.dual_track import Tracks, dual_track_loss
+from genaf_sdk.finetuning.loop import Step, Training, cosine
+from genaf_sdk.finetuning.modules import CurrentBatch
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 BUDGET, STEP = 8 / 255, 2 / 255
+PAPER = HardenConfig.preset("paper").dual_track
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Variant:
     joined: bool = True
     precision: str = "fp32"
     adversarial: bool = True
+    micro_batches: int = 1
 
 
 VARIANTS = {
@@ -64,6 +71,8 @@ VARIANTS = {
     "+ channels-last": Variant(joined=False),
     "+ one pass for both images (ours, fp32)": Variant(),
     "+ bf16 (ours)": Variant(precision="bf16"),
+    "+ two micro-batches (fp32)": Variant(micro_batches=2),
+    "+ two micro-batches (bf16)": Variant(precision="bf16", micro_batches=2),
     "plain fine-tuning, fp32": Variant(adversarial=False),
     "plain fine-tuning, bf16": Variant(adversarial=False, precision="bf16"),
 }
@@ -99,14 +108,18 @@ class Bench:
         """How often the batch crosses the network: forwards 1, backwards 1 for the input and 1 for the weights."""
         if not self.variant.adversarial:
             return 3
-        return self.arguments.attack_steps * (2 if self.variant.input_gradients_only else 3) + 6
+        again = 2 if self.variant.micro_batches > 1 else 0
+        return self.arguments.attack_steps * (2 if self.variant.input_gradients_only else 3) + 6 + again
 
     def step(self) -> None:
         """Attack, descend."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         with in_precision(self.variant.precision, self.pixels.device):
-            self.loss().backward()
+            if self.variant.micro_batches > 1:
+                self.backward_in_pieces()
+            else:
+                self.loss().backward()
         for optimizer in self.optimizers:
             optimizer.step()
 
@@ -115,28 +128,49 @@ class Bench:
         self.model.train()
         if not self.variant.adversarial:
             return F.cross_entropy(self.model(self.pixels).float(), self.labels)
-        adversarial = self.attacked()
+        adversarial = self.attacked(self.pixels, self.labels)
         if self.variant.joined:
             features, logits = (part.float() for part in self.tracks(torch.cat([adversarial, self.pixels])))
             pairs = features.chunk(2), logits.chunk(2)
         else:
             first, second = self.tracks(adversarial), self.tracks(self.pixels)
             pairs = (first[0].float(), second[0].float()), (first[1].float(), second[1].float())
-        loss, _ = dual_track_loss(*pairs, self.labels, HardenConfig.preset("paper").dual_track)  # type: ignore[arg-type]
+        loss, _ = dual_track_loss(*pairs, self.labels, PAPER)  # type: ignore[arg-type]
         return loss
 
-    def attacked(self) -> Tensor:
+    def backward_in_pieces(self) -> None:
+        """Do as ``loss().backward()`` does, in micro-batches."""
+        self.model.train()
+        batch = Batch.whole(self.pixels, self.labels)
+        training = Training(
+            stage="stage 1",
+            epochs=1,
+            batch_size=len(self.labels),
+            optimizers=self.optimizers,
+            schedule=cosine,
+            inputs=lambda piece: (self.attacked(piece.pixels, piece.labels), piece.pixels),
+            loss=lambda features, logits, whole: Step(
+                dual_track_loss(features, logits, whole.labels, PAPER, whole)[0],  # type: ignore[arg-type]
+                {},
+                logits[1].argmax(1).sum(),
+            ),
+            compares_images=True,
+        )
+        pieces, device = batch.split(self.variant.micro_batches), torch.device(self.arguments.device)
+        backward(training, self.tracks, Accelerator(cpu=device.type == "cpu"), pieces, CurrentBatch(), rewind=int)
+
+    def attacked(self, pixels: Tensor, labels: Tensor) -> Tensor:
         """Return the images after PGD."""
-        steps, start = self.arguments.attack_steps, torch.empty_like(self.pixels).uniform_(-BUDGET, BUDGET)
+        steps, start = self.arguments.attack_steps, torch.empty_like(pixels).uniform_(-BUDGET, BUDGET)
         if self.variant.input_gradients_only:
-            return ascend(self.model, self.pixels, self.labels, start, BUDGET, STEP, steps)[0]
-        adversarial = (self.pixels + start).clamp(0, 1)
+            return ascend(self.model, pixels, labels, start, BUDGET, STEP, steps)[0]
+        adversarial = (pixels + start).clamp(0, 1)
         self.model.eval()
         for _ in range(steps):
             adversarial = adversarial.detach().requires_grad_()
-            F.cross_entropy(self.model(adversarial), self.labels, reduction="sum").backward()
+            F.cross_entropy(self.model(adversarial), labels, reduction="sum").backward()
             moved = adversarial + STEP * adversarial.grad.sign()  # type: ignore[union-attr]
-            adversarial = (self.pixels + (moved - self.pixels).clamp(-BUDGET, BUDGET)).clamp(0, 1)
+            adversarial = (pixels + (moved - pixels).clamp(-BUDGET, BUDGET)).clamp(0, 1)
         self.model.train()
         for optimizer in self.optimizers:
             optimizer.zero_grad()

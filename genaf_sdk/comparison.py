@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -212,7 +213,8 @@ def compare(
     folder = None if output_dir is None else require_writable(Path(output_dir))
     public, evaluation = load_encoder(encoder), evaluation or EVALUATION
     public = public.to(memory_format=torch.channels_last)
-    known = [] if folder is None else read_rows(folder / ROWS_FILE)
+    rows = [] if folder is None else read_rows(folder / ROWS_FILE)
+    known = [dataclasses.replace(row, config=_settings(row.config)) for row in rows]
     comparison = Comparison()
     for seed in seeds:
         data = load_data(
@@ -225,7 +227,7 @@ def compare(
         transferred: dict[str, Perturbation] = {}
         for name, method in configs.items():
             config = dataclasses.replace(method, seed=seed, evaluation=evaluation)
-            identity = (name, seed, json.loads(json.dumps(config.to_dict())), data.describe()["fingerprint"])
+            identity = (name, seed, _settings(config.to_dict()), data.describe()["fingerprint"])
             row = next((row for row in known if (row.method, row.seed, row.config, row.data) == identity), None)
             if row is None:
                 row = _measure(identity, config, public, data, transferred, progress)
@@ -250,6 +252,14 @@ def read_rows(path: Path) -> list[ComparisonRow]:
         return [ComparisonRow.from_json(line) for line in lines if line.endswith("\n")]
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{path} is damaged: {error!r}.", remedy="move it away and start again") from error
+
+
+def _settings(content: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as JSON has them, with the defaults of those that came later than ``content``."""
+    with contextlib.suppress(ConfigError):  # a setting that no longer exists: such a row matches nothing
+        content = HardenConfig.from_dict(content).to_dict()
+    settings: dict[str, Any] = json.loads(json.dumps(content))
+    return settings
 
 
 def _measure(

@@ -83,7 +83,7 @@ class DualTrackConfig:
     schedule: Literal["cosine", "exponential"] = "cosine"
     """``exponential`` multiplies by 0.96 an epoch, as the paper does; ``cosine`` warms up, then falls to zero."""
     objective: Literal["dual-track", "trades", "mart"] = "dual-track"
-    """The loss: Gen-AF's, whose weights follow, or that of a baseline (``finetuning/objectives.py``)."""
+    """The loss: Gen-AF's, whose weights follow, or that of a baseline (``finetuning/baselines.py``)."""
     adversarial_weight: float = 2.0
     clean_weight: float = 1.0
     genetic_weight: float = 1.0
@@ -254,7 +254,7 @@ class HardenConfig:
     """A whole run. ``HardenConfig.preset("paper")`` gives the paper's hyper-parameters."""
 
     method: str = "gen-af"
-    """What this is a configuration of: a name in ``finetuning/methods.py``, for the report."""
+    """What this is a configuration of: a name in ``presets.py``, for the report."""
     seed: int = 0
     undefended_epochs: int = 16
     """How long the "before" model, the same encoder fine-tuned without defence, is trained."""
@@ -266,6 +266,9 @@ class HardenConfig:
     """``auto`` is bf16 where the device has it natively (GPUs since Ampere, AVX512-BF16, AMX), else no."""
     sync_batch_norm: bool = True
     """Whether batch norm uses the global batch of all processes, so that their number does not change the result."""
+    micro_batch_size: int | None = None
+    """Most images of a process that are attacked and trained on at once, where memory is short; None: its whole share
+    of the batch. The losses are still those of the whole batch; batch norm sees a micro-batch at a time."""
     non_finite: Literal["stop", "skip"] = "stop"
     """What to do with a step whose loss or gradient is NaN or infinite; more than a tenth of the steps always stops."""
     loading: LoadingConfig = field(default_factory=LoadingConfig)
@@ -279,6 +282,10 @@ class HardenConfig:
         _check(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 to 2147483647")
         _check(self.non_finite in ("stop", "skip"), "non_finite", self.non_finite, "'stop' or 'skip'")
         _check_positive_integers(self, "undefended_epochs")
+        micro = self.micro_batch_size
+        _check(
+            micro is None or micro >= 2, "micro_batch_size", micro, "at least 2: batch statistics need pairs; or None"
+        )
         _check_range(self, 1e-8, 10.0, "undefended_encoder_learning_rate")
         _check_range(self, 0.01, 0.5, "validation_fraction")
 

@@ -197,6 +197,7 @@ def new_run(
         checkpoints,
         progress,
         sync_batch_norm=config.sync_batch_norm,
+        micro_batch_size=config.micro_batch_size,
         non_finite=config.non_finite,
     )
 

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk.finetuning.adversary import ascend
-from genaf_sdk.finetuning.batches import Batch, varied
+from genaf_sdk.finetuning.batches import varied
 from genaf_sdk.finetuning.dual_track import Shared, Tracks, cross_entropy_step, validation_accuracy
-from genaf_sdk.finetuning.loop import Run, Step, Training, accuracy, cosine, fit
+from genaf_sdk.finetuning.loop import Run, Tracked, Training, accuracy, cosine, fit
 from genaf_sdk.model import inference_mode_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from genaf_sdk.config import HardenConfig
     from genaf_sdk.data import DataSplits
+    from genaf_sdk.finetuning.batches import Batch
     from genaf_sdk.model import HardenedModel
 
 GUARD_IMAGES = 512
@@ -81,9 +80,8 @@ def adaptability_finetuning(
     tracks = Tracks(model)
     classifier = Shared(tracks) if run.accelerator.is_fsdp2 else model
 
-    def step(forward: Callable[[Tensor], tuple[Tensor, Tensor]], batch: Batch) -> Step:
-        batch = varied(batch, config.dual_track.shift, config.dual_track.augmentation)
-        return cross_entropy_step(forward(batch.pixels)[1], batch)
+    def inputs(batch: Batch) -> Tracked:
+        return (varied(batch, config.dual_track.shift, config.dual_track.augmentation).pixels,)
 
     training = Training(
         stage="stage 2",
@@ -91,7 +89,8 @@ def adaptability_finetuning(
         batch_size=settings.batch_size,
         optimizers=[torch.optim.Adam(trained.values(), settings.learning_rate, weight_decay=settings.weight_decay)],
         schedule=cosine,
-        step=step,
+        inputs=inputs,
+        loss=cross_entropy_step,
         validate=lambda: validation_accuracy(run, classifier, data),
         train_mode=_only_dropout_trains,
     )

@@ -30,7 +30,7 @@ class Batch:
     Args:
         pixels: Images (n, C, H, W) in [0, 1].
         labels: Classes (n,).
-        rows: Which rows of the global batch these are, ascending, int64 (n,) on the CPU.
+        rows: Which rows of the global batch these are, int64 (n,) on the CPU; adversaries want them ascending.
         total: Rows of the global batch.
         key: Of the step's random numbers.
         processes: Who has the other rows.
@@ -67,8 +67,17 @@ class Batch:
         """Deal the rows out to pieces that still know their place in the global batch."""
         parts = [slice(first, None, pieces) for first in range(pieces)]
         return [
-            replace(self, pixels=self.pixels[part], labels=self.labels[part], rows=self.rows[part]) for part in parts
+            replace(self, pixels=self.pixels[part], labels=self.labels[part], rows=self.rows[part].contiguous())
+            for part in parts
         ]
+
+    @staticmethod
+    def joined(pieces: list[Batch]) -> Batch:
+        """Return what ``split`` dealt out as one batch again, its rows in the order of the pieces."""
+        pixels, labels, rows = (
+            torch.cat([getattr(piece, name) for piece in pieces]) for name in ("pixels", "labels", "rows")
+        )
+        return replace(pieces[0], pixels=pixels, labels=labels, rows=rows)
 
 
 class Epochs:

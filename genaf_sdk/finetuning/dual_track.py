@@ -12,12 +12,10 @@ from genaf_sdk.finetuning.adversary import ADVERSARIES, Adversary
 from genaf_sdk.finetuning.baselines import mart_loss, trades_loss
 from genaf_sdk.finetuning.batches import Batch, varied
 from genaf_sdk.finetuning.genetic import genetic_regularization
-from genaf_sdk.finetuning.loop import Run, Step, Training, accuracy, cosine, exponential, fit
+from genaf_sdk.finetuning.loop import Run, Step, Tracked, Training, accuracy, cosine, exponential, fit
 from genaf_sdk.finetuning.randomness import key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from genaf_sdk.config import DualTrackConfig
     from genaf_sdk.data import DataSplits
     from genaf_sdk.model import HardenedModel
@@ -131,18 +129,19 @@ def dual_track_finetuning(
     tracks = Tracks(model)
     classifier = Shared(tracks) if run.accelerator.is_fsdp2 else model
 
-    def step(forward: Callable[[Tensor], tuple[Tensor, Tensor]], batch: Batch) -> Step:
+    def inputs(batch: Batch) -> Tracked:
         batch = varied(batch, config.shift, config.augmentation)
-        images, labels = batch.pixels, batch.labels
-        if adversary is not None:
-            with run.accelerator.autocast():
-                images = adversary.perturb(classifier, batch)
+        if adversary is None:
+            return (batch.pixels,)
+        with run.accelerator.autocast():
+            adversarial = adversary.perturb(classifier, batch)
+        return (adversarial,) if config.is_single_track else (adversarial, batch.pixels)
+
+    def loss(features: Tracked, logits: Tracked, batch: Batch) -> Step:
         if adversary is None or config.is_single_track:
-            return cross_entropy_step(forward(images)[1], batch)
-        features, logits = forward(torch.cat([images, batch.pixels]))
-        features, logits = features.float(), logits.float()
-        loss, terms = LOSSES[config.objective](_halves(features), _halves(logits), labels, config, batch)
-        return Step(loss, terms, (_halves(logits)[1].argmax(1) == labels).sum())
+            return cross_entropy_step(features, logits, batch)
+        value, terms = LOSSES[config.objective](_pair(features), _pair(logits), batch.labels, config, batch)
+        return Step(value, terms, (logits[1].argmax(1) == batch.labels).sum())
 
     tracks.encoder.requires_grad_(not config.freeze_encoder)
     decay = config.weight_decay
@@ -157,7 +156,9 @@ def dual_track_finetuning(
         batch_size=config.batch_size,
         optimizers=optimizers,
         schedule=cosine if config.schedule == "cosine" else exponential(config.epochs),
-        step=step,
+        inputs=inputs,
+        loss=loss,
+        compares_images=config.objective == "dual-track" and config.genetic_weight > 0,
         adversary=adversary,
         validate=lambda: validation_accuracy(run, classifier, data),
         train_mode=_only_the_head_trains if config.freeze_encoder else nn.Module.train,
@@ -169,9 +170,9 @@ def dual_track_finetuning(
     return adversary
 
 
-def _halves(rows: Tensor) -> tuple[Tensor, Tensor]:
-    first, second = rows.chunk(2)
-    return first, second
+def _pair(tracks: Tracked) -> tuple[Tensor, Tensor]:
+    adversarial, benign = tracks
+    return adversarial, benign
 
 
 def _only_the_head_trains(tracks: nn.Module) -> None:
@@ -179,11 +180,10 @@ def _only_the_head_trains(tracks: nn.Module) -> None:
     tracks.get_submodule("encoder").eval()
 
 
-def cross_entropy_step(logits: Tensor, batch: Batch) -> Step:
-    """Return the cross-entropy alone as a step; logits (n, K)."""
-    logits = logits.float()
-    loss = batch.mean(F.cross_entropy(logits, batch.labels, reduction="none"))
-    return Step(loss, {}, (logits.argmax(1) == batch.labels).sum())
+def cross_entropy_step(features: Tracked, logits: Tracked, batch: Batch) -> Step:  # noqa: ARG001  # as all losses
+    """Return the cross-entropy of a single track alone as a step; logits (n, K)."""
+    loss = batch.mean(F.cross_entropy(logits[0], batch.labels, reduction="none"))
+    return Step(loss, {}, (logits[0].argmax(1) == batch.labels).sum())
 
 
 def validation_accuracy(run: Run, model: nn.Module, data: DataSplits) -> dict[str, float]:

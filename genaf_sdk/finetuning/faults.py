@@ -58,8 +58,8 @@ def within_memory(
 ) -> tuple[Result, int]:
     """Run ``attempt`` on the batch cut into pieces, twice as many after every lack of memory.
 
-    The pieces' gradients add up to the batch's, but batch norm and L_gr see one piece at a time. Several processes
-    cannot part ways here, as they wait for one another within a step.
+    The pieces' gradients add up to the batch's, but batch norm sees one piece at a time. Several processes cannot part
+    ways here, as they wait for one another within a step.
 
     Args:
         attempt: What needs memory.
@@ -83,13 +83,13 @@ def within_memory(
             if several or len(batch.rows) < 4 * pieces:
                 raise TrainingError(
                     f"Memory does not suffice for {len(batch.rows) // pieces} images at once.",
-                    remedy="lower batch_size" if several else "lower image size, or use a smaller encoder",
+                    remedy="set micro_batch_size" if several else "lower image size, or use a smaller encoder",
                 ) from error
         undo()  # outside of the handler, whose traceback keeps the attempt's tensors alive
         clear_device_cache(garbage_collection=True)
         pieces *= 2
         logger.warning(
-            "Out of memory: each batch is now cut into %d pieces whose gradients are added up. Batch norm and L_gr see "
-            "a piece at a time.",
+            "Out of memory: each batch is now cut into %d pieces whose gradients are added up. Batch norm sees a piece "
+            "at a time.",
             pieces,
         )

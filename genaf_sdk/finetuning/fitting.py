@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from genaf_sdk.errors import TrainingError
+from genaf_sdk.finetuning.backward import backward
 from genaf_sdk.finetuning.batches import Batch, Epochs
 from genaf_sdk.finetuning.checkpoints import Checkpoint
 from genaf_sdk.finetuning.faults import require_finite, step_is_finite, within_memory
@@ -38,8 +39,9 @@ class Fitting:
         self.run, self.model, self.training = run, model, training
         key = key_of(run.seed, training.stage)
         self.epochs = Epochs(images, training.batch_size, key, run.processes)
+        share = math.ceil(len(images) / self.epochs.steps / run.processes.count)  # most rows of a process in a batch
         self.total, self.done = training.epochs * self.epochs.steps, 0
-        self.pieces = 1
+        self.pieces = math.ceil(share / (run.micro_batch_size or share))
         self.skipped = 0
         self.totals = Totals(training.stage, 0, run.processes)
         self.first_record = len(run.history)
@@ -109,13 +111,19 @@ class Fitting:
         torch.manual_seed(key_of(batch.key, "torch", run.processes.index))  # for layers that draw by themselves
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
 
-        def undo() -> None:
-            self._begin()
+        def rewind() -> None:
             for buffer, before in buffers:
                 buffer.copy_(before)
 
+        def undo() -> None:
+            self._begin()
+            rewind()
+
+        def attempt(pieces: list[Batch]) -> dict[str, Tensor]:
+            return backward(self.training, self.forward, self.run.accelerator, pieces, current, rewind)
+
         self._begin()
-        sums, self.pieces = within_memory(partial(self._backward, current), batch, self.pieces, undo)
+        sums, self.pieces = within_memory(attempt, batch, self.pieces, undo)
         self.done += 1
         if run.non_finite == "skip" and not step_is_finite(run.processes, self.model, sums["loss"]):
             self._skip(undo)
@@ -133,19 +141,6 @@ class Fitting:
             optimizer.zero_grad()
         if self.training.adversary is not None:
             self.training.adversary.forget()
-
-    def _backward(self, current: CurrentBatch, pieces: list[Batch]) -> dict[str, Tensor]:
-        """Add the gradients of all pieces up, and return sums over their images."""
-        sums: dict[str, Tensor] = {}
-        for piece in pieces:
-            current.batch = piece
-            step = self.training.step(self.forward, piece)
-            self.run.accelerator.backward(step.loss)
-            share = piece.total / self.run.processes.count  # from parts of means over the global batch to sums
-            found = {name: value.detach() * share for name, value in {"loss": step.loss, **step.parts}.items()}
-            for name, value in {**found, "train_accuracy": step.correct}.items():
-                sums[name] = sums[name] + value if name in sums else value
-        return sums
 
     def _skip(self, undo: Callable[[], None]) -> None:
         undo()

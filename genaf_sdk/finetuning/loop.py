@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from genaf_sdk.finetuning.batches import Batch
 
 EVALUATION_BATCH = 512
+Tracked = tuple[Tensor, ...]
+"""A tensor for each track: (adversarial, benign), or one of them."""
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Run:
         checkpoints: Where the run goes on from if it has to; by default none are kept.
         show_progress: Whether to show progress; None decides by whether somebody watches. See ``make_display``.
         sync_batch_norm: Whether batch norm uses the global batch of all processes.
+        micro_batch_size: Most images that are attacked and trained on at once; None: all that this process has.
         non_finite: What to do with a step whose loss or gradient is NaN or infinite.
         termination: Whether somebody asked the run to end.
         history: One record an epoch: stage, epoch, mean losses, accuracies, seconds.
@@ -53,6 +56,7 @@ class Run:
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     show_progress: bool | None = None
     sync_batch_norm: bool = True
+    micro_batch_size: int | None = None
     non_finite: Literal["stop", "skip"] = "stop"
     termination: Termination = field(default_factory=Termination)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -94,8 +98,9 @@ class Training:
         batch_size: Over all processes.
         optimizers: All are stepped after every batch.
         schedule: Factor on the learning rates, from the share of the training that is done, in [0, 1).
-        step: Computes the loss of a batch, or of a piece of one where memory is short, with what it is given: the model
-            as the accelerator prepared it.
+        inputs: Returns the images of every track, (n, C, H, W) each, for a batch or a piece of one.
+        loss: Returns the loss of a batch, or of a piece of one, from features (n, D) and logits (n, K) of every track.
+        compares_images: Whether the loss compares images of a batch with one another, and so needs all of them.
         adversary: Learns from every step, and is kept in checkpoints.
         validate: Called after every epoch; what it returns is recorded.
         train_mode: Puts the model into training mode.
@@ -106,7 +111,9 @@ class Training:
     batch_size: int
     optimizers: Sequence[torch.optim.Optimizer]
     schedule: Callable[[float], float]
-    step: Callable[[Callable[[Tensor], tuple[Tensor, Tensor]], Batch], Step]
+    inputs: Callable[[Batch], Tracked]
+    loss: Callable[[Tracked, Tracked, Batch], Step]
+    compares_images: bool = False
     adversary: Adversary | None = None
     validate: Callable[[], dict[str, float]] = dict
     train_mode: Callable[[nn.Module], object] = nn.Module.train

@@ -20,16 +20,22 @@ from genaf_sdk.finetuning.loop import Run
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 
-def main(preset: str, output: str, steps: int) -> None:
-    """Train for ``steps`` batches of 33 images in float32, with dropout, shifts, batch norm and SGD-sized steps."""
+def main(preset: str, output: str, steps: int, micro_batch_size: int | None = None) -> None:
+    """Train for ``steps`` batches of 33 images in float32, with dropout, shifts and batch norm.
+
+    In micro-batches the norm is by groups: batch norm would see other images together.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    encoder = PixelEncoder(TinyEncoder())
+    backbone = TinyEncoder()
+    if micro_batch_size:
+        backbone.norm = torch.nn.GroupNorm(2, 8)
+    encoder = PixelEncoder(backbone)
     model = HardenedModel(encoder, Head(16, 3), class_names=("red", "green", "blue"), image_size=(16, 16))
     parts = [LabelledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((33 * steps, 30, 30))]
     data = DataSplits(*parts, class_names=("red", "green", "blue"))
     config = replace(HardenConfig.preset(preset).dual_track, epochs=1, batch_size=33)
-    run = Run(Accelerator(cpu=True), seed=0, show_progress=False)
+    run = Run(Accelerator(cpu=True), seed=0, show_progress=False, micro_batch_size=micro_batch_size)
     found: dict[str, Tensor] = {}
 
     def keep_gradients(optimizer: torch.optim.Optimizer, *_: object) -> None:
@@ -50,6 +56,6 @@ def main(preset: str, output: str, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

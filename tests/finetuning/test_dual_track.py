@@ -102,7 +102,7 @@ def test_the_mixed_adversary_deals_out_its_three_shares(tiny_encoder: nn.Module)
     assert float(changes[:8].amax()) <= 8 / 255 + 1e-6
     side = 4  # 6 % of 256 pixels
     assert [int((change.sum(0) > 0).sum()) for change in changes[8:12]] == [side * side] * 4
-    assert float(changes[12:].amax()) <= 10 / 255 + 1e-6
+    assert float(changes[12:].amax()) <= config.universal_budget + 1e-6
     assert len({tuple(change.flatten().tolist()) for change in changes[12:]}) == 2  # two perturbations are shared
 
 
@@ -116,7 +116,7 @@ def test_the_bank_learns_to_raise_the_loss(tiny_encoder: nn.Module) -> None:
         perturbed = mixed_step(adversary, model, pixels, labels)
         losses.append(float(F.cross_entropy(model(perturbed), labels)))
     assert losses[-1] > losses[0]
-    assert float(adversary.state()["perturbations"].abs().max()) <= 10 / 255 + 1e-6
+    assert float(adversary.state()["perturbations"].abs().max()) <= adversary.config.universal_budget + 1e-6
 
 
 def test_hardening_beats_ordinary_finetuning_under_pgd(

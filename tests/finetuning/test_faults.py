@@ -77,8 +77,8 @@ def test_out_of_memory_cuts_the_batch_and_keeps_its_gradient(
     limit_memory(monkeypatch, 10)
     cut = train(copy.deepcopy(tiny_encoder), striped, quick_config)
     assert [record.message for record in caplog.records if "Out of memory" in record.message] == [
-        f"Out of memory: each batch is now cut into {pieces} pieces whose gradients are added up. Batch norm and L_gr "
-        "see a piece at a time."
+        f"Out of memory: each batch is now cut into {pieces} pieces whose gradients are added up. Batch norm sees a "
+        "piece at a time."
         for pieces in (2, 4)
     ]
     for name, gradient in whole[0].items():

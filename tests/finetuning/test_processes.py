@@ -16,9 +16,9 @@ from genaf_sdk.finetuning.processes import Processes
 SCRIPT = Path(__file__).with_name("first_step.py")
 
 
-def trained(folder: Path, preset: str, count: int, steps: int = 1) -> dict[str, Tensor]:
-    output = folder / f"{preset}-{count}.safetensors"
-    processes = start(SCRIPT, preset, str(output), str(steps), count=count)
+def trained(folder: Path, preset: str, count: int, *numbers: int) -> dict[str, Tensor]:
+    output = folder / f"{'-'.join(map(str, (preset, count, *numbers)))}.safetensors"
+    processes = start(SCRIPT, preset, str(output), *map(str, numbers or (1,)), count=count)
     printed = finish(processes)
     assert [process.returncode for process in processes] == [0] * count, "\n".join(printed)
     return load_file(output)
@@ -38,8 +38,19 @@ def test_loss_and_gradients_do_not_depend_on_the_number_of_processes(preset: str
 
 
 @pytest.mark.multiprocess
+@pytest.mark.parametrize("count", [1, 2])
+def test_micro_batches_have_the_loss_and_the_gradients_of_the_whole_batch(count: int, tmp_path: Path) -> None:
+    """The batch crosses whole in one micro-batch of 33 images, then in seven of at most five a process."""
+    whole, cut = trained(tmp_path, "default", 1, 1, 33), trained(tmp_path, "default", count, 1, 5)
+    assert "history.genetic" in whole
+    for name, expected in whole.items():
+        if not name.startswith("weights."):
+            torch.testing.assert_close(cut[name], expected, rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.multiprocess
 def test_accuracies_after_training_agree(tmp_path: Path) -> None:
-    alone, together = (trained(tmp_path, "default", count, steps=20) for count in (1, 2))
+    alone, together = (trained(tmp_path, "default", count, 20) for count in (1, 2))
     for name in ("history.train_accuracy", "history.validation_accuracy"):
         assert abs(float(alone[name] - together[name])) <= 0.1
 
