@@ -31,7 +31,7 @@ from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, LabelledImages, load_data
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.finetuning.dual_track import dual_track_finetuning
-from genaf_sdk.finetuning.loop import Run
+from genaf_sdk.finetuning.training import Run
 from genaf_sdk.model import HardenedModel, Head
 from genaf_sdk.pipeline import undefended_config
 

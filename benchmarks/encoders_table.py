@@ -38,8 +38,8 @@ from genaf_sdk.data import DataSplits, load_data
 from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.finetuning.dual_track import dual_track_finetuning
-from genaf_sdk.finetuning.loop import Run
 from genaf_sdk.finetuning.sensitivity import robust_sensitivity
+from genaf_sdk.finetuning.training import Run
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 PARITY = 1e-3  # largest difference of the logits, relative to their spread over the images

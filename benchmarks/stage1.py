@@ -42,8 +42,8 @@ from genaf_sdk.finetuning.adversary import ascend
 from genaf_sdk.finetuning.backward import backward
 from genaf_sdk.finetuning.batches import Batch
 from genaf_sdk.finetuning.dual_track import Tracks, dual_track_loss
-from genaf_sdk.finetuning.loop import Step, Training, cosine
 from genaf_sdk.finetuning.modules import CurrentBatch
+from genaf_sdk.finetuning.training import Step, Training, cosine
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 if TYPE_CHECKING:

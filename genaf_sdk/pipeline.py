@@ -26,9 +26,9 @@ from genaf_sdk.finetuning.adaptability import Adaptation, adaptability_finetunin
 from genaf_sdk.finetuning.adversary import ascend
 from genaf_sdk.finetuning.checkpoints import Checkpoints, fingerprint, open_checkpoints
 from genaf_sdk.finetuning.dual_track import dual_track_finetuning
-from genaf_sdk.finetuning.loop import Run
 from genaf_sdk.finetuning.processes import Processes
 from genaf_sdk.finetuning.sensitivity import redundant_layers, robust_sensitivity
+from genaf_sdk.finetuning.training import Run
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder, architecture_of
 from genaf_sdk.presets import with_method
 from genaf_sdk.robustness.evaluate import evaluate as run_evaluation

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from genaf_sdk.finetuning.adversary import ascend
 from genaf_sdk.finetuning.batches import varied
 from genaf_sdk.finetuning.dual_track import Shared, Tracks, cross_entropy_step, validation_accuracy
-from genaf_sdk.finetuning.loop import Run, Tracked, Training, accuracy, cosine, fit
+from genaf_sdk.finetuning.loop import accuracy, fit
+from genaf_sdk.finetuning.training import Run, Tracked, Training, cosine
 from genaf_sdk.model import inference_mode_of
 
 if TYPE_CHECKING:

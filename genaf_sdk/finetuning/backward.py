@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
-    from genaf_sdk.finetuning.loop import Step, Tracked, Training
     from genaf_sdk.finetuning.modules import CurrentBatch
+    from genaf_sdk.finetuning.training import Step, Tracked, Training
 
     Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 

@@ -12,8 +12,9 @@ from genaf_sdk.finetuning.adversary import ADVERSARIES, Adversary
 from genaf_sdk.finetuning.baselines import mart_loss, trades_loss
 from genaf_sdk.finetuning.batches import Batch, varied
 from genaf_sdk.finetuning.genetic import genetic_regularization
-from genaf_sdk.finetuning.loop import Run, Step, Tracked, Training, accuracy, cosine, exponential, fit
+from genaf_sdk.finetuning.loop import accuracy, fit
 from genaf_sdk.finetuning.randomness import key_of
+from genaf_sdk.finetuning.training import Run, Step, Tracked, Training, cosine, exponential
 
 if TYPE_CHECKING:
     from genaf_sdk.config import DualTrackConfig

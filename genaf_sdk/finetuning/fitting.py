@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from genaf_sdk.data import LabelledImages
-    from genaf_sdk.finetuning.loop import Run, Training
     from genaf_sdk.finetuning.modules import CurrentBatch
+    from genaf_sdk.finetuning.training import Run, Training
 
 logger = logging.getLogger(__name__)
 

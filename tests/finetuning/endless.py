@@ -13,7 +13,7 @@ from conftest import TinyEncoder, stripes
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, LabelledImages
 from genaf_sdk.finetuning.dual_track import dual_track_finetuning
-from genaf_sdk.finetuning.loop import Run
+from genaf_sdk.finetuning.training import Run
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 

@@ -16,7 +16,7 @@ from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import LabelledImages
 from genaf_sdk.data.splits import DataSplits
 from genaf_sdk.finetuning.dual_track import dual_track_finetuning
-from genaf_sdk.finetuning.loop import Run
+from genaf_sdk.finetuning.training import Run
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
 from genaf_sdk.finetuning.adaptability import GuardPoint, adaptability_finetuning, choose
-from genaf_sdk.finetuning.loop import Run
+from genaf_sdk.finetuning.training import Run
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 

@@ -11,7 +11,7 @@ from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.finetuning.dual_track import Tracks, dual_track_finetuning
-from genaf_sdk.finetuning.loop import Run
+from genaf_sdk.finetuning.training import Run
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 

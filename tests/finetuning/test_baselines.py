@@ -16,7 +16,7 @@ from genaf_sdk.finetuning.adversary import DivergenceAdversary
 from genaf_sdk.finetuning.baselines import mart_loss, trades_loss
 from genaf_sdk.finetuning.batches import Batch
 from genaf_sdk.finetuning.dual_track import dual_track_finetuning
-from genaf_sdk.finetuning.loop import Run
+from genaf_sdk.finetuning.training import Run
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 

@@ -17,7 +17,8 @@ from genaf_sdk.finetuning.batches import Batch
 from genaf_sdk.finetuning.checkpoints import Checkpoints
 from genaf_sdk.finetuning.dual_track import dual_track_finetuning, dual_track_loss
 from genaf_sdk.finetuning.genetic import genetic_regularization
-from genaf_sdk.finetuning.loop import Run, accuracy
+from genaf_sdk.finetuning.loop import accuracy
+from genaf_sdk.finetuning.training import Run
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 

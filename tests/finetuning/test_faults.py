@@ -25,8 +25,8 @@ from genaf_sdk.errors import OutputError, TrainingError
 from genaf_sdk.finetuning import batches
 from genaf_sdk.finetuning.checkpoints import Checkpoint, open_checkpoints
 from genaf_sdk.finetuning.dual_track import Tracks, dual_track_finetuning
-from genaf_sdk.finetuning.loop import Run
 from genaf_sdk.finetuning.processes import ALONE
+from genaf_sdk.finetuning.training import Run
 from genaf_sdk.model import HardenedModel, Head, PixelEncoder
 
 GIVE_UP = 60.0
