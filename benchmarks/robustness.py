@@ -159,6 +159,11 @@ def variants() -> dict[str, HardenConfig]:
         found[f"share {share:g}, budget {levels}/255, weight {weight}, {epochs} epochs"] = changed(
             "default" if share else "fast", dual_track=track
         )
+    for name in ("default", "fast"):
+        found[name] = changed(name)
+        for weight in (0.0, 0.3):
+            found[f"{name}, alignment {weight:g}"] = changed(name, dual_track={"alignment_weight": weight})
+        found[f"{name}, no genetic term"] = changed(name, dual_track={"genetic_weight": 0.0})
     for levels in (10, 12):
         adversary = {"universal_budget": levels / 255}
         found[f"universal-at, budget {levels}/255"] = changed(
