@@ -102,7 +102,7 @@ def ablations() -> dict[str, HardenConfig]:
         "default": default,
         "no clean CE": changed(default, dual_track={"clean_weight": 0.0}),
         "no genetic term": changed(default, dual_track={"genetic_weight": 0.0}),
-        "no alignment": changed(default, dual_track={"alignment_weight": 0.0}),
+        "with alignment": changed(default, dual_track={"alignment_weight": 1.0}),
         "one optimizer": changed(default, dual_track={"encoder_learning_rate": 3e-3, "head_learning_rate": 3e-3}),
         "no stage 2": changed(default, adaptability={"epochs": 0}),
         "no guard": changed(default, adaptability={"tolerance": 1.0}),
@@ -155,15 +155,13 @@ def variants() -> dict[str, HardenConfig]:
         (0, 10, 1, 16),
     ):
         adversary = {"sample_wise_share": share, "universal_budget": levels / 255}
-        track = {"epochs": epochs, "adversarial_weight": float(weight), "adversary": adversary}
+        weights = {"adversarial_weight": float(weight), "alignment_weight": 1.0}
+        track = {"epochs": epochs, **weights, "adversary": adversary}
         found[f"share {share:g}, budget {levels}/255, weight {weight}, {epochs} epochs"] = changed(
             "default" if share else "fast", dual_track=track
         )
     for name in ("default", "fast"):
-        found[name] = changed(name)
-        for weight in (0.0, 0.3):
-            found[f"{name}, alignment {weight:g}"] = changed(name, dual_track={"alignment_weight": weight})
-        found[f"{name}, no genetic term"] = changed(name, dual_track={"genetic_weight": 0.0})
+        found |= {name: changed(name), f"{name}, alignment": changed(name, dual_track={"alignment_weight": 1.0})}
     for levels in (10, 12):
         adversary = {"universal_budget": levels / 255}
         found[f"universal-at, budget {levels}/255"] = changed(

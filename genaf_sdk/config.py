@@ -88,8 +88,8 @@ class DualTrackConfig:
     clean_weight: float = 1.0
     genetic_weight: float = 1.0
     """Lambda, for the loss as a mean over rows (the authors' sum over pairs divided by the batch size)."""
-    alignment_weight: float = 1.0
-    """Weight of 1 - cos(g(x_adv), g(x)), which the paper does not have."""
+    alignment_weight: float = 0.0
+    """Weight of 1 - cos(g(x_adv), g(x)), which the paper does not have and which was not found to help."""
     divergence_weight: float = 6.0
     """Weight of the divergence between both predictions in TRADES and MART (their beta and lambda)."""
     freeze_encoder: bool = False

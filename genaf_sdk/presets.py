@@ -42,9 +42,7 @@ PGD_4 = AdversaryConfig(kind="pgd", budget=8 / 255, step_size=5 / 255, steps=4)
 
 def _one_track(method: str, adversary: AdversaryConfig, **settings: float) -> HardenConfig:
     """Return a method whose loss is the cross-entropy on the images that ``adversary`` leaves."""
-    track = DualTrackConfig(
-        adversarial_weight=1.0, clean_weight=0.0, genetic_weight=0.0, alignment_weight=0.0, adversary=adversary
-    )
+    track = DualTrackConfig(adversarial_weight=1.0, clean_weight=0.0, genetic_weight=0.0, adversary=adversary)
     return HardenConfig(method=method, dual_track=dataclasses.replace(track, **settings), adaptability=NO_STAGE_2)  # type: ignore[arg-type]
 
 
@@ -83,7 +81,6 @@ PRESETS: dict[str, Preset] = {
                 schedule="exponential",
                 adversarial_weight=1.0,
                 genetic_weight=2.5,
-                alignment_weight=0.0,
                 adversary=AdversaryConfig(kind="pgd", budget=8 / 255, step_size=2 / 255, steps=10),
             ),
             adaptability=AdaptabilityConfig(epochs=20, batch_size=256),
