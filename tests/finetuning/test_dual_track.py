@@ -125,7 +125,7 @@ def test_hardening_beats_ordinary_finetuning_under_pgd(
 ) -> None:
     ordinary, hardened = new_model(copy.deepcopy(tiny_encoder)), new_model(copy.deepcopy(tiny_encoder))
     adversary = AdversaryConfig(kind="pgd", budget=24 / 255, step_size=6 / 255, steps=5)
-    config = replace(quick_config.dual_track, epochs=20, adversary=adversary)
+    config = replace(quick_config.dual_track, epochs=40, adversary=adversary)
     dual_track_finetuning(new_run(), ordinary, striped, replace(config, adversary=AdversaryConfig(kind="none")))
     dual_track_finetuning(new_run(), hardened, striped, config)
 
