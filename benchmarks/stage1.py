@@ -157,7 +157,8 @@ class Bench:
             compares_images=True,
         )
         pieces, device = batch.split(self.variant.micro_batches), torch.device(self.arguments.device)
-        backward(training, self.tracks, Accelerator(cpu=device.type == "cpu"), pieces, CurrentBatch(), rewind=int)
+        accelerator = Accelerator(cpu=device.type == "cpu")
+        backward(training, self.tracks, accelerator, pieces, CurrentBatch(), rewind=lambda: None)
 
     def attacked(self, pixels: Tensor, labels: Tensor) -> Tensor:
         """Return the images after PGD."""

@@ -50,8 +50,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"The checkpoint {str(path)!r} holds more than weights, and was refused before any of it ran: "
             f"{_reason(error)}.",
             expected="a checkpoint of tensors, numbers, texts, lists and dicts",
-            remedy="where it was made, save its weights alone: "
-            "safetensors.torch.save_file(torch.load(PATH)['state_dict'], 'encoder.safetensors')",
+            remedy="where it was made, save the model's weights alone: "
+            "safetensors.torch.save_file(model.state_dict(), 'encoder.safetensors')",
         ) from error
     except (*DAMAGED, SafetensorError, zipfile.BadZipFile) as error:
         raise EncoderError(

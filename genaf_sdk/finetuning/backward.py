@@ -56,7 +56,6 @@ def backward(
     if len(pieces) == 1 or not training.compares_images:
         steps = []
         for piece in pieces:
-            current.batch = piece
             steps.append(training.loss(*cross(training.inputs(piece), piece), piece))
             accelerator.backward(steps[-1].loss)
         return _sums(steps, pieces[0])
@@ -69,10 +68,7 @@ def backward(
         features, logits = cross(inputs, pieces[number])
         return (*features, *logits)
 
-    images = []
-    for piece in pieces:
-        current.batch = piece
-        images.append(training.inputs(piece))
+    images = [training.inputs(piece) for piece in pieces]
     with torch.no_grad():
         found = [cross_alike(inputs, number) for number, inputs in enumerate(images)]
     rewind()

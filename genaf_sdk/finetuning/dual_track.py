@@ -159,7 +159,7 @@ def dual_track_finetuning(
         schedule=cosine if config.schedule == "cosine" else exponential(config.epochs),
         inputs=inputs,
         loss=loss,
-        compares_images=config.objective == "dual-track" and config.genetic_weight > 0,
+        compares_images=adversary is not None and config.objective == "dual-track" and config.genetic_weight > 0,
         adversary=adversary,
         validate=lambda: validation_accuracy(run, classifier, data),
         train_mode=_only_the_head_trains if config.freeze_encoder else nn.Module.train,

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from genaf_sdk.config import HardenConfig
+from genaf_sdk.config import AdversaryConfig, HardenConfig
 from genaf_sdk.data import DataSplits
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.finetuning.dual_track import Tracks, dual_track_finetuning
@@ -54,12 +55,15 @@ def test_a_piece_crosses_the_network_twice_alike_and_counts_once(
     assert dict(model.named_buffers())["encoder.backbone.0.norm.num_batches_tracked"] == 3
 
 
+@pytest.mark.parametrize(
+    ("settings", "images"), [({"genetic_weight": 0.0}, 20), ({"adversary": AdversaryConfig(kind="none")}, 10)]
+)
 def test_a_loss_without_pairs_crosses_once(
-    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
+    settings: dict[str, Any], images: int, tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
 ) -> None:
-    config = replace(quick_config, dual_track=replace(quick_config.dual_track, genetic_weight=0.0))
+    config = replace(quick_config, dual_track=replace(quick_config.dual_track, **settings))
     _, passes = first_step(tiny_encoder, striped, config, 10)
-    assert [len(logits) for logits in passes] == [20] * 3
+    assert [len(logits) for logits in passes] == [images] * 3
 
 
 def test_a_micro_batch_of_one_is_refused() -> None:
