@@ -2,13 +2,14 @@
 
     python benchmarks/serving.py [--tritonserver ENVIRONMENT] [--only overhead|resnet|binding]
 
-All servers run on this machine, one at a time, in turns, and so does the client: 8 connections, each with one request
-under way, binary tensors. Ratios are of medians over the rounds of one run.
+All servers run on this machine, one at a time, in turns, and so does the client: 8 connections, more where a graph is
+to be saturated, each with one request under way; binary tensors. Ratios are of medians over the rounds of one run.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -30,7 +32,13 @@ from servers import BACKEND, our_server, tritonserver
 from genaf_sdk.export.serve import OnnxClassifier
 from genaf_sdk.export.triton import write_triton_repository
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 CONNECTIONS = 8
+SATURATING = (8, 16, 32)
+"""Connections that are tried to saturate the graph."""
+BATCHES = (1, 4, 8, 16, 32)
 
 
 def tiny_model(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +78,7 @@ def resnet18(path: Path) -> None:
     )
 
 
-def infer_request(model: str, size: int) -> bytes:
+def infer_request(model: str, size: int, identity: str = "") -> bytes:
     """Return the bytes of one binary request of one image."""
     pixels = np.random.default_rng(0).random((1, 3, size, size), np.float32).tobytes()
     entry = {"name": "pixels", "shape": [1, 3, size, size], "datatype": "FP32"}
@@ -78,6 +86,7 @@ def infer_request(model: str, size: int) -> bytes:
         {
             "inputs": [{**entry, "parameters": {"binary_data_size": len(pixels)}}],
             "outputs": [{"name": "logits", "parameters": {"binary_data": True}}],
+            **({"id": identity} if identity else {}),
         }
     ).encode()
     lines = [
@@ -89,25 +98,32 @@ def infer_request(model: str, size: int) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + head + pixels
 
 
-def load(port: int, request: bytes, seconds: float, *, rate: float | None = None) -> tuple[float, list[float]]:
+def load(
+    port: int,
+    requests: Sequence[bytes],
+    seconds: float,
+    *,
+    connections: int = CONNECTIONS,
+    rate: float | None = None,
+) -> tuple[float, list[float]]:
     """Send for some seconds and return requests a second and every latency; ``rate`` spaces the requests out."""
-    latencies: list[list[float]] = [[] for _ in range(CONNECTIONS)]
+    latencies: list[list[float]] = [[] for _ in range(connections)]
     start = time.perf_counter() + 0.2
 
     def client(number: int) -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             due = start + (number / rate if rate else 0)
-            while True:
+            for request in itertools.cycle(requests):
                 time.sleep(max(0.0, due - time.perf_counter()))
                 began = due if rate else time.perf_counter()  # a request that starts late has waited
                 if began >= start + seconds:
                     return
                 exchange(connection, request)
                 latencies[number].append(time.perf_counter() - began)
-                due += CONNECTIONS / rate if rate else 0
+                due += connections / rate if rate else 0
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(CONNECTIONS)]
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(connections)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -151,16 +167,19 @@ def overhead(folder: Path, rounds: int, seconds: float, environment: Path | None
         ports = {"ours": ours}
         if environment is not None:
             ports["triton"], _ = stack.enter_context(tritonserver(environment, repository, log=folder / "triton.log"))
-        for size in (32, 224):
-            request = infer_request(f"tiny{size}", size)
+        cases = {f"{size} px": (infer_request(f"tiny{size}", size),) for size in (32, 224)}
+        cases["32 px, every request with an id of its own"] = tuple(
+            infer_request("tiny32", 32, f"request {number}") for number in range(1000)
+        )
+        for case, requests in cases.items():
             found: dict[str, list[float]] = {name: [] for name in ports}
             for _ in range(rounds):
                 for name, port in ports.items():
-                    found[name].append(load(port, request, seconds)[0])
+                    found[name].append(load(port, requests, seconds)[0])
             medians = {name: statistics.median(values) for name, values in found.items()}
             line = ", ".join(f"{name} {median:.0f} req/s" for name, median in medians.items())
             ratio = f", ours/triton {medians['ours'] / medians['triton']:.2f}" if "triton" in medians else ""
-            print(f"tiny model, {size} px: {line}{ratio}", flush=True)
+            print(f"tiny model, {case}: {line}{ratio}", flush=True)
     classifier = OnnxClassifier(folder / "tiny224.onnx", provider="cpu")
     image = np.zeros((1, 3, 224, 224), np.float32)
     began, count = time.perf_counter(), 0
@@ -174,21 +193,25 @@ def resnet(folder: Path, rounds: int, seconds: float) -> None:
     """ResNet-18 at 224 px: saturation against onnxruntime alone, by turns, then latency at half of it."""
     path = folder / "resnet18.onnx"
     resnet18(path)
-    alone: dict[int, list[float]] = {1: [], CONNECTIONS: []}
-    served: list[float] = []
-    classifier = OnnxClassifier(path, provider="cpu", max_batch=32)
+    alone: dict[int, list[float]] = {batch: [] for batch in BATCHES}
+    served: dict[int, list[float]] = {connections: [] for connections in SATURATING}
+    classifier = OnnxClassifier(path, provider="cpu", max_batch=max(BATCHES))
     with our_server(str(path), log=folder / "resnet.log") as (port, _, _):
-        request = infer_request("resnet18", 224)
+        requests = (infer_request("resnet18", 224),)
         for _ in range(rounds):
-            for batch, found in alone.items():
-                found.append(raw_throughput(classifier, batch, seconds / 2))
-            served.append(load(port, request, seconds)[0])
-        rate = statistics.median(served)
-        for batch, found in alone.items():
-            raw = statistics.median(found)
-            against = f"onnxruntime at batch {batch} {raw:.1f}, ratio {rate / raw:.2f}"
-            print(f"ResNet-18, 224 px: served {rate:.1f} images/s, {against}")
-        _, latencies = load(port, request, 3 * seconds, rate=rate / 2)
+            for batch, speeds in alone.items():
+                speeds.append(raw_throughput(classifier, batch, seconds))
+            for connections, speeds in served.items():
+                speeds.append(load(port, requests, seconds, connections=connections)[0])
+        raw = max(statistics.median(speeds) for speeds in alone.values())
+        for batch, speeds in alone.items():
+            print(f"ResNet-18, 224 px: onnxruntime alone, batch {batch}: {statistics.median(speeds):.1f} images/s")
+        for connections, speeds in served.items():
+            rate = statistics.median(speeds)
+            share = f"{rate / raw:.2f} of the best"
+            print(f"ResNet-18, 224 px: served, {connections} connections: {rate:.1f} images/s, {share}")
+        rate = max(statistics.median(speeds) for speeds in served.values())
+        _, latencies = load(port, requests, 3 * seconds, rate=rate / 2)
         p50, p99 = (1e3 * float(np.quantile(latencies, share)) for share in (0.5, 0.99))
         print(f"ResNet-18, half load: p50 {p50:.1f} ms, p99 {p99:.1f} ms, ratio {p99 / p50:.2f}, n {len(latencies)}")
 

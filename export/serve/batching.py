@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+LARGE = 2**16
+"""Bytes of pixels from which a request is handed over by itself: reading others takes longer than waking the thread."""
+
 
 @dataclass
 class _Waiting:
@@ -35,6 +38,8 @@ class Batcher:
     """Runs requests in batches on a thread of its own, oldest first.
 
     While one batch runs, the next one gathers; a lone request does not wait for company unless ``max_delay`` says so.
+    Small requests that the event loop reads in one turn are handed over together: waking the thread for each of them
+    would cost both threads more than the graph does.
 
     Args:
         run: Pixels (N, ...) to logits (N, K); called on the batcher's thread, never twice at once.
@@ -57,9 +62,10 @@ class Batcher:
     ) -> None:
         self._run, self._check, self._observe = run, check, observe
         self._max_batch, self._max_delay, self._max_queue = max_batch, max_delay, max_queue
+        self._arrived: list[_Waiting] = []
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._kept: _Waiting | None = None
-        self._closing = False
+        self._closing, self._gate = False, threading.Lock()
         self.waiting = 0
         """How many images are accepted and not yet answered; changed by the event loop alone."""
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -85,14 +91,19 @@ class Batcher:
                 remedy="send several requests",
             )
         if self._closing:
-            raise OverloadedError("The server is stopping.", remedy="send the request to another one")
+            raise _stopping()
         if self.waiting + len(pixels) > self._max_queue:
             raise OverloadedError(
                 f"{self.waiting} images are waiting.", expected=f"at most {self._max_queue}", remedy="retry later"
             )
-        item = _Waiting(pixels, asyncio.get_running_loop().create_future(), deadline)
+        loop = asyncio.get_running_loop()
+        item = _Waiting(pixels, loop.create_future(), deadline)
         self.waiting += len(pixels)
-        self._queue.put(item)
+        self._arrived.append(item)
+        if pixels.nbytes >= LARGE:
+            self._hand_over()
+        elif len(self._arrived) == 1:
+            loop.call_soon(self._hand_over)
         try:
             return await item.answer
         finally:
@@ -100,9 +111,20 @@ class Batcher:
 
     def close(self) -> None:
         """Take no more requests; from another thread than the event loop's, wait until all that wait are answered."""
-        self._closing = True
-        self._queue.put(None)
+        with self._gate:
+            self._closing = True
+            self._queue.put(None)
         self._thread.join()
+
+    def _hand_over(self) -> None:
+        """Give the thread what arrived; nothing can follow the sign that ends it."""
+        arrived, self._arrived = self._arrived, []
+        with self._gate:
+            if not self._closing:
+                for item in arrived:
+                    self._queue.put(item)
+                return
+        _answer([(item, _stopping()) for item in arrived])
 
     def _work(self) -> None:
         while batch := self._gather():
@@ -173,6 +195,10 @@ class Batcher:
             start, end = end, end + len(item.pixels)
             results.append((item, logits[start:end]))
         return results
+
+
+def _stopping() -> OverloadedError:
+    return OverloadedError("The server is stopping.", remedy="send the request to another one")
 
 
 def _answer(results: list[tuple[_Waiting, Array | ServeError]]) -> None:

@@ -110,6 +110,36 @@ def test_tensors_at_any_offset_are_read(served: tuple[int, int], padding: int) -
     np.testing.assert_allclose(np.reshape(content["outputs"][0]["data"], (2, -1)), reference(pixels), atol=1e-5)
 
 
+def test_what_is_kept_of_a_description_is_not_its_pixels(served: tuple[int, int]) -> None:
+    """Thrice the same description with other pixels, with an id that changes, as bytes and as numbers."""
+    for seed in range(3):
+        for identity in ("", "a", f"request {seed}"):
+            for as_bytes in (False, True):
+                pixels = images(1 + seed, seed=seed)
+                data = {"parameters": {"binary_data_size": pixels.nbytes}} if as_bytes else {"data": pixels.tolist()}
+                entry = {"name": "pixels", "datatype": "FP32", "shape": list(pixels.shape), **data}
+                asked = {"inputs": [entry], "parameters": {"binary_data_output": True}}
+                head = json.dumps(asked | ({"id": identity} if identity else {})).encode()
+                headers = {"inference-header-content-length": str(len(head))}
+                body = head + (pixels.tobytes() if as_bytes else b"")
+                status, answer, found = call(served[0], "POST", INFER, body, headers)
+                assert (status, found["content-type"]) == (200, "application/octet-stream")
+                length = int(found["inference-header-content-length"])
+                said = json.loads(answer[:length])
+                assert (said.get("id", ""), said["outputs"][0]["shape"]) == (identity, [1 + seed, len(NAMES)])
+                logits = np.frombuffer(answer[length:], "<f4").reshape(1 + seed, -1)
+                np.testing.assert_allclose(logits, reference(pixels), atol=1e-5)
+
+
+def test_a_description_that_fitted_before_must_fit_again(served: tuple[int, int]) -> None:
+    entry = {"name": "pixels", "datatype": "FP32", "shape": [1, 3, SIZE, SIZE]}
+    size = 3 * SIZE * SIZE * 4
+    head = json.dumps({"inputs": [{**entry, "parameters": {"binary_data_size": size}}]}).encode()
+    headers = {"inference-header-content-length": str(len(head))}
+    found = [call(served[0], "POST", INFER, head + b"\0" * length, headers)[0] for length in (size, size - 4, 0, size)]
+    assert found == [200, 400, 400, 200]
+
+
 def test_one_bad_request_does_not_harm_its_batch(served: tuple[int, int]) -> None:
     answers: list[int] = []
     bodies = [request(NAN) if number % 3 == 0 else request(images(1, seed=number)) for number in range(24)]
