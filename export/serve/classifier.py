@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 TOLERANCE = 1e-6  # how far rounding may carry a pixel out of [0, 1]
+ONE = int(np.float32(1).view(np.uint32))
+"""The bits of 1.0. As whole numbers, those of larger floats, of negative ones and of NaN are all above it."""
 
 
 @dataclass(frozen=True)
@@ -155,12 +157,9 @@ class OnnxClassifier:
         Raises:
             InputError: There are such pixels.
         """
-        if pixels.dtype == np.uint8:
+        if pixels.dtype == np.uint8 or pixels.view(np.uint32).max() <= ONE:
             return
-        low, high = (
-            float(np.minimum.reduce(pixels, None)),
-            float(np.maximum.reduce(pixels, None)),
-        )  # both are NaN where any pixel is
+        low, high = float(pixels.min()), float(pixels.max())  # both are NaN where any pixel is
         if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
             raise InputError(
                 "The pixels hold NaN." if low != low else f"The pixels reach from {low:g} to {high:g}.",

@@ -144,3 +144,24 @@ def test_a_request_that_arrives_as_the_batcher_closes_is_not_lost() -> None:
 
     with pytest.raises(ServeError, match="stopping"):
         asyncio.run(main())
+
+
+def test_no_answer_waits_for_the_run_after_it() -> None:
+    turns = threading.Semaphore(2)
+
+    def run(pixels: Array) -> Array:
+        assert turns.acquire(timeout=20)
+        return pixels
+
+    async def main() -> None:
+        stepping = Batcher(
+            run, lambda _: None, max_batch=1, max_delay=0.01, max_queue=9, observe=lambda images, _: None
+        )
+        tasks = [asyncio.create_task(stepping.submit(request(value))) for value in (1, 2, 3)]
+        async with asyncio.timeout(10):
+            assert [(await task)[0, 0] for task in tasks[:2]] == [1, 2]
+        assert not tasks[2].done()
+        turns.release()
+        assert (await tasks[2])[0, 0] == 3
+
+    asyncio.run(main())
