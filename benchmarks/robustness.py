@@ -37,6 +37,9 @@ QUICK_WITH_PATCH = dataclasses.replace(
     QUICK, attacks=(QUICK.attacks[0], "advencoder-pat:batch_size=128,noise_maps=8", *QUICK.attacks[1:])
 )
 
+STEP_SIZES = {steps: levels / 255 for steps, levels in ((1, 10), (2, 10), (4, 5), (10, 2))}
+"""Of PGD at 8/255, by the number of steps."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -122,16 +125,17 @@ def candidates() -> dict[str, HardenConfig]:
             found[f"fine-tuning {rate:g}, {epochs} epochs"] = changed(
                 "fine-tuning", dual_track={**step, "epochs": epochs}
             )
-        for steps, epochs in ((2, 18), (4, 11), (10, 5)):
-            adversary = {"steps": steps, "step_size": max(2.5 * 8 / 255 / steps, 2 / 255)}
+        for steps, epochs in ((1, 27), (2, 18), (4, 11), (10, 5)):
+            adversary = {"steps": steps, "step_size": STEP_SIZES[steps]}
             track = {**step, "epochs": epochs, "adversary": adversary}
             found[f"pgd-at {rate:g}, {steps} steps, {epochs} epochs"] = changed("pgd-at", dual_track=track)
-        for weight in (2.0, 6.0):
-            track = {**step, "epochs": 9, "divergence_weight": weight}
-            found[f"trades {rate:g}, beta {weight:g}"] = changed("trades", dual_track=track)
-        for weight in (2.0, 5.0):
-            track = {**step, "epochs": 9, "divergence_weight": weight}
-            found[f"mart {rate:g}, lambda {weight:g}"] = changed("mart", dual_track=track)
+        for steps, epochs in ((1, 19), (2, 14), (4, 9)):
+            adversary = {"steps": steps, "step_size": STEP_SIZES[steps]}
+            for method, symbol, weights in (("trades", "beta", (0.5, 1, 2, 6)), ("mart", "lambda", (1, 2, 5))):
+                for weight in weights:
+                    track = {**step, "epochs": epochs, "divergence_weight": float(weight), "adversary": adversary}
+                    name = f"{method} {rate:g}, {symbol} {weight:g}, {steps} steps"
+                    found[name] = changed(method, dual_track=track)
         for size in (1, 8):
             track = {**step, "epochs": 40, "adversary": {"bank_size": size}}
             found[f"universal-at {rate:g}, bank {size}"] = changed("universal-at", dual_track=track)
