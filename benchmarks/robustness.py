@@ -128,13 +128,13 @@ def candidates() -> dict[str, HardenConfig]:
         for steps, epochs in ((1, 27), (2, 18), (4, 11), (10, 5)):
             adversary = {"steps": steps, "step_size": STEP_SIZES[steps]}
             track = {**step, "epochs": epochs, "adversary": adversary}
-            found[f"pgd-at {rate:g}, {steps} steps, {epochs} epochs"] = changed("pgd-at", dual_track=track)
+            found[f"pgd-at {rate:g}, {counted(steps)}, {epochs} epochs"] = changed("pgd-at", dual_track=track)
         for steps, epochs in ((1, 19), (2, 14), (4, 9)):
             adversary = {"steps": steps, "step_size": STEP_SIZES[steps]}
             for method, symbol, weights in (("trades", "beta", (0.5, 1, 2, 6)), ("mart", "lambda", (1, 2, 5))):
                 for weight in weights:
                     track = {**step, "epochs": epochs, "divergence_weight": float(weight), "adversary": adversary}
-                    name = f"{method} {rate:g}, {symbol} {weight:g}, {steps} steps"
+                    name = f"{method} {rate:g}, {symbol} {weight:g}, {counted(steps)}"
                     found[name] = changed(method, dual_track=track)
         for size in (1, 8):
             track = {**step, "epochs": 40, "adversary": {"bank_size": size}}
@@ -142,6 +142,10 @@ def candidates() -> dict[str, HardenConfig]:
     for rate in (1e-3, 5e-3):
         found[f"linear-probe, head {rate:g}"] = changed("linear-probe", dual_track={"head_learning_rate": rate})
     return found
+
+
+def counted(steps: int) -> str:
+    return "1 step" if steps == 1 else f"{steps} steps"
 
 
 def variants() -> dict[str, HardenConfig]:
