@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import tritonclient.http
-from PIL import Image
+from PIL import Image, ImageOps
 
 SERVER = os.environ.get("SERVER", "127.0.0.1:8000")
 HEADERS = {"Authorization": f"Bearer {os.environ['SERVE_API_KEY']}"} if "SERVE_API_KEY" in os.environ else {}
@@ -40,7 +40,7 @@ def classify_tensor(path: Path) -> None:
             else:
                 _, channels, height, width = metadata["shape"]
             mode = "RGB" if channels == 3 else "L"
-            resized = image.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
+            resized = ImageOps.exif_transpose(image).convert(mode).resize((width, height), Image.Resampling.BILINEAR)
         pixels = np.asarray(resized).reshape(1, height, width, channels)
         if metadata["datatype"] == "FP32":
             pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) / 255

@@ -160,9 +160,10 @@ import json
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
-image = Image.open("picture.jpg").convert("{mode}").resize(({width}, {height}), Image.Resampling.{resampling})
+image = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("{mode}")
+image = image.resize(({width}, {height}), Image.Resampling.{resampling})
 pixels = (np.asarray(image, dtype=np.float32) / 255){axes}
 session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
 (logits,) = session.run(["logits"], {{"pixels": pixels}})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import json
 import os
 import struct
@@ -19,6 +20,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 from genaf_sdk import HardenConfig, HardenedModel, RobustnessReport, load_encoder
@@ -26,6 +28,8 @@ from genaf_sdk.attacks.perturbation import Perturbation
 from genaf_sdk.data import load_data
 from genaf_sdk.errors import GenafError, OutputError
 from genaf_sdk.export.hub import fetch_bundle
+from genaf_sdk.export.serve.errors import ServeError
+from genaf_sdk.export.serve.images import decode
 from genaf_sdk.finetuning.checkpoints import Checkpoint, Checkpoints, read_checkpoint
 from genaf_sdk.model import Head, PixelEncoder
 
@@ -186,6 +190,22 @@ def test_model_folders(draw: st.DataObject, files: Path) -> None:
         for file, content in contents.items():
             (Path(root) / file).write_bytes(content)
         clean(lambda: HardenedModel.from_pretrained(root, backbone=backbone()))
+
+
+def picture(kind: str) -> bytes:
+    """Return a picture with the metadata that cameras write."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112], exif[0x011A] = "maker", 6, 72.0
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((24, 16)).convert("RGB").save(file, kind, exif=exif.tobytes())
+    return file.getvalue()
+
+
+@few
+@given(draw=st.data(), kind=st.sampled_from(("JPEG", "PNG", "WEBP")))
+def test_pictures(draw: st.DataObject, kind: str) -> None:
+    with contextlib.suppress(ServeError):
+        assert decode(damaged(picture(kind), draw), (3, 8, 8)).shape == (1, 8, 8, 3)
 
 
 @few

@@ -73,7 +73,7 @@ class Perturbation:
                 metadata = file.metadata() or {}
             values, mask = tensors["values"], tensors.get("mask")
             budget, details = float(metadata["budget"]), json.loads(metadata["details"])
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
             raise OutputError(
                 f"{path} holds no perturbation: {error}.", expected="a file of Perturbation.save"
             ) from error

@@ -56,7 +56,7 @@ def build(name: str) -> nn.Module:
     _, _, text = name.partition(":")
     try:
         description: Any = json.loads(text or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EncoderError(
             f"The id 'hf-hub:{name}' is damaged: {error}.", expected="a JSON object after the name"
         ) from error

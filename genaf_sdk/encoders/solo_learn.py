@@ -177,15 +177,19 @@ def _stated(path: Path) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int
         return (), (), None
     try:
         settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EncoderError(f"{file} cannot be read as JSON: {error}.", remedy="repair or remove it") from error
-    data = settings["data"] if isinstance(settings.get("data"), dict) else settings
-    augmentations = settings.get("augmentations") or [{}]
-    first = augmentations[0] if isinstance(augmentations, list) else augmentations
-    crop = first.get("crop_size", settings.get("crop_size", settings.get("img_size")))
-    crop = crop[0] if isinstance(crop, list) else crop
-    mean, std = NORMALISATION.get(str(data.get("dataset")), (first.get("mean", ()), first.get("std", ())))
-    return tuple(mean), tuple(std), (int(crop), int(crop)) if crop else None
+        data = settings["data"] if isinstance(settings.get("data"), dict) else settings
+        augmentations = settings.get("augmentations") or [{}]
+        first = augmentations[0] if isinstance(augmentations, list) else augmentations
+        crop = first.get("crop_size", settings.get("crop_size", settings.get("img_size")))
+        side = int((crop[0] if isinstance(crop, list) else crop) or 0)
+        if side < 0:
+            raise ValueError(f"a crop size of {side}")
+        mean, std = NORMALISATION.get(str(data.get("dataset")), (first.get("mean"), first.get("std")))
+        return tuple(map(float, mean or ())), tuple(map(float, std or ())), (side, side) if side else None
+    except (OSError, ValueError, RecursionError, AttributeError, LookupError, OverflowError, TypeError) as error:
+        raise EncoderError(
+            f"{file} cannot be read as solo-learn's settings: {error}.", remedy="repair or remove it"
+        ) from error
 
 
 def _require_stated(

@@ -224,6 +224,36 @@ def test_without_args_json_the_normalisation_is_asked_for(cifar_backbone: nn.Mod
     assert encoder.image_size == (32, 32)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[" * 100_000,
+        "[]",
+        "5",
+        '{"augmentations": "none"}',
+        '{"augmentations": [3]}',
+        '{"crop_size": "large"}',
+        '{"crop_size": []}',
+        '{"crop_size": -32}',
+        '{"crop_size": Infinity}',
+        '{"augmentations": [{"mean": 0.5}]}',
+        '{"augmentations": [{"mean": [null], "std": [1]}]}',
+    ],
+)
+def test_damaged_settings_are_named(content: str, cifar_backbone: nn.Module, tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, cifar_backbone)
+    (tmp_path / "args.json").write_text(content)
+    with pytest.raises(EncoderError, match=r"args\.json cannot be read.*repair or remove it"):
+        load_encoder(str(path))
+
+
+def test_a_normalisation_of_null_is_none(cifar_backbone: nn.Module, tmp_path: Path) -> None:
+    unsaid = {"data": {"dataset": "custom"}, "augmentations": [{"crop_size": 32, "mean": None, "std": None}]}
+    with pytest.raises(EncoderError, match=r"or mean= and std=\."):
+        load_encoder(str(save_checkpoint(tmp_path, cifar_backbone, settings=unsaid)))
+
+
 def test_other_architectures_are_named_and_can_be_passed(tmp_path: Path) -> None:
     backbone = build_backbone("timm/test_convnext:random")
     path = save_checkpoint(tmp_path, backbone, settings=CIFAR10)

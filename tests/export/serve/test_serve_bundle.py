@@ -81,6 +81,21 @@ def test_labels_that_contradict_the_model_are_refused(bundle: Path) -> None:
         open_bundle(bundle)
 
 
+@pytest.mark.parametrize("content", ["5", "{}", "[]", "null", "[1, 2, 3, 4]", '["cat", null]', "[" * 100_000])
+def test_labels_must_be_names(bundle: Path, content: str) -> None:
+    (bundle / "labels.json").write_text(content)
+    seal(bundle)
+    with pytest.raises(BundleError, match=r"labels\.json (holds|cannot be read)"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ["config.json", "checksums.json"])
+def test_json_nested_too_deep_is_damaged(bundle: Path, name: str) -> None:
+    (bundle / name).write_text("[" * 100_000)
+    with pytest.raises(BundleError, match=rf"{name} cannot be read"):
+        open_bundle(bundle)
+
+
 def external(folder: Path, location: str, *, hidden: bool = False) -> Path:
     """A bundle whose weight lies in the file ``location``; ``hidden`` puts it into a subgraph."""
     model = tiny_graph()

@@ -246,6 +246,25 @@ def test_broken_images_are_refused() -> None:
             decode(data, (3, 16, 16))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_of_16_bits_a_channel_is_refused(channels: int) -> None:
+    """Pillow would clip it: a picture of white that gets a label and a score."""
+    file = io.BytesIO()
+    Image.fromarray(np.linspace(0, 2**16 - 1, 1600, dtype=np.uint16).reshape(40, 40)).save(file, "PNG")
+    with pytest.raises(InputError, match=r"more than 8 bits a channel \(mode I;16\)"):
+        decode(file.getvalue(), (channels, 16, 16))
+
+
+def test_metadata_that_pillow_chokes_on_is_the_clients_fault() -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "maker", 6
+    whole = encoded("JPEG", exif=exif.tobytes())
+    damaged = whole.replace(b"\x01\x0f\x00\x02", b"\x01\x00\x00\x02")  # the maker's text where a number belongs
+    assert damaged != whole
+    with pytest.raises(InputError, match="cannot be decoded"):
+        decode(damaged, (3, 16, 16))
+
+
 def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.BytesIO()
     Image.new("1", (9000, 9000)).save(file, "PNG")
