@@ -20,6 +20,8 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "export")]
 from blocks import blocks  # noqa: E402
 from hub_server import TOKEN, LoopbackHub  # noqa: E402
 
+from genaf_sdk.comparison import Comparison, read_rows  # noqa: E402
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUNNABLE = [page for page in PAGES if any(not block.needs for block in blocks(page))]
 QUICK = ("README.md", "attacks.md", "reading-the-report.md")
@@ -159,3 +161,41 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
 def test_the_site_builds_without_a_warning() -> None:
     pytest.importorskip("zensical")
     run(ROOT, str(ROOT / "tools" / "build_docs.py"))
+
+
+MEASURED = {
+    ROOT / "README.md": ["methods-gtsrb"],
+    ROOT / "docs" / "methods.md": [
+        *("methods-gtsrb", "methods-cifar10-4000", "methods-digits", "methods-gtsrb-3000", "ablation-gtsrb-3000"),
+    ],
+}
+"""The results that the tables of a page come from, in their order."""
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "docs" / "results").iterdir()), ids=lambda folder: folder.name)
+def test_tables_of_results_are_their_rows(folder: Path) -> None:
+    rows = Comparison(read_rows(folder / "comparison.jsonl")).cells()
+    assert sorted(table_cells((folder / "comparison.md").read_text())) == sorted(rows)
+
+
+@pytest.mark.parametrize("page", MEASURED, ids=lambda page: page.name)
+def test_tables_of_pages_are_those_of_the_results(page: Path) -> None:
+    tables = [
+        table_cells(table) for table in re.findall(r"^\| method \| clean .*\n(?:\|.*\n)+", page.read_text(), re.M)
+    ]
+    assert len(tables) == len(MEASURED[page])
+    for (shown, *lines), name in zip(tables, MEASURED[page], strict=True):
+        header, *rows = table_cells((ROOT / "docs" / "results" / name / "comparison.md").read_text())
+        columns = [[plain(column) for column in header].index(plain(column)) for column in shown]
+        assert lines == [[row[column] for column in columns] for row in rows]
+
+
+def plain(column: str) -> str:
+    """Return a heading as results and pages both can spell it."""
+    spelt = {"label-uap 10/255": "label UAP", "CPU seconds": "CPU s"}
+    return spelt.get(column, column).lower()
+
+
+def table_cells(table: str) -> list[list[str]]:
+    lines = [line.strip("| ").split(" | ") for line in table.strip().splitlines()]
+    return [lines[0], *lines[2:]]
