@@ -37,7 +37,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def run(folder: Path, *arguments: str, **more: str) -> str:
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=600
+        [sys.executable, *arguments], cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, f"{' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
     return done.stdout
