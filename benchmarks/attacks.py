@@ -26,8 +26,8 @@ from genaf_sdk.attacks.base import UniversalAttack, frozen
 from genaf_sdk.config import EvaluationConfig
 from genaf_sdk.data import load_data
 from genaf_sdk.encoders import load_encoder
-from genaf_sdk.finetuning.adversary import ascend
-from genaf_sdk.model import Head
+from genaf_sdk.methods.adversary import ascend
+from genaf_sdk.models.heads import Head
 
 if TYPE_CHECKING:
     import argparse

@@ -30,9 +30,10 @@ from genaf_sdk.attacks import (
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, LabelledImages, load_data
 from genaf_sdk.encoders import load_encoder
-from genaf_sdk.finetuning.dual_track import dual_track_finetuning
-from genaf_sdk.finetuning.training import Run
-from genaf_sdk.model import HardenedModel, Head
+from genaf_sdk.engine.stage import Run
+from genaf_sdk.methods.gen_af import dual_track_finetuning
+from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.models.heads import Head
 from genaf_sdk.pipeline import undefended_config
 
 ENCODER = "bundled:simclr-cifar10"

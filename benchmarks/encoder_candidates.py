@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from genaf_sdk.encoders import build_backbone, load_encoder
-from genaf_sdk.model import PixelEncoder
+from genaf_sdk.models.encoder import PixelEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

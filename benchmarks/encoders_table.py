@@ -25,6 +25,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -35,12 +36,16 @@ from torch.nn import functional as F
 from genaf_sdk.attacks import UAPGD
 from genaf_sdk.config import DualTrackConfig, SensitivityConfig
 from genaf_sdk.data import DataSplits, load_data
+from genaf_sdk.engine.stage import Run
 from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.to_onnx import export_onnx
-from genaf_sdk.finetuning.dual_track import dual_track_finetuning
-from genaf_sdk.finetuning.sensitivity import robust_sensitivity
-from genaf_sdk.finetuning.training import Run
-from genaf_sdk.model import HardenedModel, Head, PixelEncoder
+from genaf_sdk.methods.gen_af import dual_track_finetuning
+from genaf_sdk.methods.sensitivity import robust_sensitivity
+from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.models.heads import Head
+
+if TYPE_CHECKING:
+    from genaf_sdk.models.encoder import PixelEncoder
 
 PARITY = 1e-3  # largest difference of the logits, relative to their spread over the images
 MOVED = 0.9  # least share of the tensors that training has to move

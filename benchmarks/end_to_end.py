@@ -17,7 +17,7 @@ from timing import CLOCKS, Record, begin, finish, median, parser_of, spread, tab
 from genaf_sdk import HardenConfig, HardenResult, harden
 from genaf_sdk.config import AdaptabilityConfig, AdversaryConfig
 from genaf_sdk.data import load_data
-from genaf_sdk.finetuning.loop import accuracy
+from genaf_sdk.engine.train import accuracy
 
 if TYPE_CHECKING:
     import torch

@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 from stage1 import Bench, Variant, options
 from timing import Record, begin, finish, forward_flops, interleaved, median, parser_of, spread, table
 
-from genaf_sdk.finetuning.genetic import genetic_regularization
+from genaf_sdk.methods.genetic import genetic_regularization
 
 if TYPE_CHECKING:
     from collections.abc import Callable

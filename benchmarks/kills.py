@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from genaf_sdk import HardenConfig, harden
 from genaf_sdk.config import AdaptabilityConfig, DualTrackConfig, ExportConfig, SensitivityConfig
 from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.engine.checkpoints import FACTS_FILE, FOLDER, TENSORS_FILE, read_checkpoint
 from genaf_sdk.errors import RunStoppedError
-from genaf_sdk.finetuning.checkpoints import FACTS_FILE, FOLDER, TENSORS_FILE, read_checkpoint
 
 CONFIG = HardenConfig(
     dual_track=DualTrackConfig(epochs=30, batch_size=32),

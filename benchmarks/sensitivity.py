@@ -23,9 +23,10 @@ from torch.nn import functional as F
 from genaf_sdk.config import AdaptabilityConfig, SensitivityConfig
 from genaf_sdk.data import load_data
 from genaf_sdk.encoders import build_backbone, load_encoder
-from genaf_sdk.finetuning.adversary import ascend
-from genaf_sdk.finetuning.sensitivity import layer_weights, redundant_layers, robust_sensitivity
-from genaf_sdk.model import Head, PixelEncoder
+from genaf_sdk.methods.adversary import ascend
+from genaf_sdk.methods.sensitivity import layer_weights, redundant_layers, robust_sensitivity
+from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.models.heads import Head
 
 if TYPE_CHECKING:
     import argparse

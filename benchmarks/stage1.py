@@ -38,13 +38,15 @@ from torch.nn import functional as F
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.encoders import build_backbone
-from genaf_sdk.finetuning.adversary import ascend
-from genaf_sdk.finetuning.backward import backward
-from genaf_sdk.finetuning.batches import Batch
-from genaf_sdk.finetuning.dual_track import Tracks, dual_track_loss
-from genaf_sdk.finetuning.modules import CurrentBatch
-from genaf_sdk.finetuning.training import Step, Training, cosine
-from genaf_sdk.model import HardenedModel, Head, PixelEncoder
+from genaf_sdk.engine.backward import backward
+from genaf_sdk.engine.batches import Batch
+from genaf_sdk.engine.modules import CurrentBatch
+from genaf_sdk.engine.stage import Step, Training, cosine
+from genaf_sdk.methods.adversary import ascend
+from genaf_sdk.methods.gen_af import Tracks, dual_track_loss
+from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.models.heads import Head
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ from genaf_sdk.export.variants import write_variants
 from genaf_sdk.files import replacing, write_json
 
 if TYPE_CHECKING:
-    from genaf_sdk.model import HardenedModel
+    from genaf_sdk.models.classifier import HardenedModel
     from genaf_sdk.pipeline import HardenResult
 
 LABELS_FILE, CHECKSUMS_FILE, CARD_FILE, SERVE_FOLDER = "labels.json", "checksums.json", "README.md", "serve"

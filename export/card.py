@@ -9,15 +9,15 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 
 from genaf_sdk._version import __version__
 from genaf_sdk.files import replacing
-from genaf_sdk.robustness.markdown import escaped, markdown_summary
-from genaf_sdk.robustness.verdict import budget_text
+from genaf_sdk.report.markdown import escaped, markdown_summary
+from genaf_sdk.report.verdict import budget_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from genaf_sdk.model import HardenedModel
-    from genaf_sdk.robustness.report import RobustnessReport
-    from genaf_sdk.robustness.scores import Score
+    from genaf_sdk.models.classifier import HardenedModel
+    from genaf_sdk.report.robustness import RobustnessReport
+    from genaf_sdk.report.scores import Score
 
 EVAL_RESULTS = ".eval_results/robustness.yaml"
 SHOWN_CLASSES = 50

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from genaf_sdk.attacks.perturbation import Perturbation
     from genaf_sdk.data import DataSplits
-    from genaf_sdk.model import HardenedModel
+    from genaf_sdk.inputs.perturbation import Perturbation
+    from genaf_sdk.models.classifier import HardenedModel
 
 BATCH_SIZES = (1, 2, 5)
 TOLERANCE = 1e-4

@@ -17,10 +17,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from genaf_sdk._version import __version__
 from genaf_sdk.errors import ExportError
 from genaf_sdk.files import replacing
-from genaf_sdk.model import pooled
+from genaf_sdk.models.encoder import pooled
 
 if TYPE_CHECKING:
-    from genaf_sdk.model import HardenedModel
+    from genaf_sdk.models.classifier import HardenedModel
 
 INPUT, OUTPUT = "pixels", "logits"
 LARGEST = 2 * 2**30 - 1  # bytes: the limit of one protobuf file

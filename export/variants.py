@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from genaf_sdk.attacks.perturbation import Perturbation
     from genaf_sdk.config import ExportConfig
     from genaf_sdk.data import DataSplits
-    from genaf_sdk.model import HardenedModel
+    from genaf_sdk.inputs.perturbation import Perturbation
+    from genaf_sdk.models.classifier import HardenedModel
 
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 32
 

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from genaf_sdk.data import DataSplits, load_data
     from genaf_sdk.encoders import load_encoder
     from genaf_sdk.errors import GenafError
-    from genaf_sdk.model import HardenedModel
+    from genaf_sdk.evaluation.evaluate import evaluate
+    from genaf_sdk.models.classifier import HardenedModel
     from genaf_sdk.pipeline import HardenResult, harden
-    from genaf_sdk.robustness.evaluate import evaluate
-    from genaf_sdk.robustness.report import RobustnessReport
+    from genaf_sdk.report.robustness import RobustnessReport
 
 _HOME = {
     "Comparison": "comparison",
@@ -27,10 +27,10 @@ _HOME = {
     "GenafError": "errors",
     "HardenConfig": "config",
     "HardenResult": "pipeline",
-    "HardenedModel": "model",
-    "RobustnessReport": "robustness.report",
+    "HardenedModel": "models.classifier",
+    "RobustnessReport": "report.robustness",
     "compare": "comparison",
-    "evaluate": "robustness.evaluate",
+    "evaluate": "evaluation.evaluate",
     "harden": "pipeline",
     "load_data": "data",
     "load_encoder": "encoders",

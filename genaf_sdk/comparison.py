@@ -20,20 +20,20 @@ from genaf_sdk.config import EvaluationConfig, HardenConfig
 from genaf_sdk.data import load_data
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.errors import ConfigError, OutputError
+from genaf_sdk.evaluation.evaluate import evaluate
 from genaf_sdk.files import replacing, require_writable
 from genaf_sdk.pipeline import harden
-from genaf_sdk.robustness.evaluate import evaluate
-from genaf_sdk.robustness.report import RobustnessReport
-from genaf_sdk.robustness.scores import Score
+from genaf_sdk.report.robustness import RobustnessReport
+from genaf_sdk.report.scores import Score
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import nn
 
-    from genaf_sdk.attacks.perturbation import Perturbation
     from genaf_sdk.data import DataSplits
-    from genaf_sdk.model import PixelEncoder
+    from genaf_sdk.inputs.perturbation import Perturbation
+    from genaf_sdk.models.encoder import PixelEncoder
 
 METHODS = ("default", "fast", "fine-tuning", "pgd-at", "trades")
 EVALUATION = EvaluationConfig(attacks=(*EvaluationConfig().attacks, "pgd:budget=4/255"), curve=(), checks=False)

@@ -83,7 +83,7 @@ class DualTrackConfig:
     schedule: Literal["cosine", "exponential"] = "cosine"
     """``exponential`` multiplies by 0.96 an epoch, as the paper does; ``cosine`` warms up, then falls to zero."""
     objective: Literal["dual-track", "trades", "mart"] = "dual-track"
-    """The loss: Gen-AF's, whose weights follow, or that of a baseline (``finetuning/baselines.py``)."""
+    """The loss: Gen-AF's, whose weights follow, or that of a baseline (``methods/baselines.py``)."""
     adversarial_weight: float = 2.0
     clean_weight: float = 1.0
     genetic_weight: float = 1.0

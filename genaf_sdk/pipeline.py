@@ -16,31 +16,33 @@ import torch
 
 from genaf_sdk._version import __version__
 from genaf_sdk.config import AdversaryConfig, HardenConfig
-from genaf_sdk.cost import CostMeter
 from genaf_sdk.data import load_data
 from genaf_sdk.encoders import load_encoder
-from genaf_sdk.engine import own_accelerator
+from genaf_sdk.engine.accelerator import own_accelerator
+from genaf_sdk.engine.checkpoints import Checkpoints, fingerprint, open_checkpoints
+from genaf_sdk.engine.cost import CostMeter
+from genaf_sdk.engine.processes import Processes
+from genaf_sdk.engine.stage import Run
+from genaf_sdk.engine.tracking import Metrics, require_trackers
 from genaf_sdk.errors import ConfigError
+from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
 from genaf_sdk.files import require_writable
-from genaf_sdk.finetuning.adaptability import Adaptation, adaptability_finetuning
-from genaf_sdk.finetuning.adversary import ascend
-from genaf_sdk.finetuning.checkpoints import Checkpoints, fingerprint, open_checkpoints
-from genaf_sdk.finetuning.dual_track import dual_track_finetuning
-from genaf_sdk.finetuning.processes import Processes
-from genaf_sdk.finetuning.sensitivity import redundant_layers, robust_sensitivity
-from genaf_sdk.finetuning.training import Run
-from genaf_sdk.model import HardenedModel, Head, PixelEncoder, architecture_of
+from genaf_sdk.methods.adaptability import Adaptation, adaptability_finetuning
+from genaf_sdk.methods.adversary import ascend
+from genaf_sdk.methods.gen_af import dual_track_finetuning
+from genaf_sdk.methods.sensitivity import redundant_layers, robust_sensitivity
+from genaf_sdk.models.classifier import HardenedModel, architecture_of
+from genaf_sdk.models.heads import Head
 from genaf_sdk.presets import with_method
-from genaf_sdk.robustness.evaluate import evaluate as run_evaluation
-from genaf_sdk.tracking import Metrics, require_trackers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
 
     from genaf_sdk.data import DataSplits
-    from genaf_sdk.robustness.report import RobustnessReport
-    from genaf_sdk.tracking import LogWith
+    from genaf_sdk.engine.tracking import LogWith
+    from genaf_sdk.models.encoder import PixelEncoder
+    from genaf_sdk.report.robustness import RobustnessReport
 
 
 @dataclass

@@ -16,7 +16,7 @@ from genaf_sdk.config import AdaptabilityConfig, EvaluationConfig, HardenConfig
 from genaf_sdk.data import DataSplits, load_data
 from genaf_sdk.errors import ConfigError, OutputError
 from genaf_sdk.presets import PRESETS, with_method
-from genaf_sdk.robustness.scores import Score
+from genaf_sdk.report.scores import Score
 
 QUICK = EvaluationConfig(
     attacks=("uapgd:steps=3", "label-uap:steps=3", "pgd:steps=2"), surrogate_samples=32, curve=(), checks=False

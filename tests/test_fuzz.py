@@ -24,14 +24,15 @@ from PIL import Image
 from torch import nn
 
 from genaf_sdk import HardenConfig, HardenedModel, RobustnessReport, load_encoder
-from genaf_sdk.attacks.perturbation import Perturbation
 from genaf_sdk.data import load_data
+from genaf_sdk.engine.checkpoints import Checkpoint, Checkpoints, read_checkpoint
 from genaf_sdk.errors import GenafError, OutputError
 from genaf_sdk.export.hub import fetch_bundle
 from genaf_sdk.export.serve.errors import ServeError
 from genaf_sdk.export.serve.images import decode
-from genaf_sdk.finetuning.checkpoints import Checkpoint, Checkpoints, read_checkpoint
-from genaf_sdk.model import Head, PixelEncoder
+from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.models.heads import Head
 
 CASES = int(os.environ.get("GENAF_FUZZ", "40"))
 few = settings(

@@ -22,13 +22,13 @@ from genaf_sdk.attacks.noise import Noise
 from genaf_sdk.attacks.pap_base import PapBase
 from genaf_sdk.attacks.pap_fuse import PapFuse
 from genaf_sdk.attacks.pap_ugs import PapUgs
-from genaf_sdk.attacks.perturbation import Perturbation
 from genaf_sdk.attacks.pgd import PGD
 from genaf_sdk.attacks.square import Square
 from genaf_sdk.attacks.ssp import SSP
 from genaf_sdk.attacks.targeted_uap import TargetedUAP
 from genaf_sdk.attacks.uap import UAP
 from genaf_sdk.attacks.uapgd import UAPGD
+from genaf_sdk.inputs.perturbation import Perturbation
 
 __all__ = [
     "FFF",

@@ -10,8 +10,8 @@ import torch
 
 from genaf_sdk.attacks.advencoder import GeneratorAttack
 from genaf_sdk.attacks.base import register
-from genaf_sdk.attacks.perturbation import Perturbation
 from genaf_sdk.errors import AttackError
+from genaf_sdk.inputs.perturbation import Perturbation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

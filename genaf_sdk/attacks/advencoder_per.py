@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from genaf_sdk.attacks.advencoder import GeneratorAttack
 from genaf_sdk.attacks.ascent import shown
 from genaf_sdk.attacks.base import register
-from genaf_sdk.attacks.perturbation import Perturbation
+from genaf_sdk.inputs.perturbation import Perturbation
 
 if TYPE_CHECKING:
     import torch

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, g
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.attacks.perturbation import Perturbation
 from genaf_sdk.errors import AttackError
-from genaf_sdk.model import inference_mode_of
+from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.models.modes import inference_mode_of
 from genaf_sdk.precision import CraftingPrecision, forward_in, resolve
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from genaf_sdk.attacks.base import EncoderAttack, register
 from genaf_sdk.attacks.layers import activations, layer_at, layers_of
 from genaf_sdk.attacks.overfire import climb, feature_change, mid_grey
 from genaf_sdk.attacks.pap_ugs import gaussian_images
-from genaf_sdk.attacks.perturbation import Perturbation
+from genaf_sdk.inputs.perturbation import Perturbation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

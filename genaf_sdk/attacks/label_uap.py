@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from genaf_sdk.attacks.ascent import falling, random_start, shown, sign_ascent
 from genaf_sdk.attacks.base import UniversalModelAttack, batches_forever, register
-from genaf_sdk.attacks.perturbation import Perturbation
+from genaf_sdk.inputs.perturbation import Perturbation
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk.attacks.base import EncoderAttack, register
-from genaf_sdk.attacks.perturbation import Perturbation
+from genaf_sdk.inputs.perturbation import Perturbation
 
 
 @register

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from genaf_sdk.attacks.ascent import gradient_of, random_start, shown
-from genaf_sdk.model import PixelEncoder
+from genaf_sdk.models.encoder import PixelEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from genaf_sdk.attacks.ascent import image_batches, random_start, shown, sign_ascent
 from genaf_sdk.attacks.base import EncoderAttack, register
 from genaf_sdk.attacks.layers import activations, layer_at
-from genaf_sdk.attacks.perturbation import Perturbation
+from genaf_sdk.inputs.perturbation import Perturbation
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from genaf_sdk.attacks.ascent import falling, image_batches, random_start, shown, sign_ascent
 from genaf_sdk.attacks.base import EncoderAttack, register
 from genaf_sdk.attacks.layers import activations, layer_at
-from genaf_sdk.attacks.perturbation import Perturbation
+from genaf_sdk.inputs.perturbation import Perturbation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

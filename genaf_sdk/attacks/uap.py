@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from genaf_sdk.attacks.ascent import gradient_of, shown
 from genaf_sdk.attacks.base import EncoderAttack, batches_forever, register
-from genaf_sdk.attacks.perturbation import Perturbation
 from genaf_sdk.attacks.pseudo_classes import feature_classes, probe_classes
+from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.precision import CraftingPrecision  # noqa: TC001 - the command line resolves the field's type
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -13,6 +13,9 @@ from genaf_sdk.cli.output import DONE, FAILED, Command, console
 from genaf_sdk.config import EvaluationConfig
 from genaf_sdk.errors import GenafError, OutputError
 from genaf_sdk.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from genaf_sdk.models.encoder import PixelEncoder
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,10 @@ class Evaluate(Command):
     def __call__(self) -> int:
         """Run."""
         from genaf_sdk.data import load_data
+        from genaf_sdk.evaluation.evaluate import evaluate
         from genaf_sdk.files import require_writable
-        from genaf_sdk.model import HardenedModel
+        from genaf_sdk.models.classifier import HardenedModel
         from genaf_sdk.progress import make_display
-        from genaf_sdk.robustness.evaluate import evaluate
 
         folder = None if self.output_dir is None else require_writable(self.output_dir)
         model = HardenedModel.from_pretrained(self.model)
@@ -88,7 +91,7 @@ class Attack(Command):
         from genaf_sdk.data import load_data
         from genaf_sdk.encoders import load_encoder
         from genaf_sdk.errors import AttackError
-        from genaf_sdk.model import HardenedModel, PixelEncoder
+        from genaf_sdk.models.classifier import HardenedModel
 
         attack = load_attack(self.name)
         if not isinstance(attack, EncoderAttack):
@@ -178,8 +181,8 @@ class Report(Command):
         """Run."""
         from rich.text import Text
 
-        from genaf_sdk.robustness.markdown import markdown_summary
-        from genaf_sdk.robustness.report import HTML_FILE, REPORT_FILE, RobustnessReport
+        from genaf_sdk.report.markdown import markdown_summary
+        from genaf_sdk.report.robustness import HTML_FILE, REPORT_FILE, RobustnessReport
 
         if not (self.folder / REPORT_FILE).is_file():
             raise OutputError(

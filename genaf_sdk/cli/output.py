@@ -14,7 +14,7 @@ from genaf_sdk.errors import GenafError
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from genaf_sdk.robustness.report import RobustnessReport
+    from genaf_sdk.report.robustness import RobustnessReport
 
 DONE, FAILED, UNUSABLE, UNEXPECTED, INTERRUPTED = 0, 1, 2, 3, 130
 

@@ -18,7 +18,8 @@ from genaf_sdk.encoders import bundled, checkpoint, hub, solo_learn, timm, torch
 from genaf_sdk.encoders.source import KnownEncoder, Source, Wanted
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.files import user_path
-from genaf_sdk.model import HardenedModel, PixelEncoder
+from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.models.encoder import PixelEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

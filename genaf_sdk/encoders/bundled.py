@@ -14,7 +14,7 @@ from genaf_sdk.errors import EncoderError
 
 if TYPE_CHECKING:
     from genaf_sdk.encoders.source import Wanted
-    from genaf_sdk.model import PixelEncoder
+    from genaf_sdk.models.encoder import PixelEncoder
 
 NAME, SIZE = "simclr-cifar10", (32, 32)
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from genaf_sdk.encoders.source import Wanted
-    from genaf_sdk.model import PixelEncoder
+    from genaf_sdk.models.encoder import PixelEncoder
 
 SUFFIXES = (".ckpt", ".pth", ".pt", ".bin", ".safetensors", ".pt2")
 PREFIXES = ("", "backbone.", "encoder.", "model.", "visual.", "model.backbone.", "encoder_q.", "module.encoder_q.")

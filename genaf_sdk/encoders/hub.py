@@ -14,13 +14,13 @@ from genaf_sdk.encoders.repository import Repository
 from genaf_sdk.encoders.source import KnownEncoder
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.files import user_path
-from genaf_sdk.model import CONFIG_FILE, WEIGHTS_FILE, HardenedModel
+from genaf_sdk.models.classifier import CONFIG_FILE, WEIGHTS_FILE, HardenedModel
 
 if TYPE_CHECKING:
     from torch import nn
 
     from genaf_sdk.encoders.source import Wanted
-    from genaf_sdk.model import PixelEncoder
+    from genaf_sdk.models.encoder import PixelEncoder
 
 
 class Library(Protocol):

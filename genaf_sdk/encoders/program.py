@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from genaf_sdk.encoders.source import Wanted
-    from genaf_sdk.model import PixelEncoder
+    from genaf_sdk.models.encoder import PixelEncoder
 
 
 def load_program(path: Path, wanted: Wanted) -> PixelEncoder:

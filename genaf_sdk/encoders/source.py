@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.model import PixelEncoder
+from genaf_sdk.models.encoder import PixelEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,14 +8,14 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from genaf_sdk.encoders.source import KnownEncoder, read_number, read_options, read_size, write_size
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.model import CONFIG_FILE, WEIGHTS_FILE
+from genaf_sdk.models.classifier import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from torch import nn
 
     from genaf_sdk.encoders.repository import Repository
     from genaf_sdk.encoders.source import Wanted
-    from genaf_sdk.model import PixelEncoder
+    from genaf_sdk.models.encoder import PixelEncoder
 
 OPTIONS = ("channels", "image_size")
 

@@ -12,7 +12,7 @@ from genaf_sdk.errors import EncoderError
 
 if TYPE_CHECKING:
     from genaf_sdk.encoders.source import Wanted
-    from genaf_sdk.model import PixelEncoder
+    from genaf_sdk.models.encoder import PixelEncoder
 
 
 def known() -> list[KnownEncoder]:

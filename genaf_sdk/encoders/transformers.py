@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.model import CONFIG_FILE, WEIGHTS_FILE
+from genaf_sdk.models.classifier import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from genaf_sdk.encoders.repository import Repository
     from genaf_sdk.encoders.source import Wanted
-    from genaf_sdk.model import PixelEncoder
+    from genaf_sdk.models.encoder import PixelEncoder
 
 PROCESSOR = "preprocessor_config.json"
 INTERPOLATE = "interpolate_pos_encoding"

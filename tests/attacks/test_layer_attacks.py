@@ -14,7 +14,7 @@ from genaf_sdk.attacks.gd_uap import product_of_norms
 from genaf_sdk.attacks.layers import activations, layers_of
 from genaf_sdk.attacks.overfire import climb, mid_grey
 from genaf_sdk.attacks.pap_ugs import gaussian_images
-from genaf_sdk.model import PixelEncoder
+from genaf_sdk.models.encoder import PixelEncoder
 
 BUDGET = 10 / 255
 

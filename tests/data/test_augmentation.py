@@ -64,7 +64,7 @@ def test_training_sees_augmented_images_and_validation_does_not(
         seen.append((augmentation, len(pixels)))
         return augmented(pixels, augmentation, seeds)
 
-    monkeypatch.setattr("genaf_sdk.finetuning.batches.augmented", spy)
+    monkeypatch.setattr("genaf_sdk.engine.batches.augmented", spy)
     stage = dataclasses.replace(quick_config.dual_track, epochs=1, augmentation="crop")
     harden(tiny_encoder, striped, dataclasses.replace(quick_config, dual_track=stage), evaluate=False, progress=False)
     assert {kind for kind, _ in seen} == {"crop"}

@@ -13,7 +13,8 @@ from torch import nn
 from genaf_sdk.encoders import build_backbone, load_encoder
 from genaf_sdk.encoders.small_resnet import SmallResNet
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.model import HardenedModel, Head
+from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.models.heads import Head
 
 STATED = {"mean": (0.5,), "std": (0.25,), "image_size": (32, 32)}
 

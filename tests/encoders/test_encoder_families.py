@@ -16,7 +16,7 @@ from genaf_sdk.config import AdaptabilityConfig, DualTrackConfig, SensitivityCon
 from genaf_sdk.encoders import build_backbone
 from genaf_sdk.export.parity import check_parity
 from genaf_sdk.export.to_onnx import export_onnx
-from genaf_sdk.model import PixelEncoder
+from genaf_sdk.models.encoder import PixelEncoder
 
 FEW_STEPS = HardenConfig(
     dual_track=DualTrackConfig(epochs=1, batch_size=8),

@@ -19,7 +19,9 @@ from genaf_sdk.encoders import build_backbone, hub, load_encoder, repository, tr
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.export.parity import check_parity
 from genaf_sdk.export.to_onnx import export_onnx
-from genaf_sdk.model import HardenedModel, Head, PixelEncoder
+from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.models.heads import Head
 
 PROCESSOR = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "size": 32, "resample": 3}
 

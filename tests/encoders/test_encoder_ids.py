@@ -14,7 +14,9 @@ from torch import nn
 from genaf_sdk import encoders
 from genaf_sdk.encoders import SOURCES, build_backbone, known_encoders, load_encoder
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.model import HardenedModel, Head, PixelEncoder
+from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.models.heads import Head
 
 
 @pytest.fixture

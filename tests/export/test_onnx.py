@@ -16,7 +16,9 @@ from genaf_sdk.export.bundle import checksums, published_files, write_bundle
 from genaf_sdk.export.parity import check_parity
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.export.variants import write_variants
-from genaf_sdk.model import HardenedModel, Head, PixelEncoder
+from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.models.heads import Head
 
 
 def new_model(backbone: nn.Module | None = None, **options: object) -> HardenedModel:

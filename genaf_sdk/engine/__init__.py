@@ -1,0 +1,1 @@
+"""Trains: batches, processes, randomness, precision, faults, checkpoints."""

@@ -1,0 +1,164 @@
+"""Global batches: the same images in the same order on any number of processes, and this process's rows of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from genaf_sdk.data.augmentation import augmented
+from genaf_sdk.data.loading import loader_options
+from genaf_sdk.engine.processes import ALONE, Processes
+from genaf_sdk.engine.randomness import integers, key_of, permutation, uniform
+from genaf_sdk.errors import ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from genaf_sdk.data import LabelledImages
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This process's rows of a global batch, and the random numbers that belong to them.
+
+    Args:
+        pixels: Images (n, C, H, W) in [0, 1].
+        labels: Classes (n,).
+        rows: Which rows of the global batch these are, int64 (n,) on the CPU; adversaries want them ascending.
+        total: Rows of the global batch.
+        key: Of the step's random numbers.
+        processes: Who has the other rows.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    rows: Tensor
+    total: int
+    key: int = 0
+    processes: Processes = ALONE
+
+    @classmethod
+    def whole(cls, pixels: Tensor, labels: Tensor, key: int = 0) -> Batch:
+        """Return a global batch that this process has alone."""
+        return cls(pixels, labels, torch.arange(len(pixels)), len(pixels), key)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return this process's part of a mean over the global batch; values (n,).
+
+        The parts of all processes average to that mean, as accelerate averages gradients over processes.
+        """
+        return values.sum() * (self.processes.count / self.total)
+
+    def uniform(self, purpose: str, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Return uniform random numbers (n, *shape), one row an image, on the images' device."""
+        return uniform(key_of(self.key, purpose), self.rows.to(self.pixels.device), shape, low, high)
+
+    def integers(self, purpose: str, shape: tuple[int, ...], bound: int) -> Tensor:
+        """Return random whole numbers (n, *shape) below ``bound``, one row an image, on the images' device."""
+        return integers(key_of(self.key, purpose), self.rows.to(self.pixels.device), shape, bound)
+
+    def split(self, pieces: int) -> list[Batch]:
+        """Deal the rows out to pieces that still know their place in the global batch."""
+        parts = [slice(first, None, pieces) for first in range(pieces)]
+        return [
+            replace(self, pixels=self.pixels[part], labels=self.labels[part], rows=self.rows[part].contiguous())
+            for part in parts
+        ]
+
+    @staticmethod
+    def joined(pieces: list[Batch]) -> Batch:
+        """Return what ``split`` dealt out as one batch again, its rows in the order of the pieces."""
+        pixels, labels, rows = (
+            torch.cat([getattr(piece, name) for piece in pieces]) for name in ("pixels", "labels", "rows")
+        )
+        return replace(pieces[0], pixels=pixels, labels=labels, rows=rows)
+
+
+class Epochs:
+    """The global batches of every epoch.
+
+    An epoch shows every image once, in batches whose sizes differ by one at most: no short last batch, none dropped.
+
+    Args:
+        images: Training images.
+        batch_size: Largest number of images in a global batch.
+        key: Of the order.
+        processes: This process takes every ``count``-th row, so that all have the same kinds of work.
+
+    Raises:
+        ConfigError: There are more processes than images in a batch.
+    """
+
+    def __init__(self, images: LabelledImages, batch_size: int, key: int, processes: Processes) -> None:
+        self.images, self.key, self.processes = images, key, processes
+        count = len(images)
+        self.steps = max(1, min(math.ceil(count / batch_size), count // 2))  # no batch of one: losses need pairs
+        if count // self.steps < processes.count:
+            raise ConfigError(
+                f"A batch has {count // self.steps} images for {processes.count} processes.",
+                expected="at least one image a process in every batch",
+                remedy="raise batch_size, or start fewer processes",
+            )
+
+    def batches(self, epoch: int, first: int, device: torch.device) -> Iterator[Batch]:
+        """Yield the global batches of an epoch from number ``first`` on.
+
+        Raises:
+            TrainingError: A process that reads images died.
+        """
+        order = permutation(key_of(self.key, "order", epoch), len(self.images)).tensor_split(self.steps)[first:]
+        shares = [torch.arange(self.processes.index, len(batch), self.processes.count) for batch in order]
+        loader: DataLoader[Any] = DataLoader(
+            self.images,
+            batch_sampler=[batch[share].tolist() for batch, share in zip(order, shares, strict=True)],
+            collate_fn=_as_it_is,
+            **loader_options(self.images, device, self.processes.count),
+            generator=torch.Generator(),  # of the workers' seeds, which nothing uses; the global one stays untouched
+        )
+        loaded = iter(loader)
+        for number, (batch, share) in enumerate(zip(order, shares, strict=True), start=first):
+            try:
+                pixels, labels = next(loaded)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise TrainingError(
+                    f"A process that reads images died: {str(error).splitlines()[0]}",
+                    remedy="see to it that there is memory for all of them, then go on with resume=True",
+                ) from error
+            pixels = pixels.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            key = key_of(self.key, "step", epoch * self.steps + number)
+            yield Batch(pixels, labels.to(device), share, len(batch), key, self.processes)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def varied(batch: Batch, most: int, augmentation: str) -> Batch:
+    """Return the batch with every image translated by up to ``most`` pixels, then augmented in a way of its own."""
+    batch = shifted(batch, most)
+    if augmentation == "none":
+        return batch
+    seeds = batch.integers("augmentation", (), 2**24)
+    return replace(batch, pixels=augmented(batch.pixels, augmentation, seeds))
+
+
+def shifted(batch: Batch, most: int) -> Batch:
+    """Return the batch with every image translated by up to ``most`` pixels each way, its edges repeated."""
+    if most == 0:
+        return batch
+    pixels = batch.pixels
+    count, _, height, width = pixels.shape
+    padded = F.pad(pixels, (most,) * 4, mode="replicate")
+    offsets = batch.integers("shift", (2,), 2 * most + 1)
+    rows = (offsets[:, :1] + torch.arange(height, device=pixels.device))[:, :, None]
+    columns = (offsets[:, 1:] + torch.arange(width, device=pixels.device))[:, None, :]
+    images = torch.arange(count, device=pixels.device)[:, None, None]
+    return replace(batch, pixels=padded[images, :, rows, columns].permute(0, 3, 1, 2))

@@ -1,0 +1,257 @@
+"""Checkpoints that survive anything: written under a temporary name, flushed to disk, renamed; never unpickled.
+
+A checkpoint is a folder of ``tensors.safetensors`` and ``facts.json``, which holds the other's SHA-256::
+
+    OUTPUT_DIR/checkpoints/run.json                  what the run was started with
+                           stage-1/00000120/         after 120 steps of stage 1
+                           sensitivity.json          results that are no weights
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from genaf_sdk.engine.processes import ALONE, Processes
+from genaf_sdk.errors import ConfigError, OutputError
+from genaf_sdk.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import Tensor
+
+KEPT = 2  # checkpoints of a stage: the last one, and the one to fall back on
+FOLDER, RUN_FILE, TENSORS_FILE, FACTS_FILE = "checkpoints", "run.json", "tensors.safetensors", "facts.json"
+PARTIAL = ".partial"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a stage stood: after ``step`` steps, with these tensors and, as JSON, these facts."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: Where they are, made by ``open_checkpoints``; None keeps none.
+        processes: The first one writes; all read, so that the folder has to be shared between hosts.
+    """
+
+    def __init__(self, folder: Path | None = None, processes: Processes = ALONE) -> None:
+        self.folder, self.processes = folder, processes
+
+    def save(self, stage: str, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint and remove the oldest beyond ``KEPT``.
+
+        Raises:
+            OutputError: It cannot be written; those written before are as they were.
+        """
+        if self.folder is None or not self.processes.is_first:
+            return
+        folder = self.folder / _slug(stage)
+        final = folder / f"{checkpoint.step:08d}"
+        partial = folder / f"{PARTIAL}-{final.name}"
+        try:
+            _remove(final, partial)
+            partial.mkdir(parents=True)
+            copies = {
+                name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+                for name, tensor in checkpoint.tensors.items()
+            }
+            save_file(copies, partial / TENSORS_FILE)
+            _flush(partial / TENSORS_FILE)
+            write_json(partial / FACTS_FILE, {"sha256": _sha256(partial / TENSORS_FILE), **checkpoint.facts})
+            _flush(partial)
+            partial.replace(final)
+            _flush(folder)
+            for old in _numbered(folder)[:-KEPT]:
+                _remove(old, partial)
+        except (OSError, SafetensorError) as error:
+            raise OutputError(
+                f"The checkpoint {final} cannot be written: {getattr(error, 'strerror', None) or error}.",
+                remedy="free space or mend the folder, then go on with resume=True: earlier checkpoints are intact",
+            ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def latest(self, stage: str) -> Checkpoint | None:
+        """Return a stage's newest intact checkpoint; damaged ones are passed over, and that is logged."""
+        if self.folder is None:
+            return None
+        found = None
+        if self.processes.is_first:
+            for folder in reversed(_numbered(self.folder / _slug(stage))):
+                try:
+                    found = read_checkpoint(folder)
+                    break
+                except OutputError as error:
+                    logger.warning("%s The one before it is used instead.", error)
+        step = self.processes.from_first(None if found is None else found.step)
+        if step is None or found is not None:
+            return found
+        return read_checkpoint(self.folder / _slug(stage) / f"{step:08d}")
+
+    def remember(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return what an earlier process of this run computed under ``name``, or compute and keep it (as JSON).
+
+        What the first process has is what all processes get.
+        """
+        path = None if self.folder is None else self.folder / f"{_slug(name)}.json"
+        if self.processes.from_first(path is not None and path.is_file()) and path is not None:
+            return self.processes.from_first(read_json(path) if self.processes.is_first else None)
+        value = self.processes.from_first(compute())
+        if path is not None and self.processes.is_first:
+            write_json(path, value)
+        return value
+
+
+def open_checkpoints(
+    output_dir: Path | None, identity: dict[str, Any], processes: Processes, *, resume: bool
+) -> Checkpoints:
+    """Return the checkpoints of a run: those that are there if it resumes, none if it starts.
+
+    Args:
+        output_dir: The run's folder, or None.
+        identity: What a run that goes on must share with the one that started, as JSON.
+        processes: The first one writes.
+        resume: Whether to go on; where nothing was kept, the run starts.
+
+    Raises:
+        ConfigError: The run was started with something else; every difference is listed.
+        OutputError: The folder cannot be read or written, or holds what is not of this package.
+    """
+    if output_dir is None:
+        if resume:
+            raise ConfigError("resume=True without output_dir.", expected="the folder of the run that is to go on")
+        return Checkpoints(None, processes)
+    folder = output_dir / FOLDER
+    problem: Exception | None = None
+    if processes.is_first:
+        try:
+            _open(folder, identity, resume=resume)
+        except (ConfigError, OutputError) as error:
+            problem = error
+    problem = processes.from_first(problem)
+    if problem is not None:
+        raise problem
+    return Checkpoints(folder, processes)
+
+
+def _open(folder: Path, identity: dict[str, Any], *, resume: bool) -> None:
+    run_file = folder / RUN_FILE
+    if resume and run_file.is_file():
+        changed = differences(read_json(run_file), identity)
+        if changed:
+            raise ConfigError(
+                f"The run in {folder.parent} was started with something else: {'; '.join(changed)}.",
+                expected="the settings, data and encoder that it was started with",
+                remedy="restore them, or start anew without resume",
+            )
+        try:
+            for partial in folder.rglob(f"*{PARTIAL}*"):
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be tidied up: {error.strerror or error}.") from error
+        return
+    if resume:
+        logger.warning("There is nothing to resume in %s: the run starts from the beginning.", folder.parent)
+    elif run_file.is_file():
+        logger.warning("The checkpoints of an earlier run in %s are replaced; resume goes on from them.", folder)
+    try:
+        if not run_file.is_file() and folder.exists() and any(PARTIAL not in path.name for path in folder.iterdir()):
+            raise OutputError(
+                f"{folder} holds files, but no {RUN_FILE}: they belong to no run of this package.",
+                expected="a folder of an earlier run, which a new one replaces, or none",
+                remedy="move it away, or choose another output_dir",
+            )
+        # Under its final name a folder is whole or gone, so that a kill in between leaves nothing that is refused.
+        _remove(folder, folder.with_name(f".{FOLDER}{PARTIAL}"))
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be emptied: {error.strerror or error}.") from error
+    write_json(run_file, identity)
+
+
+def differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """Return every difference between two JSON values, as ``name: before -> now``."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = [*before, *(name for name in now if name not in before)]
+        return [
+            line
+            for name in names
+            for line in differences(before.get(name), now.get(name), f"{path}.{name}" if path else name)
+        ]
+    return [] if before == now else [f"{path}: {before!r} -> {now!r}"]
+
+
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    """Return a SHA-256 over names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _slug(name: str) -> str:
+    return name.replace(" ", "-")
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """Return a stage's checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint and compare it with its checksum.
+
+    Raises:
+        OutputError: A file is missing or damaged.
+    """
+    facts = read_json(folder / FACTS_FILE)
+    try:
+        if facts.pop("sha256") != _sha256(folder / TENSORS_FILE):
+            raise OutputError(f"The checkpoint {folder} is damaged: its checksum does not match.")
+        return Checkpoint(int(folder.name), load_file(folder / TENSORS_FILE), facts)
+    except (OSError, SafetensorError, KeyError, AttributeError, TypeError) as error:
+        raise OutputError(f"The checkpoint {folder} is damaged: {error}.") from error
+
+
+def _remove(folder: Path, partial: Path) -> None:
+    """Remove a checkpoint; from the first moment on it has no final name any more."""
+    shutil.rmtree(partial, ignore_errors=True)
+    if folder.exists():
+        folder.replace(partial)
+        shutil.rmtree(partial)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Have a file's content, or a folder's list of names, on the disk; Windows has no such thing for folders."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,118 @@
+"""Layers whose output depends on the whole batch or on chance, made independent of the number of processes.
+
+While a model trains, its batch norms use the statistics of the global batch, and dropout draws its mask by the row of
+the global batch. The modules stay what they are: only their ``forward`` is exchanged, and put back afterwards.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from genaf_sdk.engine.randomness import key_of, uniform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from genaf_sdk.engine.batches import Batch
+    from genaf_sdk.engine.processes import Processes
+
+
+class CurrentBatch:
+    """The batch that is being trained on, for the layers that need to know."""
+
+    def __init__(self) -> None:
+        self.batch: Batch | None = None
+
+
+@contextmanager
+def globally(model: nn.Module, processes: Processes, *, sync_batch_norm: bool) -> Iterator[CurrentBatch]:
+    """Context in which ``model`` trains alike on any number of processes; yields where to put each batch.
+
+    Stochastic depth and dropout on other axes than (rows, ...) still draw from torch's generator.
+
+    Args:
+        model: The classifier.
+        processes: Who has the other rows of a batch.
+        sync_batch_norm: Whether batch norms use the global batch; without it, each process its own rows.
+    """
+    current = CurrentBatch()
+    exchanged: list[nn.Module] = []
+    for place, module in enumerate(model.modules()):
+        if type(module) is nn.Dropout and module.p > 0:
+            _exchange(module, partial(_dropout_by_rows, module, place, current), exchanged)
+        elif isinstance(module, _BatchNorm) and sync_batch_norm and processes.count > 1:
+            _exchange(module, partial(_batch_norm, module, module.forward, processes), exchanged)
+    try:
+        yield current
+    finally:
+        for module in exchanged:
+            del module.forward
+
+
+def _exchange(module: nn.Module, forward: Any, exchanged: list[nn.Module]) -> None:
+    module.forward = forward
+    exchanged.append(module)
+
+
+def _dropout_by_rows(module: nn.Dropout, place: int, current: CurrentBatch, x: Tensor) -> Tensor:
+    batch = current.batch
+    if not module.training or batch is None or len(x) % len(batch.rows):
+        return nn.functional.dropout(x, module.p, module.training)
+    copies = torch.arange(len(x) // len(batch.rows))[:, None]  # (adversarial, benign) of one image are two copies
+    rows = (batch.rows + copies * batch.total).flatten().to(x.device)
+    kept = uniform(key_of(batch.key, "dropout", place), rows, tuple(x.shape[1:])) >= module.p
+    return x * kept / (1 - module.p)
+
+
+def _batch_norm(module: _BatchNorm, alone: Any, processes: Processes, x: Tensor) -> Tensor:
+    """Batch norm over all processes' rows; its gradient too takes all rows into account.
+
+    Every process sends mean, squared deviations from its own mean, and count of each channel, in one exchange; they are
+    joined by Chan et al. (1979), which loses no digits where the mean is large.
+    """
+    if not module.training:
+        output: Tensor = alone(x)
+        return output
+    values = x.float()
+    axes = [0, *range(2, x.ndim)]
+    count = x.numel() / x.shape[1]
+    mean = values.mean(axes)
+    deviations = (values - _by_channel(mean, x)).square().sum(axes)
+    own = torch.cat([mean, deviations, mean.new_tensor([count])])[None]
+    everyone = processes.gather_rows(own, torch.tensor([processes.index]), processes.count)
+    channels = x.shape[1]
+    means, squares, counts = everyone.split([channels, channels, 1], dim=1)
+    total = counts.detach().sum()
+    mean = (means * counts).sum(0) / total
+    variance = (squares + counts * (means - mean).square()).sum(0) / total
+    _track(module, mean.detach(), variance.detach() * total / (total - 1))
+    output = (values - _by_channel(mean, x)) * _by_channel(torch.rsqrt(variance + module.eps), x)
+    if module.affine:
+        output = output * _by_channel(module.weight, x) + _by_channel(module.bias, x)
+    output = output.to(x.dtype)
+    for name in ("drop", "act"):  # timm's batch norms carry their activation
+        following = getattr(module, name, None)
+        output = following(output) if isinstance(following, nn.Module) else output
+    return output
+
+
+@torch.no_grad()
+def _track(module: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    if not module.track_running_stats or module.running_mean is None or module.running_var is None:
+        return
+    momentum = module.momentum
+    if module.num_batches_tracked is not None:
+        module.num_batches_tracked.add_(1)
+        momentum = 1 / float(module.num_batches_tracked) if momentum is None else momentum
+    module.running_mean.lerp_(mean, momentum or 0.0)
+    module.running_var.lerp_(variance, momentum or 0.0)
+
+
+def _by_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.view(1, -1, *[1] * (x.ndim - 2))

@@ -1,0 +1,106 @@
+"""Where a run's figures go while it runs: ``metrics.jsonl``, and the trackers of accelerate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
+
+from genaf_sdk.errors import ConfigError
+from genaf_sdk.files import replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from accelerate import Accelerator
+
+    from genaf_sdk.report.robustness import RobustnessReport
+
+METRICS_FILE, PROJECT = "metrics.jsonl", "genaf-sdk"
+LogWith: TypeAlias = "str | GeneralTracker | Sequence[str | GeneralTracker] | None"
+
+
+def require_trackers(log_with: LogWith, folder: Path | None) -> list[Any]:
+    """Return ``log_with`` as a list, once every tracker in it is known to work here.
+
+    Args:
+        log_with: Name of a tracker of accelerate, a ``GeneralTracker`` of one's own, or several; None is none.
+        folder: Where trackers that write files write them.
+
+    Raises:
+        ConfigError: A tracker is unknown or not installed, or needs a folder and there is none.
+    """
+    given: Any = () if log_with is None else log_with
+    wanted = [given] if isinstance(given, (str, GeneralTracker)) else list(given)
+    installed = {str(name): name for name in get_available_trackers()}
+    for name in wanted:
+        if isinstance(name, GeneralTracker):
+            continue
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise ConfigError(f"There is no tracker {name!r}.", expected=f"one of {', '.join(LOGGER_TYPE_TO_CLASS)}")
+        if name not in installed:
+            raise ConfigError(f"The tracker {name!r} is not installed.", remedy=f"pip install {name}")
+        if LOGGER_TYPE_TO_CLASS[name].requires_logging_directory and folder is None:
+            raise ConfigError(f"The tracker {name!r} writes files.", remedy="give an output_dir")
+    return wanted
+
+
+@dataclass
+class Metrics:
+    """Tells the figures of a run as they come; the first process does.
+
+    Args:
+        accelerator: Its trackers are told, if they are initialised.
+        folder: Where ``metrics.jsonl`` is kept: one JSON object an epoch, then one for each score. None keeps none.
+    """
+
+    accelerator: Accelerator | None = None
+    folder: Path | None = None
+
+    def start(self, settings: dict[str, Any]) -> None:
+        """Initialise the accelerator's trackers, unless its owner has; ``settings`` are nested plain objects."""
+        accelerator = self.accelerator
+        if accelerator is not None and accelerator.log_with and not accelerator.trackers:
+            accelerator.init_trackers(PROJECT, config=dict(_flat(settings)))
+
+    def epoch(self, history: list[dict[str, Any]]) -> None:
+        """Tell the last record of ``history``; the file is written anew, so that a resumed run repeats no line."""
+        self._write(history)
+        if self.accelerator is not None and self.accelerator.trackers:
+            record = history[-1]
+            values = {
+                f"{record['stage']}/{name}": value for name, value in record.items() if isinstance(value, (int, float))
+            }
+            self.accelerator.log(values, step=len(history))
+
+    def scores(self, history: list[dict[str, Any]], report: RobustnessReport) -> None:
+        """Tell the accuracies of a report, shares in [0, 1]."""
+        rows = [{"stage": "evaluation", **score.to_dict()} for score in report.scores]
+        self._write([*history, *rows])
+        if self.accelerator is not None and self.accelerator.trackers:
+            values = {
+                "/".join(part for part in (score.model, score.column, score.attack) if part): score.accuracy
+                for score in report.scores
+            }
+            self.accelerator.log(values, step=len(history))
+
+    def _write(self, records: list[dict[str, Any]]) -> None:
+        if self.folder is None or (self.accelerator is not None and not self.accelerator.is_main_process):
+            return
+        with replacing(self.folder / METRICS_FILE) as temporary:
+            lines = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+            temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str | float]]:
+    """Return nested settings by dotted name, as trackers take them: numbers and text."""
+    rows: list[tuple[str, str | float]] = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((prefix + name, value if isinstance(value, (int, float, str)) else str(value)))
+    return rows

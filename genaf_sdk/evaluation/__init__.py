@@ -1,0 +1,1 @@
+"""Measures a classifier: clean, under transferred, adaptive and white-box attacks."""

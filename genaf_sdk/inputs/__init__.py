@@ -1,0 +1,1 @@
+"""What an input is, and what an attacker may do to it."""

@@ -1,0 +1,182 @@
+"""Robust sensitivity: how much robustness each layer carries (module robust criticality, Zhu et al., ICCV 2023)."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from genaf_sdk.errors import TrainingError
+from genaf_sdk.models.modes import inference_mode_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from genaf_sdk.config import SensitivityConfig
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.MultiheadAttention)
+BATCH = 256
+
+
+def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the weight of every convolution, linear and attention layer by its exact parameter name."""
+    found: dict[str, nn.Parameter] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, LAYERS):
+            own = module.named_parameters(prefix=path, recurse=False)
+            found |= {name: parameter for name, parameter in own if parameter.ndim >= 2}
+    return found
+
+
+def robust_sensitivity(
+    model: nn.Module,
+    adversarial: Tensor,
+    labels: Tensor,
+    config: SensitivityConfig,
+    *,
+    redundant_fraction: float = 0.2,
+    on_layer: Callable[[str], object] = str,
+) -> dict[str, float]:
+    """Return, for every layer, the largest rise of the adversarial loss that moving its weight can reach.
+
+    ``max_d CE(f(x_adv; w + d), y) - CE(f(x_adv; w), y)`` subject to ``||d||_F <= radius ||w||_F``, by normalised
+    gradient ascent that is projected at every step; the images stay fixed and the model in eval mode. One backward pass
+    gives the first step of all layers, and their rises to first order, ``radius ||w||_F ||gradient||_F``.
+
+    ``config.method == "exact"`` climbs for every layer, outside of any autocast. ``"fast"`` climbs only for those near
+    the cut between the least ``redundant_fraction`` and the rest, by first-order rise; the others' are estimates, the
+    first-order rise scaled by what climbing gave near the cut. docs/performance.md says how often both select the same
+    layers.
+
+    Args:
+        model: Pixels to logits.
+        adversarial: Adversarial training images (N, C, H, W).
+        labels: Their classes (N,).
+        config: Method, radius and number of steps.
+        redundant_fraction: Share of the layers, the least ones, that ``fast`` is to find.
+        on_layer: Called with each layer's name before it is measured.
+
+    Returns:
+        Layer name -> rise of the mean cross-entropy, at least 0. Low: robust redundancy, the layer may be fine-tuned.
+        Layers that the logits do not depend on are left out.
+
+    Raises:
+        TrainingError: A loss is not finite; the error names the layer.
+    """
+    weights = {name: weight.detach() for name, weight in layer_weights(model).items()}
+    own_precision = nullcontext() if config.method == "fast" else torch.autocast(adversarial.device.type, enabled=False)
+    with inference_mode_of(model), own_precision:
+        baseline, gradients = _loss_and_gradients(model, weights, adversarial, labels)
+        rough = {name: config.radius * float(weights[name].norm() * slope.norm()) for name, slope in gradients.items()}
+        for name, value in rough.items():
+            if not math.isfinite(value):
+                raise _diverged(name, value, config)
+
+        def rise(name: str, enough: float = math.inf) -> float:
+            on_layer(name)
+            climb = _Climb(model, name, weights[name], adversarial, labels)
+            return max(0.0, climb.largest_loss(gradients[name], config, baseline + enough) - baseline)
+
+        if config.method == "exact":
+            return {name: rise(name) for name in gradients}
+        return _refined(rough, _count(redundant_fraction, len(rough)), rise)
+
+
+def _refined(rough: dict[str, float], wanted: int, rise: Callable[[str, float], float]) -> dict[str, float]:
+    """Replace rough rises by exact ones where the ``wanted`` least end; scale the others, and keep them on their side.
+
+    A climb ends where it is above those still wanted, so that the rises above the cut may be too low.
+    """
+    order = sorted(rough, key=lambda name: rough[name])
+    first = max(0, wanted - _margin(wanted))
+    near = order[first : wanted + _margin(wanted)]
+    exact: dict[str, float] = {}
+    for name in near:
+        best = sorted(exact.values())[: wanted - first]
+        exact[name] = rise(name, best[-1] if len(best) == wanted - first else math.inf)
+    scale = sum(exact.values()) / max(sum(rough[name] for name in near), 1e-30)
+    low, high = min(exact.values(), default=0.0), max(exact.values(), default=0.0)
+    below = {name: min(rough[name] * scale, low) for name in order[:first]}
+    above = {name: max(rough[name] * scale, high) for name in order[first + len(near) :]}
+    found = below | exact | above
+    return {name: found[name] for name in rough}
+
+
+def _margin(wanted: int) -> int:
+    """Return how many layers on either side of the cut are measured exactly."""
+    return max(2, wanted // 2)
+
+
+@dataclass(frozen=True)
+class _Climb:
+    """Ascent of the adversarial loss in the weight of one layer."""
+
+    model: nn.Module
+    name: str
+    weight: Tensor
+    images: Tensor
+    labels: Tensor
+
+    def largest_loss(self, gradient: Tensor, config: SensitivityConfig, enough: float) -> float:
+        """Return the largest loss on the way; ``gradient`` is that of the first step, ``enough`` ends the climb."""
+        radius = config.radius * float(self.weight.norm())
+        change, largest = torch.zeros_like(self.weight), -math.inf
+        for left in reversed(range(config.steps)):
+            length = float(gradient.norm())
+            if length > 0:
+                # The first step goes to the border, which is exact to first order; the later ones turn along it.
+                change = change + gradient * (radius / length)
+                change = change * min(1.0, radius / max(float(change.norm()), 1e-30))
+            loss, gradients = _loss_and_gradients(
+                self.model, {self.name: self.weight + change}, self.images, self.labels, gradient=left > 0
+            )
+            if not math.isfinite(loss):
+                raise _diverged(self.name, loss, config)
+            largest = max(largest, loss)
+            if left == 0 or length == 0 or largest > enough:
+                break
+            gradient = gradients[self.name]
+        return largest
+
+
+def _diverged(name: str, value: float, config: SensitivityConfig) -> TrainingError:
+    return TrainingError(
+        f"The adversarial loss rises to {value} when the layer {name!r} moves by up to {config.radius:g} of its norm.",
+        remedy="lower sensitivity.radius, or look at that layer's weights",
+    )
+
+
+def _loss_and_gradients(
+    model: nn.Module, weights: dict[str, Tensor], images: Tensor, labels: Tensor, *, gradient: bool = True
+) -> tuple[float, dict[str, Tensor]]:
+    """Mean cross-entropy with these weights in place, and its gradients; those that do not matter are left out."""
+    leaves = {name: weight.detach().requires_grad_(gradient) for name, weight in weights.items()}
+    total = labels.new_zeros((), dtype=torch.float64)
+    slopes: dict[str, Tensor] = {}
+    with torch.set_grad_enabled(gradient):
+        for pixels, targets in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+            logits = functional_call(model, leaves, (pixels,))
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            loss = F.cross_entropy(logits, targets, reduction="sum") / len(labels)
+            total = total + loss.detach()
+            if gradient:
+                parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+                for name, part in zip(leaves, parts, strict=True):
+                    if part is not None:
+                        slopes[name] = slopes[name] + part if name in slopes else part
+    return float(total), slopes
+
+
+def redundant_layers(contributions: dict[str, float], fraction: float) -> list[str]:
+    """Return the ``fraction`` of layers that contribute least to robustness, at least one, least first."""
+    return sorted(contributions, key=lambda name: contributions[name])[: _count(fraction, len(contributions))]
+
+
+def _count(fraction: float, layers: int) -> int:
+    return max(1, int(fraction * layers))

@@ -1,0 +1,1 @@
+"""Encoder, head and classifier: pixels in, logits out, normalisation inside."""

@@ -1,0 +1,63 @@
+"""Started by test_processes.py, once for each process: one training step, then its loss and gradients in a file."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+from conftest import TinyEncoder, stripes
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from genaf_sdk.config import HardenConfig
+from genaf_sdk.data import LabelledImages
+from genaf_sdk.data.splits import DataSplits
+from genaf_sdk.engine.stage import Run
+from genaf_sdk.methods.gen_af import dual_track_finetuning
+from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.models.heads import Head
+
+
+def main(preset: str, output: str, steps: int, micro_batch_size: int | None = None) -> None:
+    """Train for ``steps`` batches of 33 images in float32, with dropout, shifts and batch norm.
+
+    In micro-batches the norm is by groups: batch norm would see other images together.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    backbone = TinyEncoder()
+    if micro_batch_size:
+        backbone.norm = torch.nn.GroupNorm(2, 8)
+    encoder = PixelEncoder(backbone)
+    model = HardenedModel(encoder, Head(16, 3), class_names=("red", "green", "blue"), image_size=(16, 16))
+    parts = [LabelledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((33 * steps, 30, 30))]
+    data = DataSplits(*parts, class_names=("red", "green", "blue"))
+    config = replace(HardenConfig.preset(preset).dual_track, epochs=1, batch_size=33)
+    run = Run(Accelerator(cpu=True), seed=0, show_progress=False, micro_batch_size=micro_batch_size)
+    found: dict[str, Tensor] = {}
+
+    def keep_gradients(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for name, weight in model.named_parameters():
+            if weight.grad is not None and name not in found:
+                found[name] = weight.grad.clone()
+
+    handle = register_optimizer_step_pre_hook(keep_gradients)
+    dual_track_finetuning(run, model, data, config)
+    handle.remove()
+    record = run.history[-1]
+    for name in ("loss", "train_accuracy", "validation_accuracy", "genetic", "adversarial", "divergence"):
+        if name in record:
+            found[f"history.{name}"] = torch.tensor(record[name])
+    found |= {f"weights.{name}": value for name, value in model.state_dict().items()}
+    if run.accelerator.is_main_process:
+        save_file({name: value.contiguous() for name, value in found.items()}, output)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,164 @@
+"""What can go wrong within a step or at its edges: each fault is caused, or put where torch would report it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import resource
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from launching import finish, start
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from genaf_sdk.config import AdversaryConfig, HardenConfig
+from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data.images import Reader
+from genaf_sdk.engine import batches
+from genaf_sdk.engine.checkpoints import Checkpoint, open_checkpoints
+from genaf_sdk.engine.processes import ALONE
+from genaf_sdk.engine.stage import Run
+from genaf_sdk.errors import OutputError, TrainingError
+from genaf_sdk.methods.gen_af import Tracks, dual_track_finetuning
+from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.models.heads import Head
+
+GIVE_UP = 60.0
+"""Seconds after which a process whose peer died has ended; docs/scaling.md states it."""
+
+
+def train(encoder: nn.Module, data: DataSplits, config: HardenConfig) -> list[dict[str, Tensor]]:
+    """Train the head for an epoch and return the gradients of every step."""
+    torch.manual_seed(0)
+    model = HardenedModel(PixelEncoder(encoder), Head(16, 3), class_names=("r", "g", "b"), image_size=(16, 16))
+    settings = replace(
+        config.dual_track, epochs=1, batch_size=32, freeze_encoder=True, adversary=AdversaryConfig(kind="none")
+    )
+    steps: list[dict[str, Tensor]] = []
+
+    def keep(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        gradients = {name: w.grad.clone() for name, w in model.head.named_parameters() if w.grad is not None}
+        if any(weight is next(model.head.parameters()) for weight in optimizer.param_groups[0]["params"]):
+            steps.append(gradients)
+
+    handle = register_optimizer_step_pre_hook(keep)
+    try:
+        dual_track_finetuning(Run(Accelerator(cpu=True), show_progress=False), model, data, settings)
+    finally:
+        handle.remove()
+    return steps
+
+
+def limit_memory(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+    original = Tracks.forward
+
+    def forward(self: Tracks, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        if len(pixels) > images:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return original(self, pixels)
+
+    monkeypatch.setattr(Tracks, "forward", forward)
+
+
+def test_out_of_memory_cuts_the_batch_and_keeps_its_gradient(
+    tiny_encoder: nn.Module,
+    striped: DataSplits,
+    quick_config: HardenConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole = train(copy.deepcopy(tiny_encoder), striped, quick_config)
+    limit_memory(monkeypatch, 10)
+    cut = train(copy.deepcopy(tiny_encoder), striped, quick_config)
+    assert [record.message for record in caplog.records if "Out of memory" in record.message] == [
+        f"Out of memory: each batch is now cut into {pieces} pieces whose gradients are added up. Batch norm sees a "
+        "piece at a time."
+        for pieces in (2, 4)
+    ]
+    for name, gradient in whole[0].items():
+        torch.testing.assert_close(cut[0][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_too_little_memory_for_pairs_ends_the_run(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_memory(monkeypatch, 0)
+    with pytest.raises(TrainingError, match="Memory does not suffice for 2 images"):
+        train(tiny_encoder, striped, quick_config)
+
+
+class Deadly:
+    """A reader that kills the worker it runs in, as the kernel does where memory runs out."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def __call__(self, indices: Sequence[int]) -> Tensor:
+        if torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.reader(indices)
+
+    def identities(self, indices: Sequence[int]) -> list[bytes] | None:
+        return self.reader.identities(indices)
+
+
+def test_a_loader_worker_that_dies_ends_the_run_and_says_so(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "loader_options", lambda *_: {"num_workers": 1})
+    images = LabelledImages(striped.train.labels, Deadly(striped.train.reader), on_disk=True)
+    with pytest.raises(TrainingError, match="A process that reads images died"):
+        train(tiny_encoder, replace(striped, train=images), quick_config)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path: Path) -> None:
+    """The limit on file sizes makes the kernel refuse the write, as a full disk does."""
+    checkpoints = open_checkpoints(tmp_path, {}, ALONE, resume=False)
+    tensors = {"x": torch.zeros(100_000)}
+    checkpoints.save("stage 1", Checkpoint(1, tensors, {}))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot be written.*resume=True"):
+            checkpoints.save("stage 1", Checkpoint(2, tensors, {}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in (tmp_path / "checkpoints" / "stage-1").iterdir()] == ["00000001"]
+    latest = checkpoints.latest("stage 1")
+    assert latest is not None
+    assert latest.step == 1
+
+
+def test_an_output_folder_that_vanishes_is_made_again(tmp_path: Path) -> None:
+    checkpoints = open_checkpoints(tmp_path, {}, ALONE, resume=False)
+    (tmp_path / "checkpoints" / "run.json").unlink()
+    (tmp_path / "checkpoints").rmdir()
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot be written"):
+        checkpoints.save("stage 1", Checkpoint(1, {"x": torch.zeros(2)}, {}))
+
+
+@pytest.mark.multiprocess
+def test_a_process_whose_peer_dies_ends_with_an_error() -> None:
+    first, second = start(Path(__file__).with_name("endless.py"), count=2)
+    assert second.stdout is not None
+    for line in second.stdout:
+        if "trained" in line:
+            break
+    second.kill()
+    died = time.monotonic()
+    (printed,) = finish([first], timeout=GIVE_UP)
+    second.wait()
+    second.stdout.close()
+    assert time.monotonic() - died < GIVE_UP
+    assert first.returncode not in (0, None)
+    assert "TrainingError: Another process of this run is gone" in printed
+    assert "resume=True" in printed

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from genaf_sdk import HardenConfig, harden
+from genaf_sdk.config import AdaptabilityConfig, DualTrackConfig
+from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data.images import Reader
+from genaf_sdk.engine import fitting
+from genaf_sdk.engine.checkpoints import Checkpoint, open_checkpoints
+from genaf_sdk.engine.processes import ALONE
+from genaf_sdk.errors import ConfigError, OutputError, RunStoppedError, TrainingError
+from genaf_sdk.pipeline import HardenResult
+
+CONFIG = HardenConfig(
+    dual_track=DualTrackConfig(epochs=3, batch_size=24, encoder_learning_rate=1e-2),
+    adaptability=AdaptabilityConfig(epochs=2, batch_size=24, interpolations=2),
+)
+
+
+class Killed(BaseException):
+    """Ends a run as abruptly as an exception can."""
+
+
+@pytest.fixture
+def run(tiny_encoder: nn.Module, striped: DataSplits) -> Callable[..., HardenResult]:
+    config = replace(CONFIG, sensitivity=replace(CONFIG.sensitivity, steps=1, samples=24))
+
+    def start(folder: Path | None, *, settings: HardenConfig = config, **options: bool) -> HardenResult:
+        encoder = copy.deepcopy(tiny_encoder)
+        return harden(encoder, striped, settings, output_dir=folder, evaluate=False, progress=False, **options)
+
+    return start
+
+
+def before_step(monkeypatch: pytest.MonkeyPatch, number: int, do: Callable[[], None]) -> None:
+    """Have ``do`` called before the ``number``-th step of the run, counted from 0 over all stages."""
+    steps, original = iter(range(10_000)), fitting.Fitting.descend
+
+    def descend(*arguments: object) -> None:
+        if next(steps) == number:
+            do()
+        original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fitting.Fitting, "descend", descend)
+
+
+def die() -> None:
+    raise Killed
+
+
+def weights(result: HardenResult) -> dict[str, Tensor]:
+    return result.model.state_dict()
+
+
+def same(first: HardenResult, second: HardenResult) -> bool:
+    return all(torch.equal(value, weights(second)[name]) for name, value in weights(first).items())
+
+
+@pytest.mark.parametrize("step", [0, 6, 11, 12, 15, 19])
+def test_a_run_that_was_killed_ends_in_the_same_weights(
+    step: int, run: Callable[..., HardenResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve steps of stage 1, eight of stage 2."""
+    undisturbed = run(None)
+    with monkeypatch.context() as patch:
+        before_step(patch, step, die)
+        with pytest.raises(Killed):
+            run(tmp_path)
+    resumed = run(tmp_path, resume=True)
+    assert same(undisturbed, resumed)
+    assert undisturbed.adaptation == resumed.adaptation
+    without_time = [[{k: v for k, v in r.items() if k != "seconds"} for r in x.history] for x in (undisturbed, resumed)]
+    assert without_time[0] == without_time[1]
+
+
+@pytest.mark.parametrize("step", [5, 14])
+def test_sigterm_finishes_the_step_and_saves_it(
+    step: int, run: Callable[..., HardenResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        before_step(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(RunStoppedError, match="resume=True"):
+            run(tmp_path)
+    assert signal.getsignal(signal.SIGTERM) == handler
+    stage, done = ("stage-1", step + 1) if step < 12 else ("stage-2", step - 11)
+    assert (tmp_path / "checkpoints" / stage / f"{done:08d}").is_dir()
+    assert same(run(None), run(tmp_path, resume=True))
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_that_is_said(
+    run: Callable[..., HardenResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        before_step(patch, 10, die)
+        with pytest.raises(Killed):
+            run(tmp_path)
+    newest = tmp_path / "checkpoints" / "stage-1" / "00000008" / "tensors.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-3] ^= 1
+    newest.write_bytes(content)
+    resumed = run(tmp_path, resume=True)
+    assert "00000008 is damaged: its checksum does not match. The one before it is used" in caplog.text
+    assert same(run(None), resumed)
+
+
+def test_other_settings_or_data_are_refused_with_their_difference(
+    run: Callable[..., HardenResult], tmp_path: Path, tiny_encoder: nn.Module, striped: DataSplits
+) -> None:
+    quick = replace(CONFIG, dual_track=replace(CONFIG.dual_track, epochs=1), adaptability=AdaptabilityConfig(epochs=0))
+    run(tmp_path, settings=quick)
+    with pytest.raises(ConfigError, match=r"config\.seed: 0 -> 1"):
+        run(tmp_path, settings=replace(quick, seed=1), resume=True)
+    run(tmp_path, settings=quick, resume=True)
+    swapped = replace(striped, train=striped.validation, validation=striped.train)
+    with pytest.raises(ConfigError, match=r"something else: data: "):
+        harden(tiny_encoder, swapped, quick, output_dir=tmp_path, evaluate=False, progress=False, resume=True)
+    with torch.no_grad():
+        tiny_encoder.get_parameter("conv1.bias").add_(1)
+    with pytest.raises(ConfigError, match=r"something else: encoder: "):
+        run(tmp_path, settings=quick, resume=True)
+    with pytest.raises(ConfigError, match="output_dir"):
+        run(None, settings=quick, resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_files_of_somebody_else_are_refused_and_left_alone(resume: bool, tmp_path: Path) -> None:
+    theirs = tmp_path / "checkpoints" / "model.pt"
+    theirs.parent.mkdir()
+    theirs.write_text("weeks of work", encoding="utf-8")
+    with pytest.raises(OutputError, match="belong to no run"):
+        open_checkpoints(tmp_path, {"a": 1}, ALONE, resume=resume)
+    assert theirs.read_text(encoding="utf-8") == "weeks of work"
+
+
+def test_a_new_run_replaces_an_earlier_one_even_after_a_kill_while_it_did(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = open_checkpoints(tmp_path, {"a": 1}, ALONE, resume=False)
+    checkpoints.save("stage 1", Checkpoint(1, {"w": torch.ones(1)}, {}))
+    half_removed = tmp_path / ".checkpoints.partial" / "stage-1"
+    half_removed.mkdir(parents=True)  # what a kill leaves
+    (tmp_path / "checkpoints" / ".run.json.1.partial").touch()
+    checkpoints = open_checkpoints(tmp_path, {"a": 2}, ALONE, resume=False)
+    assert "resume goes on from them" in caplog.text
+    assert checkpoints.latest("stage 1") is None
+    assert [path.name for path in tmp_path.rglob("*")] == ["checkpoints", "run.json"]
+
+
+def test_a_start_that_was_killed_before_it_wrote_anything_can_be_repeated(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".run.json.1.partial").touch()
+    open_checkpoints(tmp_path, {"a": 1}, ALONE, resume=False)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["run.json"]
+
+
+def test_only_the_last_checkpoints_are_kept_and_nothing_partial(tmp_path: Path) -> None:
+    checkpoints = open_checkpoints(tmp_path, {"a": 1}, ALONE, resume=False)
+    for step in (1, 2, 3):
+        checkpoints.save("stage 1", Checkpoint(step, {"x": torch.full((2,), float(step))}, {"note": step}))
+    kept = sorted(path.name for path in (tmp_path / "checkpoints" / "stage-1").iterdir())
+    assert kept == ["00000002", "00000003"]
+    latest = checkpoints.latest("stage 1")
+    assert latest is not None
+    assert (latest.step, latest.facts, latest.tensors["x"].tolist()) == (3, {"note": 3}, [3.0, 3.0])
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = open_checkpoints(tmp_path, {}, ALONE, resume=False)
+    checkpoints.save("stage 1", Checkpoint(1, {"x": torch.zeros(2)}, {}))
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("genaf_sdk.engine.checkpoints.write_json", refuse)
+        with pytest.raises(OutputError, match="No space left"):
+            checkpoints.save("stage 1", Checkpoint(2, {"x": torch.zeros(2)}, {}))
+    assert [path.name for path in (tmp_path / "checkpoints" / "stage-1").iterdir()] == ["00000001"]
+
+
+@pytest.mark.parametrize("file", ["facts.json", "tensors.safetensors"])
+def test_a_checkpoint_without_a_file_is_damaged(file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = open_checkpoints(tmp_path, {}, ALONE, resume=False)
+    for step in (1, 2):
+        checkpoints.save("stage 1", Checkpoint(step, {"x": torch.zeros(2)}, {}))
+    (tmp_path / "checkpoints" / "stage-1" / "00000002" / file).unlink()
+    latest = checkpoints.latest("stage 1")
+    assert latest is not None
+    assert latest.step == 1
+    assert "00000002" in caplog.text
+
+
+class Poisoned:
+    """A reader whose sixth image is NaN: what a broken file or a transform of one's own may give."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def __call__(self, indices: Sequence[int]) -> Tensor:
+        pixels = self.reader(indices).clone()
+        pixels[[place for place, index in enumerate(indices) if index == 5]] = float("nan")
+        return pixels
+
+    def identities(self, indices: Sequence[int]) -> list[bytes] | None:
+        return self.reader.identities(indices)
+
+
+def poison(data: DataSplits) -> DataSplits:
+    return replace(data, train=LabelledImages(data.train.labels, Poisoned(data.train.reader)))
+
+
+def test_nan_in_a_batch_stops_or_is_skipped_as_asked(
+    tiny_encoder: nn.Module, striped: DataSplits, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = poison(striped)
+    quick = replace(CONFIG, dual_track=replace(CONFIG.dual_track, epochs=1), adaptability=AdaptabilityConfig(epochs=0))
+    with pytest.raises(TrainingError, match="The loss of stage 1 is nan at step"):
+        harden(tiny_encoder, data, quick, output_dir=tmp_path, evaluate=False, progress=False)
+    assert not list((tmp_path / "checkpoints").rglob("*.safetensors"))
+    skipping = replace(quick, non_finite="skip")
+    model = harden(tiny_encoder, data, skipping, evaluate=False, progress=False).model
+    assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
+    assert caplog.text.count("was skipped") == 1
+
+
+def test_nan_in_a_weight_stops_even_where_steps_may_be_skipped(
+    run: Callable[..., HardenResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = fitting.Fitting.descend
+
+    def descend(stage: fitting.Fitting, *arguments: object) -> None:
+        if stage.done == 2:
+            with torch.no_grad():
+                stage.model.get_parameter("head.0.weight")[0, 0] = float("nan")
+        original(stage, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fitting.Fitting, "descend", descend)
+    with pytest.raises(TrainingError, match=r"head\.0\.weight is no longer finite"):
+        run(None, settings=replace(CONFIG, non_finite="skip"))
+
+
+def test_facts_of_a_checkpoint_are_json(tmp_path: Path, run: Callable[..., HardenResult]) -> None:
+    run(tmp_path)
+    facts = json.loads((tmp_path / "checkpoints" / "stage-2" / "00000008" / "facts.json").read_text())
+    assert [record["epoch"] for record in facts["history"]] == [1, 2]
+    assert len(facts["sha256"]) == 64

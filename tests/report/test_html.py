@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import itertools
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import browser
+import pytest
+import torch
+from PIL import Image
+
+from genaf_sdk.errors import OutputError
+from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.report.gallery import MOST_BYTES, amplified, draw_gallery, gallery_images
+from genaf_sdk.report.html import html_report
+from genaf_sdk.report.robustness import RobustnessReport
+from genaf_sdk.report.scores import Check, Score
+
+SECTIONS = (
+    *("verdict", "columns", "attacks", "curve", "gallery", "classes"),
+    *("layers", "training", "guard", "cost", "checks", "replay", "settings"),
+)
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: its tags with attributes, its text, and that tags are closed in order."""
+
+    VOID = frozenset(("meta", "img", "br"))
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open, f"not closed: {self.open}"
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def test_every_section_is_there_and_filled(report: RobustnessReport) -> None:
+    page = Page(html_report(report))
+    assert tuple(attributes["id"] for attributes in page.all("section")) == SECTIONS
+    for link in page.all("a"):
+        assert (link["href"] or "").removeprefix("#") in SECTIONS
+    assert "absent" not in {attributes.get("class") for attributes in page.all("p")}, "a section lacks its data"
+    assert report.verdict in page.text
+    assert all(sentence in page.text for sentence in report.limits)
+    for score in report.scores:
+        low, high = score.interval
+        assert f"{low:.1%} to {high:.1%}, n = {score.n}" in page.text.replace("\xa0", " ")
+    assert report.data["fingerprint"] in page.text
+    assert page.text.count("fine-tuned in stage 2") == len(report.sections["adaptation"]["layers"])
+    assert "dual_track.adversary.bank_size" in page.text
+    assert "Peak main memory of the process" in page.text
+    assert "Energy of the CPU packages" in page.text
+    assert "genaf verify" in page.text
+
+
+def test_the_saved_page_is_made_from_the_folder_alone(bundle: Path) -> None:
+    saved = (bundle / "report.html").read_text(encoding="utf-8")
+    assert saved == html_report(RobustnessReport.load(bundle)), "the same report gives the same bytes"
+    assert len(saved) < 3_000_000
+
+
+def test_matplotlib_waits_until_a_chart_is_drawn() -> None:
+    code = "import sys, genaf_sdk.report.html; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_nothing_is_loaded_from_elsewhere(report: RobustnessReport) -> None:
+    text = html_report(report)
+    page = Page(text)
+    assert not page.all("script") + page.all("link") + page.all("iframe") + page.all("object")
+    assert all((image["src"] or "").startswith("data:image/png;base64,") for image in page.all("img"))
+    assert not re.search(r"url\((?!#)", text)
+    assert "@import" not in text
+    assert {link["href"][0] for link in page.all("a") + page.all("use") if link["href"]} == {"#"}
+    policy = [meta for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy[0]["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_strings_of_the_report_are_text_never_markup(report: RobustnessReport) -> None:
+    attack, name = "<script>alert(1)</script>", report.data["class_names"][2]
+    assert "<b class" in name
+    report.scores = [
+        replace(score, attack=attack if score.attack == "pgd" else score.attack) for score in report.scores
+    ]
+    report.curve = [replace(point, attack=attack) for point in report.curve]
+    report.checks = [Check("<i>check</i>", False, "<img src=x>")]
+    report.notes = ["<u>note</u>"]
+    report.data["name"] = '"><base href="//x">'
+    report.sections["sensitivity"] = {"<em>layer</em>$x_2$": 1.0}
+    report.sections["history"][0]["stage"] = "<svg onload=x>"
+    report.versions["<tt>"] = "</style>"
+    page = Page(html_report(report))
+    used = {tag for tag, _ in page.tags}
+    assert not used & {"script", "u", "base", "tt"}
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    for text in (attack, "<i>check</i>", "<img src=x>", "<u>note</u>", "<em>layer</em>$x_2$", "<svg onload=x>", name):
+        assert text in page.text
+    assert any(name in (image["alt"] or "") for image in page.all("img"))
+
+
+def test_headings_tables_and_pictures_speak_to_a_screen_reader(report: RobustnessReport) -> None:
+    text = html_report(report)
+    page = Page(text)
+    assert page.all("html")[0]["lang"] == "en"
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all(head.get("scope") for head in page.all("th"))
+    assert all(image.get("alt") for image in page.all("img"))
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    drawings = [div for div in page.all("div") if div.get("role") == "img"]
+    assert len(drawings) == len(page.all("figure")) - len([f for f in page.all("figure") if f["class"] != "chart"])
+    assert all(drawing["aria-label"] for drawing in drawings)
+
+
+def test_a_failed_check_is_the_first_thing_said(report: RobustnessReport) -> None:
+    report.checks = [Check("An unbounded attack succeeds", False, "PGD leaves 40.0% of 100"), *report.checks[:2]]
+    page = Page(html_report(report))
+    assert report.verdict.startswith("WARNING: 1 of 3 sanity checks failed (An unbounded attack succeeds)")
+    assert any("warned" in (attributes.get("class") or "") for attributes in page.all("p"))
+    assert "WARNING An unbounded attack succeeds PGD leaves 40.0% of 100" in page.text
+
+
+def test_what_is_missing_is_said_in_its_place() -> None:
+    data = {
+        "name": "mine",
+        "sizes": {"train": 4, "validation": 2, "test": 10},
+        "class_names": ["a", "b"],
+        "image_shape": [3, 8, 8],
+        "notes": [],
+        "fingerprint": "0" * 64,
+    }
+    bare = RobustnessReport(data, [Score("hardened", "clean", "", 0.0, 10, 9, 0)])
+    page = Page(html_report(bare))
+    assert tuple(attributes["id"] for attributes in page.all("section")) == SECTIONS
+    absent = [attributes for attributes in page.all("p") if attributes.get("class") == "absent"]
+    assert len(absent) == 12, "eleven sections without data, and the notes"
+    assert "Not measured: the columns noise, transfer, adaptive, white-box." in page.text
+    assert "No sanity check was run: masked gradients would go unnoticed." in page.text
+    assert len([span for span in page.all("span") if span.get("class") == "absent"]) == 4, "empty columns"
+
+
+def test_a_damaged_section_is_an_error_that_says_so(report: RobustnessReport) -> None:
+    for damage in ({"history": [{"epoch": 1}]}, {"adaptation": {"points": 3}}, {"classes": {"hardened": {}}}):
+        broken = copy.deepcopy(report)
+        broken.sections |= damage
+        with pytest.raises(OutputError, match="damaged"):
+            html_report(broken)
+    broken = copy.deepcopy(report)
+    broken.sections["gallery"]["images"][0]["png"] = base64.b64encode(b"GIF89a").decode()
+    with pytest.raises(OutputError, match="damaged"):
+        html_report(broken)
+
+
+def test_the_gallery_shows_what_was_scored(report: RobustnessReport) -> None:
+    gallery = draw_gallery(report)
+    assert [row.score.perturbation for row in gallery.rows[1:] if row.score] == [
+        "transfer-uapgd",
+        "adaptive-uapgd-hardened",
+        "white-box-label-uap-hardened",
+    ]
+    clean, perturbed = gallery.rows[0].pictures[0], gallery.rows[1].pictures[0]
+    change = _pixels(perturbed.uri) - _pixels(clean.uri)
+    expected = report.perturbations["transfer-uapgd"].apply(_pixels(clean.uri)[None])[0] - _pixels(clean.uri)
+    assert float((change - expected).abs().max()) <= 0.5 / 255 + 1e-6
+    assert float(change.abs().max()) > 4 / 255
+    assert {picture.label for picture in gallery.rows[0].pictures} == {0, 1, 2}
+    assert set(clean.predictions) == {"hardened", "undefended"}
+
+
+def test_pictures_are_chosen_blindly_and_kept_small() -> None:
+    pixels, labels = torch.rand(9, 3, 224, 160), torch.tensor([2, 2, 2, 1, 1, 0, 0, 0, 0])
+    patch = Perturbation(torch.ones(3, 224, 160), 0.03, torch.zeros(1, 224, 160))
+    section = gallery_images(
+        pixels, labels, {"hardened": lambda x: torch.zeros(len(x), dtype=torch.long)}, {"p": patch}
+    )
+    assert [image["label"] for image in section["images"]] == [2, 2, 1, 0]
+    assert section["predictions"] == {"": {"hardened": [0] * 4}, "p": {"hardened": [0] * 4}}
+    with Image.open(io.BytesIO(base64.b64decode(section["images"][0]["png"]))) as image:
+        assert image.size == (69, 96)
+    assert gallery_images(torch.rand(2, 4, 8, 8), labels[:2], {}, {})["images"] == []
+
+
+def test_many_large_pictures_stay_under_the_limit(report: RobustnessReport) -> None:
+    def say(x: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(x), dtype=torch.long)
+
+    noise = {f"p{i}": Perturbation((torch.rand(3, 224, 224) - 0.5) / 10, 0.05, attack="uapgd") for i in range(40)}
+    report.sections["gallery"] = gallery_images(
+        torch.rand(9, 3, 224, 224), torch.arange(9) % 3, {"hardened": say}, noise
+    )
+    report.perturbations = noise
+    report.scores += [Score("hardened", "adaptive", "uapgd", 0.05, 24, 12, 3, "train", key) for key in noise]
+    gallery = draw_gallery(report)
+    assert gallery.omitted > 0
+    assert gallery.omitted + len(gallery.rows) == 41
+    text = html_report(report)
+    assert f"{gallery.omitted} more perturbations not shown" in text
+    assert MOST_BYTES / 2 < len(text) < 3_000_000
+
+
+def test_amplified_perturbations_use_the_whole_range() -> None:
+    values = torch.tensor([-0.1, 0.0, 0.1]).expand(1, 3, 3)
+    assert amplified(Perturbation(values, 0.1))[0, 0].tolist() == pytest.approx([0.0, 0.5, 1.0])
+    mask = torch.tensor([0.0, 1.0, 0.0]).expand(1, 3, 3)
+    assert amplified(Perturbation(values.abs(), 0.1, mask))[0, 0].tolist() == pytest.approx([0.5, 0.0, 0.5])
+
+
+def test_classes_are_counted_exactly(report: RobustnessReport) -> None:
+    counted = report.sections["classes"]["hardened"]
+    worst = min(s.correct for s in report.scores if s.model == "hardened" and s.perturbation and s.column != "noise")
+    assert counted["n"] == [8, 8, 8]
+    assert sum(counted["attacked"]) == worst
+    assert sum(counted["clean"]) == round(report.accuracy("clean") * 24)
+    assert sum(pair["count"] for pair in counted["confusions"]) == 24 - worst
+    assert all(pair["true"] != pair["predicted"] for pair in counted["confusions"])
+
+
+@pytest.mark.slow
+def test_chromium_shows_it_without_errors_and_axe_finds_nothing_serious(
+    report: RobustnessReport, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(html_report(report), encoding="utf-8")
+    dom, said = browser.chromium(tmp_path, page)
+    assert said == []
+    assert dom.count("<section") == len(SECTIONS)
+    axe = browser.axe_core(tmp_path)
+    for width in (1280, 390):
+        for theme in (0, 1):
+            flags = (f"--window-size={width},900", f"--blink-settings=preferredColorScheme={theme}")
+            assert browser.violations(tmp_path, page.read_text(encoding="utf-8"), axe, *flags) == []
+
+
+def _pixels(uri: str) -> torch.Tensor:
+    with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as image:
+        data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        return data.view(image.height, image.width, -1).permute(2, 0, 1).float() / 255

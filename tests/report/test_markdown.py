@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+
+from genaf_sdk.report.markdown import escaped, markdown_summary
+from genaf_sdk.report.robustness import RobustnessReport
+from genaf_sdk.report.scores import Check, Score
+from genaf_sdk.report.tables import cost_rows
+from genaf_sdk.report.verdict import budget_text
+
+DATA = {
+    "name": "mine",
+    "sizes": {"train": 4, "validation": 2, "test": 100},
+    "class_names": ["a", "b"],
+    "image_shape": [3, 8, 8],
+    "notes": [],
+    "fingerprint": "0" * 64,
+}
+
+
+def rows(model: str, clean: int, adaptive: int, pgd: int) -> list[Score]:
+    return [
+        Score(model, "clean", "", 0.0, 100, clean, 0),
+        Score(model, "adaptive", "uapgd", 10 / 255, 100, adaptive, 5, "train", "adaptive-uapgd"),
+        Score(model, "adaptive", "advencoder-pat", 0.03, 100, adaptive - 4, 9, "train", "adaptive-advencoder-pat"),
+        Score(model, "white-box", "pgd", 8 / 255, 50, pgd, 45, "test"),
+    ]
+
+
+@pytest.fixture
+def report() -> RobustnessReport:
+    return RobustnessReport(DATA, rows("hardened", 90, 84, 5) + rows("undefended", 95, 40, 0))
+
+
+def test_the_short_form_holds_the_worst_of_every_column(report: RobustnessReport) -> None:
+    text = markdown_summary(report)
+    assert text.startswith("## Robustness\n\nOf the test images the model classifies right 90.0% as they are")
+    assert "| adaptive | 36.0% (27.3% to 45.8%, advencoder-pat, 3.0% of the area, n = 100) | 80.0% (" in text
+    assert "| transfer | not measured | not measured |" in text
+    assert "| white-box | 0.0% (0.0% to 7.1%, pgd, 8/255, n = 50) | 10.0% (" in text
+    assert text.endswith("\n")
+
+
+def test_the_limits_never_flatter(report: RobustnessReport) -> None:
+    limits = " ".join(report.limits)
+    assert "90.0% instead of 95.0%" in limits
+    assert "(pgd, 8/255) changes 90.0% of the predictions and leaves 10.0% right" in limits
+    assert "APGD, Square, AutoAttack" in limits
+    assert "Not measured: the columns noise, transfer." in limits
+    assert "(10/255, 3.0% of the area, 8/255)" in limits
+    assert "No sanity check was run" in limits
+
+    report.scores = [score for score in report.scores if score.column == "clean"]
+    assert "nothing is known of them" in " ".join(report.limits)
+    assert "No attack was run, at any budget." in report.limits
+    report.scores.append(Score("hardened", "white-box", "apgd-ce", 8 / 255, 50, 5, 45, "test"))
+    assert "APGD" not in " ".join(report.limits)
+
+
+def test_a_failed_check_comes_first(report: RobustnessReport) -> None:
+    report.checks = [Check("Every attack beats noise", False, "noise 10%"), Check("Fine", True, "")]
+    assert report.verdict.startswith("WARNING: 1 of 2 sanity checks failed (Every attack beats noise)")
+    assert "- WARNING: Every attack beats noise (noise 10%)" in markdown_summary(report)
+
+
+def test_equal_counts_are_said_once(report: RobustnessReport) -> None:
+    report.scores = [score for score in report.scores if score.n == 100]
+    assert report.verdict.startswith("Of 100 test images the model")
+    assert "n = 100" not in report.verdict
+    report.scores = []
+    assert report.verdict == "Nothing was measured."
+
+
+@pytest.mark.parametrize(
+    "text", ["[link](https://x)", "<b>x</b>", "a|b", "line\n# heading", "![p](x)", "`code`", "www.x.org", "~~x~~"]
+)
+def test_markup_is_escaped(text: str, report: RobustnessReport) -> None:
+    report.data = {**DATA, "name": text}
+    summary = markdown_summary(report)
+    assert text not in summary
+    assert escaped(text) in summary or escaped(repr(text)) in summary
+
+
+def test_the_area_of_a_patch_is_no_number_of_grey_levels(report: RobustnessReport) -> None:
+    assert [budget_text(score, report) for score in report.scores[:4]] == ["", "10/255", "3.0% of the area", "8/255"]
+
+
+def test_the_terminal_shows_every_row_once_even_of_attacks_with_the_same_name(report: RobustnessReport) -> None:
+    report.scores.append(Score("hardened", "white-box", "pgd", 8 / 255, 50, 3, 45, "test"))  # with other settings
+    table = report.table()
+    shown = [tuple(cells) for cells in zip(*(column.cells for column in table.columns), strict=True)]
+    assert [row[:3] for row in shown] == [
+        ("clean", "", ""),
+        ("adaptive", "uapgd", "10/255"),
+        ("adaptive", "advencoder-pat", "3.0% of the area"),
+        ("white-box", "pgd", "8/255"),
+        ("white-box", "pgd (2)", "8/255"),
+    ]
+    assert shown[3][3:] == ("0.0% [0.0%, 7.1%] 50", "10.0% [4.3%, 21.4%] 50")
+    assert shown[4][3:] == ("", "6.0% [2.1%, 16.2%] 50")
+
+
+def test_energy_is_told_in_words_that_people_use(report: RobustnessReport) -> None:
+    assert cost_rows(report) == []
+    report.sections["cost"] = {
+        "peak_memory": 3 << 30,
+        "gpus": [{"name": "GPU 0", "peak_memory": 512 << 20}],
+        "energy": {"cpu": {"joules": None, "reason": "no counter"}, "gpu": {"joules": 36_000.0}},
+    }
+    assert [value for _, value in cost_rows(report)] == [
+        "3,072 MiB",
+        "512 MiB",
+        "not readable on this machine: no counter",
+        "36.0 kJ (10.00 Wh), all that ran",
+    ]
