@@ -1,0 +1,105 @@
+"""What has a name and can be added to by other packages: attacks, methods, heads, sources of encoders."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from genaf_sdk.errors import GenafError
+
+logger = logging.getLogger(__name__)
+
+
+class Named(Protocol):
+    """What goes into a registry: a class or function that knows its own name."""
+
+    name: str
+
+
+Item = TypeVar("Item", bound=Named)
+Registered = TypeVar("Registered", bound=Named)
+
+
+def nearest(name: object, names: Iterable[str], count: int = 3) -> str:
+    """Return the ``names`` most like ``name``, or all of them where none is, as text for an error message."""
+    known = list(names)
+    return ", ".join(difflib.get_close_matches(str(name), known, n=count) or known)
+
+
+class Registry(Generic[Item]):
+    """Items by name. Other packages add theirs by an entry point, whose name is the item's.
+
+    Args:
+        noun: What an item is, for error messages, such as ``attack``.
+        group: Group of the entry points, such as ``genaf_sdk.attacks``.
+        error: What is raised about names.
+    """
+
+    def __init__(self, noun: str, group: str, error: type[GenafError]) -> None:
+        self.noun, self.group, self.error = noun, group, error
+        self._items: dict[str, Item] = {}
+        self._broken: dict[str, str] = {}
+
+    def register(self, item: Registered) -> Registered:
+        """Class decorator: make an item known by its ``name``.
+
+        Raises:
+            GenafError: Another item has that name.
+        """
+        known = self._items.get(item.name)
+        if known is not None and _identity(known) != _identity(item):
+            raise self.error(
+                f"Two {self.noun}s are named {item.name!r}: {_identity(known)} and {_identity(item)}.",
+                remedy="rename one",
+            )
+        self._items[item.name] = item  # type: ignore[assignment]  # a subclass of what is registered
+        return item
+
+    def items(self) -> dict[str, Item]:
+        """Return everything that is known by name, in alphabetical order, that of other packages included."""
+        self._load_entry_points()
+        return dict(sorted(self._items.items()))
+
+    def __getitem__(self, name: str) -> Item:
+        """Return the item of that name.
+
+        Raises:
+            GenafError: There is none, or the package that has it cannot be loaded; the nearest names are listed.
+        """
+        if name in self._items:
+            return self._items[name]
+        known = self.items()
+        if name in known:
+            return known[name]
+        if name in self._broken:
+            raise self.error(
+                f"The {self.noun} {name!r} cannot be loaded: {self._broken[name]}.",
+                remedy="mend or uninstall the package that has it",
+            )
+        raise self.error(f"There is no {self.noun} {name!r}.", expected=f"one of {nearest(name, known)}")
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is an item of that name."""
+        return name in self._items or name in self.items()
+
+    def _load_entry_points(self) -> None:
+        for entry in entry_points(group=self.group):
+            if entry.name in self._items or entry.name in self._broken:
+                continue
+            try:
+                self.register(entry.load())
+            except Exception as error:  # foreign code: one broken package must not cost all others
+                self._broken[entry.name] = f"{type(error).__name__}: {error}"
+                logger.warning(
+                    "The %s %r of %s cannot be loaded: %s", self.noun, entry.name, entry.value, self._broken[entry.name]
+                )
+
+
+def _identity(item: object) -> str:
+    """Return where an item was defined; a module that is loaded anew defines the same one again."""
+    return f"{getattr(item, '__module__', '?')}.{getattr(item, '__qualname__', repr(item))}"
