@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from genaf_sdk.config import ExportConfig
     from genaf_sdk.data import DataSplits
+    from genaf_sdk.export.settings import ExportConfig
     from genaf_sdk.inputs.perturbation import Perturbation
     from genaf_sdk.models.classifier import HardenedModel
 

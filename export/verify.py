@@ -10,10 +10,10 @@ from genaf_sdk.errors import DataError, ExportError
 from genaf_sdk.export.parity import replay
 from genaf_sdk.export.runtime import MODEL_FILE
 from genaf_sdk.report.robustness import RobustnessReport
+from genaf_sdk.report.scores import Score
 
 if TYPE_CHECKING:
     from genaf_sdk.data import DataSplits
-    from genaf_sdk.report.scores import Score
 
 
 @dataclass(frozen=True)

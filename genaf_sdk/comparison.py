@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.table import Table
 
-from genaf_sdk.config import EvaluationConfig, HardenConfig
+from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import load_data
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.errors import ConfigError, OutputError
 from genaf_sdk.evaluation.evaluate import evaluate
+from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.files import replacing, require_writable
-from genaf_sdk.pipeline import harden
+from genaf_sdk.pipeline import harden, resolved
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Score
 
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from genaf_sdk.data import DataSplits
+    from genaf_sdk.data.settings import LoadingConfig
     from genaf_sdk.inputs.perturbation import Perturbation
+    from genaf_sdk.methods import Method
     from genaf_sdk.models.encoder import PixelEncoder
 
 METHODS = ("default", "fast", "fine-tuning", "pgd-at", "trades")
@@ -180,7 +183,7 @@ class Comparison:
 def compare(
     encoder: str | nn.Module,
     dataset: Any,
-    methods: Sequence[str] | Mapping[str, HardenConfig] = METHODS,
+    methods: Sequence[str | Method] | Mapping[str, HardenConfig] = METHODS,
     *,
     seeds: Sequence[int] = (0,),
     evaluation: EvaluationConfig | None = None,
@@ -196,7 +199,7 @@ def compare(
     Args:
         encoder: As for ``harden``.
         dataset: As for ``harden``; split by the seed where it has no splits of its own.
-        methods: Names of presets (``presets.PRESETS``), or configurations by names of your own.
+        methods: Names of presets or methods, methods themselves, or configurations by names of your own.
         seeds: Of training and evaluation.
         evaluation: Attacks; by default those of ``evaluate``, and PGD at half its budget.
         output_dir: Gets ``comparison.jsonl``, a line for each row as soon as it is there, and at the end
@@ -208,30 +211,26 @@ def compare(
         ConfigError: A method is unknown, or there is none.
         GenafError: As ``harden`` and ``evaluate`` raise.
     """
-    configs = dict(methods) if isinstance(methods, Mapping) else {name: HardenConfig.preset(name) for name in methods}
+    configs = _configurations(methods)
     if not configs or not seeds:
         raise ConfigError(f"methods is {tuple(configs)} and seeds is {tuple(seeds)}.", expected="at least one of each")
     folder = None if output_dir is None else require_writable(Path(output_dir))
     public, evaluation = load_encoder(encoder), evaluation or EVALUATION
     public = public.to(memory_format=torch.channels_last)
     rows = [] if folder is None else read_rows(folder / ROWS_FILE)
-    known = [dataclasses.replace(row, config=_settings(row.config)) for row in rows]
+    identities = [(row.method, row.seed, _settings(row.config), row.data) for row in rows]
     comparison = Comparison()
     for seed in seeds:
-        data = load_data(
-            dataset,
-            image_size=public.image_size,
-            channels=public.channels,
-            interpolation=public.interpolation,
-            seed=seed,
-        )
-        transferred: dict[str, Perturbation] = {}
-        for name, method in configs.items():
-            config = dataclasses.replace(method, seed=seed, evaluation=evaluation)
+        loaded: dict[LoadingConfig, tuple[DataSplits, dict[str, Perturbation]]] = {}
+        for name, chosen in configs.items():
+            config = chosen.with_(seed=seed, evaluation=evaluation)
+            if config.loading not in loaded:
+                loaded[config.loading] = (_load(dataset, public, config), {})
+            data, transferred = loaded[config.loading]
             identity = (name, seed, _settings(config.to_dict()), data.describe()["fingerprint"])
-            row = next((row for row in known if (row.method, row.seed, row.config, row.data) == identity), None)
+            row = next((row for known, row in zip(identities, rows, strict=True) if known == identity), None)
             if row is None:
-                row = _measure(identity, config, public, data, transferred, progress)
+                row = _measure(name, config, public, data, transferred, progress)
                 if folder is not None:
                     _append(folder / ROWS_FILE, row)
             comparison.rows.append(row)
@@ -255,16 +254,39 @@ def read_rows(path: Path) -> list[ComparisonRow]:
         raise OutputError(f"{path} is damaged: {error!r}.", remedy="move it away and start again") from error
 
 
+def _configurations(methods: Sequence[str | Method] | Mapping[str, HardenConfig]) -> dict[str, HardenConfig]:
+    if isinstance(methods, Mapping):
+        return dict(methods)
+    return {
+        method if isinstance(method, str) else method.name: resolved(
+            None if isinstance(method, str) else HardenConfig(), method
+        )
+        for method in methods
+    }
+
+
+def _load(dataset: Any, public: PixelEncoder, config: HardenConfig) -> DataSplits:
+    return load_data(
+        dataset,
+        image_size=public.image_size,
+        channels=public.channels,
+        interpolation=public.interpolation,
+        seed=config.seed,
+        **config.loading.to_dict(),
+    )
+
+
 def _settings(content: dict[str, Any]) -> dict[str, Any]:
-    """Return settings as JSON has them, with the defaults of those that came later than ``content``."""
+    """Return what a row depends on, as JSON: not the machine nor the export; later settings have their defaults."""
     with contextlib.suppress(ConfigError):  # a setting that no longer exists: such a row matches nothing
         content = HardenConfig.from_dict(content).to_dict()
-    settings: dict[str, Any] = json.loads(json.dumps(content))
+    relevant = {name: value for name, value in content.items() if name not in ("machine", "export", "baseline")}
+    settings: dict[str, Any] = json.loads(json.dumps(relevant))
     return settings
 
 
 def _measure(
-    identity: tuple[str, int, dict[str, Any], str],
+    name: str,
     config: HardenConfig,
     public: PixelEncoder,
     data: DataSplits,
@@ -284,7 +306,15 @@ def _measure(
         seed=config.seed,
     )
     transferred |= {key: value for key, value in report.perturbations.items() if key.startswith("transfer-")}
-    return ComparisonRow(*identity, tuple(report.scores), round(seconds, 3), round(cpu_seconds, 3))
+    return ComparisonRow(
+        name,
+        config.seed,
+        config.to_dict(),
+        data.describe()["fingerprint"],
+        tuple(report.scores),
+        round(seconds, 3),
+        round(cpu_seconds, 3),
+    )
 
 
 def _append(path: Path, row: ComparisonRow) -> None:

@@ -8,6 +8,7 @@ tuple. Errors name the setting, the value, what was expected, and a value that w
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import numbers
 import types
@@ -181,7 +182,7 @@ def converted(
         return result
     works = dataclasses.MISSING if setting is None else _default(setting)
     simple = works is not dataclasses.MISSING and not isinstance(works, Settings)
-    remedy = f"use for example {_shown(works)}, the default" if simple else ""
+    remedy = f"use for example {shown(works)}, the default" if simple else ""
     raise error(f"{name} is {value!r}.", expected=expected, remedy=remedy)
 
 
@@ -270,8 +271,15 @@ _HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
 def _hints(owner: type[Any]) -> dict[str, Any]:
+    """Return the type hints of the fields alone: what stands beside them may name what only a type checker knows."""
     if owner not in _HINTS:
-        _HINTS[owner] = typing.get_type_hints(owner, include_extras=True)
+        fields = {setting.name for setting in _fields(owner)}
+        found: dict[str, Any] = {}
+        for base in reversed(owner.__mro__):
+            own = {name: hint for name, hint in inspect.get_annotations(base).items() if name in fields}
+            there = type("Hints", (), {"__annotations__": own, "__module__": base.__module__})
+            found |= typing.get_type_hints(there, include_extras=True)
+        _HINTS[owner] = found
     return _HINTS[owner]
 
 
@@ -289,7 +297,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _shown(value: Any) -> str:
-    """Write a value as a reader would: budgets as grey levels."""
+def shown(value: Any) -> str:
+    """Write a setting as a reader would: budgets that are no short decimal as grey levels, ``8/255``."""
     levels = round(value * 255) if isinstance(value, float) else 0
-    return f"{levels}/255" if 0 < levels < 255 and value == levels / 255 else repr(value)
+    is_budget = 0 < levels < 255 and value == levels / 255 and len(repr(value)) > len("0.12345")
+    return f"{levels}/255" if is_budget else repr(value)

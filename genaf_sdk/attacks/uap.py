@@ -12,7 +12,7 @@ from genaf_sdk.attacks.ascent import gradient_of, shown
 from genaf_sdk.attacks.base import EncoderAttack, batches_forever, register
 from genaf_sdk.attacks.pseudo_classes import feature_classes, probe_classes
 from genaf_sdk.inputs.perturbation import Perturbation
-from genaf_sdk.precision import CraftingPrecision  # noqa: TC001 - the command line resolves the field's type
+from genaf_sdk.precision import CraftingPrecision
 
 if TYPE_CHECKING:
     from genaf_sdk.attacks.base import Classifier

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
-from genaf_sdk.cli.comparing import Compare
-from genaf_sdk.cli.exporting import Export
-from genaf_sdk.cli.listing import Attacks, Data, Doctor, Encoders
-from genaf_sdk.cli.making import Demo, Harden, Push
-from genaf_sdk.cli.measuring import Attack, Evaluate, Report, Verify
 from genaf_sdk.cli.output import DONE, FAILED, INTERRUPTED, UNEXPECTED, UNUSABLE, console, show_error
-from genaf_sdk.cli.settings import Start, starting_settings, with_fractions
+from genaf_sdk.cli.settings import starting_evaluation, starting_settings, with_fractions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +25,23 @@ Exit codes: 0 done; 1 a check failed (verify, doctor); 2 something given cannot 
 3 an unexpected error; 130 interrupted. --debug shows the traceback. Completion for your shell:
 `genaf --tyro-print-completion bash` (or zsh)."""
 
+COMMANDS = {
+    "demo": ("arguments", "DemoArguments"),
+    "harden": ("arguments", "HardenArguments"),
+    "compare": ("comparing", "Compare"),
+    "evaluate": ("measuring", "Evaluate"),
+    "attack": ("measuring", "Attack"),
+    "verify": ("measuring", "Verify"),
+    "report": ("measuring", "Report"),
+    "export": ("exporting", "Export"),
+    "push": ("publishing", "Push"),
+    "encoders": ("listing", "Encoders"),
+    "data": ("listing", "Data"),
+    "attacks": ("listing", "Attacks"),
+    "doctor": ("listing", "Doctor"),
+}
+"""Command -> module of this package, class that lists its options."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``genaf`` and return its exit code."""
@@ -38,14 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given and given[0] in ("serve", "bench-serve"):
         return _serve(*given)
     try:
-        command: Any = tyro.cli(
-            _commands(starting_settings(given)),
-            prog="genaf",
-            description=DESCRIPTION,
-            args=given,
-            config=(tyro.conf.OmitSubcommandPrefixes,),
-            registry=with_fractions(),
-        )
+        command = _parsed(given)
         code = int(command())
         sys.stdout.flush()
         return code
@@ -59,30 +65,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return show_error(error, as_json="--json" in given, debug=debug)
 
 
-def _commands(start: Start) -> Any:
-    """Return the union of all commands; their settings begin at ``start``."""
-    named = {
-        "demo": Demo(settings=start.settings, **start.run),
-        "harden": Harden(settings=start.settings, **start.run),
-        "compare": Compare,
-        "evaluate": Evaluate(model=tyro.MISSING, settings=start.settings.evaluation),
-        "attack": Attack,
-        "verify": Verify,
-        "report": Report,
-        "export": Export,
-        "push": Push,
-        "encoders": Encoders,
-        "data": Data,
-        "attacks": Attacks,
-        "doctor": Doctor,
-    }
-    types = []
-    for name, command in named.items():
-        if isinstance(command, type):
-            types.append(Annotated[command, tyro.conf.subcommand(name)])
-        else:
-            types.append(Annotated[type(command), tyro.conf.subcommand(name, default=command)])
-    return Union[tuple(types)]  # noqa: UP007  # built at run time
+def _command(name: str, given: Sequence[str]) -> tuple[type[Any], dict[str, Any]]:
+    """Return the class of a command, whose fields are its options, and where they start if not at its defaults.
+
+    The settings of ``harden`` are those of the methods, which bring torch with them; only who trains waits for that.
+    """
+    if name in ("harden", "demo"):
+        from genaf_sdk.cli.making import Demo, Harden
+
+        kind = Demo if name == "demo" else Harden
+        settings, run = starting_settings(given)
+        return kind, {"default": kind(settings=settings, **run)}
+    if name == "evaluate":
+        from genaf_sdk.cli.measuring import Evaluate
+
+        return Evaluate, {"default": Evaluate(model=tyro.MISSING, settings=starting_evaluation(given))}
+    return _listed(name), {}
+
+
+def _listed(name: str) -> type[Any]:
+    module, kind = COMMANDS[name]
+    found: type[Any] = getattr(importlib.import_module(f"{__name__}.{module}"), kind)
+    return found
+
+
+def _parsed(given: list[str]) -> Any:
+    """Return the command that ``given`` asks for, ready to be called; ends the program where that is its help."""
+    name = given[0] if given else ""
+    options: dict[str, Any] = {"config": (tyro.conf.OmitSubcommandPrefixes,), "registry": with_fractions()}
+    if name in COMMANDS:
+        kind, start = _command(name, given)
+        return tyro.cli(kind, prog=f"genaf {name}", args=given[1:], **start, **options)
+    every = [Annotated[_listed(name), tyro.conf.subcommand(name)] for name in COMMANDS]
+    commands: Any = Union[tuple(every)]  # noqa: UP007  # built at run time
+    return tyro.cli(commands, prog="genaf", description=DESCRIPTION, args=given, **options)
 
 
 def _serve(command: str, *arguments: str) -> int:

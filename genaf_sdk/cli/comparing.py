@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genaf_sdk.cli.output import DONE, Command, console
-from genaf_sdk.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -33,15 +32,7 @@ class Compare(Command):
     def __call__(self) -> int:
         """Run."""
         if self.list:
-            words = [
-                f"[bold]{name}[/] {entry.summary} [dim]{entry.source}[/]\n"
-                f"  protects: {entry.protects}\n  leaves open: {entry.leaves_open}"
-                for name, entry in PRESETS.items()
-            ]
-            listed = ("summary", "source", "protects", "leaves_open")
-            content = [{"name": name, **{k: getattr(PRESETS[name], k) for k in listed}} for name in PRESETS]
-            self.answer(content, *words)
-            return DONE
+            return self._list_presets()
         from genaf_sdk.comparison import ComparisonRow, compare
 
         def show(row: ComparisonRow) -> None:
@@ -53,4 +44,19 @@ class Compare(Command):
         )
         rows = [json.loads(row.to_json()) for row in comparison.rows]
         self.answer(rows, comparison.table(), f"Everything is in {self.output_dir}.")
+        return DONE
+
+    def _list_presets(self) -> int:
+        from genaf_sdk.methods import presets
+
+        words, content = [], []
+        for name, (method, strength) in presets().items():
+            listed = {"summary": strength.summary, "source": method.source}
+            listed |= {"protects": strength.protects, "leaves_open": strength.leaves_open}
+            words.append(
+                f"[bold]{name}[/] {listed['summary']} [dim]{listed['source']}[/]\n"
+                f"  protects: {listed['protects']}\n  leaves open: {listed['leaves_open']}"
+            )
+            content.append({"name": name, "method": method.name, **listed})
+        self.answer(content, *words)
         return DONE

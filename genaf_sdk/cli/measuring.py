@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from genaf_sdk.cli.output import DONE, FAILED, Command, console
-from genaf_sdk.config import EvaluationConfig
 from genaf_sdk.errors import GenafError, OutputError
+from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.files import read_json, write_json
 
 if TYPE_CHECKING:

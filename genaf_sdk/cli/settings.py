@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
-from genaf_sdk.config import HardenConfig
 from genaf_sdk.errors import ConfigError
+from genaf_sdk.evaluation.settings import EvaluationConfig
+from genaf_sdk.settings import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tyro.constructors import PrimitiveTypeInfo
+
+    from genaf_sdk.config import HardenConfig
+
 
 FRACTION = re.compile(r"\s*([-+.\de]+)\s*/\s*([-+.\de]+)\s*", re.IGNORECASE)
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)
@@ -25,20 +28,38 @@ RUN = ("encoder", "data", "output_dir")
 """What a file may state beside the settings: the arguments of ``genaf harden``."""
 
 
-@dataclass(frozen=True)
-class Start:
-    """What the command line overrides: settings, and arguments of ``genaf harden`` that the file states."""
-
-    settings: HardenConfig = field(default_factory=HardenConfig)
-    run: dict[str, Any] = field(default_factory=dict)
-
-
-def starting_settings(arguments: Sequence[str]) -> Start:
+def starting_settings(arguments: Sequence[str]) -> tuple[HardenConfig, dict[str, Any]]:
     """Read --preset and --config ahead of the rest, as they decide the defaults that the rest overrides.
+
+    Returns:
+        Settings, and arguments of ``genaf harden`` that the file states.
 
     Raises:
         ConfigError: The preset or the file does not exist, or a setting in the file is unknown or out of range.
     """
+    from genaf_sdk.config import HardenConfig
+    from genaf_sdk.earlier import settings_of_today
+
+    preset_name, content = _stated(arguments)
+    run = {name: content.pop(name) for name in RUN if name in content}
+    run |= {"output_dir": Path(run["output_dir"])} if "output_dir" in run else {}
+    preset = HardenConfig.preset(preset_name or content.pop("preset", "default"))
+    content.pop("preset", None)
+    return HardenConfig.from_dict(_merged(preset.to_dict(), settings_of_today(content))), run
+
+
+def starting_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
+    """Read the part ``evaluation`` of --config ahead of the rest.
+
+    Raises:
+        ConfigError: The file does not exist, or a setting in it is unknown or out of range.
+    """
+    _, content = _stated(arguments)
+    return EvaluationConfig.from_dict(content.get("evaluation", {}), "evaluation.")
+
+
+def _stated(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+    """Return what --preset says, and what is in the file of --config."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--preset")
     early.add_argument("--config", type=Path)
@@ -46,12 +67,7 @@ def starting_settings(arguments: Sequence[str]) -> Start:
         known, _ = early.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise ConfigError(f"The arguments cannot be read: {error}.") from error
-    content = {} if known.config is None else read_settings(known.config)
-    run = {name: content.pop(name) for name in RUN if name in content}
-    run |= {"output_dir": Path(run["output_dir"])} if "output_dir" in run else {}
-    preset = HardenConfig.preset(known.preset or content.pop("preset", "default"))
-    content.pop("preset", None)
-    return Start(HardenConfig.from_dict(_merged(preset.to_dict(), content)), run)
+    return known.preset, {} if known.config is None else read_settings(known.config)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -105,16 +121,10 @@ def with_fractions() -> ConstructorRegistry:
             metavar="NUMBER",
             instance_from_str=lambda texts: number(texts[0]),
             is_instance=lambda value: isinstance(value, float),
-            str_from_instance=lambda value: [_short(value)],
+            str_from_instance=lambda value: [shown(value)],
         )
 
     return registry
-
-
-def _short(value: float) -> str:
-    """Write a number for the help text: budgets as grey levels."""
-    levels = round(value * 255)
-    return f"{levels}/255" if 0 < levels < 255 and value == levels / 255 else str(value)
 
 
 def _numbers(value: Any) -> Any:

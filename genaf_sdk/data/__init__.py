@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +24,7 @@ from genaf_sdk.errors import DataError
 from genaf_sdk.files import user_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["DATA_IDS", "DataSplits", "KnownData", "LabelledImages", "known_data", "load_data"]
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from genaf_sdk.data.files import ImageFiles, read_folder
 from genaf_sdk.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 ROOT = "GENAF_DATA_ROOT"
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from genaf_sdk.data.images import generator_of
+from genaf_sdk.data.images import LabelledImages, generator_of
 from genaf_sdk.errors import DataError
-
-if TYPE_CHECKING:
-    from genaf_sdk.data.images import LabelledImages
 
 Groups = Sequence[Hashable]
 """One group an image: the video of a frame, the patient of a scan."""

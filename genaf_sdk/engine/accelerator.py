@@ -17,23 +17,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from genaf_sdk.config import HardenConfig
-
 PEERS_TIMEOUT = timedelta(minutes=10)
 """How long a process waits for another that neither answers nor closes its connection, as when a host loses power."""
 
 
 @contextmanager
 def own_accelerator(
-    config: HardenConfig, trackers: Sequence[Any] = (), folder: Path | None = None
+    mixed_precision: str, trackers: Sequence[Any] = (), folder: Path | None = None
 ) -> Iterator[Accelerator]:
-    """Give an accelerator for the devices at hand; ``mixed_precision="auto"`` is bf16 where it is native.
+    """Give an accelerator for the devices at hand; ``auto`` is bf16 where it is native.
 
     accelerate keeps one state a process, precision included. What the caller has there comes back afterwards.
     """
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state = PartialState(cpu=on_cpu, timeout=PEERS_TIMEOUT)
-    precision: str | None = config.mixed_precision
+    precision = mixed_precision
     if precision == "auto":
         precision = "bf16" if has_bf16(state.default_device) else "no"
     callers = dict(AcceleratorState._shared_state)

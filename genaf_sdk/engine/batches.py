@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from genaf_sdk.data.augmentation import augmented
 from genaf_sdk.data.loading import loader_options
 from genaf_sdk.engine.processes import ALONE, Processes
-from genaf_sdk.engine.randomness import integers, key_of, permutation, uniform
+from genaf_sdk.engine.randomness import integers, permutation, random_key, uniform
 from genaf_sdk.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Batch:
     """This process's rows of a global batch, and the random numbers that belong to them.
 
     Args:
-        pixels: Images (n, C, H, W) in [0, 1].
+        inputs: (n, ...), valid ones: images (n, C, H, W) in [0, 1].
         labels: Classes (n,).
         rows: Which rows of the global batch these are, int64 (n,) on the CPU; adversaries want them ascending.
         total: Rows of the global batch.
@@ -36,7 +36,7 @@ class Batch:
         processes: Who has the other rows.
     """
 
-    pixels: Tensor
+    inputs: Tensor
     labels: Tensor
     rows: Tensor
     total: int
@@ -44,9 +44,9 @@ class Batch:
     processes: Processes = ALONE
 
     @classmethod
-    def whole(cls, pixels: Tensor, labels: Tensor, key: int = 0) -> Batch:
+    def whole(cls, inputs: Tensor, labels: Tensor, key: int = 0) -> Batch:
         """Return a global batch that this process has alone."""
-        return cls(pixels, labels, torch.arange(len(pixels)), len(pixels), key)
+        return cls(inputs, labels, torch.arange(len(inputs)), len(inputs), key)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return this process's part of a mean over the global batch; values (n,).
@@ -55,32 +55,51 @@ class Batch:
         """
         return values.sum() * (self.processes.count / self.total)
 
+    def everyone(self, *columns: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the rows of all processes, and which of them are this batch's own.
+
+        Args:
+            *columns: This batch's rows, (n, ...) each; floating point, for gradients find their way back.
+
+        Returns:
+            The columns over the global batch, (N, ...) each, and the numbers (n,) of the own rows in them. Alone, the
+            columns as they are.
+        """
+        device = columns[0].device
+        if self.processes.count == 1:
+            return columns, torch.arange(len(self.rows), device=device)
+        flat = [column.flatten(1) if column.ndim > 1 else column[:, None] for column in columns]
+        gathered = self.processes.all_gather_rows(torch.cat(flat, dim=1), self.rows, self.total)
+        parts = gathered.split([column.shape[1] for column in flat], dim=1)
+        whole = tuple(part.reshape(self.total, *column.shape[1:]) for part, column in zip(parts, columns, strict=True))
+        return whole, self.rows.to(device)
+
     def uniform(self, purpose: str, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
         """Return uniform random numbers (n, *shape), one row an image, on the images' device."""
-        return uniform(key_of(self.key, purpose), self.rows.to(self.pixels.device), shape, low, high)
+        return uniform(random_key(self.key, purpose), self.rows.to(self.inputs.device), shape, low, high)
 
     def integers(self, purpose: str, shape: tuple[int, ...], bound: int) -> Tensor:
         """Return random whole numbers (n, *shape) below ``bound``, one row an image, on the images' device."""
-        return integers(key_of(self.key, purpose), self.rows.to(self.pixels.device), shape, bound)
+        return integers(random_key(self.key, purpose), self.rows.to(self.inputs.device), shape, bound)
 
     def split(self, pieces: int) -> list[Batch]:
         """Deal the rows out to pieces that still know their place in the global batch."""
         parts = [slice(first, None, pieces) for first in range(pieces)]
         return [
-            replace(self, pixels=self.pixels[part], labels=self.labels[part], rows=self.rows[part].contiguous())
+            replace(self, inputs=self.inputs[part], labels=self.labels[part], rows=self.rows[part].contiguous())
             for part in parts
         ]
 
     @staticmethod
     def joined(pieces: list[Batch]) -> Batch:
         """Return what ``split`` dealt out as one batch again, its rows in the order of the pieces."""
-        pixels, labels, rows = (
-            torch.cat([getattr(piece, name) for piece in pieces]) for name in ("pixels", "labels", "rows")
+        inputs, labels, rows = (
+            torch.cat([getattr(piece, name) for piece in pieces]) for name in ("inputs", "labels", "rows")
         )
-        return replace(pieces[0], pixels=pixels, labels=labels, rows=rows)
+        return replace(pieces[0], inputs=inputs, labels=labels, rows=rows)
 
 
-class Epochs:
+class GlobalBatches:
     """The global batches of every epoch.
 
     An epoch shows every image once, in batches whose sizes differ by one at most: no short last batch, none dropped.
@@ -112,7 +131,7 @@ class Epochs:
         Raises:
             TrainingError: A process that reads images died.
         """
-        order = permutation(key_of(self.key, "order", epoch), len(self.images)).tensor_split(self.steps)[first:]
+        order = permutation(random_key(self.key, "order", epoch), len(self.images)).tensor_split(self.steps)[first:]
         shares = [torch.arange(self.processes.index, len(batch), self.processes.count) for batch in order]
         loader: DataLoader[Any] = DataLoader(
             self.images,
@@ -129,11 +148,11 @@ class Epochs:
                 if "DataLoader worker" not in str(error):
                     raise
                 raise TrainingError(
-                    f"A process that reads images died: {str(error).splitlines()[0]}",
-                    remedy="see to it that there is memory for all of them, then go on with resume=True",
+                    f"A data-loading worker died: {str(error).splitlines()[0]}",
+                    remedy="free memory, then go on with resume=True",
                 ) from error
             pixels = pixels.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-            key = key_of(self.key, "step", epoch * self.steps + number)
+            key = random_key(self.key, "step", epoch * self.steps + number)
             yield Batch(pixels, labels.to(device), share, len(batch), key, self.processes)
 
 
@@ -141,24 +160,24 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def varied(batch: Batch, most: int, augmentation: str) -> Batch:
+def augmented_batch(batch: Batch, most: int, augmentation: str) -> Batch:
     """Return the batch with every image translated by up to ``most`` pixels, then augmented in a way of its own."""
-    batch = shifted(batch, most)
+    batch = translated(batch, most)
     if augmentation == "none":
         return batch
     seeds = batch.integers("augmentation", (), 2**24)
-    return replace(batch, pixels=augmented(batch.pixels, augmentation, seeds))
+    return replace(batch, inputs=augmented(batch.inputs, augmentation, seeds))
 
 
-def shifted(batch: Batch, most: int) -> Batch:
+def translated(batch: Batch, most: int) -> Batch:
     """Return the batch with every image translated by up to ``most`` pixels each way, its edges repeated."""
     if most == 0:
         return batch
-    pixels = batch.pixels
+    pixels = batch.inputs
     count, _, height, width = pixels.shape
     padded = F.pad(pixels, (most,) * 4, mode="replicate")
     offsets = batch.integers("shift", (2,), 2 * most + 1)
     rows = (offsets[:, :1] + torch.arange(height, device=pixels.device))[:, :, None]
     columns = (offsets[:, 1:] + torch.arange(width, device=pixels.device))[:, None, :]
     images = torch.arange(count, device=pixels.device)[:, None, None]
-    return replace(batch, pixels=padded[images, :, rows, columns].permute(0, 3, 1, 2))
+    return replace(batch, inputs=padded[images, :, rows, columns].permute(0, 3, 1, 2))

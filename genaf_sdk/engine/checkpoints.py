@@ -1,6 +1,6 @@
 """Checkpoints that survive anything: written under a temporary name, flushed to disk, renamed; never unpickled.
 
-A checkpoint is a folder of ``tensors.safetensors`` and ``facts.json``, which holds the other's SHA-256::
+A checkpoint is a folder of ``tensors.safetensors`` and ``metadata.json``, which holds the other's SHA-256::
 
     OUTPUT_DIR/checkpoints/run.json                  what the run was started with
                            stage-1/00000120/         after 120 steps of stage 1
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from genaf_sdk.engine.processes import ALONE, Processes
 from genaf_sdk.errors import ConfigError, OutputError
@@ -28,10 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from torch import Tensor
 
 KEPT = 2  # checkpoints of a stage: the last one, and the one to fall back on
-FOLDER, RUN_FILE, TENSORS_FILE, FACTS_FILE = "checkpoints", "run.json", "tensors.safetensors", "facts.json"
+FOLDER, RUN_FILE, TENSORS_FILE, METADATA_FILE = "checkpoints", "run.json", "tensors.safetensors", "metadata.json"
 PARTIAL = ".partial"
 
 logger = logging.getLogger(__name__)
@@ -39,11 +39,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a stage stood: after ``step`` steps, with these tensors and, as JSON, these facts."""
+    """Where a stage stood: after ``step`` steps, with these tensors and, as JSON, this metadata."""
 
     step: int
     tensors: dict[str, Tensor]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 class Checkpoints:
@@ -77,7 +77,7 @@ class Checkpoints:
             }
             save_file(copies, partial / TENSORS_FILE)
             _flush(partial / TENSORS_FILE)
-            write_json(partial / FACTS_FILE, {"sha256": _sha256(partial / TENSORS_FILE), **checkpoint.facts})
+            write_json(partial / METADATA_FILE, {"sha256": _sha256(partial / TENSORS_FILE), **checkpoint.metadata})
             _flush(partial)
             partial.replace(final)
             _flush(folder)
@@ -103,20 +103,20 @@ class Checkpoints:
                     break
                 except OutputError as error:
                     logger.warning("%s The one before it is used instead.", error)
-        step = self.processes.from_first(None if found is None else found.step)
+        step = self.processes.broadcast(None if found is None else found.step)
         if step is None or found is not None:
             return found
         return read_checkpoint(self.folder / _slug(stage) / f"{step:08d}")
 
-    def remember(self, name: str, compute: Callable[[], Any]) -> Any:
+    def load_or_compute(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return what an earlier process of this run computed under ``name``, or compute and keep it (as JSON).
 
         What the first process has is what all processes get.
         """
         path = None if self.folder is None else self.folder / f"{_slug(name)}.json"
-        if self.processes.from_first(path is not None and path.is_file()) and path is not None:
-            return self.processes.from_first(read_json(path) if self.processes.is_first else None)
-        value = self.processes.from_first(compute())
+        if self.processes.broadcast(path is not None and path.is_file()) and path is not None:
+            return self.processes.broadcast(read_json(path) if self.processes.is_first else None)
+        value = self.processes.broadcast(compute())
         if path is not None and self.processes.is_first:
             write_json(path, value)
         return value
@@ -148,7 +148,7 @@ def open_checkpoints(
             _open(folder, identity, resume=resume)
         except (ConfigError, OutputError) as error:
             problem = error
-    problem = processes.from_first(problem)
+    problem = processes.broadcast(problem)
     if problem is not None:
         raise problem
     return Checkpoints(folder, processes)
@@ -224,11 +224,11 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         OutputError: A file is missing or damaged.
     """
-    facts = read_json(folder / FACTS_FILE)
+    metadata = read_json(folder / METADATA_FILE)
     try:
-        if facts.pop("sha256") != _sha256(folder / TENSORS_FILE):
+        if metadata.pop("sha256") != _sha256(folder / TENSORS_FILE):
             raise OutputError(f"The checkpoint {folder} is damaged: its checksum does not match.")
-        return Checkpoint(int(folder.name), load_file(folder / TENSORS_FILE), facts)
+        return Checkpoint(int(folder.name), load_file(folder / TENSORS_FILE), metadata)
     except (OSError, SafetensorError, KeyError, AttributeError, TypeError) as error:
         raise OutputError(f"The checkpoint {folder} is damaged: {error}.") from error
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from genaf_sdk.engine.sharding import local, whole
+from genaf_sdk.engine.sharding import full_tensor, local
 from genaf_sdk.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor, nn
 
     from genaf_sdk.engine.batches import Batch
     from genaf_sdk.engine.processes import Processes
 
-Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
@@ -36,7 +33,7 @@ def require_finite(model: nn.Module, stage: str, step: int) -> None:
     Raises:
         TrainingError: One is NaN or infinite; the error names it.
     """
-    state = {name: whole(value) for name, value in model.state_dict().items() if value.is_floating_point()}
+    state = {name: full_tensor(value) for name, value in model.state_dict().items() if value.is_floating_point()}
     if bool(all_finite(list(state.values()))):
         return
     name = next(name for name, value in state.items() if not bool(torch.isfinite(value).all()))
@@ -53,43 +50,37 @@ def step_is_finite(processes: Processes, model: nn.Module, loss: Tensor) -> bool
     return not processes.any(not bool(all_finite([loss, *gradients])))
 
 
-def within_memory(
-    attempt: Callable[[list[Batch]], Result], batch: Batch, pieces: int, undo: Callable[[], None]
-) -> tuple[Result, int]:
-    """Run ``attempt`` on the batch cut into pieces, twice as many after every lack of memory.
+def halved_micro_batches(error: RuntimeError, batch: Batch, count: int) -> int:
+    """Return how many micro-batches to cut a step into after one for which memory did not suffice: twice as many.
 
-    The pieces' gradients add up to the batch's, but batch norm sees one piece at a time. Several processes cannot part
-    ways here, as they wait for one another within a step.
+    The micro-batches' gradients add up to the batch's, but batch norm sees one of them at a time. Several processes
+    cannot part ways here, as they wait for one another within a step.
 
     Args:
-        attempt: What needs memory.
+        error: What was raised.
         batch: This process's rows of a global batch.
-        pieces: How many pieces to start with.
-        undo: Removes the traces of an attempt that failed.
-
-    Returns:
-        The result, and how many pieces it took.
+        count: How many micro-batches there were.
 
     Raises:
         TrainingError: Pairs of images are too large, or there are several processes.
+        RuntimeError: The error itself, if it is about something else than memory.
     """
-    while True:
-        try:
-            return attempt([batch] if pieces == 1 else batch.split(pieces)), pieces
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-            several = batch.processes.count > 1
-            if several or len(batch.rows) < 4 * pieces:
-                raise TrainingError(
-                    f"Memory does not suffice for {len(batch.rows) // pieces} images at once.",
-                    remedy="set micro_batch_size" if several else "lower image size, or use a smaller encoder",
-                ) from error
-        undo()  # outside of the handler, whose traceback keeps the attempt's tensors alive
-        clear_device_cache(garbage_collection=True)
-        pieces *= 2
-        logger.warning(
-            "Out of memory: each batch is now cut into %d pieces whose gradients are added up. Batch norm sees a piece "
-            "at a time.",
-            pieces,
-        )
+    if not should_reduce_batch_size(error):
+        raise error
+    several = batch.processes.count > 1
+    if several or len(batch.rows) < 4 * count:
+        raise TrainingError(
+            f"Out of memory with a micro-batch of {len(batch.rows) // count} images.",
+            remedy="set micro_batch_size" if several else "lower image size, or use a smaller encoder",
+        ) from error
+    return 2 * count
+
+
+def free_memory(count: int) -> None:
+    """Give back what a step that was given up held, and say that steps are cut into ``count`` from now on."""
+    clear_device_cache(garbage_collection=True)
+    logger.warning(
+        "Out of memory: each batch is now cut into %d micro-batches whose gradients are added up. Batch norm sees one "
+        "micro-batch at a time.",
+        count,
+    )

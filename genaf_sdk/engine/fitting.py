@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from genaf_sdk.engine.accuracy import accuracy
 from genaf_sdk.engine.backward import backward
-from genaf_sdk.engine.batches import Batch, Epochs
+from genaf_sdk.engine.batches import Batch, GlobalBatches, augmented_batch
 from genaf_sdk.engine.checkpoints import Checkpoint
-from genaf_sdk.engine.faults import require_finite, step_is_finite, within_memory
-from genaf_sdk.engine.randomness import key_of
+from genaf_sdk.engine.faults import free_memory, halved_micro_batches, require_finite, step_is_finite
+from genaf_sdk.engine.metrics import EpochMetrics
+from genaf_sdk.engine.randomness import random_key
 from genaf_sdk.engine.sharding import in_precision, make_ready
 from genaf_sdk.engine.state import gather_state, restore_state
 from genaf_sdk.engine.termination import stopped
-from genaf_sdk.engine.totals import Totals
 from genaf_sdk.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -25,29 +26,43 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from genaf_sdk.data import LabelledImages
+    from genaf_sdk.data import DataSplits
     from genaf_sdk.engine.modules import CurrentBatch
-    from genaf_sdk.engine.stage import Run, Training
+    from genaf_sdk.engine.run import Run
+    from genaf_sdk.engine.stage import Stage, Views
+    from genaf_sdk.engine.views import FeaturesAndLogits
 
 logger = logging.getLogger(__name__)
 
 
 class Fitting:
-    """A stage in progress: the prepared model, and where it stands."""
+    """A stage in progress: the prepared model, and where it stands.
 
-    def __init__(self, run: Run, model: nn.Module, images: LabelledImages, training: Training) -> None:
-        self.run, self.model, self.training = run, model, training
-        key = key_of(run.seed, training.stage)
-        self.epochs = Epochs(images, training.batch_size, key, run.processes)
-        share = math.ceil(len(images) / self.epochs.steps / run.processes.count)  # most rows of a process in a batch
-        self.total, self.done = training.epochs * self.epochs.steps, 0
-        self.pieces = math.ceil(share / (run.micro_batch_size or share))
+    Args:
+        run: Device, processes, checkpoints, history.
+        model: What is trained: inputs to features and logits.
+        attacked: The classifier, inputs to logits, as views and validation call it.
+        data: Training and validation images.
+        stage: What is trained.
+    """
+
+    def __init__(self, run: Run, model: FeaturesAndLogits, attacked: nn.Module, data: DataSplits, stage: Stage) -> None:
+        self.run, self.model, self.attacked, self.data, self.stage = run, model, attacked, data, stage
+        images = data.train
+        self.global_batches = GlobalBatches(
+            images, stage.schedule.batch_size, random_key(run.seed, stage.name), run.processes
+        )
+        steps = self.global_batches.steps
+        share = math.ceil(len(images) / steps / run.processes.count)  # most rows of a process in a batch
+        self.total, self.done = stage.schedule.epochs * steps, 0
+        self.micro_batches = math.ceil(share / (run.machine.micro_batch_size or share))
         self.skipped = 0
-        self.totals = Totals(training.stage, 0, run.processes)
+        self.metrics = EpochMetrics(stage.name, 0, run.processes)
         self.first_record = len(run.history)
         if run.accelerator.is_fsdp2:
             make_ready(model, run.accelerator)
-        self.prepared, *self.optimizers = run.accelerator.prepare(model, *training.optimizers)
+        self.own_optimizers = optimizers_of(model, stage)
+        self.prepared, *self.optimizers = run.accelerator.prepare(model, *self.own_optimizers)
         self.forward = in_precision(self.prepared, run.accelerator) if run.accelerator.is_fsdp2 else self.prepared
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.started = time.monotonic()
@@ -55,25 +70,25 @@ class Fitting:
     @property
     def epoch(self) -> int:
         """Number of the epoch that the next step belongs to; of the last one where all are done."""
-        return min(self.done // self.epochs.steps, self.training.epochs - 1)
+        return min(self.done // self.global_batches.steps, self.stage.schedule.epochs - 1)
 
     @property
     def is_inside_an_epoch(self) -> bool:
         """Whether part of an epoch is done."""
-        return self.done % self.epochs.steps > 0
+        return self.done % self.global_batches.steps > 0
 
     def restore(self) -> None:
         """Go on from the last checkpoint, if there is one."""
-        checkpoint = self.run.checkpoints.latest(self.training.stage)
+        checkpoint = self.run.checkpoints.latest(self.stage.name)
         if checkpoint is None:
             return
-        restore_state(checkpoint, self.model, self.training.optimizers, self.training.adversary, self.run.accelerator)
-        facts = checkpoint.facts
-        self.done, self.pieces, self.skipped = checkpoint.step, facts["pieces"], facts["skipped"]
+        restore_state(checkpoint, self.model, self.own_optimizers, self.stage.memory, self.run.accelerator)
+        metadata = checkpoint.metadata
+        self.done, self.micro_batches, self.skipped = checkpoint.step, metadata["micro_batches"], metadata["skipped"]
         del self.run.history[self.first_record :]
-        self.run.history.extend(facts["history"])
-        self.totals = Totals(self.training.stage, self.epoch, self.run.processes, facts["sums"])
-        self.started -= facts["seconds"]
+        self.run.history.extend(metadata["history"])
+        self.metrics = EpochMetrics(self.stage.name, self.epoch, self.run.processes, metadata["sums"])
+        self.started -= metadata["seconds"]
 
     def save(self) -> None:
         """Write a checkpoint of finite weights.
@@ -82,33 +97,34 @@ class Fitting:
             TrainingError: A weight is NaN or infinite.
             OutputError: It cannot be written.
         """
-        self.totals.read()
-        require_finite(self.model, self.training.stage, self.done)
-        training, accelerator = self.training, self.run.accelerator
-        tensors, facts = gather_state(self.model, training.optimizers, training.adversary, accelerator)
-        facts |= {
-            "pieces": self.pieces,
+        self.metrics.read()
+        require_finite(self.model, self.stage.name, self.done)
+        accelerator = self.run.accelerator
+        tensors, metadata = gather_state(self.model, self.own_optimizers, self.stage.memory, accelerator)
+        metadata |= {
+            "micro_batches": self.micro_batches,
             "skipped": self.skipped,
             "history": self.run.history[self.first_record :],
-            "sums": self.totals.sums,
+            "sums": self.metrics.sums,
             "seconds": time.monotonic() - self.started,
             "processes": self.run.processes.count,
         }
-        self.run.checkpoints.save(self.training.stage, Checkpoint(self.done, tensors, facts))
+        self.run.checkpoints.save(self.stage.name, Checkpoint(self.done, tensors, metadata))
 
     def batches(self) -> Iterator[Batch]:
         """Yield what is left of the epoch."""
-        self.training.train_mode(self.model)
-        first = self.done % self.epochs.steps
-        return self.epochs.batches(self.epoch, first, self.run.accelerator.device)
+        self.stage.train_mode(self.model)
+        first = self.done % self.global_batches.steps
+        return self.global_batches.batches(self.epoch, first, self.run.accelerator.device)
 
-    def descend(self, batch: Batch, current: CurrentBatch) -> None:
-        """Take one step down the loss of a global batch."""
-        run, factor = self.run, self.training.schedule(self.done / self.total)
-        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-        torch.manual_seed(key_of(batch.key, "torch", run.processes.index))  # for layers that draw by themselves
+    def training_step(self, batch: Batch, current: CurrentBatch) -> None:
+        """Take one step down the mean loss of a global batch; in smaller micro-batches if memory runs out.
+
+        Views are made before any micro-batch crosses the network, so that all are attacked on the same statistics.
+        """
+        run, stage, schedule = self.run, self.stage, self.stage.schedule
+        self._set_learning_rates(schedule.factor(self.done / self.total))
+        torch.manual_seed(random_key(batch.key, "torch", run.processes.index))  # for layers that draw by themselves
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
 
         def rewind() -> None:
@@ -119,37 +135,56 @@ class Fitting:
             self._begin()
             rewind()
 
-        def attempt(pieces: list[Batch]) -> dict[str, Tensor]:
-            return backward(self.training, self.forward, self.run.accelerator, pieces, current, rewind)
-
-        self._begin()
-        sums, self.pieces = within_memory(attempt, batch, self.pieces, undo)
+        while True:
+            self._begin()
+            try:
+                pieces: list[Batch] = []
+                views: list[Views] = []
+                for piece in batch.split(self.micro_batches):
+                    pieces.append(augmented_batch(piece, schedule.shift, schedule.augmentation))
+                    with run.accelerator.autocast():
+                        views.append(stage.views(self.attacked, pieces[-1]))
+                sums = backward(stage, self.forward, run.accelerator, pieces, views, current, rewind)
+                break
+            except RuntimeError as error:
+                self.micro_batches = halved_micro_batches(error, batch, self.micro_batches)
+            del pieces, views  # outside of the handler, whose traceback keeps the step's tensors alive
+            undo()
+            free_memory(self.micro_batches)
         self.done += 1
-        if run.non_finite == "skip" and not step_is_finite(run.processes, self.model, sums["loss"]):
+        if run.machine.non_finite == "skip" and not step_is_finite(run.processes, self.model, sums["loss"]):
             self._skip(undo)
-            return
-        if self.training.adversary is not None:
-            self.training.adversary.learn()
+        else:
+            self._descend(len(batch.rows), sums)
+
+    def _set_learning_rates(self, factor: float) -> None:
+        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+
+    def _descend(self, rows: int, sums: dict[str, Tensor]) -> None:
+        if self.stage.memory is not None:
+            self.stage.memory.update()
         for optimizer in self.optimizers:
             optimizer.step()
-        self.totals.add(self.done, len(batch.rows), sums)
-        if self.totals.is_due:
-            self.totals.read()
+        self.metrics.add(self.done, rows, sums)
+        if self.metrics.is_due:
+            self.metrics.read()
 
     def _begin(self) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        if self.training.adversary is not None:
-            self.training.adversary.forget()
+        if self.stage.memory is not None:
+            self.stage.memory.reset()
 
     def _skip(self, undo: Callable[[], None]) -> None:
         undo()
-        require_finite(self.model, self.training.stage, self.done)
+        require_finite(self.model, self.stage.name, self.done)
         self.skipped += 1
-        logger.warning("Step %d of %s was skipped: its loss or gradient is not finite.", self.done, self.training.stage)
+        logger.warning("Step %d of %s was skipped: its loss or gradient is not finite.", self.done, self.stage.name)
         if self.skipped > max(1, self.total // 10):
             raise TrainingError(
-                f"{self.skipped} of {self.done} steps of {self.training.stage} had a loss or gradient that is not "
+                f"{self.skipped} of {self.done} steps of {self.stage.name} had a loss or gradient that is not "
                 "finite; a tenth of all steps at most is skipped.",
                 remedy="lower the learning rates, use mixed_precision='no', or look at the images",
             )
@@ -157,7 +192,7 @@ class Fitting:
     def must_stop(self) -> bool:
         """Return whether SIGTERM came to any process; several agree on it where they read the losses anyway."""
         processes = self.run.processes
-        if processes.count > 1 and self.is_inside_an_epoch and self.totals.pending:
+        if processes.count > 1 and self.is_inside_an_epoch and self.metrics.pending:
             return False
         return processes.any(self.run.termination.asked)
 
@@ -174,16 +209,18 @@ class Fitting:
     def end_epoch(self) -> str:
         """Record the epoch that was completed, save, and return its figures as text."""
         run = self.run
-        epoch = self.done // self.epochs.steps
-        validation = self.training.validate()
-        record = {"stage": self.training.stage, "epoch": epoch, **self.totals.means(), **validation}
-        text = " ".join([self.totals.text, *(f"{name} {value:.3f}" for name, value in validation.items())])
+        epoch = self.done // self.global_batches.steps
+        validation = {
+            "validation_accuracy": accuracy(self.attacked, self.data.validation, run.accelerator.device, run.processes)
+        }
+        record = {"stage": self.stage.name, "epoch": epoch, **self.metrics.means(), **validation}
+        text = " ".join([self.metrics.text, *(f"{name} {value:.3f}" for name, value in validation.items())])
         record |= {"skipped_steps": self.skipped} if self.skipped else {}
         now = time.monotonic()
         run.history.append({**record, "seconds": round(now - self.started, 3)})
         run.metrics.epoch(run.history)
         self.started = now
-        self.totals = Totals(self.training.stage, self.epoch, run.processes)
+        self.metrics = EpochMetrics(self.stage.name, self.epoch, run.processes)
         self.save()
         return text
 
@@ -192,3 +229,15 @@ class Fitting:
         accelerator = self.run.accelerator
         for kept, own in ((accelerator._models, [self.prepared]), (accelerator._optimizers, self.optimizers)):
             kept[:] = [thing for thing in kept if not any(thing is mine for mine in own)]
+
+
+def optimizers_of(model: FeaturesAndLogits, stage: Stage) -> list[torch.optim.Optimizer]:
+    """Return one Adam for the encoder and one for the head, as far as they have parameters that the stage trains."""
+    schedule, decay = stage.schedule, stage.schedule.weight_decay
+    size = sum(parameter.numel() for parameter in model.encoder.parameters())
+    rates = (("encoder", schedule.encoder_rate(size)), ("head", schedule.head_learning_rate))
+    parts = [
+        ([p for n, p in model.get_submodule(part).named_parameters() if stage.trains(f"{part}.{n}")], rate)
+        for part, rate in rates
+    ]
+    return [torch.optim.Adam(parameters, rate, weight_decay=decay) for parameters, rate in parts if parameters]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from genaf_sdk.engine.randomness import key_of, uniform
+from genaf_sdk.engine.randomness import random_key, uniform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ class CurrentBatch:
 
 
 @contextmanager
-def globally(model: nn.Module, processes: Processes, *, sync_batch_norm: bool) -> Iterator[CurrentBatch]:
+def synchronized_layers(model: nn.Module, processes: Processes, *, sync_batch_norm: bool) -> Iterator[CurrentBatch]:
     """Context in which ``model`` trains alike on any number of processes; yields where to put each batch.
 
     Stochastic depth and dropout on other axes than (rows, ...) still draw from torch's generator.
@@ -66,7 +66,7 @@ def _dropout_by_rows(module: nn.Dropout, place: int, current: CurrentBatch, x: T
         return nn.functional.dropout(x, module.p, module.training)
     copies = torch.arange(len(x) // len(batch.rows))[:, None]  # (adversarial, benign) of one image are two copies
     rows = (batch.rows + copies * batch.total).flatten().to(x.device)
-    kept = uniform(key_of(batch.key, "dropout", place), rows, tuple(x.shape[1:])) >= module.p
+    kept = uniform(random_key(batch.key, "dropout", place), rows, tuple(x.shape[1:])) >= module.p
     return x * kept / (1 - module.p)
 
 
@@ -85,7 +85,7 @@ def _batch_norm(module: _BatchNorm, alone: Any, processes: Processes, x: Tensor)
     mean = values.mean(axes)
     deviations = (values - _by_channel(mean, x)).square().sum(axes)
     own = torch.cat([mean, deviations, mean.new_tensor([count])])[None]
-    everyone = processes.gather_rows(own, torch.tensor([processes.index]), processes.count)
+    everyone = processes.all_gather_rows(own, torch.tensor([processes.index]), processes.count)
     channels = x.shape[1]
     means, squares, counts = everyone.split([channels, channels, 1], dim=1)
     total = counts.detach().sum()

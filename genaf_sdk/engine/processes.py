@@ -57,7 +57,7 @@ class Processes:
         """Whether this process writes and prints."""
         return self.index == 0
 
-    def sum(self, value: Tensor) -> Tensor:
+    def all_reduce(self, value: Tensor) -> Tensor:
         """Return ``value`` added up over all processes, without gradient."""
         if self.count == 1:
             return value
@@ -67,9 +67,9 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Return whether any process says so."""
-        return flag if self.count == 1 else bool(self.sum(torch.tensor(int(flag))))
+        return flag if self.count == 1 else bool(self.all_reduce(torch.tensor(int(flag))))
 
-    def from_first(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """Return what the first process has, so that all decide alike."""
         if self.count == 1:
             return value
@@ -78,7 +78,7 @@ class Processes:
         received: Value = box[0]
         return received
 
-    def gather_rows(self, values: Tensor, rows: Tensor, total: int) -> Tensor:
+    def all_gather_rows(self, values: Tensor, rows: Tensor, total: int) -> Tensor:
         """Return all rows of a global batch, of which every process has some; gradients find their way back.
 
         Args:
@@ -131,7 +131,7 @@ def peers_alive(processes: Processes) -> Iterator[None]:
         if processes.count == 1 or not (isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text):
             raise
         raise TrainingError(
-            f"Another process of this run is gone: process {processes.index} of {processes.count} waits in vain "
+            f"Process {processes.index} of {processes.count} lost contact with another process "
             f"({text.splitlines()[0][:200]}).",
             remedy="look at that process's own error, then start all of them again with resume=True",
         ) from error

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def key_of(*parts: int | str) -> int:
+def random_key(*parts: int | str) -> int:
     """Return a key from a seed and whatever else tells a purpose apart: 64 bits, signed."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
@@ -28,7 +28,7 @@ def uniform(key: int, rows: Tensor, shape: tuple[int, ...], low: float = 0.0, hi
     SplitMix64 (Steele et al., OOPSLA 2014) used as a counter-based generator: of the key and row, then of the column.
 
     Args:
-        key: Of ``key_of``.
+        key: Of ``random_key``.
         rows: Numbers of the rows wanted, int64 (N,), on the device wanted.
         shape: Shape of one row.
         low: Smallest value.

@@ -17,6 +17,23 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound=nn.Module)
 
 
+class ShardedClassifier(nn.Module):
+    """The classifier as attacks call it while its weights are sharded (FSDP2): by way of what gathers them.
+
+    Args:
+        both: Maps inputs (N, ...) to features (N, D) and logits (N, K); what the accelerator shards.
+    """
+
+    def __init__(self, both: nn.Module) -> None:
+        super().__init__()
+        self.both = both
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map inputs (N, ...) to logits (N, K)."""
+        logits: Tensor = self.both(inputs)[1]
+        return logits
+
+
 def in_precision(prepared: nn.Module, accelerator: Accelerator) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Return ``prepared`` as training calls it, in the accelerator's precision.
 
@@ -45,12 +62,12 @@ def local(value: Tensor) -> Tensor:
     return value.to_local() if isinstance(value, DTensor) else value
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """Return a tensor that is shared out as a whole, on the CPU; any other tensor as it is. All processes call this."""
     return value.full_tensor().cpu() if isinstance(value, DTensor) else value
 
 
-def shared_like(value: Tensor, weight: Tensor) -> Tensor:
+def sharded_like(value: Tensor, weight: Tensor) -> Tensor:
     """Return ``value`` shared out as ``weight`` is; as it is where that one is whole."""
     if not isinstance(weight, DTensor):
         return value
@@ -58,7 +75,7 @@ def shared_like(value: Tensor, weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def made_whole(trained: nn.Module, copy: Model, device: torch.device) -> Model:
+def unsharded(trained: nn.Module, copy: Model, device: torch.device) -> Model:
     """Return ``copy``, made before ``trained`` was shared out, with the weights that are in ``trained`` now."""
-    copy.load_state_dict({name: whole(value) for name, value in trained.state_dict().items()})
+    copy.load_state_dict({name: full_tensor(value) for name, value in trained.state_dict().items()})
     return copy.to(device)

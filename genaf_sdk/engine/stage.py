@@ -1,125 +1,70 @@
-"""What a stage of training is made of: the run it belongs to, its images and losses, its schedule."""
+"""A stage of training, as the engine knows it: views of a batch, losses on what the model makes of them, a schedule."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
-from genaf_sdk.engine.checkpoints import Checkpoints
-from genaf_sdk.engine.processes import Processes
-from genaf_sdk.engine.termination import Termination
-from genaf_sdk.engine.tracking import Metrics
-from genaf_sdk.progress import make_display
+from genaf_sdk.engine.adversary import Adversary
+from genaf_sdk.engine.batches import Batch
+from genaf_sdk.engine.schedule import Schedule
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import torch
-    from accelerate import Accelerator
-
-    from genaf_sdk.engine.batches import Batch
-    from genaf_sdk.methods.adversary import Adversary
-
-Tracked = tuple[Tensor, ...]
-"""A tensor for each track: (adversarial, benign), or one of them."""
-
-
-@dataclass
-class Run:
-    """What a run carries from stage to stage.
-
-    Args:
-        accelerator: Device, precision and processes.
-        seed: Of every random choice.
-        checkpoints: Where the run goes on from if it has to; by default none are kept.
-        show_progress: Whether to show progress; None decides by whether somebody watches. See ``make_display``.
-        sync_batch_norm: Whether batch norm uses the global batch of all processes.
-        micro_batch_size: Most images that are attacked and trained on at once; None: all that this process has.
-        non_finite: What to do with a step whose loss or gradient is NaN or infinite.
-        termination: Whether somebody asked the run to end.
-        history: One record an epoch: stage, epoch, mean losses, accuracies, seconds.
-        metrics: Is told every record.
-    """
-
-    accelerator: Accelerator
-    seed: int = 0
-    checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    show_progress: bool | None = None
-    sync_batch_norm: bool = True
-    micro_batch_size: int | None = None
-    non_finite: Literal["stop", "skip"] = "stop"
-    termination: Termination = field(default_factory=Termination)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    metrics: Metrics = field(default_factory=Metrics)
-
-    def __post_init__(self) -> None:
-        self.processes = Processes.of(self.accelerator)
-        self.progress = make_display(self.show_progress, speaks=self.accelerator.is_main_process)
-
-    def announce(self, stage: str) -> Callable[[str], None]:
-        """Return a function that shows a line of text under ``stage`` in the progress bar."""
-        task = self.progress.add_task(stage, total=None, figures="")
-
-        def show(text: str) -> None:
-            self.progress.update(task, figures=text)
-
-        return show
+Views = tuple[Tensor, ...]
+"""The inputs of a batch as a method wants them, one tensor (n, ...) a view; the last view is the one that is scored."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one batch gives: the loss to descend, named parts of it for the log, and how many images were right.
+class Outputs:
+    """What the model makes of every view.
 
-    Loss and parts are this process's parts of means over the global batch (``Batch.mean``).
+    Args:
+        features: One tensor (n, D) a view.
+        logits: One tensor (n, K) a view.
     """
 
-    loss: Tensor
-    parts: dict[str, Tensor]
-    correct: Tensor
+    features: tuple[Tensor, ...]
+    logits: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What is descended: one value for each row, whose mean over the global batch the engine takes.
+
+    Args:
+        rows: (n,), one value for each row of this process.
+        terms: (n,) each, by name, before weighting: for the log.
+    """
+
+    rows: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+def _everything(name: str) -> bool:  # noqa: ARG001  # every parameter, whatever its name
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """How a stage trains a model.
+class Stage:
+    """One training of the model.
 
     Args:
-        stage: Name in the history, the progress bar, checkpoints and errors.
-        epochs: Passes over the images.
-        batch_size: Over all processes.
-        optimizers: All are stepped after every batch.
-        schedule: Factor on the learning rates, from the share of the training that is done, in [0, 1).
-        inputs: Returns the images of every track, (n, C, H, W) each, for a batch or a piece of one.
-        loss: Returns the loss of a batch, or of a piece of one, from features (n, D) and logits (n, K) of every track.
-        compares_images: Whether the loss compares images of a batch with one another, and so needs all of them.
-        adversary: Learns from every step, and is kept in checkpoints.
-        validate: Called after every epoch; what it returns is recorded.
-        train_mode: Puts the model into training mode.
+        name: In the history, the progress bar, checkpoints and errors; random numbers depend on it.
+        schedule: Epochs, batches, learning rates, augmentation.
+        views: Returns the views of an augmented batch, for the classifier and the batch.
+        losses: Returns the losses of a batch, from what the model makes of its views.
+        compares_rows: Whether a row's loss depends on other rows, so that losses need the whole batch at once.
+        memory: Learns from every step, and is kept in checkpoints.
+        trains: Whether the parameter of that name is trained; the others are left as they are.
+        train_mode: Puts the modules into the mode that they train in.
     """
 
-    stage: str
-    epochs: int
-    batch_size: int
-    optimizers: Sequence[torch.optim.Optimizer]
-    schedule: Callable[[float], float]
-    inputs: Callable[[Batch], Tracked]
-    loss: Callable[[Tracked, Tracked, Batch], Step]
-    compares_images: bool = False
-    adversary: Adversary | None = None
-    validate: Callable[[], dict[str, float]] = dict
+    name: str
+    schedule: Schedule
+    views: Callable[[nn.Module, Batch], Views]
+    losses: Callable[[Outputs, Batch], Losses]
+    compares_rows: bool = False
+    memory: Adversary | None = None
+    trains: Callable[[str], bool] = _everything
     train_mode: Callable[[nn.Module], object] = nn.Module.train
-
-
-def cosine(done: float) -> float:
-    """Learning-rate factor: linear warm-up over a twentieth of the training, then a cosine to zero."""
-    warm_up = 0.05
-    if done < warm_up:
-        return max(done / warm_up, 0.02)
-    return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
-
-
-def exponential(epochs: int) -> Callable[[float], float]:
-    """Learning-rate factor of the paper: 0.96 an epoch."""
-    return lambda done: 0.96 ** math.floor(done * epochs + 1e-9)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.engine.sharding import shared_like, whole
+from genaf_sdk.engine.sharding import full_tensor, sharded_like
 from genaf_sdk.errors import OutputError
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
+    from genaf_sdk.engine.adversary import Adversary
     from genaf_sdk.engine.checkpoints import Checkpoint
-    from genaf_sdk.methods.adversary import Adversary
 
 MODEL, OPTIMIZER, ADVERSARY = "model.", "optimizer.", "adversary."
 
@@ -27,14 +27,14 @@ def gather_state(
     adversary: Adversary | None,
     accelerator: Accelerator,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return weights, optimizer moments and what the adversary keeps by name, and the loss scale of fp16 as facts.
+    """Return weights, optimizer moments and what the adversary keeps by name, and the loss scale of fp16 as metadata.
 
     Learning rates are no state: they follow from the number of the step. What processes share is gathered.
     """
-    tensors = {f"{MODEL}{name}": whole(value) for name, value in model.state_dict().items()}
+    tensors = {f"{MODEL}{name}": full_tensor(value) for name, value in model.state_dict().items()}
     for place, optimizer in enumerate(optimizers):
         for index, moments in optimizer.state_dict()["state"].items():
-            tensors |= {f"{OPTIMIZER}{place}.{index}.{name}": whole(value) for name, value in moments.items()}
+            tensors |= {f"{OPTIMIZER}{place}.{index}.{name}": full_tensor(value) for name, value in moments.items()}
     if adversary is not None:
         tensors |= {f"{ADVERSARY}{name}": value for name, value in adversary.state().items()}
     scaler = accelerator.scaler
@@ -56,7 +56,7 @@ def restore_state(
     tensors = checkpoint.tensors
     try:
         weights, present = _below(tensors, MODEL), model.state_dict()
-        model.load_state_dict({n: shared_like(value, present.get(n, value)) for n, value in weights.items()})
+        model.load_state_dict({n: sharded_like(value, present.get(n, value)) for n, value in weights.items()})
         for place, optimizer in enumerate(optimizers):
             _restore_optimizer(optimizer, _below(tensors, f"{OPTIMIZER}{place}."))
         if adversary is not None:
@@ -66,8 +66,8 @@ def restore_state(
             f"The checkpoint after step {checkpoint.step} does not fit the model: {str(error).splitlines()[0]}",
             remedy="start anew without resume",
         ) from error
-    if accelerator.scaler is not None and checkpoint.facts["loss_scale"]:
-        accelerator.scaler.load_state_dict(checkpoint.facts["loss_scale"])
+    if accelerator.scaler is not None and checkpoint.metadata["loss_scale"]:
+        accelerator.scaler.load_state_dict(checkpoint.metadata["loss_scale"])
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -78,7 +78,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
         weight = weights[int(index)]
         if value.shape == weight.shape and value.ndim:
             like = torch.empty_like(weight, dtype=value.dtype)  # in the weight's memory format
-            value = like.copy_(shared_like(value, weight))
+            value = like.copy_(sharded_like(value, weight))
         state.setdefault(int(index), {})[moment] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -1,37 +1,37 @@
-"""The training loop that every stage and baseline shares: batches, optimizers, checkpoints, faults, progress."""
+"""train(): one stage, from its first batch or its last checkpoint to trained weights."""
 
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from genaf_sdk.engine.fitting import Fitting
-from genaf_sdk.engine.modules import globally
-from genaf_sdk.engine.processes import ALONE, Processes, peers_alive
-from genaf_sdk.engine.sharding import Model, made_whole
-from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.engine.modules import synchronized_layers
+from genaf_sdk.engine.processes import peers_alive
+from genaf_sdk.engine.sharding import ShardedClassifier, unsharded
+from genaf_sdk.engine.views import FeaturesAndLogits
 
 if TYPE_CHECKING:
-    from genaf_sdk.data import LabelledImages
-    from genaf_sdk.engine.stage import Run, Training
+    from collections.abc import Iterator
 
-EVALUATION_BATCH = 512
+    from genaf_sdk.data import DataSplits
+    from genaf_sdk.engine.run import Run
+    from genaf_sdk.engine.stage import Stage
+    from genaf_sdk.models.classifier import HardenedModel
 
 
-def fit(run: Run, model: Model, images: LabelledImages, training: Training) -> Model:
-    """Train ``model``, from the stage's last checkpoint on if the run has one.
+def train(run: Run, model: HardenedModel, data: DataSplits, stage: Stage) -> None:
+    """Train ``model`` in place, each of encoder and head with an optimizer of its own.
 
     Args:
         run: Device, seed, checkpoints, history, progress.
-        model: What the accelerator prepares: pixels to features and logits.
-        images: Training images.
-        training: The stage.
-
-    Returns:
-        ``model``, trained in place; or a whole copy of it where the accelerator shared its weights out (FSDP2).
+        model: The classifier; in eval mode afterwards, on the accelerator's device.
+        data: Training images; validation images, on which accuracy is recorded after every epoch.
+        stage: What is trained, on what, how long.
 
     Raises:
         TrainingError: A loss or weight is no longer finite, memory does not even suffice for two images, or another
@@ -39,21 +39,25 @@ def fit(run: Run, model: Model, images: LabelledImages, training: Training) -> M
         OutputError: A checkpoint cannot be written.
         RunStoppedError: SIGTERM came; the step was finished and saved.
     """
-    untouched = copy.deepcopy(model).cpu() if run.accelerator.is_fsdp2 else None
+    model.to(run.accelerator.device).to(memory_format=torch.channels_last)
+    both, sharded = FeaturesAndLogits(model), run.accelerator.is_fsdp2
+    attacked: nn.Module = ShardedClassifier(both) if sharded else model
+    untouched = copy.deepcopy(both).cpu() if sharded else None
     with (
         run.termination.training(),
         peers_alive(run.processes),
-        globally(model, run.processes, sync_batch_norm=run.sync_batch_norm) as current,
+        _gradients_of(model, stage),
+        synchronized_layers(both, run.processes, sync_batch_norm=run.machine.sync_batch_norm) as current,
     ):
-        fitting = Fitting(run, model, images, training)
+        fitting = Fitting(run, both, attacked, data, stage)
         fitting.restore()
-        task = run.progress.add_task(training.stage, total=fitting.total, completed=fitting.done, figures="")
+        task = run.progress.add_task(stage.name, total=fitting.total, completed=fitting.done, figures="")
         figures = ""
         while fitting.done < fitting.total:
-            name = f"{training.stage} {fitting.epoch + 1}/{training.epochs}"
+            name = f"{stage.name} {fitting.epoch + 1}/{stage.schedule.epochs}"
             for batch in fitting.batches():
-                fitting.descend(batch, current)
-                figures = fitting.totals.text or figures
+                fitting.training_step(batch, current)
+                figures = fitting.metrics.text or figures
                 run.progress.update(task, completed=fitting.done, description=name, figures=figures)
                 if fitting.is_inside_an_epoch and fitting.must_stop():
                     fitting.stop()
@@ -64,21 +68,19 @@ def fit(run: Run, model: Model, images: LabelledImages, training: Training) -> M
                 fitting.stop()
         run.progress.remove_task(task)
         fitting.release()
-    return model if untouched is None else made_whole(model, untouched, run.accelerator.device)
+    trained = both if untouched is None else unsharded(both, untouched, run.accelerator.device)
+    model.encoder, model.head = trained.encoder, trained.head
+    model.eval()
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, images: LabelledImages, device: torch.device, processes: Processes = ALONE) -> float:
-    """Return the share of ``images`` that ``model`` (pixels to logits) gets right: an exact count.
-
-    Several processes take every so many-th image each; all have to call this, and all call ``model`` equally often.
-    """
-    right = torch.zeros((), dtype=torch.int64, device=device)
-    with inference_mode_of(model):
-        for start in range(0, len(images), EVALUATION_BATCH * processes.count):
-            rows = range(len(images))[start : start + EVALUATION_BATCH * processes.count]
-            own = rows[processes.index :: processes.count]
-            x, y = images.__getitems__(own or rows[:1])
-            hits = model(x.to(device)).argmax(1) == y.to(device)
-            right += hits[: len(own)].sum()
-    return int(processes.sum(right)) / len(images)
+@contextmanager
+def _gradients_of(model: nn.Module, stage: Stage) -> Iterator[None]:
+    """Context: only what the stage trains requires gradients; as before afterwards."""
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(stage.trains(name))
+    try:
+        yield
+    finally:
+        for parameter, before in required:
+            parameter.requires_grad_(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk.attacks.base import Attack, EncoderAttack, SampleWiseAttack, UniversalModelAttack, load_attack
-from genaf_sdk.config import EvaluationConfig
+from genaf_sdk.data import DataSplits
 from genaf_sdk.errors import AttackError
 from genaf_sdk.evaluation.checks import gradient_masking_checks
 from genaf_sdk.evaluation.classes import class_counts
+from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.evaluation.subject import Subject, published_encoder
+from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.report.gallery import gallery_images
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Column, CurvePoint, Score
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from genaf_sdk.data import DataSplits, LabelledImages
-    from genaf_sdk.inputs.perturbation import Perturbation
+    from genaf_sdk.data import LabelledImages
 
 
 def evaluate(

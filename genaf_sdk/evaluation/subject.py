@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,6 @@ from genaf_sdk.errors import AttackError
 from genaf_sdk.models.classifier import HardenedModel
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.modes import inference_mode_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 BATCH = 500
 

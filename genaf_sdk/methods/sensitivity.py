@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,25 @@ from torch.nn import functional as F
 
 from genaf_sdk.errors import TrainingError
 from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.settings import Between, Count, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from genaf_sdk.config import SensitivityConfig
-
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.MultiheadAttention)
 BATCH = 256
+
+
+@dataclass(frozen=True)
+class Sensitivity(Settings):
+    """Robust sensitivity: how far the adversarial loss can rise when one layer's weight moves."""
+
+    method: Literal["fast", "exact"] = "fast"
+    """``exact`` measures every layer, ``fast`` those that may be among the redundant ones."""
+    radius: Annotated[float, Between(1e-6, 10.0)] = 0.1
+    """The perturbation's Frobenius norm, as a share of the weight's."""
+    steps: Count = 3
+    samples: Count = 256
+    """How many adversarial training images the loss is measured on."""
 
 
 def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -38,7 +49,7 @@ def robust_sensitivity(
     model: nn.Module,
     adversarial: Tensor,
     labels: Tensor,
-    config: SensitivityConfig,
+    config: Sensitivity,
     *,
     redundant_fraction: float = 0.2,
     on_layer: Callable[[str], object] = str,
@@ -73,39 +84,41 @@ def robust_sensitivity(
     own_precision = nullcontext() if config.method == "fast" else torch.autocast(adversarial.device.type, enabled=False)
     with inference_mode_of(model), own_precision:
         baseline, gradients = _loss_and_gradients(model, weights, adversarial, labels)
-        rough = {name: config.radius * float(weights[name].norm() * slope.norm()) for name, slope in gradients.items()}
-        for name, value in rough.items():
+        first_order = {
+            name: config.radius * float(weights[name].norm() * slope.norm()) for name, slope in gradients.items()
+        }
+        for name, value in first_order.items():
             if not math.isfinite(value):
                 raise _diverged(name, value, config)
 
-        def rise(name: str, enough: float = math.inf) -> float:
+        def rise(name: str, stop_at: float = math.inf) -> float:
             on_layer(name)
-            climb = _Climb(model, name, weights[name], adversarial, labels)
-            return max(0.0, climb.largest_loss(gradients[name], config, baseline + enough) - baseline)
+            ascent = _WeightAscent(model, name, weights[name], adversarial, labels)
+            return max(0.0, ascent.largest_loss(gradients[name], config, baseline + stop_at) - baseline)
 
         if config.method == "exact":
             return {name: rise(name) for name in gradients}
-        return _refined(rough, _count(redundant_fraction, len(rough)), rise)
+        return _refined(first_order, _count(redundant_fraction, len(first_order)), rise)
 
 
-def _refined(rough: dict[str, float], wanted: int, rise: Callable[[str, float], float]) -> dict[str, float]:
-    """Replace rough rises by exact ones where the ``wanted`` least end; scale the others, and keep them on their side.
+def _refined(first_order: dict[str, float], wanted: int, rise: Callable[[str, float], float]) -> dict[str, float]:
+    """Replace first-order rises by exact ones where the ``wanted`` least end; scale the others on their side of it.
 
     A climb ends where it is above those still wanted, so that the rises above the cut may be too low.
     """
-    order = sorted(rough, key=lambda name: rough[name])
+    order = sorted(first_order, key=lambda name: first_order[name])
     first = max(0, wanted - _margin(wanted))
     near = order[first : wanted + _margin(wanted)]
     exact: dict[str, float] = {}
     for name in near:
         best = sorted(exact.values())[: wanted - first]
         exact[name] = rise(name, best[-1] if len(best) == wanted - first else math.inf)
-    scale = sum(exact.values()) / max(sum(rough[name] for name in near), 1e-30)
+    scale = sum(exact.values()) / max(sum(first_order[name] for name in near), 1e-30)
     low, high = min(exact.values(), default=0.0), max(exact.values(), default=0.0)
-    below = {name: min(rough[name] * scale, low) for name in order[:first]}
-    above = {name: max(rough[name] * scale, high) for name in order[first + len(near) :]}
+    below = {name: min(first_order[name] * scale, low) for name in order[:first]}
+    above = {name: max(first_order[name] * scale, high) for name in order[first + len(near) :]}
     found = below | exact | above
-    return {name: found[name] for name in rough}
+    return {name: found[name] for name in first_order}
 
 
 def _margin(wanted: int) -> int:
@@ -114,7 +127,7 @@ def _margin(wanted: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Climb:
+class _WeightAscent:
     """Ascent of the adversarial loss in the weight of one layer."""
 
     model: nn.Module
@@ -123,8 +136,8 @@ class _Climb:
     images: Tensor
     labels: Tensor
 
-    def largest_loss(self, gradient: Tensor, config: SensitivityConfig, enough: float) -> float:
-        """Return the largest loss on the way; ``gradient`` is that of the first step, ``enough`` ends the climb."""
+    def largest_loss(self, gradient: Tensor, config: Sensitivity, stop_at: float) -> float:
+        """Return the largest loss on the way; ``gradient`` is that of the first step, ``stop_at`` ends the climb."""
         radius = config.radius * float(self.weight.norm())
         change, largest = torch.zeros_like(self.weight), -math.inf
         for left in reversed(range(config.steps)):
@@ -139,13 +152,13 @@ class _Climb:
             if not math.isfinite(loss):
                 raise _diverged(self.name, loss, config)
             largest = max(largest, loss)
-            if left == 0 or length == 0 or largest > enough:
+            if left == 0 or length == 0 or largest > stop_at:
                 break
             gradient = gradients[self.name]
         return largest
 
 
-def _diverged(name: str, value: float, config: SensitivityConfig) -> TrainingError:
+def _diverged(name: str, value: float, config: Sensitivity) -> TrainingError:
     return TrainingError(
         f"The adversarial loss rises to {value} when the layer {name!r} moves by up to {config.radius:g} of its norm.",
         remedy="lower sensitivity.radius, or look at that layer's weights",

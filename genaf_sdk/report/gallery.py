@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from genaf_sdk.evaluation.classes import is_universal
 from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.report.scores import Score
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from genaf_sdk.report.robustness import RobustnessReport
-    from genaf_sdk.report.scores import Score
 
 MOST_IMAGES, SMALL, LARGEST = 6, 48, 96
 """Up to so many images; four where they are larger than ``SMALL`` pixels; shown at no more than ``LARGEST`` pixels."""

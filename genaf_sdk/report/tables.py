@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from genaf_sdk.report.scores import Score
 from genaf_sdk.report.verdict import COLUMNS, budget_text
 
 if TYPE_CHECKING:
     from genaf_sdk.report.robustness import RobustnessReport
-    from genaf_sdk.report.scores import Column, Score
+    from genaf_sdk.report.scores import Column
 
 KNOWLEDGE: dict[Column, str] = {
     "clean": "The test images as they are.",

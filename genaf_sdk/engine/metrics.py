@@ -1,4 +1,4 @@
-"""What an epoch amounts to: sums over its images, exact over all processes."""
+"""The metrics of an epoch: sums over its images, exact over all processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CHECK_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
 
 
-class Totals:
+class EpochMetrics:
     """Sums over an epoch, kept on the device and read, over all processes at once, every ``CHECK_EVERY`` steps."""
 
     def __init__(self, stage: str, epoch: int, processes: Processes, sums: dict[str, float] | None = None) -> None:
@@ -57,7 +57,7 @@ class Totals:
             return
         names = list(self.pending[0][1])
         own = torch.stack([torch.stack([sums[name].float() for name in names]) for _, sums in self.pending]).cpu()
-        for (step, _), row in zip(self.pending, self.processes.sum(own).tolist(), strict=True):
+        for (step, _), row in zip(self.pending, self.processes.all_reduce(own).tolist(), strict=True):
             figures = dict(zip(names, row, strict=True))
             if not math.isfinite(figures["loss"]):
                 raise TrainingError(

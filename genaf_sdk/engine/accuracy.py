@@ -1,0 +1,34 @@
+"""Accuracy, counted exactly by all processes together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from genaf_sdk.engine.processes import ALONE, Processes
+from genaf_sdk.models.modes import inference_mode_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from genaf_sdk.data import LabelledImages
+
+EVALUATION_BATCH = 512
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: LabelledImages, device: torch.device, processes: Processes = ALONE) -> float:
+    """Return the share of ``images`` that ``model`` (pixels to logits) gets right: an exact count.
+
+    Several processes take every so many-th image each; all have to call this, and all call ``model`` equally often.
+    """
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    with inference_mode_of(model):
+        for start in range(0, len(images), EVALUATION_BATCH * processes.count):
+            rows = range(len(images))[start : start + EVALUATION_BATCH * processes.count]
+            own = rows[processes.index :: processes.count]
+            x, y = images.__getitems__(own or rows[:1])
+            hits = model(x.to(device)).argmax(1) == y.to(device)
+            right += hits[: len(own)].sum()
+    return int(processes.all_reduce(right)) / len(images)

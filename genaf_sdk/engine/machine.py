@@ -1,0 +1,24 @@
+"""What a machine needs, apart from what a method is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from genaf_sdk.settings import AtLeast, Settings
+
+
+@dataclass(frozen=True)
+class MachineConfig(Settings):
+    """Precision, memory, processes and faults: no part of what a method is."""
+
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """``auto`` is bf16 where the device has it natively (GPUs since Ampere, AVX512-BF16, AMX), else no."""
+    sync_batch_norm: bool = True
+    """Whether batch norm uses the global batch of all processes, so that their number does not change the result."""
+    micro_batch_size: Annotated[int, AtLeast(2)] | None = None
+    """Largest micro-batch per process; lower it if memory runs out. None: the process's whole share of the batch. The
+    losses are still those of the whole batch; batch norm sees a micro-batch at a time, for which it needs pairs."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """What to do with a step whose loss or gradient is NaN or infinite. Training stops in any case once more than 10 %
+    of the steps were skipped."""

@@ -1,0 +1,56 @@
+"""A run of training: what it carries from stage to stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from accelerate import Accelerator
+
+from genaf_sdk.engine.checkpoints import Checkpoints
+from genaf_sdk.engine.machine import MachineConfig
+from genaf_sdk.engine.processes import Processes
+from genaf_sdk.engine.termination import Termination
+from genaf_sdk.engine.tracking import Metrics
+from genaf_sdk.progress import make_display
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass
+class Run:
+    """What a run carries from stage to stage.
+
+    Args:
+        accelerator: Device, precision and processes.
+        seed: Of every random choice.
+        checkpoints: Where the run goes on from if it has to; by default none are kept.
+        show_progress: Whether to show progress; None decides by whether somebody watches. See ``make_display``.
+        machine: Micro-batches, batch norm over processes, faults.
+        termination: Whether somebody asked the run to end.
+        history: One record an epoch: stage, epoch, mean losses, accuracies, seconds.
+        metrics: Is told every record.
+    """
+
+    accelerator: Accelerator
+    seed: int = 0
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    show_progress: bool | None = None
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    termination: Termination = field(default_factory=Termination)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def __post_init__(self) -> None:
+        self.processes = Processes.of(self.accelerator)
+        self.progress = make_display(self.show_progress, speaks=self.accelerator.is_main_process)
+
+    def announce(self, stage: str) -> Callable[[str], None]:
+        """Return a function that shows a line of text under ``stage`` in the progress bar."""
+        task = self.progress.add_task(stage, total=None, figures="")
+
+        def show(text: str) -> None:
+            self.progress.update(task, figures=text)
+
+        return show

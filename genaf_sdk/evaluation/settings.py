@@ -1,0 +1,44 @@
+"""How a model is checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from genaf_sdk.errors import ConfigError
+from genaf_sdk.settings import Count, Epsilon, Settings
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(Settings):
+    """How a model is checked. Attacks on an encoder fill the transfer and adaptive columns, the others white-box."""
+
+    attacks: tuple[str, ...] = (
+        "advencoder-per:batch_size=128,noise_maps=8",
+        "advencoder-pat:batch_size=128,noise_maps=8",
+        "uapgd:steps=100",
+        "label-uap:steps=100",
+        "pgd",
+    )
+    """Names, or names with settings: ``pgd:steps=50,budget=4/255``."""
+    perturbation_budget: Epsilon = 10 / 255
+    """L_inf budget of universal perturbations. Patches keep the area that their attack states."""
+    sample_wise_budget: Epsilon = 8 / 255
+    surrogate_samples: Count = 512
+    """How many images a universal perturbation is crafted on."""
+    test_samples: Count | None = None
+    """How many test images universal perturbations are scored on; None is all."""
+    sample_wise_samples: Count = 250
+    """How many test images a sample-wise attack is scored on."""
+    curve: tuple[Epsilon, ...] = (4 / 255, 10 / 255, 16 / 255)
+    """Budgets at which accuracy is drawn as a curve; empty draws none."""
+    checks: bool = True
+    """Whether to look for signs of gradient masking (Carlini et al. 2019)."""
+
+    def check(self) -> None:
+        """Refuse an evaluation without attacks.
+
+        Raises:
+            ConfigError: There are none.
+        """
+        if not self.attacks:
+            raise ConfigError("attacks is empty.", expected="at least one attack", remedy="`genaf attacks` lists them")

@@ -1,0 +1,88 @@
+"""What a method makes its stages from: the model, the data, the run; and what it found on the way."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from genaf_sdk.data import DataSplits
+from genaf_sdk.engine.randomness import random_key
+from genaf_sdk.engine.run import Run
+from genaf_sdk.engine.stage import Stage
+from genaf_sdk.models.classifier import HardenedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from genaf_sdk.methods.base import Method
+
+
+class Clock:
+    """Seconds of consecutive parts of a run, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    def stop(self, part: str) -> None:
+        """Add the time since the last stop to ``part``."""
+        now = time.monotonic()
+        self.seconds[part] = round(self.seconds.get(part, 0.0) + now - self._started, 3)
+        self._started = now
+
+
+@dataclass
+class Lab:
+    """What a method's stages are made from.
+
+    Args:
+        run: Device, seed, precision, checkpoints, history.
+        model: The classifier that is trained, in place.
+        data: Its images.
+        frozen: Names of parameters that the user froze; no stage trains them.
+        findings: What the method wants to be known afterwards, by name.
+        clock: Durations, for the report.
+    """
+
+    run: Run
+    model: HardenedModel
+    data: DataSplits
+    frozen: frozenset[str] = frozenset()
+    findings: dict[str, Any] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
+
+    def key(self, *purpose: str | int) -> int:
+        """Return the key of the random numbers of a purpose."""
+        return random_key(self.run.seed, *purpose)
+
+    def stage(
+        self,
+        name: str,
+        method: Method,
+        *,
+        trains: Callable[[str], bool] | None = None,
+        train_mode: Callable[[nn.Module], object] = nn.Module.train,
+    ) -> Stage:
+        """Return a stage that trains by the views and losses of ``method``.
+
+        Args:
+            name: Of the stage; random numbers depend on it.
+            method: Gives views, losses, schedule and adversary.
+            trains: Whether the parameter of that name is trained; by default all that the user has not frozen are.
+            train_mode: Puts the modules into the mode that they train in.
+        """
+        adversary = method.adversary(self, name)
+        return Stage(
+            name=name,
+            schedule=method.schedule,
+            views=partial(method.views, adversary=adversary),
+            losses=method.losses,
+            compares_rows=method.compares_rows,
+            memory=adversary,
+            trains=lambda parameter: parameter not in self.frozen and (trains is None or trains(parameter)),
+            train_mode=train_mode,
+        )
