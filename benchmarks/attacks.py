@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from genaf_sdk.methods.adversary import ascend
 from timing import Record, begin, finish, interleaved, median, parser_of, spread, table
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,7 +27,6 @@ from genaf_sdk.attacks.base import UniversalAttack, frozen
 from genaf_sdk.config import EvaluationConfig
 from genaf_sdk.data import load_data
 from genaf_sdk.encoders import load_encoder
-from genaf_sdk.methods.adversary import ascend
 from genaf_sdk.models.heads import Head
 
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from genaf_sdk.presets import PRESETS
 from mosaics import load_mosaic
 
 from genaf_sdk import DataSplits, HardenConfig, compare, load_data
 from genaf_sdk.comparison import EVALUATION, Comparison, ComparisonRow, read_rows
 from genaf_sdk.config import EvaluationConfig
-from genaf_sdk.presets import PRESETS
 
 ENCODER = "bundled:simclr-cifar10"
 QUICK = EvaluationConfig(

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from genaf_sdk.methods.adversary import ascend
 from timing import Record, begin, finish, in_precision, interleaved, median, parser_of, spread, table
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,7 +24,6 @@ from torch.nn import functional as F
 from genaf_sdk.config import AdaptabilityConfig, SensitivityConfig
 from genaf_sdk.data import load_data
 from genaf_sdk.encoders import build_backbone, load_encoder
-from genaf_sdk.methods.adversary import ascend
 from genaf_sdk.methods.sensitivity import layer_weights, redundant_layers, robust_sensitivity
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import Head

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from genaf_sdk.methods.adversary import ascend
 from timing import (
     Record,
     begin,
@@ -42,7 +43,6 @@ from genaf_sdk.engine.backward import backward
 from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.modules import CurrentBatch
 from genaf_sdk.engine.stage import Step, Training, cosine
-from genaf_sdk.methods.adversary import ascend
 from genaf_sdk.methods.gen_af import Tracks, dual_track_loss
 from genaf_sdk.models.classifier import HardenedModel
 from genaf_sdk.models.encoder import PixelEncoder

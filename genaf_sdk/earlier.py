@@ -42,11 +42,15 @@ MOVED = {
 SAMPLE_WISE = ("epsilon", "step_size", "steps")
 SHARED = ("universal_epsilon", "bank_size", "redraw_every", "sample_wise_share", "patch_share", "patch_area")
 WEIGHTS = ("adversarial_weight", "clean_weight", "genetic_weight")
-STAGE_2 = {"epochs": 6, "batch_size": 128}
+STAGE_2_EPOCHS = 6
 
 
-def settings_of_today(content: Any) -> Any:
+def settings_of_today(content: Any, base: dict[str, Any] | None = None) -> Any:
     """Return settings in today's layout; what is in it already, or is no JSON object, as it is.
+
+    Args:
+        content: Settings, all or some.
+        base: What settings that are not stated are taken from, in today's layout; by default Gen-AF's defaults.
 
     Raises:
         ConfigError: They describe a training that this version does not have.
@@ -70,12 +74,16 @@ def settings_of_today(content: Any) -> Any:
             _put(rest, new, value)
     _refuse_unknown("dual_track", track, {"objective", "freeze_encoder", "alignment_weight", "adversary"})
     _refuse_unknown("dual_track.adversary", adversary, {"kind"})
-    _place_method(rest, content, track, adversary)
+    _place_method(rest, content, track, adversary, (base or {}).get("method", {"name": "gen-af"}))
     return rest
 
 
 def _place_method(
-    rest: dict[str, Any], content: dict[str, Any], track: dict[str, Any], adversary: dict[str, Any]
+    rest: dict[str, Any],
+    content: dict[str, Any],
+    track: dict[str, Any],
+    adversary: dict[str, Any],
+    base: dict[str, Any],
 ) -> None:
     """Name the method of ``rest["method"]`` and keep the settings that this one has."""
     if track.get("alignment_weight", 0.0):
@@ -83,37 +91,33 @@ def _place_method(
             f"dual_track.alignment_weight is {track['alignment_weight']!r}.",
             expected="0: the alignment term did not help and is gone",
         )
-    name = _method_of(content, track, adversary)
+    base_kind = {"pgd": "pgd", "mixture": "mixed"}[(base.get("against") or {"name": "mixture"})["name"]]
+    kind = adversary.get("kind", base_kind)
+    known = ("mixed", "pgd", "pgd-kl", "none")
+    if kind not in known:
+        raise ConfigError(f"dual_track.adversary.kind is {kind!r}.", expected=f"one of {', '.join(map(repr, known))}")
+    stated = {"objective", "clean_weight", "genetic_weight", "freeze_encoder"} & set(track) or "kind" in adversary
+    name = _method_of(content, track, kind) if stated else base["name"]
     method = dict(rest.get("method", {}))
     against = dict(method.pop("against", {}))
-    kind = adversary.get("kind", "mixed")
     sample_wise = {key: against[key] for key in SAMPLE_WISE if key in against}
-    if kind == "none":
-        against = {}
-    elif kind in ("pgd", "pgd-kl"):
-        away = "prediction" if kind == "pgd-kl" else "label"
-        against = {
-            "name": "pgd",
-            "away_from": away,
-            "epsilon": 8 / 255,
-            "step_size": 10 / 255,
-            "steps": 2,
-        } | sample_wise
-    else:
-        shared = {key: against[key] for key in SHARED if key in against}
+    shared = {key: against[key] for key in SHARED if key in against}
+    if kind == "mixed":
         against = {"name": "mixture", **({"sample_wise": sample_wise} if sample_wise else {}), **shared}
+    else:
+        against = {"name": "pgd", **sample_wise}
+        if "kind" in adversary:
+            against = {"steps": 2, **against, "away_from": "prediction" if kind == "pgd-kl" else "label"}
     keep = {"schedule"}
     keep |= {"adaptability"} if name in ("gen-af", "rift") else set()
     keep |= set(WEIGHTS) if name == "gen-af" else {"beta"} if name in ("trades", "mart") else set()
     kept = {key: value for key, value in method.items() if key in keep}
-    rest["method"] = {"name": name, **kept, **({"against": against} if against and name != "fine-tuning" else {})}
+    is_attacked = kind != "none" and name not in ("fine-tuning", "linear-probe")
+    rest["method"] = {"name": name, **kept, **({"against": against} if adversary and is_attacked else {})}
 
 
-def _method_of(content: dict[str, Any], track: dict[str, Any], adversary: dict[str, Any]) -> str:
-    objective, kind = track.get("objective", "dual-track"), adversary.get("kind", "mixed")
-    known = ("mixed", "pgd", "pgd-kl", "none")
-    if kind not in known:
-        raise ConfigError(f"dual_track.adversary.kind is {kind!r}.", expected=f"one of {', '.join(map(repr, known))}")
+def _method_of(content: dict[str, Any], track: dict[str, Any], kind: str) -> str:
+    objective = track.get("objective", "dual-track")
     if objective in ("trades", "mart"):
         return str(objective)
     if kind == "none":
@@ -122,7 +126,7 @@ def _method_of(content: dict[str, Any], track: dict[str, Any], adversary: dict[s
         return "gen-af"
     if kind == "mixed":
         return "universal-at"
-    stage_2 = content.get("adaptability", {}).get("epochs", STAGE_2["epochs"])
+    stage_2 = content.get("adaptability", {}).get("epochs", STAGE_2_EPOCHS)
     return "rift" if content.get("method") == "rift" and stage_2 else "pgd-at"
 
 

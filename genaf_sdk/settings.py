@@ -132,7 +132,13 @@ class Settings:
         _refuse_unknown(kind, given, path, cls.error)
         fields = {setting.name: setting for setting in _fields(kind)}
         values = {
-            name: converted(_hints(kind)[name], value, f"{path}{name}", error=cls.error, setting=fields[name])
+            name: converted(
+                _hints(kind)[name],
+                _over_default(fields[name], value),
+                f"{path}{name}",
+                error=cls.error,
+                setting=fields[name],
+            )
             for name, value in given.items()
         }
         return kind(**values)
@@ -287,6 +293,23 @@ def _default(setting: dataclasses.Field[Any]) -> Any:
     if setting.default_factory is not dataclasses.MISSING:
         return setting.default_factory()
     return setting.default
+
+
+def _over_default(setting: dataclasses.Field[Any], value: Any) -> Any:
+    """Return a group of settings with what it does not state as in the field's default."""
+    default = _default(setting)
+    return overlaid(default.to_dict(), value) if isinstance(default, Settings) and isinstance(value, dict) else value
+
+
+def overlaid(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with what ``over`` states, group by group; a group of another name replaces the whole group."""
+    if "name" in base and over.get("name", base["name"]) != base["name"]:
+        return over
+    both = dict(base)
+    for name, value in over.items():
+        nested = isinstance(value, dict) and isinstance(both.get(name), dict)
+        both[name] = overlaid(both[name], value) if nested else value
+    return both
 
 
 def _plain(value: Any) -> Any:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
-from genaf_sdk.config import (
-    AdaptabilityConfig,
-    DualTrackConfig,
-    EvaluationConfig,
-    ExportConfig,
-    HardenConfig,
-    SensitivityConfig,
-)
+from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.engine.run import Run
+from genaf_sdk.engine.train import train
+from genaf_sdk.methods import Method
+from genaf_sdk.methods.lab import Lab
+from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.models.heads import Head
 
 torch.set_num_threads(2)
 
@@ -57,14 +60,41 @@ def striped() -> DataSplits:
 @pytest.fixture
 def quick_config() -> HardenConfig:
     """A whole run in a few seconds."""
-    return HardenConfig(
-        undefended_epochs=8,
-        undefended_encoder_learning_rate=1e-2,
-        dual_track=DualTrackConfig(epochs=16, batch_size=32, encoder_learning_rate=1e-2),
-        sensitivity=SensitivityConfig(steps=2, samples=32),
-        adaptability=AdaptabilityConfig(epochs=2, batch_size=32, interpolations=2),
-        export=ExportConfig(precisions=()),
-        evaluation=EvaluationConfig(
-            attacks=("uapgd", "pgd"), surrogate_samples=48, sample_wise_samples=30, curve=(4 / 255, 16 / 255)
-        ),
+    return HardenConfig().with_(
+        baseline={"epochs": 8, "encoder_learning_rate": 1e-2},
+        method={
+            "schedule": {"epochs": 16, "batch_size": 32, "encoder_learning_rate": 1e-2},
+            "adaptability": {
+                "epochs": 2,
+                "batch_size": 32,
+                "interpolations": 2,
+                "sensitivity": {"steps": 2, "samples": 32},
+            },
+        },
+        export={"precisions": ()},
+        evaluation={
+            "attacks": ("uapgd", "pgd"),
+            "surrogate_samples": 48,
+            "sample_wise_samples": 30,
+            "curve": (4 / 255, 16 / 255),
+        },
     )
+
+
+def tiny_model(encoder: nn.Module) -> HardenedModel:
+    """A fresh classifier of three classes on a tiny encoder, always of the same weights."""
+    torch.manual_seed(0)
+    return HardenedModel(PixelEncoder(encoder), Head(16, 3), class_names=("red", "green", "blue"), image_size=(16, 16))
+
+
+def cpu_run(**settings: Any) -> Run:
+    """A run on the CPU that shows nothing."""
+    return Run(Accelerator(cpu=True), show_progress=False, **settings)
+
+
+def fine_tune(method: Method, run: Run, model: HardenedModel, data: DataSplits) -> Lab:
+    """Train all stages of a method, as ``harden`` does."""
+    lab = Lab(run, model, data)
+    for stage in method.stages(lab):
+        train(run, model, data, stage)
+    return lab

@@ -11,11 +11,12 @@ import pytest
 from genaf_sdk.cli import DONE, FAILED, INTERRUPTED, UNEXPECTED, UNUSABLE, listing, main
 from genaf_sdk.cli.settings import starting_settings
 from genaf_sdk.errors import ConfigError
+from genaf_sdk.methods import PGD
 
 QUICK = [
-    *("--undefended-epochs", "1", "--dual-track.epochs", "2"),
-    *("--adaptability.epochs", "1", "--adaptability.interpolations", "1"),
-    *("--sensitivity.samples", "64", "--sensitivity.steps", "1"),
+    *("--baseline.epochs", "1", "--method.schedule.epochs", "2"),
+    *("--method.adaptability.epochs", "1", "--method.adaptability.interpolations", "1"),
+    *("--method.adaptability.sensitivity.samples", "64", "--method.adaptability.sensitivity.steps", "1"),
     *("--evaluation.attacks", "uapgd:steps=5", "pgd:steps=5", "--evaluation.surrogate-samples", "64"),
     *("--evaluation.sample-wise-samples", "20", "--evaluation.curve"),
 ]
@@ -72,7 +73,7 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
         (["harden", "--data", "nowhere"], "nowhere"),
         (["harden", "--encoder", "torchvision:resnet81"], "torchvision:resnet"),
         (["harden", "--preset", "papr"], "paper"),
-        (["harden", "--dual-track.epochs", "0"], "at least 1"),
+        (["harden", "--method.schedule.epochs", "0"], "at least 1"),
         (["harden", "--config", "missing.json"], "missing.json cannot be read"),
         (["attack", "uapg"], "uapgd"),
         (["attack", "pgd"], "whole models"),
@@ -88,20 +89,24 @@ def test_bad_input_ends_with_2_and_says_what_would_work(
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "baseline: {encoder_learning_rate: 2e-4}\nmethod:\n  schedule: {epochs: 7}\n  against: {epsilon: 4/255}\n",
+        "undefended_encoder_learning_rate: 2e-4\ndual_track:\n  epochs: 7\n  adversary: {budget: 4/255}\n",
+    ],
+    ids=["today", "earlier versions"],
+)
 def test_settings_come_from_a_preset_then_a_file_then_options(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stated: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "settings.yaml"
-    path.write_text(
-        "preset: paper\ndata: pictures\noutput_dir: out\nundefended_encoder_learning_rate: 2e-4\n"
-        "dual_track:\n  epochs: 7\n  adversary: {budget: 4/255}\n"
-    )
-    start = starting_settings(["harden", "--config", str(path)])
-    assert start.run == {"data": "pictures", "output_dir": Path("out")}
-    assert start.settings.dual_track.epochs == 7
-    assert start.settings.dual_track.adversary.budget == 4 / 255
-    assert start.settings.undefended_encoder_learning_rate == 2e-4
-    assert start.settings.dual_track.adversary.kind == "pgd"  # the paper's, as the file asked for
+    path.write_text(f"preset: paper\ndata: pictures\noutput_dir: out\n{stated}")
+    settings, run = starting_settings(["harden", "--config", str(path)])
+    assert run == {"data": "pictures", "output_dir": Path("out")}
+    assert settings.method.schedule.epochs == 7
+    assert settings.method.against == PGD(epsilon=4 / 255, step_size=2 / 255, steps=10)  # the paper's, but for epsilon
+    assert settings.baseline.encoder_learning_rate == 2e-4
     with pytest.raises(SystemExit) as stopped:
         main(["harden", "--config", str(path), "--help"])
     assert stopped.value.code == 0
@@ -114,7 +119,7 @@ def test_settings_come_from_a_preset_then_a_file_then_options(
 def test_the_settings_of_a_report_can_be_run_again(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_text(json.dumps({"schema": 1, "config": {"seed": 5}}))
-    assert starting_settings(["demo", "--config", str(path)]).settings.seed == 5
+    assert starting_settings(["demo", "--config", str(path)])[0].seed == 5
 
 
 @pytest.mark.parametrize(

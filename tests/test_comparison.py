@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import runpy
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,12 @@ import genaf_sdk.comparison as comparison_module
 from genaf_sdk import compare
 from genaf_sdk.cli import UNUSABLE, main
 from genaf_sdk.comparison import Comparison, ComparisonRow, read_rows
-from genaf_sdk.config import AdaptabilityConfig, EvaluationConfig, HardenConfig
+from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, load_data
 from genaf_sdk.errors import ConfigError, OutputError
-from genaf_sdk.presets import PRESETS, with_method
+from genaf_sdk.evaluation.settings import EvaluationConfig
+from genaf_sdk.methods import presets
+from genaf_sdk.pipeline import resolved
 from genaf_sdk.report.scores import Score
 
 QUICK = EvaluationConfig(
@@ -24,11 +25,10 @@ QUICK = EvaluationConfig(
 
 
 def quick(name: str, base: HardenConfig) -> HardenConfig:
-    made = with_method(base, name)
-    return replace(made, dual_track=replace(made.dual_track, epochs=1))
+    return resolved(base, name).with_(method={"schedule": {"epochs": 1}})
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", sorted(presets()))
 def test_every_preset_trains(
     name: str, tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
 ) -> None:
@@ -58,7 +58,7 @@ def test_a_comparison_that_was_stopped_goes_on(
     assert both.methods == ["fine-tuning", "fast"]
     assert (tmp_path / "comparison.md").read_text().count("\n") == 4
     assert "<svg" in (tmp_path / "comparison.svg").read_text()
-    changed = {"fast": replace(configs["fast"], adaptability=AdaptabilityConfig(epochs=1))}
+    changed = {"fast": configs["fast"].with_(method={"adaptability": {"epochs": 1}})}
     assert compare(tiny_encoder, striped, changed, **kept).rows[0] != both.rows[1]  # type: ignore[arg-type]
     assert len(read_rows(file)) == 3
 

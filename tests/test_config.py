@@ -5,37 +5,50 @@ from typing import Any
 
 import pytest
 
-from genaf_sdk.config import AdversaryConfig, DualTrackConfig, EvaluationConfig, HardenConfig
+from genaf_sdk.config import HardenConfig
+from genaf_sdk.engine.machine import MachineConfig
+from genaf_sdk.engine.schedule import Schedule
 from genaf_sdk.errors import ConfigError
-from genaf_sdk.presets import PRESETS, with_method
+from genaf_sdk.evaluation.settings import EvaluationConfig
+from genaf_sdk.methods import MART, PGD, TRADES, GenAF, Mixture, RiFT, presets
+from genaf_sdk.pipeline import resolved
+
+PRESETS = sorted(presets())
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_json(name: str) -> None:
     config = HardenConfig.preset(name)
     assert HardenConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_the_paper_preset_states_the_papers_numbers() -> None:
-    stage1 = HardenConfig.preset("paper").dual_track
-    adversary = stage1.adversary
-    assert (stage1.epochs, stage1.batch_size, stage1.schedule, stage1.weight_decay) == (50, 256, "exponential", 8e-4)
-    assert (stage1.encoder_learning_rate, stage1.head_learning_rate) == (1e-4, 5e-3)
-    assert (adversary.kind, adversary.budget, adversary.step_size, adversary.steps) == ("pgd", 8 / 255, 2 / 255, 10)
-    assert stage1.alignment_weight == 0  # not in the paper
-    assert HardenConfig.preset("paper").adaptability.redundant_fraction == 0.2
+    method = HardenConfig.preset("paper").method
+    assert isinstance(method, GenAF)
+    schedule = method.schedule
+    assert (schedule.epochs, schedule.batch_size, schedule.decay, schedule.weight_decay) == (
+        50,
+        256,
+        "exponential",
+        8e-4,
+    )
+    assert (schedule.encoder_learning_rate, schedule.head_learning_rate) == (1e-4, 5e-3)
+    assert method.against == PGD(epsilon=8 / 255, step_size=2 / 255, steps=10)
+    assert method.adaptability.redundant_fraction == 0.2
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"sed": 1}, r"'sed'.*seed"),
-        ({"dual_track": {"epoch": 3}}, r"dual_track\.'epoch'"),
-        ({"dual_track": {"epochs": 2.5}}, r"dual_track\.epochs is 2\.5"),
-        ({"dual_track": {"adversary": {"kind": "none of these"}}}, "'mixed'"),
-        ({"dual_track": 3}, "JSON object"),
+        ({"method": {"name": "gen-af", "schedule": {"epoch": 3}}}, r"method\.schedule\.'epoch'.*epochs"),
+        ({"method": {"name": "gen-af", "schedule": {"epochs": 2.5}}}, r"method\.schedule\.epochs is 2\.5"),
+        ({"method": {"name": "gen-af", "against": {"name": "none of these"}}}, "mixture"),
+        ({"method": {"name": "tradez"}}, r"'tradez'.*trades"),
+        ({"method": {"epochs": 3}}, r"method\.name is missing"),
+        ({"method": 3}, "JSON object"),
         ({"evaluation": {"attacks": "pgd"}}, "a list"),
-        ({"seed": True}, "type int"),
+        ({"seed": True}, "whole number"),
     ],
 )
 def test_settings_that_cannot_be_read_are_named(content: dict[str, Any], message: str) -> None:
@@ -46,38 +59,73 @@ def test_settings_that_cannot_be_read_are_named(content: dict[str, Any], message
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: AdversaryConfig(budget=0),
-        lambda: AdversaryConfig(budget=8),
-        lambda: AdversaryConfig(sample_wise_share=0.8, patch_share=0.3),
-        lambda: DualTrackConfig(batch_size=1),
-        lambda: DualTrackConfig(adversarial_weight=0, clean_weight=0),
+        lambda: PGD(epsilon=0),
+        lambda: PGD(epsilon=8),
+        lambda: Mixture(sample_wise_share=0.8, patch_share=0.3),
+        lambda: Mixture(sample_wise=PGD(away_from="prediction")),
+        lambda: Mixture(bank_size=True),
+        lambda: Schedule(batch_size=1),
+        lambda: Schedule(epochs=1.5),  # type: ignore[arg-type]
+        lambda: Schedule(shift=1.5),  # type: ignore[arg-type]
+        lambda: GenAF(adversarial_weight=0, clean_weight=0),
         lambda: EvaluationConfig(attacks=()),
+        lambda: EvaluationConfig(attacks="pgd"),  # type: ignore[arg-type]
         lambda: EvaluationConfig(curve=(0.1, 4.0)),
         lambda: HardenConfig(seed=-1),
+        lambda: HardenConfig(seed="x"),  # type: ignore[arg-type]
+        lambda: HardenConfig(method=7),  # type: ignore[arg-type]
+        lambda: HardenConfig(method=None),  # type: ignore[arg-type]
+        lambda: MachineConfig(mixed_precision="banana"),  # type: ignore[arg-type]
+        lambda: MachineConfig(sync_batch_norm="no"),  # type: ignore[arg-type]
+        lambda: MachineConfig(micro_batch_size=2.5),  # type: ignore[arg-type]
     ],
 )
-def test_values_out_of_range_are_refused_when_made(make: Any) -> None:
+def test_values_of_another_kind_or_out_of_range_are_refused_when_made(make: Any) -> None:
     with pytest.raises(ConfigError, match="Expected"):
         make()
 
 
-def test_a_method_keeps_the_lengths_and_steps_of_the_settings_it_is_laid_over() -> None:
-    base = HardenConfig(dual_track=DualTrackConfig(epochs=3, encoder_learning_rate=5e-4))
-    trades = with_method(base, "trades")
-    assert (trades.method, trades.dual_track.objective, trades.adaptability.epochs) == ("trades", "trades", 0)
-    assert (trades.dual_track.epochs, trades.dual_track.encoder_learning_rate) == (3, 5e-4)
-    assert with_method(trades, "default").dual_track.adversary == AdversaryConfig()
+def test_a_method_is_given_by_name_as_an_object_or_as_json() -> None:
+    by_name = HardenConfig(method="trades")  # type: ignore[arg-type]
+    assert by_name.method == TRADES()
+    assert HardenConfig.from_dict({"method": "trades"}) == by_name
+    assert HardenConfig.from_dict({"method": {"name": "trades"}}) == by_name
+    assert HardenConfig(method="fast").method == HardenConfig.preset("fast").method  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_method_keeps_the_schedule_of_the_settings_it_is_laid_over() -> None:
+    base = HardenConfig().with_(method={"schedule": {"epochs": 3, "encoder_learning_rate": 5e-4}})
+    trades = resolved(base, "trades")
+    assert isinstance(trades.method, TRADES)
+    assert trades.method.schedule == base.method.schedule
+    assert resolved(trades, "default").method == base.method
+    assert resolved(base, MART()).method == MART()
+
+
+@pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_a_fixed_point_of_its_own_method(name: str) -> None:
-    assert with_method(HardenConfig.preset(name), name) == HardenConfig.preset(name)
+    assert resolved(HardenConfig.preset(name), name) == HardenConfig.preset(name)
 
 
-def test_larger_encoders_get_a_smaller_step_unless_one_is_set() -> None:
-    track = DualTrackConfig()
-    assert track.encoder_step(100_000) == track.encoder_step(600_000) == 3e-3
-    assert track.encoder_step(2_400_000) == pytest.approx(1.5e-3)
-    assert DualTrackConfig(encoder_learning_rate=2e-4).encoder_step(10**9) == 2e-4
+def test_larger_encoders_get_a_smaller_learning_rate_unless_one_is_set() -> None:
+    schedule = Schedule()
+    assert schedule.encoder_rate(100_000) == schedule.encoder_rate(600_000) == 3e-3
+    assert schedule.encoder_rate(2_400_000) == pytest.approx(1.5e-3)
+    assert Schedule(encoder_learning_rate=2e-4).encoder_rate(10**9) == 2e-4
     with pytest.raises(ConfigError, match="encoder_learning_rate is 0"):
-        DualTrackConfig(encoder_learning_rate=0.0)
+        Schedule(encoder_learning_rate=0.0)
+
+
+def test_nested_changes_choose_another_method_only_by_its_name() -> None:
+    config = HardenConfig().with_(seed=1, method={"against": {"bank_size": 2}, "genetic_weight": 0.0})
+    assert isinstance(config.method, GenAF)
+    assert isinstance(config.method.against, Mixture)
+    assert (config.seed, config.method.against.bank_size, config.method.genetic_weight) == (1, 2, 0.0)
+    other = config.with_(method={"name": "rift", "schedule": {"epochs": 3}})
+    assert other.method == RiFT(schedule=Schedule(epochs=3))
+
+
+def test_what_a_group_does_not_state_is_as_in_its_method_not_as_in_the_group_alone() -> None:
+    method = HardenConfig.from_dict({"method": {"name": "rift", "schedule": {"batch_size": 64}}}).method
+    assert method == RiFT().with_(schedule={"batch_size": 64})
+    assert method.schedule.epochs == RiFT().schedule.epochs != Schedule().epochs

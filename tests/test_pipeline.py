@@ -60,7 +60,7 @@ def test_the_model_learned_the_task(result: HardenResult) -> None:
 def test_training_in_bf16_leaves_a_float32_classifier(
     tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
 ) -> None:
-    config = replace(quick_config, mixed_precision="bf16", dual_track=replace(quick_config.dual_track, epochs=1))
+    config = quick_config.with_(machine={"mixed_precision": "bf16"}, method={"schedule": {"epochs": 1}})
     model = harden(tiny_encoder, striped, config, evaluate=False, progress=False).model
     assert not [name for name, module in model.named_modules() if "forward" in vars(module)]
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

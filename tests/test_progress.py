@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -88,8 +87,7 @@ def test_lines_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_epoch_ends_with_its_figures(
     tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage = replace(quick_config.dual_track, epochs=2)
-    config = replace(quick_config, dual_track=stage, adaptability=replace(quick_config.adaptability, epochs=0))
+    config = quick_config.with_(method={"schedule": {"epochs": 2}, "adaptability": {"epochs": 0}})
     harden(tiny_encoder, striped, config, evaluate=False, progress=True)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stage 1")]
     assert [line.split()[2] for line in lines] == ["1/2", "2/2"]

@@ -12,7 +12,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.evaluation.settings import EvaluationConfig
-from genaf_sdk.settings import shown
+from genaf_sdk.settings import overlaid, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,8 @@ def starting_settings(arguments: Sequence[str]) -> tuple[HardenConfig, dict[str,
     run |= {"output_dir": Path(run["output_dir"])} if "output_dir" in run else {}
     preset = HardenConfig.preset(preset_name or content.pop("preset", "default"))
     content.pop("preset", None)
-    return HardenConfig.from_dict(_merged(preset.to_dict(), settings_of_today(content))), run
+    base = preset.to_dict()
+    return HardenConfig.from_dict(overlaid(base, settings_of_today(content, base))), run
 
 
 def starting_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
@@ -139,12 +140,3 @@ def _numbers(value: Any) -> Any:
         except ValueError:
             return value
     return value
-
-
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with what ``over`` states, group by group."""
-    both = dict(base)
-    for name, value in over.items():
-        nested = isinstance(value, dict) and isinstance(both.get(name), dict)
-        both[name] = _merged(both[name], value) if nested else value
-    return both

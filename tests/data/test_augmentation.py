@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +10,7 @@ from genaf_sdk import DataSplits, HardenConfig, harden
 from genaf_sdk.config import LoadingConfig
 from genaf_sdk.data import LabelledImages, load_data
 from genaf_sdk.data.augmentation import AUGMENTATIONS, augmented
+from genaf_sdk.engine.schedule import Schedule
 from genaf_sdk.errors import ConfigError
 
 
@@ -52,7 +51,7 @@ def test_none_changes_nothing_and_what_cannot_be_used_is_refused() -> None:
     with pytest.raises(ConfigError, match="one of none, flip, crop, trivial"):
         augmented(pixels, "blur", torch.arange(3))
     with pytest.raises(ConfigError, match="augmentation is 'blur'"):
-        dataclasses.replace(HardenConfig().dual_track, augmentation="blur")
+        Schedule(augmentation="blur")
 
 
 def test_training_sees_augmented_images_and_validation_does_not(
@@ -65,10 +64,10 @@ def test_training_sees_augmented_images_and_validation_does_not(
         return augmented(pixels, augmentation, seeds)
 
     monkeypatch.setattr("genaf_sdk.engine.batches.augmented", spy)
-    stage = dataclasses.replace(quick_config.dual_track, epochs=1, augmentation="crop")
-    harden(tiny_encoder, striped, dataclasses.replace(quick_config, dual_track=stage), evaluate=False, progress=False)
+    config = quick_config.with_(method={"schedule": {"epochs": 1, "augmentation": "crop"}})
+    harden(tiny_encoder, striped, config, evaluate=False, progress=False)
     assert {kind for kind, _ in seen} == {"crop"}
-    assert sum(count for _, count in seen) == 96 * (1 + quick_config.adaptability.epochs)
+    assert sum(count for _, count in seen) == 96 * (1 + 2)
 
 
 def test_harden_reads_data_as_the_settings_and_the_encoder_say(
@@ -83,8 +82,7 @@ def test_harden_reads_data_as_the_settings_and_the_encoder_say(
     monkeypatch.setattr("genaf_sdk.pipeline.load_data", spy)
     parts = [LabelledImages.in_memory(*split.head()) for split in (striped.train.subset(range(1, 60)), striped.test)]
     settings = LoadingConfig(balance="repeat", skip_corrupt=True)
-    few = dataclasses.replace(quick_config.dual_track, epochs=1)
-    config = dataclasses.replace(quick_config, loading=settings, dual_track=few)
+    config = quick_config.with_(loading=settings, method={"schedule": {"epochs": 1}})
     result = harden(tiny_encoder, parts, config, evaluate=False, progress=False)
     assert asked.items() >= {"balance": "repeat", "skip_corrupt": True, "download": False}.items()
     assert asked["interpolation"] == result.data.interpolation == "bilinear"

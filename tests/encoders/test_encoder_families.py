@@ -12,16 +12,21 @@ from torch import nn
 
 from genaf_sdk import HardenConfig, HardenedModel, harden, load_data, load_encoder
 from genaf_sdk.attacks import UAPGD
-from genaf_sdk.config import AdaptabilityConfig, DualTrackConfig, SensitivityConfig
 from genaf_sdk.encoders import build_backbone
 from genaf_sdk.export.parity import check_parity
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.models.encoder import PixelEncoder
 
-FEW_STEPS = HardenConfig(
-    dual_track=DualTrackConfig(epochs=1, batch_size=8),
-    sensitivity=SensitivityConfig(steps=1, samples=8),
-    adaptability=AdaptabilityConfig(epochs=1, batch_size=8, interpolations=1),
+FEW_STEPS = HardenConfig().with_(
+    method={
+        "schedule": {"epochs": 1, "batch_size": 8},
+        "adaptability": {
+            "epochs": 1,
+            "batch_size": 8,
+            "interpolations": 1,
+            "sensitivity": {"steps": 1, "samples": 8},
+        },
+    }
 )
 ATTENTION = "blocks.layers.0.self_attn.in_proj_weight"
 FOUR = {"mean": (0.5,) * 4, "std": (0.25,) * 4}

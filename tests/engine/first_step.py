@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 
 import torch
-from accelerate import Accelerator
-from conftest import TinyEncoder, stripes
+from conftest import TinyEncoder, cpu_run, fine_tune, stripes
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -15,8 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import LabelledImages
 from genaf_sdk.data.splits import DataSplits
-from genaf_sdk.engine.stage import Run
-from genaf_sdk.methods.gen_af import dual_track_finetuning
+from genaf_sdk.engine.machine import MachineConfig
 from genaf_sdk.models.classifier import HardenedModel
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import Head
@@ -36,8 +33,9 @@ def main(preset: str, output: str, steps: int, micro_batch_size: int | None = No
     model = HardenedModel(encoder, Head(16, 3), class_names=("red", "green", "blue"), image_size=(16, 16))
     parts = [LabelledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((33 * steps, 30, 30))]
     data = DataSplits(*parts, class_names=("red", "green", "blue"))
-    config = replace(HardenConfig.preset(preset).dual_track, epochs=1, batch_size=33)
-    run = Run(Accelerator(cpu=True), seed=0, show_progress=False, micro_batch_size=micro_batch_size)
+    method = HardenConfig.preset(preset).method.with_(schedule={"epochs": 1, "batch_size": 33})
+    method = method.with_(adaptability={"epochs": 0}) if hasattr(method, "adaptability") else method
+    run = cpu_run(machine=MachineConfig(micro_batch_size=micro_batch_size))
     found: dict[str, Tensor] = {}
 
     def keep_gradients(optimizer: torch.optim.Optimizer, *_: object) -> None:
@@ -46,7 +44,7 @@ def main(preset: str, output: str, steps: int, micro_batch_size: int | None = No
                 found[name] = weight.grad.clone()
 
     handle = register_optimizer_step_pre_hook(keep_gradients)
-    dual_track_finetuning(run, model, data, config)
+    fine_tune(method, run, model, data)
     handle.remove()
     record = run.history[-1]
     for name in ("loss", "train_accuracy", "validation_accuracy", "genetic", "adversarial", "divergence"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import timm
@@ -18,9 +17,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from genaf_sdk import HardenConfig, harden
-from genaf_sdk.config import AdaptabilityConfig, ExportConfig, SensitivityConfig
 from genaf_sdk.data import DataSplits, LabelledImages
-from genaf_sdk.engine.sharding import whole
+from genaf_sdk.engine.sharding import full_tensor
 
 
 def fsdp2(precision: str, *, checkpointing: bool) -> Accelerator:
@@ -49,18 +47,19 @@ def main(folder: Path, *options: str) -> None:
     )
     parts = [LabelledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((100, 30, 31))]
     data = DataSplits(*parts, class_names=("red", "green", "blue"))
-    config = HardenConfig.preset("default")
-    config = replace(
-        config,
-        mixed_precision="bf16" if "bf16" in options else "no",
-        dual_track=replace(config.dual_track, epochs=3, batch_size=33),
-        sensitivity=SensitivityConfig(steps=1, samples=24),
-        adaptability=AdaptabilityConfig(epochs=1, batch_size=33, interpolations=2),
-        export=ExportConfig(precisions=()),
+    precision = "bf16" if "bf16" in options else "no"
+    sensitivity = {"steps": 1, "samples": 24}
+    config = HardenConfig().with_(
+        machine={"mixed_precision": precision},
+        method={
+            "schedule": {"epochs": 3, "batch_size": 33},
+            "adaptability": {"epochs": 1, "batch_size": 33, "interpolations": 2, "sensitivity": sensitivity},
+        },
+        export={"precisions": ()},
     )
-    accelerator = Accelerator(cpu=True, mixed_precision=config.mixed_precision)
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
     if accelerator.num_processes > 1:
-        accelerator = fsdp2(config.mixed_precision, checkpointing="checkpointing" in options)
+        accelerator = fsdp2(precision, checkpointing="checkpointing" in options)
     first: dict[str, Tensor] = {}
     shared = set()
 
@@ -69,7 +68,7 @@ def main(folder: Path, *options: str) -> None:
             for number, weight in enumerate(group["params"]):
                 shared.add(isinstance(weight, DTensor))
                 if weight.grad is not None and len(first) < 30:
-                    first[f"{len(first)}.{number}"] = whole(weight.grad).clone()
+                    first[f"{len(first)}.{number}"] = full_tensor(weight.grad).clone()
 
     handle = register_optimizer_step_pre_hook(keep_gradients)
     result = harden(

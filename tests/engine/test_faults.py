@@ -13,35 +13,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
+from conftest import cpu_run, fine_tune, tiny_model
 from launching import finish, start
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from genaf_sdk.config import AdversaryConfig, HardenConfig
 from genaf_sdk.data import DataSplits, LabelledImages
 from genaf_sdk.data.images import Reader
 from genaf_sdk.engine import batches
 from genaf_sdk.engine.checkpoints import Checkpoint, open_checkpoints
 from genaf_sdk.engine.processes import ALONE
-from genaf_sdk.engine.stage import Run
+from genaf_sdk.engine.views import FeaturesAndLogits
 from genaf_sdk.errors import OutputError, TrainingError
-from genaf_sdk.methods.gen_af import Tracks, dual_track_finetuning
-from genaf_sdk.models.classifier import HardenedModel
-from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.heads import Head
+from genaf_sdk.methods import LinearProbe
 
 GIVE_UP = 60.0
 """Seconds after which a process whose peer died has ended; docs/scaling.md states it."""
 
 
-def train(encoder: nn.Module, data: DataSplits, config: HardenConfig) -> list[dict[str, Tensor]]:
+def train(encoder: nn.Module, data: DataSplits) -> list[dict[str, Tensor]]:
     """Train the head for an epoch and return the gradients of every step."""
-    torch.manual_seed(0)
-    model = HardenedModel(PixelEncoder(encoder), Head(16, 3), class_names=("r", "g", "b"), image_size=(16, 16))
-    settings = replace(
-        config.dual_track, epochs=1, batch_size=32, freeze_encoder=True, adversary=AdversaryConfig(kind="none")
-    )
+    model = tiny_model(encoder)
     steps: list[dict[str, Tensor]] = []
 
     def keep(optimizer: torch.optim.Optimizer, *_: object) -> None:
@@ -51,48 +43,47 @@ def train(encoder: nn.Module, data: DataSplits, config: HardenConfig) -> list[di
 
     handle = register_optimizer_step_pre_hook(keep)
     try:
-        dual_track_finetuning(Run(Accelerator(cpu=True), show_progress=False), model, data, settings)
+        fine_tune(LinearProbe().with_(schedule={"epochs": 1, "batch_size": 32}), cpu_run(), model, data)
     finally:
         handle.remove()
     return steps
 
 
 def limit_memory(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
-    original = Tracks.forward
+    original = FeaturesAndLogits.forward
 
-    def forward(self: Tracks, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self: FeaturesAndLogits, pixels: Tensor) -> tuple[Tensor, Tensor]:
         if len(pixels) > images:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return original(self, pixels)
 
-    monkeypatch.setattr(Tracks, "forward", forward)
+    monkeypatch.setattr(FeaturesAndLogits, "forward", forward)
 
 
 def test_out_of_memory_cuts_the_batch_and_keeps_its_gradient(
     tiny_encoder: nn.Module,
     striped: DataSplits,
-    quick_config: HardenConfig,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    whole = train(copy.deepcopy(tiny_encoder), striped, quick_config)
+    whole = train(copy.deepcopy(tiny_encoder), striped)
     limit_memory(monkeypatch, 10)
-    cut = train(copy.deepcopy(tiny_encoder), striped, quick_config)
+    cut = train(copy.deepcopy(tiny_encoder), striped)
     assert [record.message for record in caplog.records if "Out of memory" in record.message] == [
-        f"Out of memory: each batch is now cut into {pieces} pieces whose gradients are added up. Batch norm sees a "
-        "piece at a time."
-        for pieces in (2, 4)
+        f"Out of memory: each batch is now cut into {count} micro-batches whose gradients are added up. Batch norm "
+        "sees one micro-batch at a time."
+        for count in (2, 4)
     ]
     for name, gradient in whole[0].items():
         torch.testing.assert_close(cut[0][name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_too_little_memory_for_pairs_ends_the_run(
-    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+    tiny_encoder: nn.Module, striped: DataSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit_memory(monkeypatch, 0)
-    with pytest.raises(TrainingError, match="Memory does not suffice for 2 images"):
-        train(tiny_encoder, striped, quick_config)
+    with pytest.raises(TrainingError, match="Out of memory with a micro-batch of 2 images"):
+        train(tiny_encoder, striped)
 
 
 class Deadly:
@@ -111,12 +102,12 @@ class Deadly:
 
 
 def test_a_loader_worker_that_dies_ends_the_run_and_says_so(
-    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+    tiny_encoder: nn.Module, striped: DataSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "loader_options", lambda *_: {"num_workers": 1})
     images = LabelledImages(striped.train.labels, Deadly(striped.train.reader), on_disk=True)
-    with pytest.raises(TrainingError, match="A process that reads images died"):
-        train(tiny_encoder, replace(striped, train=images), quick_config)
+    with pytest.raises(TrainingError, match="A data-loading worker died"):
+        train(tiny_encoder, replace(striped, train=images))
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path: Path) -> None:
@@ -160,5 +151,5 @@ def test_a_process_whose_peer_dies_ends_with_an_error() -> None:
     second.stdout.close()
     assert time.monotonic() - died < GIVE_UP
     assert first.returncode not in (0, None)
-    assert "TrainingError: Another process of this run is gone" in printed
+    assert "TrainingError: lost contact with another process" in printed
     assert "resume=True" in printed

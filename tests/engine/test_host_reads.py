@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from genaf_sdk.config import DualTrackConfig
 from genaf_sdk.data import DataSplits
-from genaf_sdk.methods.adversary import ascend
-from genaf_sdk.methods.gen_af import Tracks, dual_track_loss
+from genaf_sdk.engine.batches import Batch
+from genaf_sdk.engine.stage import Outputs
+from genaf_sdk.engine.views import FeaturesAndLogits
+from genaf_sdk.methods import PGD, GenAF
+from genaf_sdk.methods.pgd import ascend
 from genaf_sdk.models.classifier import HardenedModel
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import Head
@@ -40,10 +42,11 @@ def test_attack_loss_and_gradient_read_nothing_on_the_host(tiny_encoder: nn.Modu
     pixels, labels = striped.train.head(24, seed=0)
 
     with HostReads() as reads:
-        adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), 8 / 255, 2 / 255, steps=3)
-        features, logits = Tracks(model.train())(torch.cat([adversarial, pixels]))
-        loss, _ = dual_track_loss(features.chunk(2), logits.chunk(2), labels, DualTrackConfig())
-        loss.backward()
+        adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), PGD(steps=3))
+        features, logits = FeaturesAndLogits(model.train())(torch.cat([adversarial, pixels]))
+        batch = Batch.whole(pixels, labels)
+        losses = GenAF().losses(Outputs(features.chunk(2), logits.chunk(2)), batch)
+        batch.mean(losses.rows).backward()
 
     assert reads.names == []
     assert tiny_encoder.get_parameter("conv1.weight").grad is not None

@@ -62,8 +62,8 @@ def test_harden_in_two_processes_gives_both_the_same_model_and_writes_it_once(tm
         printed = finish(processes)
         assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
         assert (tmp_path / "told-0").read_text() == (tmp_path / "told-1").read_text()
-    facts = json.loads((tmp_path / "checkpoints" / "stage-1" / "00000009" / "facts.json").read_text())
-    assert facts["processes"] == 2
+    metadata = json.loads((tmp_path / "checkpoints" / "stage-1" / "00000009" / "metadata.json").read_text())
+    assert metadata["processes"] == 2
     assert (tmp_path / "model.safetensors").exists()
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk import HardenConfig, harden
-from genaf_sdk.config import AdaptabilityConfig, DualTrackConfig
 from genaf_sdk.data import DataSplits, LabelledImages
 from genaf_sdk.data.images import Reader
 from genaf_sdk.engine import fitting
@@ -22,9 +21,11 @@ from genaf_sdk.engine.processes import ALONE
 from genaf_sdk.errors import ConfigError, OutputError, RunStoppedError, TrainingError
 from genaf_sdk.pipeline import HardenResult
 
-CONFIG = HardenConfig(
-    dual_track=DualTrackConfig(epochs=3, batch_size=24, encoder_learning_rate=1e-2),
-    adaptability=AdaptabilityConfig(epochs=2, batch_size=24, interpolations=2),
+CONFIG = HardenConfig().with_(
+    method={
+        "schedule": {"epochs": 3, "batch_size": 24, "encoder_learning_rate": 1e-2},
+        "adaptability": {"epochs": 2, "batch_size": 24, "interpolations": 2},
+    }
 )
 
 
@@ -34,7 +35,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def run(tiny_encoder: nn.Module, striped: DataSplits) -> Callable[..., HardenResult]:
-    config = replace(CONFIG, sensitivity=replace(CONFIG.sensitivity, steps=1, samples=24))
+    config = CONFIG.with_(method={"adaptability": {"sensitivity": {"steps": 1, "samples": 24}}})
 
     def start(folder: Path | None, *, settings: HardenConfig = config, **options: bool) -> HardenResult:
         encoder = copy.deepcopy(tiny_encoder)
@@ -45,14 +46,14 @@ def run(tiny_encoder: nn.Module, striped: DataSplits) -> Callable[..., HardenRes
 
 def before_step(monkeypatch: pytest.MonkeyPatch, number: int, do: Callable[[], None]) -> None:
     """Have ``do`` called before the ``number``-th step of the run, counted from 0 over all stages."""
-    steps, original = iter(range(10_000)), fitting.Fitting.descend
+    steps, original = iter(range(10_000)), fitting.Fitting.training_step
 
-    def descend(*arguments: object) -> None:
+    def training_step(*arguments: object) -> None:
         if next(steps) == number:
             do()
         original(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fitting.Fitting, "descend", descend)
+    monkeypatch.setattr(fitting.Fitting, "training_step", training_step)
 
 
 def die() -> None:
@@ -118,7 +119,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_that_is_said(
 def test_other_settings_or_data_are_refused_with_their_difference(
     run: Callable[..., HardenResult], tmp_path: Path, tiny_encoder: nn.Module, striped: DataSplits
 ) -> None:
-    quick = replace(CONFIG, dual_track=replace(CONFIG.dual_track, epochs=1), adaptability=AdaptabilityConfig(epochs=0))
+    quick = CONFIG.with_(method={"schedule": {"epochs": 1}, "adaptability": {"epochs": 0}})
     run(tmp_path, settings=quick)
     with pytest.raises(ConfigError, match=r"config\.seed: 0 -> 1"):
         run(tmp_path, settings=replace(quick, seed=1), resume=True)
@@ -173,7 +174,7 @@ def test_only_the_last_checkpoints_are_kept_and_nothing_partial(tmp_path: Path) 
     assert kept == ["00000002", "00000003"]
     latest = checkpoints.latest("stage 1")
     assert latest is not None
-    assert (latest.step, latest.facts, latest.tensors["x"].tolist()) == (3, {"note": 3}, [3.0, 3.0])
+    assert (latest.step, latest.metadata, latest.tensors["x"].tolist()) == (3, {"note": 3}, [3.0, 3.0])
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(
@@ -192,7 +193,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(
     assert [path.name for path in (tmp_path / "checkpoints" / "stage-1").iterdir()] == ["00000001"]
 
 
-@pytest.mark.parametrize("file", ["facts.json", "tensors.safetensors"])
+@pytest.mark.parametrize("file", ["metadata.json", "tensors.safetensors"])
 def test_a_checkpoint_without_a_file_is_damaged(file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints = open_checkpoints(tmp_path, {}, ALONE, resume=False)
     for step in (1, 2):
@@ -227,11 +228,11 @@ def test_nan_in_a_batch_stops_or_is_skipped_as_asked(
     tiny_encoder: nn.Module, striped: DataSplits, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = poison(striped)
-    quick = replace(CONFIG, dual_track=replace(CONFIG.dual_track, epochs=1), adaptability=AdaptabilityConfig(epochs=0))
+    quick = CONFIG.with_(method={"schedule": {"epochs": 1}, "adaptability": {"epochs": 0}})
     with pytest.raises(TrainingError, match="The loss of stage 1 is nan at step"):
         harden(tiny_encoder, data, quick, output_dir=tmp_path, evaluate=False, progress=False)
     assert not list((tmp_path / "checkpoints").rglob("*.safetensors"))
-    skipping = replace(quick, non_finite="skip")
+    skipping = quick.with_(machine={"non_finite": "skip"})
     model = harden(tiny_encoder, data, skipping, evaluate=False, progress=False).model
     assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
     assert caplog.text.count("was skipped") == 1
@@ -240,21 +241,21 @@ def test_nan_in_a_batch_stops_or_is_skipped_as_asked(
 def test_nan_in_a_weight_stops_even_where_steps_may_be_skipped(
     run: Callable[..., HardenResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = fitting.Fitting.descend
+    original = fitting.Fitting.training_step
 
-    def descend(stage: fitting.Fitting, *arguments: object) -> None:
+    def training_step(stage: fitting.Fitting, *arguments: object) -> None:
         if stage.done == 2:
             with torch.no_grad():
                 stage.model.get_parameter("head.0.weight")[0, 0] = float("nan")
         original(stage, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fitting.Fitting, "descend", descend)
+    monkeypatch.setattr(fitting.Fitting, "training_step", training_step)
     with pytest.raises(TrainingError, match=r"head\.0\.weight is no longer finite"):
-        run(None, settings=replace(CONFIG, non_finite="skip"))
+        run(None, settings=CONFIG.with_(machine={"non_finite": "skip"}))
 
 
-def test_facts_of_a_checkpoint_are_json(tmp_path: Path, run: Callable[..., HardenResult]) -> None:
+def test_metadata_of_a_checkpoint_are_json(tmp_path: Path, run: Callable[..., HardenResult]) -> None:
     run(tmp_path)
-    facts = json.loads((tmp_path / "checkpoints" / "stage-2" / "00000008" / "facts.json").read_text())
-    assert [record["epoch"] for record in facts["history"]] == [1, 2]
-    assert len(facts["sha256"]) == 64
+    metadata = json.loads((tmp_path / "checkpoints" / "stage-2" / "00000008" / "metadata.json").read_text())
+    assert [record["epoch"] for record in metadata["history"]] == [1, 2]
+    assert len(metadata["sha256"]) == 64

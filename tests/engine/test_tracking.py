@@ -42,7 +42,7 @@ class Listener(GeneralTracker):
 
 @pytest.fixture
 def short(quick_config: HardenConfig) -> HardenConfig:
-    config = replace(quick_config, undefended_epochs=1, dual_track=replace(quick_config.dual_track, epochs=2))
+    config = quick_config.with_(baseline={"epochs": 1}, method={"schedule": {"epochs": 2}})
     return replace(config, adaptability=replace(config.adaptability, epochs=0))
 
 
@@ -57,7 +57,7 @@ def test_trackers_and_the_file_hear_of_every_epoch_and_score(
     assert [line["stage"] for line in lines[:3]] == ["undefended", "stage 1", "stage 1"]
     assert METRICS_FILE not in json.loads((tmp_path / "checksums.json").read_text())["sha256"], "no part of the bundle"
 
-    assert listener.settings["dual_track.epochs"] == 2
+    assert listener.settings["method.schedule.epochs"] == 2
     assert [step for step, _ in listener.told] == [1, 2, 3, 3]
     assert listener.told[1][1]["stage 1/loss"] == result.history[1]["loss"]
     assert listener.told[-1][1]["hardened/adaptive/uapgd"] == result.report.accuracy("adaptive")

@@ -10,14 +10,15 @@ import torch
 from conftest import TinyEncoder, stripes
 
 from genaf_sdk import HardenConfig, harden
-from genaf_sdk.config import AdaptabilityConfig, DualTrackConfig, ExportConfig, SensitivityConfig
 from genaf_sdk.data import DataSplits, LabelledImages
 
-CONFIG = HardenConfig(
-    dual_track=DualTrackConfig(epochs=3, batch_size=32),
-    sensitivity=SensitivityConfig(steps=1, samples=24),
-    adaptability=AdaptabilityConfig(epochs=1, batch_size=32, interpolations=2),
-    export=ExportConfig(precisions=()),
+SENSITIVITY = {"steps": 1, "samples": 24}
+CONFIG = HardenConfig().with_(
+    method={
+        "schedule": {"epochs": 3, "batch_size": 32},
+        "adaptability": {"epochs": 1, "batch_size": 32, "interpolations": 2, "sensitivity": SENSITIVITY},
+    },
+    export={"precisions": ()},
 )
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk import HardenConfig, harden
-from genaf_sdk.config import AdaptabilityConfig, DualTrackConfig, EvaluationConfig, ExportConfig
 from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.export.settings import ExportConfig
 from genaf_sdk.pipeline import HardenResult
 
 
@@ -33,13 +33,17 @@ def tiny_data() -> DataSplits:
 
 def tiny_result(export: ExportConfig | None = None) -> HardenResult:
     torch.manual_seed(0)
-    config = HardenConfig(
-        undefended_epochs=6,
-        dual_track=DualTrackConfig(epochs=10, batch_size=32, encoder_learning_rate=1e-2),
-        adaptability=AdaptabilityConfig(epochs=1, batch_size=32, interpolations=1),
-        evaluation=EvaluationConfig(
-            attacks=("uapgd:steps=10", "pgd:steps=5"), surrogate_samples=48, sample_wise_samples=30, curve=()
-        ),
-        export=export or ExportConfig(precisions=()),
+    config = HardenConfig(export=export or ExportConfig(precisions=())).with_(
+        baseline={"epochs": 6},
+        method={
+            "schedule": {"epochs": 10, "batch_size": 32, "encoder_learning_rate": 1e-2},
+            "adaptability": {"epochs": 1, "batch_size": 32, "interpolations": 1},
+        },
+        evaluation={
+            "attacks": ("uapgd:steps=10", "pgd:steps=5"),
+            "surrogate_samples": 48,
+            "sample_wise_samples": 30,
+            "curve": (),
+        },
     )
     return harden(TinyBackbone(), tiny_data(), config, progress=False)

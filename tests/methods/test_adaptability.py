@@ -1,53 +1,87 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import torch
-from accelerate import Accelerator
+from conftest import cpu_run, fine_tune, tiny_model
 from torch import nn
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
-from genaf_sdk.engine.stage import Run
-from genaf_sdk.methods.adaptability import GuardPoint, adaptability_finetuning, choose
-from genaf_sdk.models.classifier import HardenedModel
-from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.heads import Head
+from genaf_sdk.engine.train import train
+from genaf_sdk.methods.adaptability import Adaptation, Interpolation, select
+from genaf_sdk.methods.lab import Lab
 
 
-def test_only_the_chosen_layer_moves_and_normalisation_stays(
+def test_only_the_chosen_layers_move_and_normalization_stays(
     tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
 ) -> None:
-    torch.manual_seed(0)
-    model = HardenedModel(PixelEncoder(tiny_encoder), Head(16, 3), class_names="abc", image_size=(16, 16))
+    model = tiny_model(tiny_encoder)
+    method = quick_config.method.with_(schedule={"epochs": 1}, adaptability={"tolerance": 1.0})
+    lab = Lab(cpu_run(), model, striped)
+    stages = method.stages(lab)
+    train(lab.run, model, striped, next(stages))
     before = copy.deepcopy(model.state_dict())
-    config = replace(quick_config, adaptability=replace(quick_config.adaptability, tolerance=1.0))
-    run = Run(Accelerator(cpu=True), show_progress=False)
+    train(lab.run, model, striped, next(stages))
+    assert next(stages, None) is None
 
-    adaptation = adaptability_finetuning(run, model, striped, config, ["head.3.weight"], torch.zeros(1, 3, 16, 16))
-
+    adaptation = lab.findings["adaptation"]
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved <= {"head.3.weight"}
-    assert bool(moved) == (adaptation.share > 0)
+    assert moved <= set(adaptation.layers)
+    assert bool(moved) == (adaptation.coefficient > 0)
     assert all(parameter.requires_grad for parameter in model.parameters())
-    assert [point.share for point in adaptation.points] == [0.0, 0.5, 1.0]
+    assert [point.coefficient for point in adaptation.points] == [0.0, 0.5, 1.0]
     best = max(point.clean_accuracy for point in adaptation.points)
-    assert next(p for p in adaptation.points if p.share == adaptation.share).clean_accuracy == best
+    kept = next(point for point in adaptation.points if point.coefficient == adaptation.coefficient)
+    assert kept.clean_accuracy == best
+
+
+def test_a_layer_that_the_user_froze_is_trained_by_no_stage(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
+) -> None:
+    model = tiny_model(tiny_encoder)
+    frozen = "encoder.backbone.conv1.weight"
+    before = model.get_parameter(frozen).detach().clone()
+    method = quick_config.method.with_(schedule={"epochs": 1}, adaptability={"redundant_fraction": 1.0})
+    lab = Lab(cpu_run(), model, striped, frozenset({frozen}))
+    for stage in method.stages(lab):
+        train(lab.run, model, striped, stage)
+    assert torch.equal(model.get_parameter(frozen), before)
+    assert frozen not in lab.findings["sensitivity"]
+    assert len(lab.findings["adaptation"].layers) == 4
 
 
 def test_the_guard_keeps_the_best_point_that_is_as_robust_as_stage_1() -> None:
     points = [
-        GuardPoint(0.0, 0.90, 0.80, 0.50),
-        GuardPoint(0.5, 0.93, 0.80, 0.51),
-        GuardPoint(0.7, 0.94, 0.79, 0.52),
-        GuardPoint(1.0, 0.95, 0.85, 0.45),
+        Interpolation(0.0, 0.90, 0.80, 0.50),
+        Interpolation(0.5, 0.93, 0.80, 0.51),
+        Interpolation(0.7, 0.94, 0.79, 0.52),
+        Interpolation(1.0, 0.95, 0.85, 0.45),
     ]
-    assert choose(points, 0.0).share == 0.5
-    assert choose(points, 0.01).share == 0.7
-    assert choose(points, 0.05).share == 1.0
+    assert select(points, 0.0).coefficient == 0.5
+    assert select(points, 0.01).coefficient == 0.7
+    assert select(points, 0.05).coefficient == 1.0
 
 
 def test_of_equal_points_the_one_nearest_to_stage_1_is_kept() -> None:
-    points = [GuardPoint(share, 0.9, 0.8, 0.5) for share in (0.0, 0.5, 1.0)]
-    assert choose(points, 0.0).share == 0.0
+    points = [Interpolation(coefficient, 0.9, 0.8, 0.5) for coefficient in (0.0, 0.5, 1.0)]
+    assert select(points, 0.0).coefficient == 0.0
+
+
+def test_reports_keep_their_keys() -> None:
+    content = Adaptation(["a"], [Interpolation(0.5, 0.9, 0.8, 0.7)], 0.5).to_dict()
+    assert content == {
+        "layers": ["a"],
+        "points": [{"share": 0.5, "clean_accuracy": 0.9, "universal_accuracy": 0.8, "sample_wise_accuracy": 0.7}],
+        "share": 0.5,
+    }
+
+
+def test_rift_is_pgd_at_and_one_layer_more(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
+) -> None:
+    method = HardenConfig.preset("rift").method.with_(
+        schedule={"epochs": 1, "batch_size": 32}, adaptability={"epochs": 1, "interpolations": 1}
+    )
+    lab = fine_tune(method, cpu_run(), tiny_model(tiny_encoder), striped)
+    assert len(lab.findings["adaptation"].layers) == 1

@@ -8,9 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from genaf_sdk.methods.genetic import genetic_regularization
+from genaf_sdk.engine.batches import Batch
+from genaf_sdk.methods.genetic import genetic_regularization as by_row
 
 CASES = np.load(Path(__file__).parent / "data" / "genetic_cases.npz")
+
+
+def genetic_regularization(adversarial: Tensor, clean: Tensor, labels: Tensor, *, weight: Tensor) -> Tensor:
+    """The mean over rows, as the engine takes it."""
+    rows = by_row(adversarial, clean, Batch.whole(adversarial, labels), weight=weight)
+    assert rows.shape == labels.shape
+    return rows.mean()
 
 
 def case(number: int, name: str) -> Tensor:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_sdk.config import SensitivityConfig
 from genaf_sdk.errors import TrainingError
-from genaf_sdk.methods.sensitivity import layer_weights, redundant_layers, robust_sensitivity
+from genaf_sdk.methods.sensitivity import Sensitivity, layer_weights, redundant_layers, robust_sensitivity
 
 
 def classifier() -> nn.Module:
@@ -49,7 +48,7 @@ def naive_sensitivity(model: nn.Module, name: str, pixels: Tensor, labels: Tenso
 
 def test_agrees_with_ascent_on_a_copy_of_the_model() -> None:
     model, (pixels, labels) = classifier(), images()
-    config = SensitivityConfig(method="exact", radius=0.2, steps=4)
+    config = Sensitivity(method="exact", radius=0.2, steps=4)
 
     rises = robust_sensitivity(model, pixels, labels, config)
 
@@ -61,8 +60,8 @@ def test_agrees_with_ascent_on_a_copy_of_the_model() -> None:
 
 def test_more_radius_never_lowers_the_rise() -> None:
     model, (pixels, labels) = classifier(), images()
-    small = robust_sensitivity(model, pixels, labels, SensitivityConfig(method="exact", radius=0.05))
-    large = robust_sensitivity(model, pixels, labels, SensitivityConfig(method="exact", radius=0.5))
+    small = robust_sensitivity(model, pixels, labels, Sensitivity(method="exact", radius=0.05))
+    large = robust_sensitivity(model, pixels, labels, Sensitivity(method="exact", radius=0.5))
     assert all(large[name] >= small[name] for name in small)
 
 
@@ -70,7 +69,7 @@ def test_leaves_the_model_as_it_was() -> None:
     model, (pixels, labels) = classifier().train(), images()
     before = copy.deepcopy(model.state_dict())
 
-    robust_sensitivity(model, pixels, labels, SensitivityConfig(steps=1))
+    robust_sensitivity(model, pixels, labels, Sensitivity(steps=1))
 
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -88,11 +87,11 @@ def test_fast_measures_the_layers_near_the_cut_exactly(seed: int, fraction: floa
     for weight in layer_weights(model).values():
         weight.data *= 2
     pixels, labels = torch.rand(30, 3, 6, 6, dtype=torch.float64), torch.randint(4, (30,))
-    exact = robust_sensitivity(model, pixels, labels, SensitivityConfig(method="exact"))
+    exact = robust_sensitivity(model, pixels, labels, Sensitivity(method="exact"))
     measured: list[str] = []
 
     fast = robust_sensitivity(
-        model, pixels, labels, SensitivityConfig(), redundant_fraction=fraction, on_layer=measured.append
+        model, pixels, labels, Sensitivity(), redundant_fraction=fraction, on_layer=measured.append
     )
 
     chosen = redundant_layers(fast, fraction)
@@ -110,8 +109,8 @@ def test_fast_measures_the_layers_near_the_cut_exactly(seed: int, fraction: floa
 
 def test_fast_is_exact_where_all_layers_are_near_the_cut() -> None:
     model, (pixels, labels) = classifier(), images()
-    exact = robust_sensitivity(model, pixels, labels, SensitivityConfig(method="exact"))
-    fast = robust_sensitivity(model, pixels, labels, SensitivityConfig(method="fast"))
+    exact = robust_sensitivity(model, pixels, labels, Sensitivity(method="exact"))
+    fast = robust_sensitivity(model, pixels, labels, Sensitivity(method="fast"))
     assert redundant_layers(fast, 0.2) == redundant_layers(exact, 0.2)
     assert min(fast.values()) == pytest.approx(min(exact.values()), rel=1e-6)
 
@@ -120,7 +119,7 @@ def test_a_layer_that_the_logits_do_not_depend_on_is_no_candidate() -> None:
     model, (pixels, labels) = classifier(), images()
     model.add_module("unused", nn.ModuleList([nn.Linear(8, 8)]))
     model.forward = lambda x: nn.Sequential(*list(model.children())[:-1])(x)  # type: ignore[method-assign]
-    rises = robust_sensitivity(model, pixels, labels, SensitivityConfig())
+    rises = robust_sensitivity(model, pixels, labels, Sensitivity())
     assert list(rises) == ["0.weight", "4.weight", "6.weight"]
 
 
@@ -129,7 +128,7 @@ def test_a_layer_that_diverges_is_named() -> None:
     with torch.no_grad():
         model.get_parameter("6.weight").fill_(1e38)
     with pytest.raises(TrainingError, match=r"\.weight"):
-        robust_sensitivity(model, pixels, labels, SensitivityConfig())
+        robust_sensitivity(model, pixels, labels, Sensitivity())
 
 
 def test_layers_are_named_exactly_and_attention_counts() -> None:

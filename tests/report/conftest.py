@@ -8,15 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from genaf_sdk import harden
-from genaf_sdk.config import (
-    AdaptabilityConfig,
-    DualTrackConfig,
-    EvaluationConfig,
-    ExportConfig,
-    HardenConfig,
-    SensitivityConfig,
-)
+from genaf_sdk import HardenConfig, harden
 from genaf_sdk.data import DataSplits, LabelledImages
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import CurvePoint
@@ -38,18 +30,20 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
         )
     data = DataSplits(*parts, class_names=("red", "green", MARKUP), name="colours")
-    config = HardenConfig(
-        undefended_epochs=2,
-        dual_track=DualTrackConfig(epochs=2, batch_size=20),
-        sensitivity=SensitivityConfig(steps=1, samples=20),
-        adaptability=AdaptabilityConfig(epochs=1, batch_size=20, interpolations=2),
-        export=ExportConfig(precisions=()),
-        evaluation=EvaluationConfig(
-            attacks=("uapgd:steps=3", "label-uap:steps=3", "pgd:steps=3"),
-            surrogate_samples=40,
-            sample_wise_samples=20,
-            curve=(),  # minutes of crafting; its points are added below
-        ),
+    sensitivity = {"steps": 1, "samples": 20}
+    config = HardenConfig().with_(
+        baseline={"epochs": 2},
+        method={
+            "schedule": {"epochs": 2, "batch_size": 20},
+            "adaptability": {"epochs": 1, "batch_size": 20, "interpolations": 2, "sensitivity": sensitivity},
+        },
+        export={"precisions": ()},
+        evaluation={
+            "attacks": ("uapgd:steps=3", "label-uap:steps=3", "pgd:steps=3"),
+            "surrogate_samples": 40,
+            "sample_wise_samples": 20,
+            "curve": (),  # minutes of crafting; its points are added below
+        },
     )
     folder = tmp_path_factory.mktemp("run")
     harden(encoder, data, config, output_dir=folder)

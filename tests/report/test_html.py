@@ -75,7 +75,7 @@ def test_every_section_is_there_and_filled(report: RobustnessReport) -> None:
         assert f"{low:.1%} to {high:.1%}, n = {score.n}" in page.text.replace("\xa0", " ")
     assert report.data["fingerprint"] in page.text
     assert page.text.count("fine-tuned in stage 2") == len(report.sections["adaptation"]["layers"])
-    assert "dual_track.adversary.bank_size" in page.text
+    assert "method.against.bank_size" in page.text
     assert "Peak main memory of the process" in page.text
     assert "Energy of the CPU packages" in page.text
     assert "genaf verify" in page.text

@@ -1,0 +1,115 @@
+"""What methods train against: PGD, and the mixture of a bank and sample-wise steps."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genaf_sdk.engine.adversary import Adversary
+from genaf_sdk.engine.batches import Batch
+from genaf_sdk.engine.processes import ALONE
+from genaf_sdk.methods import PGD, Mixture
+from genaf_sdk.methods.against import Against
+from genaf_sdk.methods.mixture import MixtureAdversary
+from genaf_sdk.methods.pgd import ascend
+
+
+def adversary_of(against: Against) -> Any:
+    return against.adversary(0, ALONE)
+
+
+def test_ascend_is_pgd_and_touches_no_weight(tiny_encoder: nn.Module) -> None:
+    model = tiny_model(tiny_encoder).train()
+    pixels, labels = torch.rand(5, 3, 16, 16), torch.arange(5) % 3
+    start = torch.empty_like(pixels).uniform_(-0.02, 0.02)
+
+    adversarial, first = ascend(model, pixels, labels, start, PGD(epsilon=0.03, step_size=0.01, steps=3))
+
+    reference = copy.deepcopy(model).eval()
+    x = (pixels + start).clamp(0, 1)
+    for step in range(3):
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(reference(x), labels, reduction="sum"), x)
+        if step == 0:
+            torch.testing.assert_close(first, gradient)
+        x = torch.min(torch.max(x.detach() + 0.01 * gradient.sign(), pixels - 0.03), pixels + 0.03).clamp(0, 1)
+    torch.testing.assert_close(adversarial, x)
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "against", [PGD(epsilon=8 / 255, steps=2), Mixture(sample_wise_share=1.0, patch_share=0.0)], ids=["pgd", "mixture"]
+)
+def test_adversarial_images_raise_the_loss_within_the_budget(against: Against, tiny_encoder: nn.Module) -> None:
+    model = tiny_model(tiny_encoder).eval()
+    pixels, labels = torch.rand(16, 3, 16, 16), torch.arange(16) % 3
+
+    adversarial = adversary_of(against).perturb(model, Batch.whole(pixels, labels))
+
+    assert float((adversarial - pixels).abs().max()) <= 8 / 255 + 1e-6
+    assert float(adversarial.min()) >= 0
+    assert float(adversarial.max()) <= 1
+    with torch.no_grad():
+        assert F.cross_entropy(model(adversarial), labels) > F.cross_entropy(model(pixels), labels)
+
+
+def mixed_step(adversary: Adversary, model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
+    adversarial = adversary.perturb(model, Batch.whole(pixels, labels))
+    F.cross_entropy(model(adversarial), labels).backward()
+    adversary.update()
+    return adversarial.detach()
+
+
+def test_the_mixture_deals_out_its_three_shares(tiny_encoder: nn.Module) -> None:
+    model = tiny_model(tiny_encoder).eval()
+    mixture = Mixture(sample_wise_share=0.5, patch_share=0.25, bank_size=2, patch_area=0.06)
+    pixels, labels = torch.full((16, 3, 16, 16), 0.5), torch.arange(16) % 3
+
+    changes = (mixed_step(adversary_of(mixture), model, pixels, labels) - pixels).abs()
+
+    assert float(changes[:8].amax()) <= 8 / 255 + 1e-6
+    side = 4  # 6 % of 256 pixels
+    assert [int((change.sum(0) > 0).sum()) for change in changes[8:12]] == [side * side] * 4
+    assert float(changes[12:].amax()) <= mixture.universal_epsilon + 1e-6
+    assert len({tuple(change.flatten().tolist()) for change in changes[12:]}) == 2  # two perturbations are shared
+
+
+def test_the_bank_learns_to_raise_the_loss(tiny_encoder: nn.Module) -> None:
+    model = tiny_model(tiny_encoder).eval().requires_grad_(False)
+    mixture = Mixture(sample_wise_share=0.0, patch_share=0.0, bank_size=1, redraw_every=1000)
+    adversary: MixtureAdversary = adversary_of(mixture)
+    pixels, labels = torch.rand(32, 3, 16, 16), torch.arange(32) % 3
+    losses = []
+    for _ in range(12):
+        perturbed = mixed_step(adversary, model, pixels, labels)
+        losses.append(float(F.cross_entropy(model(perturbed), labels)))
+    assert losses[-1] > losses[0]
+    assert float(adversary.state()["perturbations"].abs().max()) <= mixture.universal_epsilon + 1e-6
+
+
+def test_away_from_the_prediction_labels_play_no_part(tiny_encoder: nn.Module) -> None:
+    model = tiny_model(tiny_encoder).eval().requires_grad_(False)
+    against = PGD(epsilon=16 / 255, step_size=8 / 255, steps=4, away_from="prediction")
+    pixels = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+    def perturbed(labels: Tensor) -> Tensor:
+        images: Tensor = adversary_of(against).perturb(model, Batch.whole(pixels, labels))
+        return images
+
+    adversarial = perturbed(torch.zeros(16, dtype=torch.long))
+    assert torch.equal(adversarial, perturbed(torch.ones(16, dtype=torch.long)))
+    noise = (pixels + torch.empty_like(pixels).uniform_(-16 / 255, 16 / 255)).clamp(0, 1)
+    clean = model(pixels).log_softmax(1)
+
+    def divergence(images: Tensor) -> float:
+        return float(F.kl_div(model(images).log_softmax(1), clean, log_target=True, reduction="batchmean"))
+
+    assert divergence(adversarial) > 2 * divergence(noise)
+    assert float((adversarial - pixels).abs().max()) <= 16 / 255 + 1e-6
