@@ -1,0 +1,64 @@
+"""The rooms of the package, from the ground up, and what each may import; CONTRIBUTING.md shows the same table."""
+
+from __future__ import annotations
+
+GROUND = "ground"
+FLOWS = "flows"
+ENTRY = "cli"
+
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    GROUND: (),
+    "inputs": (GROUND,),
+    "models": (GROUND, "inputs"),
+    "encoders": (GROUND, "inputs", "models"),
+    "data": (GROUND, "inputs", "models"),
+    "attacks": (GROUND, "inputs", "models"),
+    "engine": (GROUND, "inputs", "models", "data"),
+    "methods": (GROUND, "inputs", "models", "data", "engine"),
+    "report": (GROUND, "inputs"),
+    "export": (GROUND, "inputs", "models", "encoders", "data", "report", "export/serve"),
+    "export/serve": (),
+    "evaluation": (GROUND, "inputs", "models", "encoders", "data", "attacks", "report", "export"),
+    FLOWS: (
+        GROUND,
+        "inputs",
+        "models",
+        "encoders",
+        "data",
+        "attacks",
+        "engine",
+        "methods",
+        "report",
+        "export",
+        "evaluation",
+    ),
+    ENTRY: (
+        GROUND,
+        "inputs",
+        "models",
+        "encoders",
+        "data",
+        "attacks",
+        "engine",
+        "methods",
+        "report",
+        "export",
+        "export/serve",
+        "evaluation",
+        FLOWS,
+    ),
+}
+"""Room -> rooms that its files may import, beside one another; inside functions and for type checkers, too."""
+
+FILES_OF = {
+    GROUND: ("_version", "errors", "files", "precision", "progress", "registry", "settings"),
+    FLOWS: ("comparison", "config", "doctor", "earlier", "hardened", "pipeline"),
+    ENTRY: ("__init__", "__main__"),
+}
+"""Rooms that have no folder of their own, or files beside it: their files in ``genaf_sdk/``."""
+
+EVALUATION_TAKES_FROM_EXPORT = ("genaf_sdk.export.runtime",)
+"""Exported models are evaluated as any other; nothing else of the export is known there."""
+
+TYPE_CIRCLES: dict[frozenset[str], str] = {}
+"""Circles of imports that exist for type checkers alone, each with its reason."""
