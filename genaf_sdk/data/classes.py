@@ -173,7 +173,33 @@ def aligned(data: DataSplits, class_names: Sequence[str] | None, *, model: str =
     return replace(data, **splits, class_names=wanted, notes=(*data.notes, note))
 
 
+def aligned_to_all(data: DataSplits, models: Mapping[str, Any]) -> DataSplits:
+    """Return data whose labels are numbered as models that are measured side by side number their classes.
+
+    Args:
+        data: The images and their class names.
+        models: What each model is called -> the classifier; one that carries no class names takes the labels as they
+            are.
+
+    Raises:
+        DataError: The classes of the data are not the models', or two models number them differently.
+    """
+    named = [(title, names) for title, model in models.items() if (names := names_of_model(model)) is not None]
+    if not named:
+        return data
+    (first, wanted), *others = named
+    for title, names in others:
+        require_same_names(names, wanted, title, first)
+        if names != wanted:
+            raise DataError(
+                f"The classes of {title} are in another order than those of {first}.",
+                expected="models with the same class names in the same order",
+                remedy="evaluate each by itself",
+            )
+    return aligned(data, wanted, model=first)
+
+
 def names_of_model(model: Any) -> tuple[str, ...] | None:
     """Return the class names of a classifier, or of the ``model`` of a result; None where it carries none."""
     names = getattr(getattr(model, "model", model), "class_names", None)
-    return tuple(str(name) for name in names) if isinstance(names, (list, tuple)) else None
+    return checked_names(names, "the model") if isinstance(names, (list, tuple)) and names else None

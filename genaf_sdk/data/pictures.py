@@ -178,7 +178,9 @@ def on_white(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image
     visible = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", visible.size, "white"), visible).convert("RGB")
+    ground = Image.new("RGB", visible.size, "white")
+    ground.paste(visible, mask=visible)
+    return ground
 
 
 def shown(path: str | Path) -> str:
