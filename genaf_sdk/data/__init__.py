@@ -21,7 +21,7 @@ from genaf_sdk.data.folders import read_folder
 from genaf_sdk.data.hub import is_rows, open_hub, open_rows
 from genaf_sdk.data.images import LabelledImages
 from genaf_sdk.data.inspection import darkness_notes, duplicate_notes, evened_out, imbalance_note
-from genaf_sdk.data.pictures import PECULIARITIES, EncodedImages, ImageFiles
+from genaf_sdk.data.pictures import PECULIARITIES, EncodedImages, ImageFiles, shown
 from genaf_sdk.data.published import PUBLISHED, KnownData, data_root, open_published
 from genaf_sdk.data.samples import Samples, joined, require_map_style
 from genaf_sdk.data.splits import DataSplits, Groups, require_apart, set_aside
@@ -105,9 +105,10 @@ def load_data(
         return dataset
     if not 0 < validation_fraction < 1:
         raise DataError(f"validation_fraction is {validation_fraction}.", expected="a share between 0 and 1")
+    target = Target((1, 1) if image_size is None else image_size, channels, interpolation, "")
     opened = _open(dataset, root, download=download)
-    size = image_size or first_size(opened.parts[0], channels, opened.name)
-    target = Target(size, channels, interpolation, opened.name)
+    size = first_size(opened.parts[0], channels, opened.name) if image_size is None else image_size
+    target = replace(target, size=size, name=opened.name)
     doubts = [*opened.notes, *_random_note(opened, target)]
     decoded = [decode(part, target) for part in opened.parts]
     doubts += [*_unreadable_note(decoded, opened, skip=skip_corrupt), *_peculiar_notes(decoded)]
@@ -192,10 +193,10 @@ def _open_id(spec: str, root: str | Path | None, *, download: bool) -> _Opened:
         raise DataError(
             f"There is no data set and no folder {spec!r}.",
             expected=f"a torch Dataset or one of {', '.join(DATA_IDS)}",
-            remedy=f"try {', '.join(near)}" if near else "",
+            remedy=f"try {', '.join(near)}" if near else "unpack it into a folder" if path.is_file() else "",
         )
     parts, names, notes = read_folder(path)
-    return _Opened(path.resolve().name, parts, names, tuple(notes))
+    return _Opened(shown(path.resolve().name), parts, names, tuple(notes))
 
 
 def _digits() -> tuple[LabelledImages, LabelledImages]:
@@ -234,7 +235,7 @@ def _unreadable_note(decoded: Sequence[Decoded], opened: _Opened, *, skip: bool)
             f"{len(reasons)} of {total} images of {opened.name!r} cannot be read: {listed}.",
             remedy="repair or remove them, or leave them out with skip_corrupt=True (--loading.skip-corrupt)",
         )
-    files = [str(path) for part in opened.parts if isinstance(part, ImageFiles) for path in part.paths]
+    files = [shown(path) for part in opened.parts if isinstance(part, ImageFiles) for path in part.paths]
     if files:  # where they lie on this machine is no concern of the report's readers
         listed = listed.replace(f"{os.path.commonpath(files)}{os.sep}", "")
     return [f"{len(reasons)} of {total} images cannot be read and were left out: {listed}"]

@@ -51,6 +51,12 @@ class Target:
     name: str
 
     def __post_init__(self) -> None:
+        numbers = (*self.size, self.channels) if isinstance(self.size, (tuple, list)) and len(self.size) == 2 else (0,)
+        if not all(isinstance(number, int) and number > 0 for number in numbers):
+            raise DataError(
+                f"image_size is {self.size!r} and channels is {self.channels!r}.",
+                expected="a pair (height, width) of pixels and a number of channels, all whole numbers above 0",
+            )
         if self.interpolation not in INTERPOLATIONS:
             raise DataError(
                 f"The interpolation is {self.interpolation!r}.", expected=f"one of {', '.join(INTERPOLATIONS)}"
@@ -86,11 +92,13 @@ def first_size(source: Any, channels: int, name: str) -> tuple[int, int]:
     Raises:
         DataError: There is none.
     """
+    reason = ""
     for index in range(len(source)):
         image = _attempt(lambda index=index: to_tensor(source[index][0], channels, name, index), index)  # type: ignore[misc]
         if isinstance(image, Tensor):
             return int(image.shape[1]), int(image.shape[2])
-    raise DataError(f"The data {name!r} holds no image that can be read.", expected="labelled images")
+        reason = reason or f": {image}"
+    raise DataError(f"The data {name!r} holds no image that can be read{reason}.", expected="labelled images")
 
 
 def decode(source: Any, target: Target) -> Decoded:

@@ -102,17 +102,20 @@ class _Survey:
                 self.other_files[path.suffix.lower() or "without suffix"] += 1
         return folders, pictures
 
-    def pictures(self, folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> list[Path]:
+    def pictures(self, folder: Path) -> list[Path]:
         """Return all pictures under a folder; linked folders are followed, but not back to a folder above."""
-        status = folder.stat()
-        here = above | {(status.st_dev, status.st_ino)}
-        folders, found = self.entries(folder)
-        for path in folders:
-            status = path.stat()
-            if (status.st_dev, status.st_ino) in here:
-                self.loops.append(path)
-            else:
-                found += self.pictures(path, here)
+        found = []
+        waiting = [(folder, frozenset(map(_identity, (folder, self.root, *self.root.absolute().parents))))]
+        while waiting:
+            place, above = waiting.pop()
+            folders, pictures = self.entries(place)
+            found += pictures
+            for path in folders:
+                identity = _identity(path)
+                if identity in above:
+                    self.loops.append(path)
+                else:
+                    waiting.append((path, above | {identity}))
         return found
 
     def notes(self) -> list[str]:
@@ -134,6 +137,11 @@ class _Survey:
         return shown(path.relative_to(self.root))
 
 
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
 def _kind(entry: os.DirEntry[str]) -> str:
     """Return what an entry leads to: "folder", "file", "nothing" (a dangling link) or "other"."""
     try:
@@ -152,8 +160,11 @@ def _holds_pictures(folder: Path) -> bool:
 
 def _is_output(folder: Path) -> bool:
     """Whether a run of this package wrote the folder: it holds one of its files, and no pictures."""
-    written = any((place / name).is_file() for place in (folder, folder / "checkpoints") for name in OUTPUT_FILES)
-    return written and not any(entry.suffix.lower() in SUFFIXES for entry in folder.iterdir())
+    try:
+        written = any((place / name).is_file() for place in (folder, folder / "checkpoints") for name in OUTPUT_FILES)
+        return written and not any(entry.suffix.lower() in SUFFIXES for entry in folder.iterdir())
+    except OSError:  # it will be met again when it is read
+        return False
 
 
 def read_folder(folder: Path) -> tuple[tuple[ImageFiles, ...], tuple[str, ...], list[str]]:
@@ -195,10 +206,10 @@ def _split_folders(folder: Path, survey: _Survey) -> tuple[dict[str, Path], list
     for name in filter(split_of, below):
         path = _unnested(below[name])
         folders, pictures = looked_at.entries(path)
-        if pictures:
-            flat[name] = pictures
-        elif folders:
+        if len(folders) > len(pictures):  # some pictures may have strayed
             split[name] = path
+        elif pictures:
+            flat[name] = pictures
     chosen = {key: split[name] for key, name in by_split(split, f"The folder {shown(folder)}").items()}
     unlabelled = [pictures for name, pictures in flat.items() if split_of(name) != "train"]
     beside = [path for path in below.values() if path.name not in flat and _unnested(path) not in chosen.values()]
@@ -232,11 +243,9 @@ def _unlabelled(folder: Path, survey: _Survey, pictures: list[Path]) -> str:
 def _unnested(folder: Path) -> Path:
     """Return the folder inside, where an archive wrapped it in another of the same name: seg_train/seg_train."""
     inner = folder / folder.name
-    return (
-        inner
-        if inner.is_dir() and [path.name for path in folder.iterdir() if path.is_dir()] == [inner.name]
-        else folder
-    )
+    if not inner.is_dir() or any(path.is_dir() for path in folder.iterdir() if path != inner):
+        return folder
+    return inner
 
 
 def _classes(folder: Path, survey: _Survey) -> dict[str, Path]:

@@ -77,7 +77,7 @@ class Samples(Dataset[tuple[Any, Any]]):
         listed = _listed_labels(self.dataset)
         count = len(self)
         if listed is not None and len(listed) == count:
-            some = sorted({round(place * (count - 1) / max(1, CHECKED - 1)) for place in range(CHECKED)})
+            some = _spread(count)
             items = as_labels([self[index][1] for index in some], self.name)
             if items.tolist() == as_labels([listed[index] for index in some], self.name).tolist():
                 return listed
@@ -167,8 +167,8 @@ def _mapped(dataset: Any, mapping: list[int] | None, name: str) -> Any:
 def with_names(dataset: Any, name: str) -> tuple[Any, tuple[str, ...] | None, list[str]]:
     """Return a data set, its class names (None where it has none) and notes.
 
-    Names are found through ``Subset``, ``random_split``, ``ConcatDataset`` and other wrappers with a ``dataset``. The
-    parts of a ``ConcatDataset`` are joined by class name.
+    Names are found through ``Subset``, ``random_split``, ``ConcatDataset`` and wrappers whose ``dataset`` has the same
+    labels. The parts of a ``ConcatDataset`` are joined by class name.
 
     Raises:
         DataError: Names that cannot be used, or parts of which only some name their classes.
@@ -181,8 +181,12 @@ def with_names(dataset: Any, name: str) -> tuple[Any, tuple[str, ...] | None, li
         return _concatenated(dataset, name)
     names, notes = _own_names(dataset, name)
     wrapped = getattr(dataset, "dataset", None)
+    if isinstance(dataset, Subset):
+        wrapped = Subset(dataset.dataset, dataset.indices)
     if names is None and not notes and isinstance(wrapped, Dataset):
         inner, names, notes = with_names(wrapped, name)
+        if names is not None and not _same_labels(dataset, wrapped, name):
+            return dataset, None, [f"{name} renumbers the classes of what it wraps: they are called 0, 1, ..."]
         if inner is not wrapped:
             raise DataError(
                 f"The data set {name} is a {kind.__name__} around parts that number their classes differently.",
@@ -190,6 +194,21 @@ def with_names(dataset: Any, name: str) -> tuple[Any, tuple[str, ...] | None, li
                 remedy="give the parts as ConcatDataset or Subset, without a wrapper of your own",
             )
     return dataset, names, notes
+
+
+def _same_labels(dataset: Any, wrapped: Any, name: str) -> bool:
+    """Whether a wrapper leaves labels as they are, as far as some of its items show."""
+    if len(dataset) != len(wrapped):
+        return False
+    first, second = (
+        as_labels([Samples(source, name)[index][1] for index in _spread(len(wrapped))], name)
+        for source in (dataset, wrapped)
+    )
+    return torch.equal(first, second)
+
+
+def _spread(count: int) -> list[int]:
+    return sorted({round(place * (count - 1) / (CHECKED - 1)) for place in range(CHECKED)}) if count else []
 
 
 def _concatenated(dataset: ConcatDataset[Any], name: str) -> tuple[Any, tuple[str, ...] | None, list[str]]:

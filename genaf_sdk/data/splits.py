@@ -66,6 +66,14 @@ class DataSplits:
                     remedy="give more images of that class, or remove the class",
                 )
 
+        shapes = {name: tuple(split[0][0].shape) for name, split in self.splits().items() if not split.on_disk}
+        if len(set(shapes.values())) > 1:
+            raise DataError(
+                f"The splits of {self.name!r} have images of shapes {shapes}.",
+                expected="one shape (C, H, W)",
+                remedy="load_data(..., image_size=(H, W)) brings all to one size",
+            )
+
     def splits(self) -> dict[str, LabelledImages]:
         """Return the three splits by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
@@ -177,6 +185,11 @@ def require_apart(groups: Sequence[Groups]) -> None:
     """
     seen: set[Hashable] = set()
     for part in groups:
+        odd = next((group for group in part if not isinstance(group, Hashable)), None)
+        if odd is not None:
+            raise DataError(
+                f"A group is the {type(odd).__name__} {str(odd)[:80]}.", expected="text or a number an image"
+            )
         shared = seen & set(part)
         if shared:
             raise DataError(
