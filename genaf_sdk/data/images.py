@@ -129,9 +129,10 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
             DataError: Pixels outside [0, 1] or of another shape, or another number of labels.
         """
         check_pixels(pixels)
-        if labels.shape != (len(pixels),):
+        if labels.shape != (len(pixels),) or labels.is_floating_point():
             raise DataError(
-                f"There are {len(pixels)} images and labels of shape {tuple(labels.shape)}.", expected="(N,)"
+                f"There are {len(pixels)} images and labels of shape {tuple(labels.shape)} and type {labels.dtype}.",
+                expected="one whole number an image, of an integer type",
             )
         return cls(labels.long(), _InMemory(pixels, file_digests))
 

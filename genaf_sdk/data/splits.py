@@ -65,7 +65,6 @@ class DataSplits:
                     expected="every class in every split",
                     remedy="give more images of that class, or remove the class",
                 )
-
         shapes = {name: tuple(split[0][0].shape) for name, split in self.splits().items() if not split.on_disk}
         if len(set(shapes.values())) > 1:
             raise DataError(
