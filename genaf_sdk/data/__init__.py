@@ -159,7 +159,8 @@ def _open_datasets(given: list[Any]) -> _Opened:
     what = {1: ("images",), 2: ("training", "test"), 3: ("training", "validation", "test")}[len(given)]
     titles = ["the data set"] if len(given) == 1 else [f"the {part} data set" for part in what]
     name = type(given[0]).__name__
-    parts, notes = [], []
+    parts: list[Any] = []
+    notes: list[str] = []
     for value, title in zip(given, titles, strict=True):
         if is_rows(value):
             opened, _, found = open_rows(value, title)

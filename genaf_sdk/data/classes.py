@@ -166,11 +166,10 @@ def aligned(data: DataSplits, class_names: Sequence[str] | None, *, model: str =
     if data.class_names == wanted:
         return data
     mapping, note = label_map(data.class_names, wanted, given=f"the data {data.name!r}", expected=model)
-    splits = data.splits()
-    if mapping is not None:
-        table = torch.tensor(mapping)
-        splits = {name: images.relabelled(table[images.labels]) for name, images in splits.items()}
-    return replace(data, **splits, class_names=wanted, notes=(*data.notes, note))
+    table = torch.tensor(range(len(wanted)) if mapping is None else mapping)
+    train, validation, test = (images.relabelled(table[images.labels]) for images in data.splits().values())
+    notes = (*data.notes, note)
+    return replace(data, train=train, validation=validation, test=test, class_names=wanted, notes=notes)
 
 
 def aligned_to_all(data: DataSplits, models: Mapping[str, Any]) -> DataSplits:

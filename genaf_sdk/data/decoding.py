@@ -183,7 +183,8 @@ def _on_disk(source: Any, target: Target) -> Decoded:
 
 
 def _read(source: Any, index: int, target: Target) -> _Reading:
-    peculiar, digest = [], b""
+    peculiar: list[str] = []
+    digest = b""
     if isinstance(source, EncodedImages):
         image, peculiar = source.picture(index)
         label, digest = source.labels[index], source.digest(index)

@@ -78,7 +78,8 @@ class _Survey:
 
     def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
         """Return the subfolders and the pictures of a folder, links followed; all else is counted."""
-        folders, pictures = [], []
+        folders: list[Path] = []
+        pictures: list[Path] = []
         try:
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import sys
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from genaf_sdk.data.classes import checked_names
 from genaf_sdk.data.folders import by_split
@@ -14,6 +14,7 @@ from genaf_sdk.data.samples import Samples
 from genaf_sdk.errors import DataError
 
 if TYPE_CHECKING:
+    from io import BufferedReader, BytesIO
     from types import ModuleType
 
 UNLABELLED = (-1, None)
@@ -37,7 +38,7 @@ class HubImages(EncodedImages):
         super().__init__(labels)
         self.rows, self.image, self.title, self.classes = rows, image, title, classes
 
-    def open(self, index: int) -> BinaryIO:
+    def open(self, index: int) -> BufferedReader | BytesIO:
         """Open the bytes in the table, or the file that the table names."""
         stored = self.rows[index][self.image] or {}
         if stored.get("bytes") is not None:

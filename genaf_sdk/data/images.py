@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -72,13 +73,13 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
             yield from map(self.__getitems__, pieces)
             return
         with ThreadPoolExecutor(1) as ahead:
-            waiting = None
+            waiting: deque[Future[tuple[Tensor, Tensor]]] = deque()
             for piece in pieces:
-                ready, waiting = waiting, ahead.submit(self.__getitems__, piece)
-                if ready is not None:
-                    yield ready.result()
-            if waiting is not None:
-                yield waiting.result()
+                waiting.append(ahead.submit(self.__getitems__, piece))
+                if len(waiting) == 2:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def head(self, count: int | None = None, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
         """Return pixels and labels of the first ``count`` images, or of ``count`` drawn by ``seed``; None is all."""
@@ -105,7 +106,7 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
         for start in range(0, len(self), DIGESTED):
             indices = range(start, min(start + DIGESTED, len(self)))
             found = None if known is None else known(indices)
-            yield from found if found is not None else map(_digest, self.reader(indices))
+            yield from found if found is not None else _hashes(_as_bytes(self.reader(indices)))
 
     def relabelled(self, labels: Tensor) -> LabelledImages:
         """Return the same images with other labels, int64 (N,)."""
@@ -148,7 +149,7 @@ class _InMemory:
         return self.pixels[torch.as_tensor(indices, dtype=torch.long)]
 
     def identities(self, indices: Sequence[int]) -> list[bytes]:
-        return [_hash(self.pixels[index]) for index in indices]
+        return [digest for index in indices for digest in _hashes(self.pixels[index : index + 1])]
 
     def digests(self, indices: Sequence[int]) -> list[bytes] | None:
         if not self.file_digests:
@@ -175,12 +176,12 @@ class _Chosen:
         return found
 
 
-def _hash(pixels: Tensor) -> bytes:
-    return hashlib.sha256(pixels.contiguous().numpy().tobytes()).digest()
+def _hashes(pixels: Tensor) -> list[bytes]:
+    return [hashlib.sha256(image.tobytes()).digest() for image in pixels.numpy()]
 
 
-def _digest(pixels: Tensor) -> bytes:
-    return _hash(pixels if pixels.dtype == torch.uint8 else pixels.mul(255).round().to(torch.uint8))
+def _as_bytes(pixels: Tensor) -> Tensor:
+    return pixels if pixels.dtype == torch.uint8 else pixels.mul(255).round().to(torch.uint8)
 
 
 def as_pixels(pixels: Tensor) -> Tensor:

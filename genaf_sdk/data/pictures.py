@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
@@ -14,6 +14,7 @@ from genaf_sdk.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from io import BufferedReader, BytesIO
     from pathlib import Path
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
@@ -51,7 +52,7 @@ class EncodedImages(Dataset[tuple[Image.Image, Any]], ABC):
         return self.picture(index)[0], self.labels[index]
 
     @abstractmethod
-    def open(self, index: int) -> BinaryIO:
+    def open(self, index: int) -> BufferedReader | BytesIO:
         """Open the bytes of a picture."""
 
     @abstractmethod
@@ -88,7 +89,7 @@ class EncodedImages(Dataset[tuple[Image.Image, Any]], ABC):
             file.seek(max(0, (length - SAMPLE) // 2))
             return hashlib.blake2b(length.to_bytes(8) + file.read(SAMPLE), digest_size=16).digest()
 
-    def _opened(self, index: int) -> BinaryIO:
+    def _opened(self, index: int) -> BufferedReader | BytesIO:
         try:
             return self.open(index)
         except OSError as error:
@@ -107,7 +108,7 @@ class ImageFiles(EncodedImages):
         super().__init__(labels)
         self.paths = list(paths)
 
-    def open(self, index: int) -> BinaryIO:
+    def open(self, index: int) -> BufferedReader | BytesIO:
         """Open a file."""
         return self.paths[index].open("rb")
 
@@ -116,7 +117,7 @@ class ImageFiles(EncodedImages):
         return shown(self.paths[index])
 
 
-def open_picture(file: BinaryIO, name: str) -> tuple[Image.Image, list[str]]:
+def open_picture(file: BufferedReader | BytesIO, name: str) -> tuple[Image.Image, list[str]]:
     """Decode a picture, turned as its EXIF orientation says, as the server turns what it is sent.
 
     Args:
@@ -137,7 +138,7 @@ def open_picture(file: BinaryIO, name: str) -> tuple[Image.Image, list[str]]:
             raise Unreadable(f"{name} ({error or type(error).__name__})") from error
 
 
-def _open(file: BinaryIO, name: str) -> Image.Image:
+def _open(file: BufferedReader | BytesIO, name: str) -> Image.Image:
     try:
         image = Image.open(file, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -225,6 +225,29 @@ def test_published_sets_are_read_from_the_root(tmp_path: Path, monkeypatch: pyte
     assert load_data("gtsrb", image_size=(8, 8)).describe() == data.describe()
 
 
+def test_published_sets_that_list_files_are_decoded_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Formats and sizes are held to for them, too, and a file that cannot be read is named."""
+
+    class Textures:
+        classes = ("braided", "dotted")
+
+        def __init__(self, root: Path, split: str, download: bool) -> None:
+            self._image_files = [tmp_path / f"{split}{index}.png" for index in range(8)]
+            self._labels = [index % 2 for index in range(8)]
+            for index, path in enumerate(self._image_files):
+                kind = "GIF" if path.name == "val3.png" else "PNG"
+                Image.fromarray(
+                    noise(1, 6, 6, 3, seed=10 * len(split) + index + (split == "val") * 90)[0].numpy()
+                ).save(path, kind)
+
+    monkeypatch.setattr("torchvision.datasets.DTD", Textures)
+    with pytest.raises(DataError, match=r"1 of 24 images .*val3\.png \(no image\)"):
+        load_data("dtd", root=tmp_path)
+    data = load_data("dtd", root=tmp_path, skip_corrupt=True)
+    assert data.class_names == ("braided", "dotted")
+    assert data.describe()["sizes"] == {"train": 8, "validation": 7, "test": 8}
+
+
 @pytest.mark.parametrize("name", [name for name in DATA_IDS if ":" not in name and name != "digits"])
 def test_what_is_not_there_says_what_to_fetch_and_where_it_goes(name: str, tmp_path: Path) -> None:
     entry = next(entry for entry in known_data() if entry.id == name)
