@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genaf_sdk.data.classes import checked_names, require_same_names
@@ -15,7 +16,6 @@ from genaf_sdk.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 SPLIT_WORDS = {
     "train": {"train", "training", "trainset", "trainval"},
