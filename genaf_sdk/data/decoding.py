@@ -78,7 +78,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class _Reading:
-    """One image at its final size, its label, what is peculiar about it, and the SHA-256 of its file if it has one."""
+    """One image at its final size, its label, what is peculiar about it, and its file's SHA-256 if wanted."""
 
     pixels: Tensor
     label: Any
@@ -117,7 +117,9 @@ def decode(source: Any, target: Target) -> Decoded:
     kept: list[int] = []
     unreadable: list[str] = []
     peculiar: Counter[str] = Counter()
-    for index, result in enumerate(_for_each(lambda i: _attempt(lambda: _read(source, i, target), i), source)):
+    for index, result in enumerate(
+        _for_each(lambda i: _attempt(lambda: _read(source, i, target, digest=True), i), source)
+    ):
         if isinstance(result, str):
             unreadable.append(result)
             continue
@@ -182,18 +184,18 @@ def _on_disk(source: Any, target: Target) -> Decoded:
     return Decoded(images, kept, [result for result in checked if isinstance(result, str)], peculiar)
 
 
-def _read(source: Any, index: int, target: Target) -> _Reading:
+def _read(source: Any, index: int, target: Target, *, digest: bool = False) -> _Reading:
     peculiar: list[str] = []
-    digest = b""
+    file_digest = b""
     if isinstance(source, EncodedImages):
         image, peculiar = source.picture(index)
-        label, digest = source.labels[index], source.digest(index)
+        label, file_digest = source.labels[index], source.digest(index) if digest else b""
     else:
         image, label = source[index]
         if isinstance(image, Image.Image):
             peculiar = peculiarities(image)
     pixels = resize(to_tensor(image, target.channels, target.name, index)[None], target)[0]
-    return _Reading(pixels, label, peculiar, digest)
+    return _Reading(pixels, label, peculiar, file_digest)
 
 
 def changes(source: Any, target: Target) -> bool:
