@@ -276,7 +276,7 @@ def _files(folder: Path, classes: dict[str, Path], names: list[str], survey: _Su
             raise DataError(
                 f"The class folder {shown(classes[name])} holds no images.",
                 expected=f"files named {', '.join(SUFFIXES)}",
-                remedy="remove the folder, convert the images, or, if results shall go there, choose a folder beside the data",
+                remedy="remove the folder or convert the images; results go into a folder beside the data",
             )
         paths += images
         labels += [label] * len(images)
