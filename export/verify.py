@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genaf_sdk.data.classes import aligned
 from genaf_sdk.errors import DataError, ExportError
 from genaf_sdk.export.parity import replay
 from genaf_sdk.export.runtime import MODEL_FILE
@@ -48,12 +49,13 @@ def verify_bundle(folder: str | Path, data: DataSplits) -> list[Verification]:
         data: The report's data; its fingerprint must be the report's.
 
     Raises:
-        DataError: These are not the images that the report was made with.
+        DataError: These are not the images or the classes that the report was made with.
         ExportError: The report has no row that can be replayed, or a perturbation is missing.
         OutputError: A file is missing or damaged.
     """
     report = RobustnessReport.load(folder)
-    found = data.describe()["fingerprint"]
+    data = aligned(data, report.data["class_names"], model="the report")
+    found = data.fingerprint
     if found != report.data["fingerprint"]:
         raise DataError(
             f"The data {data.name!r} has the fingerprint {found[:12]}, the report's has "

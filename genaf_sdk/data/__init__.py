@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.utils.data import Dataset
 
-from genaf_sdk.data.arrays import read_arrays
-from genaf_sdk.data.decoding import Decoded, Target, decode, first_size
-from genaf_sdk.data.files import ImageFiles, read_folder
-from genaf_sdk.data.hub import open_hub
+from genaf_sdk.data.arrays import Arrays, is_pair, read_arrays
+from genaf_sdk.data.classes import aligned, numbered
+from genaf_sdk.data.decoding import Decoded, Target, changes, decode, first_size
+from genaf_sdk.data.folders import read_folder
+from genaf_sdk.data.hub import is_rows, open_hub, open_rows
 from genaf_sdk.data.images import LabelledImages
-from genaf_sdk.data.inspection import duplicate_notes, evened_out, imbalance_note
+from genaf_sdk.data.inspection import darkness_notes, duplicate_notes, evened_out, imbalance_note
+from genaf_sdk.data.pictures import PECULIARITIES, EncodedImages, ImageFiles, shown
 from genaf_sdk.data.published import PUBLISHED, KnownData, data_root, open_published
+from genaf_sdk.data.samples import Samples, joined, require_map_style
 from genaf_sdk.data.splits import DataSplits, Groups, require_apart, set_aside
 from genaf_sdk.errors import DataError
 from genaf_sdk.files import user_path
@@ -26,7 +31,9 @@ from genaf_sdk.files import user_path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["DATA_IDS", "DataSplits", "KnownData", "LabelledImages", "known_data", "load_data"]
+__all__ = ["DATA_IDS", "DataSplits", "KnownData", "LabelledImages", "aligned", "known_data", "load_data"]
+
+logger = logging.getLogger(__name__)
 
 DATA_IDS = ("digits", *PUBLISHED, "folder:PATH", "hub:ORG/NAME")
 TEST_FRACTION = 0.25
@@ -60,11 +67,15 @@ def load_data(
 ) -> DataSplits:
     """Return a task's images, decoded, resized and split; what was decided or looks wrong is said in ``notes``.
 
+    What was left out or looks wrong is logged as a warning, too, so that it is seen before anything is trained.
+
     Args:
         dataset: An id (``known_data()`` lists them); a folder ``CLASS/IMAGE`` or ``train|val|test/CLASS/IMAGE``;
-            ``hub:ORG/NAME``; arrays ``(pixels, labels)``, or two or three such pairs; one torch dataset of (image,
-            label) pairs, which is split; a sequence of two (train, test) or three (train, validation, test); or
-            ``DataSplits``, returned as they are. Images are PIL images, or arrays or tensors, uint8 or float in [0, 1].
+            ``hub:ORG/NAME``; arrays ``(pixels, labels)``; a torch dataset of (image, label) pairs or of dicts with such
+            keys; a ``Dataset`` or ``DatasetDict`` of the library ``datasets``; a sequence of two (train, test) or three
+            (train, validation, test) of these, whose labels are brought together by class name; or ``DataSplits``,
+            returned as they are. What comes as one is split. Images are PIL images, or arrays or tensors, uint8 or
+            float in [0, 1].
         image_size: (H, W) that every image is resized to (antialiased, aspect ratio not kept); None keeps the size of
             the first image.
         channels: 3 (grey images are repeated), 1, or as many as the images have.
@@ -92,20 +103,28 @@ def load_data(
                 remedy="give load_data(..., balance='repeat') what the splits were made from",
             )
         return dataset
+    if not 0 < validation_fraction < 1:
+        raise DataError(f"validation_fraction is {validation_fraction}.", expected="a share between 0 and 1")
+    target = Target((1, 1) if image_size is None else image_size, channels, interpolation, "")
     opened = _open(dataset, root, download=download)
-    size = image_size or first_size(opened.parts[0], channels, opened.name)
-    target = Target(size, channels, interpolation, opened.name)
+    size = first_size(opened.parts[0], channels, opened.name) if image_size is None else image_size
+    target = replace(target, size=size, name=opened.name)
+    doubts = [*opened.notes, *_random_note(opened, target)]
     decoded = [decode(part, target) for part in opened.parts]
-    notes = [*opened.notes, *_unreadable_note(decoded, opened, skip=skip_corrupt)]
+    doubts += [*_unreadable_note(decoded, opened, skip=skip_corrupt), *_peculiar_notes(decoded)]
+    notes: list[str] = []
     grouped = _groups_of(opened.group_of if groups is None else groups, opened, decoded)
     if grouped is not None:
         require_apart(grouped)
     train, validation, test = _three([part.images for part in decoded], grouped, validation_fraction, seed, notes)
     class_names = opened.class_names
     if class_names is None:
-        class_names = tuple(str(label) for label in range(int(train.labels.max()) + 1)) if len(train) else ()
+        class_names = numbered(int(train.labels.max()) + 1) if len(train) else ()
     data = DataSplits(train, validation, test, class_names, opened.name, interpolation=interpolation)
-    notes += [*duplicate_notes(data), *imbalance_note(data, evened=balance == "repeat")]
+    doubts += [*duplicate_notes(data), *darkness_notes(data)]
+    for doubt in doubts:
+        logger.warning("%s: %s", opened.name, doubt)
+    notes = [*doubts, *notes, *imbalance_note(data, evened=balance == "repeat")]
     return replace(data, train=evened_out(train) if balance == "repeat" else train, notes=tuple(notes))
 
 
@@ -121,15 +140,43 @@ def _open(dataset: Any, root: str | Path | None, *, download: bool) -> _Opened:
     arrays = read_arrays(dataset)
     if arrays is not None:
         return _Opened("arrays", arrays, None)
-    if isinstance(dataset, Dataset):
-        return _Opened(type(dataset).__name__, (dataset,), _class_names(dataset))
-    if isinstance(dataset, (tuple, list)) and len(dataset) in (2, 3):
-        return _Opened(type(dataset[0]).__name__, tuple(dataset), _class_names(dataset[0]))
-    raise DataError(
-        f"The data set is a {type(dataset).__name__}.",
-        expected="a torch Dataset, a sequence of two or three, arrays (pixels, labels), DataSplits, or one of "
-        f"{', '.join(DATA_IDS)}",
-    )
+    if is_rows(dataset):
+        name = str(getattr(getattr(dataset, "info", None), "dataset_name", None) or "datasets")
+        parts, names, notes = open_rows(dataset, repr(name))
+        return _Opened(name, parts, names, tuple(notes))
+    several = isinstance(dataset, (tuple, list))
+    if not isinstance(dataset, Dataset) and not (several and len(dataset) in (2, 3)):
+        raise DataError(
+            f"The data set is a {type(dataset).__name__}{f' of {len(dataset)}' if several else ''}.",
+            expected="a torch Dataset, a sequence of two or three, arrays (pixels, labels), an object of the library "
+            f"datasets, DataSplits, or one of {', '.join(DATA_IDS)}",
+        )
+    return _open_datasets(list(dataset) if several else [dataset])
+
+
+def _open_datasets(given: list[Any]) -> _Opened:
+    """Open one, two or three data sets, and bring their labels to one numbering by class name."""
+    what = {1: ("images",), 2: ("training", "test"), 3: ("training", "validation", "test")}[len(given)]
+    titles = ["the data set"] if len(given) == 1 else [f"the {part} data set" for part in what]
+    name = type(given[0]).__name__
+    parts: list[Any] = []
+    notes: list[str] = []
+    for value, title in zip(given, titles, strict=True):
+        if is_rows(value):
+            opened, _, found = open_rows(value, title)
+            if len(opened) != 1:
+                raise DataError(f"{title} has splits of its own.", expected="one split for each part")
+            parts += opened
+            notes += found
+        elif is_pair(value):
+            parts.append(Arrays(*value))
+        else:
+            require_map_style(value, title)
+            parts.append(value)
+    parts, names, found = joined(parts, titles)
+    ready = (Arrays, EncodedImages, LabelledImages, Samples)
+    sources = [part if isinstance(part, ready) else Samples(part, name) for part in parts]
+    return _Opened(name, tuple(sources), names, (*notes, *found))
 
 
 def _open_id(spec: str, root: str | Path | None, *, download: bool) -> _Opened:
@@ -147,10 +194,10 @@ def _open_id(spec: str, root: str | Path | None, *, download: bool) -> _Opened:
         raise DataError(
             f"There is no data set and no folder {spec!r}.",
             expected=f"a torch Dataset or one of {', '.join(DATA_IDS)}",
-            remedy=f"try {', '.join(near)}" if near else "",
+            remedy=f"try {', '.join(near)}" if near else "unpack it into a folder" if path.is_file() else "",
         )
     parts, names, notes = read_folder(path)
-    return _Opened(path.resolve().name, parts, names, tuple(notes))
+    return _Opened(shown(path.resolve().name), parts, names, tuple(notes))
 
 
 def _digits() -> tuple[LabelledImages, LabelledImages]:
@@ -164,9 +211,18 @@ def _digits() -> tuple[LabelledImages, LabelledImages]:
     return images.subset(kept), images.subset(aside)
 
 
-def _class_names(dataset: Any) -> tuple[str, ...] | None:
-    names = getattr(dataset, "classes", None)
-    return tuple(str(name) for name in names) if names is not None else None
+def _random_note(opened: _Opened, target: Target) -> list[str]:
+    if not any(changes(part, target) for part in opened.parts):
+        return []
+    return [
+        "an image read twice gives two different images, as with a random transform: training and test images are not "
+        "augmented as they are read; use the setting dual_track.augmentation instead"
+    ]
+
+
+def _peculiar_notes(decoded: Sequence[Decoded]) -> list[str]:
+    counts = sum((part.peculiar for part in decoded), Counter())
+    return [PECULIARITIES[key].format(count=count) for key, count in counts.items()]
 
 
 def _unreadable_note(decoded: Sequence[Decoded], opened: _Opened, *, skip: bool) -> list[str]:
@@ -180,7 +236,7 @@ def _unreadable_note(decoded: Sequence[Decoded], opened: _Opened, *, skip: bool)
             f"{len(reasons)} of {total} images of {opened.name!r} cannot be read: {listed}.",
             remedy="repair or remove them, or leave them out with skip_corrupt=True (--loading.skip-corrupt)",
         )
-    files = [str(path) for part in opened.parts if isinstance(part, ImageFiles) for path in part.paths]
+    files = [shown(path) for part in opened.parts if isinstance(part, ImageFiles) for path in part.paths]
     if files:  # where they lie on this machine is no concern of the report's readers
         listed = listed.replace(f"{os.path.commonpath(files)}{os.sep}", "")
     return [f"{len(reasons)} of {total} images cannot be read and were left out: {listed}"]

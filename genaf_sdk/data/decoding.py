@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import get_worker_info
 
-from genaf_sdk.data.files import ImageFiles, Unreadable, require_decodable
 from genaf_sdk.data.images import LabelledImages, check_pixels
 from genaf_sdk.data.loading import memory, processors
+from genaf_sdk.data.pictures import EncodedImages, Unreadable, on_white, peculiarities, require_decodable
+from genaf_sdk.data.samples import Samples, as_labels
 from genaf_sdk.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 MEMORY_LIMIT = min(4 * 2**30, memory() // 8)  # bytes of decoded pixels that are kept in memory, for each split
 AHEAD = 1024  # so many images at most are decoded before they are asked for
@@ -28,6 +30,7 @@ INTERPOLATIONS = {
     "nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "bicubic",
     "box": "bilinear", "hamming": "bilinear",
 }  # fmt: skip
+REREAD = 8  # images that are read twice to see whether they are the same each time
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -48,6 +51,12 @@ class Target:
     name: str
 
     def __post_init__(self) -> None:
+        numbers = (*self.size, self.channels) if isinstance(self.size, (tuple, list)) and len(self.size) == 2 else (0,)
+        if not all(isinstance(number, int) and number > 0 for number in numbers):
+            raise DataError(
+                f"image_size is {self.size!r} and channels is {self.channels!r}.",
+                expected="a pair (height, width) of pixels and a number of channels, all whole numbers above 0",
+            )
         if self.interpolation not in INTERPOLATIONS:
             raise DataError(
                 f"The interpolation is {self.interpolation!r}.", expected=f"one of {', '.join(INTERPOLATIONS)}"
@@ -56,11 +65,25 @@ class Target:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Images, the indices that they had in the source, and the others, each with its reason."""
+    """Images, the indices that they had in the source, and the others, each with its reason.
+
+    ``peculiar`` counts what ``PECULIARITIES`` names, among the images that were kept.
+    """
 
     images: LabelledImages
     kept: list[int]
     unreadable: list[str]
+    peculiar: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One image at its final size, its label, what is peculiar about it, and its file's SHA-256 if wanted."""
+
+    pixels: Tensor
+    label: Any
+    peculiar: list[str]
+    file_digest: bytes
 
 
 def first_size(source: Any, channels: int, name: str) -> tuple[int, int]:
@@ -69,11 +92,13 @@ def first_size(source: Any, channels: int, name: str) -> tuple[int, int]:
     Raises:
         DataError: There is none.
     """
+    reason = ""
     for index in range(len(source)):
         image = _attempt(lambda index=index: to_tensor(source[index][0], channels, name, index), index)  # type: ignore[misc]
         if isinstance(image, Tensor):
             return int(image.shape[1]), int(image.shape[2])
-    raise DataError(f"The data {name!r} holds no image that can be read.", expected="labelled images")
+        reason = reason or f": {image}"
+    raise DataError(f"The data {name!r} holds no image that can be read{reason}.", expected="labelled images")
 
 
 def decode(source: Any, target: Target) -> Decoded:
@@ -88,14 +113,17 @@ def decode(source: Any, target: Target) -> Decoded:
         return Decoded(LabelledImages.in_memory(torch.cat(batches), source.labels), list(range(len(source))), [])
     if _bytes_of(source, target) > MEMORY_LIMIT:
         return _on_disk(source, target)
-    pixels, labels = torch.empty(0), []
+    pixels, labels, digests = torch.empty(0), [], bytearray()
     kept: list[int] = []
     unreadable: list[str] = []
-    for index, result in enumerate(_for_each(lambda i: _attempt(lambda: _read(source, i, target), i), source)):
+    peculiar: Counter[str] = Counter()
+    for index, result in enumerate(
+        _for_each(lambda i: _attempt(lambda: _read(source, i, target, digest=True), i), source)
+    ):
         if isinstance(result, str):
             unreadable.append(result)
             continue
-        image, label = result
+        image = result.pixels
         if not kept:
             pixels = torch.empty((len(source), *image.shape), dtype=image.dtype)
         if image.dtype != pixels.dtype:
@@ -104,11 +132,13 @@ def decode(source: Any, target: Target) -> Decoded:
             )
         pixels[len(kept)] = image
         kept.append(index)
-        labels.append(label)
+        labels.append(result.label)
+        digests += result.file_digest
+        peculiar.update(result.peculiar)
     if not kept:
         raise DataError(f"None of the {len(source)} images of {target.name!r} can be read: {unreadable[0]}")
-    images = LabelledImages.in_memory(pixels[: len(kept)], as_labels(labels, target.name))
-    return Decoded(images, kept, unreadable)
+    images = LabelledImages.in_memory(pixels[: len(kept)], as_labels(labels, target.name), bytes(digests))
+    return Decoded(images, kept, unreadable, peculiar)
 
 
 @dataclass(frozen=True)
@@ -121,34 +151,68 @@ class _OnDisk:
 
     def __call__(self, indices: Sequence[int]) -> Tensor:
         try:
-            batch = _for_each(lambda index: _read(self.source, self.kept[index], self.target)[0], self.source, indices)
-            return check_pixels(torch.stack(list(batch)))
+            read = _for_each(lambda i: _read(self.source, self.kept[i], self.target).pixels, self.source, indices)
+            batch = list(read)
+            return check_pixels(torch.stack(batch))
         except Unreadable as error:
             raise DataError(
                 f"An image of {self.target.name!r} cannot be decoded: {error}.", remedy="repair or remove it"
             ) from error
 
     def identities(self, indices: Sequence[int]) -> list[bytes] | None:
-        if not isinstance(self.source, ImageFiles):
-            return None
+        return self._of_files(lambda files, index: files.identity(index), indices)
+
+    def digests(self, indices: Sequence[int]) -> list[bytes] | None:
+        return self._of_files(lambda files, index: files.digest(index), indices)
+
+    def _of_files(self, work: Callable[[EncodedImages, int], bytes], indices: Sequence[int]) -> list[bytes] | None:
         files = self.source
-        return list(_for_each(lambda index: files.identity(self.kept[index]), files, indices))
+        if not isinstance(files, EncodedImages):
+            return None
+        return list(_for_each(lambda index: work(files, self.kept[index]), files, indices))
 
 
 def _on_disk(source: Any, target: Target) -> Decoded:
-    checked: list[Any] = [None] * len(source)
-    if isinstance(source, ImageFiles):
+    checked: list[Any] = [[]] * len(source)
+    if isinstance(source, EncodedImages):
         checked = list(_for_each(lambda index: _attempt(lambda: source.check(index), index), source))
-    kept = [index for index, result in enumerate(checked) if result is None]
-    known = next((v for key in ("labels", "targets", "_labels") if (v := getattr(source, key, None)) is not None), None)
-    labels = [known[index] if known is not None else source[index][1] for index in kept]
-    images = LabelledImages(as_labels(labels, target.name), _OnDisk(source, kept, target), on_disk=True)
-    return Decoded(images, kept, [result for result in checked if result is not None])
+    kept = [index for index, result in enumerate(checked) if not isinstance(result, str)]
+    known = source.known_labels() if isinstance(source, Samples) else source.labels
+    labels = as_labels([known[index] for index in kept], target.name)
+    images = LabelledImages(labels, _OnDisk(source, kept, target), on_disk=True)
+    peculiar = Counter(key for index in kept for key in checked[index])
+    return Decoded(images, kept, [result for result in checked if isinstance(result, str)], peculiar)
 
 
-def _read(source: Any, index: int, target: Target) -> tuple[Tensor, Any]:
-    image, label = source[index]
-    return resize(to_tensor(image, target.channels, target.name, index)[None], target)[0], label
+def _read(source: Any, index: int, target: Target, *, digest: bool = False) -> _Reading:
+    peculiar: list[str] = []
+    file_digest = b""
+    if isinstance(source, EncodedImages):
+        image, peculiar = source.picture(index)
+        label, file_digest = source.labels[index], source.digest(index) if digest else b""
+    else:
+        image, label = source[index]
+        if isinstance(image, Image.Image):
+            peculiar = peculiarities(image)
+    pixels = resize(to_tensor(image, target.channels, target.name, index)[None], target)[0]
+    return _Reading(pixels, label, peculiar, file_digest)
+
+
+def changes(source: Any, target: Target) -> bool:
+    """Whether an image of a data set is another each time it is read, as with an augmentation in its transform."""
+    if not isinstance(source, Samples):
+        return False
+
+    def as_read(index: int) -> Tensor:
+        return to_tensor(source[index][0], target.channels, target.name, index)
+
+    places = sorted({round(place * (len(source) - 1) / (REREAD - 1)) for place in range(REREAD)})
+    with torch.random.fork_rng(devices=[]):
+        for index in places if len(source) else ():
+            first, second = (_attempt(lambda i=index: as_read(i), index) for _ in range(2))  # type: ignore[misc]
+            if isinstance(first, Tensor) and isinstance(second, Tensor) and not torch.equal(first, second):
+                return True
+    return False
 
 
 def _attempt(read: Callable[[], Any], index: int) -> Any:
@@ -157,15 +221,15 @@ def _attempt(read: Callable[[], Any], index: int) -> Any:
         return read()
     except Unreadable as error:
         return error.problem
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return f"image {index} ({error})"
 
 
 def _for_each(work: Callable[[int], Any], source: Any, indices: Sequence[int] | None = None) -> Iterator[Any]:
-    """Yield ``work`` of every index, in order; in threads where the source is files, as Pillow decodes in parallel."""
+    """Yield ``work`` of every index, in order; in threads where images are encoded, as Pillow decodes in parallel."""
     indices = range(len(source)) if indices is None else indices
     threads = min(8, processors(), len(indices))
-    if threads < 2 or not isinstance(source, ImageFiles) or get_worker_info() is not None:
+    if threads < 2 or not isinstance(source, EncodedImages) or get_worker_info() is not None:
         yield from map(work, indices)
         return
     with ThreadPoolExecutor(threads) as pool:
@@ -180,21 +244,6 @@ def _bytes_of(source: Any, target: Target) -> int:
     return count * (4 if floats else 1)
 
 
-def as_labels(labels: Iterable[Any], name: str) -> Tensor:
-    """Return labels as int64 (N,).
-
-    Raises:
-        DataError: A label is no whole number.
-    """
-    values = [label.item() if hasattr(label, "item") and getattr(label, "size", 1) != 0 else label for label in labels]
-    for index, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or int(value) != value:
-            raise DataError(
-                f"The label of image {index} of {name!r} is {value!r}.", expected="one whole number an image"
-            )
-    return torch.tensor([int(value) for value in values], dtype=torch.long)
-
-
 def to_tensor(image: Any, channels: int, name: str, index: int) -> Tensor:
     """Turn a PIL image, an array (H, W), (H, W, C) or (C, H, W), or a tensor into (C, H, W), uint8 or float32.
 
@@ -206,7 +255,7 @@ def to_tensor(image: Any, channels: int, name: str, index: int) -> Tensor:
         bands = len(image.getbands())
         if channels not in MODES or (channels == 4 and bands != 4):
             raise DataError(f"Image {index} of {name!r} has {bands} channels.", expected=f"{channels} channels")
-        array = np.asarray(image if channels == 4 else image.convert(MODES[channels]))
+        array = np.asarray(image.convert("RGBA") if channels == 4 else on_white(image).convert(MODES[channels]))
         image = torch.from_numpy(array.copy()).view(*array.shape[:2], channels).permute(2, 0, 1)
     if isinstance(image, np.ndarray):
         last = image.ndim == 3 and image.shape[-1] in (1, channels) and image.shape[0] not in (1, channels)

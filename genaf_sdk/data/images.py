@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
+DIGEST = 32  # bytes of a SHA-256
+DIGESTED = 64  # images whose digests are made at a time
+
+
 class Reader(Protocol):
     """Where the pixels of a split come from. It can be pickled, so that other processes can read ahead."""
 
@@ -24,6 +31,9 @@ class Reader(Protocol):
 
     def identities(self, indices: Sequence[int]) -> list[bytes] | None:
         """Return bytes for each image that are equal for equal images; None where that would mean to decode them."""
+
+    # A reader of encoded files may have `digests(indices) -> list[bytes] | None` as well: a SHA-256 of each file, which
+    # stands for the image in the fingerprint of the data. Without it, the pixels do.
 
 
 class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
@@ -49,17 +59,58 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
         """Return a whole batch at once: pixels (B, C, H, W) and labels (B,)."""
         return as_pixels(self.reader(indices)), self.labels[torch.as_tensor(indices, dtype=torch.long)]
 
+    def batches(
+        self, size: int = 500, *, count: int | None = None, seed: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what ``head(count, seed=seed)`` returns, in the same order, as batches of at most ``size`` images.
+
+        Only one batch is held, or two for images on disk, of which the next is decoded while one is worked on: peak
+        memory does not depend on the number of images.
+        """
+        order = self._order(seed)[:count]
+        pieces = [order[start : start + size] for start in range(0, len(order), size)]
+        if not self.on_disk:
+            yield from map(self.__getitems__, pieces)
+            return
+        with ThreadPoolExecutor(1) as ahead:
+            waiting: deque[Future[tuple[Tensor, Tensor]]] = deque()
+            for piece in pieces:
+                waiting.append(ahead.submit(self.__getitems__, piece))
+                if len(waiting) == 2:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
     def head(self, count: int | None = None, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
         """Return pixels and labels of the first ``count`` images, or of ``count`` drawn by ``seed``; None is all."""
-        order = (
-            list(range(len(self))) if seed is None else torch.randperm(len(self), generator=generator_of(seed)).tolist()
-        )
-        return self.__getitems__(order[:count])
+        return self.__getitems__(self._order(seed)[:count])
+
+    def _order(self, seed: int | None) -> list[int]:
+        if seed is None:
+            return list(range(len(self)))
+        order: list[int] = torch.randperm(len(self), generator=generator_of(seed)).tolist()
+        return order
 
     def raw_batches(self, size: int = 512) -> Iterator[Tensor]:
         """Yield the pixels (B, C, H, W) of all images in order, as they are kept: uint8 or float32."""
         for start in range(0, len(self), size):
             yield self.reader(range(start, min(start + size, len(self))))
+
+    def digests(self) -> Iterator[bytes]:
+        """Yield a SHA-256 for each image, in order: of its file where it comes from one, else of its pixels as bytes.
+
+        Pixels are rounded to 256 levels, so that the last bit of a resized image, which may differ between processors,
+        does not count. Files are read in pieces and not decoded; images are decoded a few at a time.
+        """
+        known = getattr(self.reader, "digests", None)
+        for start in range(0, len(self), DIGESTED):
+            indices = range(start, min(start + DIGESTED, len(self)))
+            found = None if known is None else known(indices)
+            yield from found if found is not None else _hashes(_as_bytes(self.reader(indices)))
+
+    def relabelled(self, labels: Tensor) -> LabelledImages:
+        """Return the same images with other labels, int64 (N,)."""
+        return LabelledImages(labels, self.reader, on_disk=self.on_disk)
 
     def subset(self, indices: Sequence[int]) -> LabelledImages:
         """Return the images at ``indices`` as a split of their own."""
@@ -67,27 +118,43 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
         return LabelledImages(self.labels[chosen], _Chosen(self.reader, chosen), on_disk=self.on_disk)
 
     @classmethod
-    def in_memory(cls, pixels: Tensor, labels: Tensor) -> LabelledImages:
+    def in_memory(cls, pixels: Tensor, labels: Tensor, file_digests: bytes = b"") -> LabelledImages:
         """Make a split of pixels (N, C, H, W), uint8 or float32 in [0, 1], and labels (N,).
 
+        Args:
+            pixels: The images.
+            labels: The class of each.
+            file_digests: The SHA-256 of the file of each, 32 bytes one after the other; empty where there are no files.
+
         Raises:
-            DataError: Pixels outside [0, 1], or of another shape.
+            DataError: Pixels outside [0, 1] or of another shape, or another number of labels.
         """
         check_pixels(pixels)
-        return cls(labels.long(), _InMemory(pixels))
+        if labels.shape != (len(pixels),) or labels.is_floating_point():
+            raise DataError(
+                f"There are {len(pixels)} images and labels of shape {tuple(labels.shape)} and type {labels.dtype}.",
+                expected="one whole number an image, of an integer type",
+            )
+        return cls(labels.long(), _InMemory(pixels, file_digests))
 
 
 @dataclass(frozen=True)
 class _InMemory:
-    """Pixels (N, C, H, W)."""
+    """Pixels (N, C, H, W), and the digests of the files that they come from, if they do."""
 
     pixels: Tensor
+    file_digests: bytes = b""
 
     def __call__(self, indices: Sequence[int]) -> Tensor:
         return self.pixels[torch.as_tensor(indices, dtype=torch.long)]
 
     def identities(self, indices: Sequence[int]) -> list[bytes]:
-        return [fingerprint(self.pixels[index].contiguous().numpy().tobytes()) for index in indices]
+        return [digest for index in indices for digest in _hashes(self.pixels[index : index + 1])]
+
+    def digests(self, indices: Sequence[int]) -> list[bytes] | None:
+        if not self.file_digests:
+            return None
+        return [self.file_digests[DIGEST * index : DIGEST * (index + 1)] for index in indices]
 
 
 @dataclass(frozen=True)
@@ -103,10 +170,18 @@ class _Chosen:
     def identities(self, indices: Sequence[int]) -> list[bytes] | None:
         return self.reader.identities([self.chosen[index] for index in indices])
 
+    def digests(self, indices: Sequence[int]) -> list[bytes] | None:
+        known = getattr(self.reader, "digests", None)
+        found: list[bytes] | None = None if known is None else known([self.chosen[index] for index in indices])
+        return found
 
-def fingerprint(content: bytes) -> bytes:
-    """Return 16 bytes that two different contents do not share."""
-    return hashlib.blake2b(content, digest_size=16).digest()
+
+def _hashes(pixels: Tensor) -> list[bytes]:
+    return [hashlib.sha256(image.tobytes()).digest() for image in pixels.numpy()]
+
+
+def _as_bytes(pixels: Tensor) -> Tensor:
+    return pixels if pixels.dtype == torch.uint8 else pixels.mul(255).round().to(torch.uint8)
 
 
 def as_pixels(pixels: Tensor) -> Tensor:
@@ -126,10 +201,19 @@ def check_pixels(pixels: Tensor) -> Tensor:
         return pixels
     low, high = (float(value) for value in torch.aminmax(pixels))
     if not (low >= -1e-6 and high <= 1 + 1e-6):
+        if not math.isfinite(low + high):
+            raise DataError(
+                "The pixels hold NaN or infinity.",
+                expected="pixels in [0, 1]",
+                remedy="look for a division by zero in the data's transform",
+            )
+        in_bytes = low >= 0 and 2 < high <= 255
         raise DataError(
             f"The pixels reach from {low:g} to {high:g}.",
-            expected="pixels in [0, 1]",
-            remedy="remove Normalize from the data's transform: normalisation belongs inside the encoder "
+            expected="pixels in [0, 1]" + (", or bytes as uint8" if in_bytes else ""),
+            remedy="divide them by 255, or give them as uint8"
+            if in_bytes
+            else "remove Normalize from the data's transform: normalization belongs inside the encoder "
             "(load_encoder(module, mean=..., std=...))",
         )
     return pixels

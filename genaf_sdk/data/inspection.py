@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from genaf_sdk.data.images import as_pixels
+
 if TYPE_CHECKING:
     from genaf_sdk.data.images import LabelledImages
     from genaf_sdk.data.splits import DataSplits
 
 NOTED_RATIO = 1.5  # largest class to smallest
+SEEN, DARK = 64, 2 / 255
 MOST_REPEATS = 10
 
 
@@ -30,6 +33,21 @@ def duplicate_notes(data: DataSplits) -> list[str]:
             notes.append(f"duplicates: {count} of {len(found[second])} {second} images are also {first} images")
     if len(found) < len(known):
         notes.append("duplicates across splits were not looked for, as the images are decoded when they are needed")
+    return notes
+
+
+def darkness_notes(data: DataSplits) -> list[str]:
+    """Return a sentence where the first images of a split in memory hold hardly more than one grey level of 256."""
+    notes = []
+    for name, split in data.splits().items():
+        if split.on_disk:
+            continue
+        highest = float(as_pixels(split.reader(range(min(SEEN, len(split)))).max()))
+        if highest < DARK:
+            notes.append(
+                f"the first {min(SEEN, len(split))} {name} images reach {highest:.4f} at most, of 1: perhaps they were "
+                "divided by 255 twice, or are masks"
+            )
     return notes
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genaf_sdk.data.files import ImageFiles, read_folder
+from genaf_sdk.data.folders import read_folder
+from genaf_sdk.data.pictures import ImageFiles
+from genaf_sdk.data.samples import Samples
 from genaf_sdk.errors import DataError
 
 ROOT = "GENAF_DATA_ROOT"
@@ -138,14 +140,22 @@ def _open_torchvision(known: KnownData, root: Path, *, download: bool) -> tuple[
             f"(or set {ROOT}, or pass root=); it is described at {known.url}",
         ) from error
     names = getattr(made[0], "classes", None) or getattr(made[0], "categories", None)
-    return tuple(_as_files(part) for part in made), None if names is None else tuple(str(name) for name in names), []
+    return (
+        tuple(_as_files(part, known.id) for part in made),
+        None if names is None else tuple(str(name) for name in names),
+        [],
+    )
 
 
-def _as_files(dataset: Any) -> Any:
+def _as_files(dataset: Any, name: str) -> Any:
     """Return torchvision's list of files as one of ours, which is read in parallel and names what cannot be read."""
     samples = getattr(dataset, "samples", None) or getattr(dataset, "_samples", None)
+    files = getattr(dataset, "_image_files", None) or getattr(dataset, "_images", None)
+    labels = getattr(dataset, "_labels", None)
+    if not isinstance(samples, list) and isinstance(files, list) and isinstance(labels, list):
+        samples = list(zip(files, labels, strict=True))
     if not isinstance(samples, list):
-        return dataset
+        return Samples(dataset, name)
     return ImageFiles([Path(path) for path, _ in samples], [int(label) for _, label in samples])
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
+from genaf_sdk.data.classes import checked_names
 from genaf_sdk.data.images import LabelledImages, generator_of
 from genaf_sdk.errors import DataError
+
+FINGERPRINT = 2  # changes with what the fingerprint covers
 
 Groups = Sequence[Hashable]
 """One group an image: the video of a frame, the patient of a scan."""
@@ -25,7 +30,7 @@ class DataSplits:
         train: What the model learns from.
         validation: What decides between models; never trained on.
         test: Touched once, for the report.
-        class_names: One name a class, in the order of the labels.
+        class_names: One name a class, in the order of the labels; kept in Unicode's form NFC.
         name: What the report calls the data.
         notes: What was decided for the user, for the log and the report.
         interpolation: How images of another size were resized.
@@ -40,6 +45,7 @@ class DataSplits:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", checked_names(self.class_names, f"the data {self.name!r}"))
         count = len(self.class_names)
         if count < 2:
             raise DataError(f"The data {self.name!r} has {count} class(es).", expected="at least two classes")
@@ -59,6 +65,13 @@ class DataSplits:
                     expected="every class in every split",
                     remedy="give more images of that class, or remove the class",
                 )
+        shapes = {name: tuple(split[0][0].shape) for name, split in self.splits().items() if not split.on_disk}
+        if len(set(shapes.values())) > 1:
+            raise DataError(
+                f"The splits of {self.name!r} have images of shapes {shapes}.",
+                expected="one shape (C, H, W)",
+                remedy="load_data(..., image_size=(H, W)) brings all to one size",
+            )
 
     def splits(self) -> dict[str, LabelledImages]:
         """Return the three splits by name."""
@@ -75,13 +88,24 @@ class DataSplits:
         counts: list[int] = torch.bincount(self.train.labels, minlength=len(self.class_names)).tolist()
         return counts
 
-    def describe(self) -> dict[str, Any]:
-        """Return sizes, classes, notes and a SHA-256 fingerprint (labels and up to 256 images a split)."""
-        digest = hashlib.sha256()
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, as hex, over every image and label of every split, the class names, image shape and interpolation.
+
+        An image that comes from a file stands for itself with the file's bytes, any other with its pixels; so whether
+        the images are kept in memory makes no difference. Equal data has the same fingerprint on every machine. It is
+        computed once; images on disk are read for it, in little memory.
+        """
+        facts = [FINGERPRINT, list(self.class_names), list(self.image_shape), self.interpolation]
+        digest = hashlib.sha256(json.dumps(facts).encode())
         for split in self.splits().values():
-            pixels, _ = split.head(256)
-            digest.update(split.labels.numpy().tobytes())
-            digest.update(pixels.mul(255).round().to(torch.uint8).numpy().tobytes())
+            digest.update(len(split).to_bytes(8) + np.ascontiguousarray(split.labels.numpy(), "<i8").tobytes())
+            for image in split.digests():
+                digest.update(image)
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, sizes, classes, notes and fingerprint."""
         return {
             "name": self.name,
             "sizes": {name: len(split) for name, split in self.splits().items()},
@@ -90,7 +114,7 @@ class DataSplits:
             "image_shape": list(self.image_shape),
             "interpolation": self.interpolation,
             "notes": list(self.notes),
-            "fingerprint": digest.hexdigest(),
+            "fingerprint": self.fingerprint,
         }
 
 
@@ -160,6 +184,11 @@ def require_apart(groups: Sequence[Groups]) -> None:
     """
     seen: set[Hashable] = set()
     for part in groups:
+        odd = next((group for group in part if not isinstance(group, Hashable)), None)
+        if odd is not None:
+            raise DataError(
+                f"A group is the {type(odd).__name__} {str(odd)[:80]}.", expected="text or a number an image"
+            )
         shared = seen & set(part)
         if shared:
             raise DataError(

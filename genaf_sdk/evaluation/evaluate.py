@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from genaf_sdk.attacks.base import Attack, EncoderAttack, SampleWiseAttack, UniversalModelAttack, load_attack
 from genaf_sdk.data import DataSplits
+from genaf_sdk.data.classes import aligned_to_all
 from genaf_sdk.errors import AttackError
 from genaf_sdk.evaluation.checks import gradient_masking_checks
 from genaf_sdk.evaluation.classes import class_counts
@@ -47,7 +48,8 @@ def evaluate(
         model: A ``HardenResult``, any module or callable from pixels (N, C, H, W) in [0, 1] to logits (N, K), or the
             path of an exported bundle. What cannot be differentiated is measured under the transfer column, under
             ``perturbations`` and under attacks that only query.
-        data: The task's images. Universal attacks are crafted on training images, scored on test images.
+        data: The task's images. Universal attacks are crafted on training images, scored on test images. Where the
+            model carries class names, labels are mapped to its classes by name.
         attacks: Names (``"pgd"``, ``"pgd:steps=50,budget=4/255"``) or instances; by default those of ``config``. A
             budget that is stated is kept.
         encoder: The published encoder (module or id), for the transfer column; without it that column is empty.
@@ -61,12 +63,14 @@ def evaluate(
 
     Raises:
         AttackError: The model or an attack cannot be used; the message says why.
+        DataError: The classes of the data are not those of the model.
     """
     config = config or EvaluationConfig()
-    session = _Session(data, config, seed, surrogate, on_attack)
     subjects = [Subject.of(model, "hardened")]
     if undefended is not None:
         subjects.append(Subject.of(undefended, "undefended"))
+    data = aligned_to_all(data, {f"the {subject.name} model": subject.classify for subject in subjects})
+    session = _Session(data, config, seed, surrogate, on_attack)
     public = published_encoder(encoder if encoder is not None else getattr(model, "published", None))
     chosen = [_with_configured_budget(attack, config) for attack in attacks or config.attacks]
 
