@@ -63,10 +63,12 @@ def findings_table(findings: list[Finding]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from genaf_sdk.terminal import printable
+
     table = Table("", "what", "found", "to do", title_justify="left", show_lines=False)
     for finding in findings:
         mark = Text(finding.status, style=COLOURS[finding.status])
-        table.add_row(mark, Text(finding.name), Text(finding.detail), Text(finding.mend))
+        table.add_row(mark, *(Text(printable(text)) for text in (finding.name, finding.detail, finding.mend)))
     return table
 
 

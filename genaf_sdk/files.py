@@ -85,11 +85,11 @@ def flush(path: Path) -> None:
     """Have a file's content, or a folder's list of names, on the disk; where folders cannot be flushed, they are not.
 
     Raises:
-        OSError: The system could not write it, or ``path`` is a link.
+        OSError: The system could not write it.
     """
     if os.name == "nt" and path.is_dir():
         return
-    descriptor = os.open(path, FLUSHABLE | NO_FOLLOW)
+    descriptor = os.open(path, FLUSHABLE)
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -136,7 +136,8 @@ def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON; not-a-number and infinity are refused, as JSON has neither."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # File names that are no UTF-8 come as lone surrogates, which JSON can say only as escapes.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> Any:

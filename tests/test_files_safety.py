@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from genaf_sdk.attacks.perturbation import Perturbation
+
+from genaf_sdk.engine.checkpoints import Checkpoint, Checkpoints
 from genaf_sdk.errors import OutputError
-from genaf_sdk.files import LOCK_FILE, locked_folder, output_errors, replacing, write_json
-from genaf_sdk.finetuning.checkpoints import Checkpoint, Checkpoints
+from genaf_sdk.files import LOCK_FILE, locked_folder, output_errors, read_json, replacing, write_json
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="modes and links of POSIX")
 
@@ -261,3 +261,19 @@ def test_odd_names_beside_checkpoints_are_harmless(tmp_path: Path) -> None:
     assert found.step == 3
     names = {path.name for path in stage.iterdir()}
     assert names == {"00000002", "00000003", "00000002 (copy)", "9 my own notes", "00000009.old"}
+
+
+@posix
+def test_a_folder_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_json(tmp_path / "link" / "report.json", {})
+    assert (tmp_path / "real" / "report.json").is_file()
+    with locked_folder(tmp_path / "link"), pytest.raises(OutputError), locked_folder(tmp_path / "real"):
+        pass
+
+
+def test_a_name_that_is_no_utf_8_can_be_written_and_read(tmp_path: Path) -> None:
+    write_json(tmp_path / "names.json", ["caf\udce9", "café"])
+    assert read_json(tmp_path / "names.json") == ["caf\udce9", "café"]
+    assert "café" in (tmp_path / "names.json").read_text("utf-8")
