@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from genaf_sdk.attacks.perturbation import Perturbation
+from genaf_sdk.inputs.perturbation import Perturbation
 
 from genaf_sdk.engine.checkpoints import Checkpoint, Checkpoints
 from genaf_sdk.errors import OutputError
@@ -145,7 +145,7 @@ def test_a_full_disk_is_an_error_of_ours_for_tensors_too(tmp_path: Path) -> None
     program = """
 import resource, signal, sys, torch
 from pathlib import Path
-from genaf_sdk.attacks.perturbation import Perturbation
+from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.errors import OutputError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
