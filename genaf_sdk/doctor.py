@@ -89,17 +89,23 @@ def _requirements() -> list[Finding]:
             wanted = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
             core = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
             if wanted and (not extra or not core) and requirement.name != PACKAGE and not _satisfied(requirement):
-                lacking.append(f"{requirement.name}{requirement.specifier}")
+                named = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+                lacking.append(f"{requirement.name}{named}{requirement.specifier}")
     core_missing = missing.pop("")
     findings = [
-        Finding("requirements", "fail", f"missing or too old: {', '.join(core_missing)}", f"pip install -U {PACKAGE}")
+        # The requirements themselves: an index need not have this package, which may come from a checkout or a wheel.
+        Finding("requirements", "fail", f"missing or too old: {', '.join(core_missing)}", _install(core_missing))
         if core_missing
         else Finding("requirements", "ok", f"{PACKAGE} {importlib.metadata.version(PACKAGE)} has all it needs")
     ]
     for extra, lacking in missing.items():
         detail = f"optional, not installed: {', '.join(lacking)}" if lacking else "installed"
-        findings.append(Finding(f"extra {extra}", "ok", detail, f"pip install '{PACKAGE}[{extra}]'" if lacking else ""))
+        findings.append(Finding(f"extra {extra}", "ok", detail, _install(lacking) if lacking else ""))
     return findings
+
+
+def _install(requirements: list[str]) -> str:
+    return "pip install -U " + " ".join(f"'{requirement}'" for requirement in requirements)
 
 
 def _satisfied(requirement: Requirement) -> bool:
@@ -234,7 +240,7 @@ def _bundled_encoder() -> list[Finding]:
     try:
         width = load_encoder("bundled:simclr-cifar10").measure((32, 32))
     except (GenafError, OSError) as error:
-        mend = f"pip install --force-reinstall --no-deps {PACKAGE}"
+        mend = f"install {PACKAGE} again, from where it came"
         return [Finding("bundled encoder", "fail", _one_line(error), mend)]
     return [Finding("bundled encoder", "ok", f"simclr-cifar10 gives {width} features")]
 

@@ -55,14 +55,20 @@ def test_two_onnxruntimes_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_missing_and_old_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.metadata.version
-    asked = ["torch>=99", "numpy>=1", "nowhere>=1", 'uvicorn>=99; extra == "serve"', 'genaf-sdk[serve]; extra == "dev"']
+    asked = [
+        "torch>=99",
+        "numpy>=1",
+        "nowhere>=1",
+        'nvidia-ml-py[a]>=99; extra == "energy"',
+        'genaf-sdk[energy]; extra == "dev"',
+    ]
     monkeypatch.setattr(importlib.metadata, "requires", lambda package: asked)
     found = {finding.name: finding for finding in doctor._requirements()}
     assert found["requirements"].status == "fail"
     assert found["requirements"].detail == "missing or too old: torch>=99, nowhere>=1"
     assert found["extra dev"].detail == "installed"
-    if "extra serve" in found:
-        assert found["extra serve"].mend == "pip install 'genaf-sdk[serve]'"
+    assert found["requirements"].mend == "pip install -U 'torch>=99' 'nowhere>=1'"
+    assert found["extra energy"].mend == "pip install -U 'nvidia-ml-py[a]>=99'"
     assert real("numpy") in str(importlib.metadata.version("numpy"))
 
 

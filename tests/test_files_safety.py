@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from genaf_sdk.inputs.perturbation import Perturbation
 
 from genaf_sdk.engine.checkpoints import Checkpoint, Checkpoints
 from genaf_sdk.errors import OutputError
 from genaf_sdk.files import LOCK_FILE, locked_folder, output_errors, read_json, replacing, write_json
+from genaf_sdk.inputs.perturbation import Perturbation
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="modes and links of POSIX")
 
