@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -212,6 +213,51 @@ def _onnxruntime() -> list[Finding]:
     return findings
 
 
+def _cuda() -> list[Finding]:
+    """Hold the CUDA that torch and onnxruntime were built for against what the driver can run."""
+    if not has_nvidia_gpu():
+        return []
+    built = {"torch": torch.version.cuda or "", "onnxruntime": onnxruntime_cuda()}
+    driver = driver_cuda()
+    detail = ", ".join(f"{name} is built for CUDA {version}" for name, version in built.items() if version)
+    if not detail or not driver:
+        return [Finding("CUDA", "ok", detail or "neither torch nor onnxruntime is built for CUDA")]
+    detail += f"; the driver runs CUDA up to {driver}"
+    newer = {name: version for name, version in built.items() if version and _major(version) > _major(driver)}
+    if not newer:
+        return [Finding("CUDA", "ok", detail)]
+    mends = {
+        "torch": f"install a torch that is built for CUDA {_major(driver)} (pytorch.org/get-started)",
+        "onnxruntime": "serve with --provider cpu",
+    }
+    mend = "update the NVIDIA driver; or " + ", and ".join(mends[name] for name in newer)
+    return [Finding("CUDA", "warn", detail, mend)]
+
+
+def onnxruntime_cuda() -> str:
+    """Return the CUDA that the installed onnxruntime was built for, such as ``13.0``; empty for none."""
+    try:
+        from onnxruntime.capi.build_and_package_info import cuda_version
+    except ImportError:  # a build for the CPU alone
+        return ""
+    return str(cuda_version)
+
+
+def driver_cuda() -> str:
+    """Return the newest CUDA that the driver runs, such as ``12.8``; empty where it cannot be asked."""
+    number = ctypes.c_int(0)
+    try:
+        library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        failed = library.cuDriverGetVersion(ctypes.byref(number))
+    except (OSError, AttributeError):
+        return ""
+    return "" if failed else f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
+
+
 def _tiny_model(path: Path) -> Path:
     """Write a model of one convolution that adds up three channels."""
     import onnx
@@ -275,5 +321,5 @@ def _one_line(error: BaseException) -> str:
 
 
 LOOKS: tuple[Callable[[], list[Finding]], ...] = (
-    *(_python, _requirements, _torchvision, _devices, _onnxruntime, _bundled_encoder, _caches),
+    *(_python, _requirements, _torchvision, _devices, _cuda, _onnxruntime, _bundled_encoder, _caches),
 )

@@ -46,6 +46,29 @@ def test_a_provider_that_fails_beside_a_gpu_is_a_warning(monkeypatch: pytest.Mon
     assert devices["torch cuda"].status == "warn"
 
 
+def test_a_driver_too_old_for_a_build_is_told_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "has_nvidia_gpu", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(doctor, "onnxruntime_cuda", lambda: "13.0")
+    monkeypatch.setattr(doctor, "driver_cuda", lambda: "12.9")
+    (finding,) = doctor._cuda()
+    assert finding.status == "warn"
+    assert finding.detail == (
+        "torch is built for CUDA 12.8, onnxruntime is built for CUDA 13.0; the driver runs CUDA up to 12.9"
+    )
+    assert finding.mend == "update the NVIDIA driver; or serve with --provider cpu"
+    monkeypatch.setattr(doctor, "driver_cuda", lambda: "13.1")
+    assert doctor._cuda()[0].status == "ok"
+    monkeypatch.setattr(doctor, "has_nvidia_gpu", lambda: False)
+    assert doctor._cuda() == []
+
+
+def test_the_cuda_of_the_installed_onnxruntime_is_known() -> None:
+    found = doctor.onnxruntime_cuda()
+    assert found == "" or found.split(".")[0].isdigit()
+    assert doctor.driver_cuda() == "" or doctor.has_nvidia_gpu()
+
+
 def test_two_onnxruntimes_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(providers, "version", lambda package: "1.20")
     (finding,) = doctor._onnxruntime()

@@ -123,7 +123,12 @@ def pip_audit() -> str:
         return "pip-audit got no answer in four minutes"
     if done.returncode and NO_NETWORK.search(done.stderr):
         return "pip-audit cannot reach its database"
-    return (done.stdout + done.stderr).strip()
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    unknown = [line for line in lines if "could not be audited" in line]
+    if unknown:  # as of an index that has no advisories
+        lines = [line for line in lines if line not in unknown]
+        lines.append(f"pip-audit could not look up {len(unknown)} packages: its answer covers the others alone")
+    return "\n".join(lines)
 
 
 def main() -> int:
