@@ -10,12 +10,14 @@ from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not in __all__
 
 from genaf_sdk.errors import HubError
 from genaf_sdk.export.bundle import CHECKSUMS_FILE, checksums, published_files
@@ -149,8 +151,13 @@ def _require_whole(folder: Path) -> None:
 
 
 def _checked(repo_id: str) -> str:
+    expected = "ORG/NAME, or a folder that exists"
     if not REPO_ID.fullmatch(repo_id) or ".." in repo_id:
-        raise HubError(f"{repo_id!r} is no repository of the Hub.", expected="ORG/NAME, or a folder that exists")
+        raise HubError(f"{repo_id!r} is no repository of the Hub.", expected=expected)
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:  # names with "--", those that end in "-" or ".git", and long ones
+        raise HubError(f"{repo_id!r} is no name that the Hub takes: {error}", expected=expected) from error
     return repo_id
 
 

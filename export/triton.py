@@ -111,12 +111,8 @@ def check_triton_model(folder: Path) -> None:
 
 
 def _model_config() -> Any:
-    try:
-        from tritonclient.grpc.model_config_pb2 import ModelConfig
-    except ImportError as error:
-        raise ExportError(
-            "tritonclient is not installed.", remedy='pip install "genaf-sdk[serve]", or "tritonclient[grpc]"'
-        ) from error
+    from tritonclient.grpc.model_config_pb2 import ModelConfig  # late: it brings grpc along
+
     return ModelConfig()
 
 

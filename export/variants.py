@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genaf_sdk.export.parity import replay, top1_agreement
 from genaf_sdk.export.runtime import MODEL_FILE
 from genaf_sdk.export.to_onnx import INPUT, export_onnx
+from genaf_sdk.files import output_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +77,7 @@ def write_variants(
     for name in [*config.precisions, *(["uint8"] if config.uint8_input else [])]:
         target = folder / f"model.{name}.onnx"
         target.unlink(missing_ok=True)  # an older file would not be the one that is measured
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".variant-") as scratch:
+        with output_errors(target), tempfile.TemporaryDirectory(dir=folder, prefix=".variant-") as scratch:
             made = Path(scratch) / target.name
             if name == "int8":
                 _quantise(folder / MODEL_FILE, made, data.train.head(CALIBRATION_IMAGES, seed=seed)[0])

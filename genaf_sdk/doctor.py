@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -63,10 +64,12 @@ def findings_table(findings: list[Finding]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from genaf_sdk.terminal import printable
+
     table = Table("", "what", "found", "to do", title_justify="left", show_lines=False)
     for finding in findings:
         mark = Text(finding.status, style=COLOURS[finding.status])
-        table.add_row(mark, Text(finding.name), Text(finding.detail), Text(finding.mend))
+        table.add_row(mark, *(Text(printable(text)) for text in (finding.name, finding.detail, finding.mend)))
     return table
 
 
@@ -87,17 +90,23 @@ def _requirements() -> list[Finding]:
             wanted = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
             core = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
             if wanted and (not extra or not core) and requirement.name != PACKAGE and not _satisfied(requirement):
-                lacking.append(f"{requirement.name}{requirement.specifier}")
+                named = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+                lacking.append(f"{requirement.name}{named}{requirement.specifier}")
     core_missing = missing.pop("")
     findings = [
-        Finding("requirements", "fail", f"missing or too old: {', '.join(core_missing)}", f"pip install -U {PACKAGE}")
+        # The requirements themselves: an index need not have this package, which may come from a checkout or a wheel.
+        Finding("requirements", "fail", f"missing or too old: {', '.join(core_missing)}", _install(core_missing))
         if core_missing
         else Finding("requirements", "ok", f"{PACKAGE} {importlib.metadata.version(PACKAGE)} has all it needs")
     ]
     for extra, lacking in missing.items():
         detail = f"optional, not installed: {', '.join(lacking)}" if lacking else "installed"
-        findings.append(Finding(f"extra {extra}", "ok", detail, f"pip install '{PACKAGE}[{extra}]'" if lacking else ""))
+        findings.append(Finding(f"extra {extra}", "ok", detail, _install(lacking) if lacking else ""))
     return findings
+
+
+def _install(requirements: list[str]) -> str:
+    return "pip install -U " + " ".join(f"'{requirement}'" for requirement in requirements)
 
 
 def _satisfied(requirement: Requirement) -> bool:
@@ -204,6 +213,51 @@ def _onnxruntime() -> list[Finding]:
     return findings
 
 
+def _cuda() -> list[Finding]:
+    """Hold the CUDA that torch and onnxruntime were built for against what the driver can run."""
+    if not has_nvidia_gpu():
+        return []
+    built = {"torch": torch.version.cuda or "", "onnxruntime": onnxruntime_cuda()}
+    driver = driver_cuda()
+    detail = ", ".join(f"{name} is built for CUDA {version}" for name, version in built.items() if version)
+    if not detail or not driver:
+        return [Finding("CUDA", "ok", detail or "neither torch nor onnxruntime is built for CUDA")]
+    detail += f"; the driver runs CUDA up to {driver}"
+    newer = {name: version for name, version in built.items() if version and _major(version) > _major(driver)}
+    if not newer:
+        return [Finding("CUDA", "ok", detail)]
+    mends = {
+        "torch": f"install a torch that is built for CUDA {_major(driver)} (pytorch.org/get-started)",
+        "onnxruntime": "serve with --provider cpu",
+    }
+    mend = "update the NVIDIA driver; or " + ", and ".join(mends[name] for name in newer)
+    return [Finding("CUDA", "warn", detail, mend)]
+
+
+def onnxruntime_cuda() -> str:
+    """Return the CUDA that the installed onnxruntime was built for, such as ``13.0``; empty for none."""
+    try:
+        from onnxruntime.capi.build_and_package_info import cuda_version
+    except ImportError:  # a build for the CPU alone
+        return ""
+    return str(cuda_version)
+
+
+def driver_cuda() -> str:
+    """Return the newest CUDA that the driver runs, such as ``12.8``; empty where it cannot be asked."""
+    number = ctypes.c_int(0)
+    try:
+        library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        failed = library.cuDriverGetVersion(ctypes.byref(number))
+    except (OSError, AttributeError):
+        return ""
+    return "" if failed else f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
+
+
 def _tiny_model(path: Path) -> Path:
     """Write a model of one convolution that adds up three channels."""
     import onnx
@@ -232,7 +286,7 @@ def _bundled_encoder() -> list[Finding]:
     try:
         width = load_encoder("bundled:simclr-cifar10").measure((32, 32))
     except (GenafError, OSError) as error:
-        mend = f"pip install --force-reinstall --no-deps {PACKAGE}"
+        mend = f"install {PACKAGE} again, from where it came"
         return [Finding("bundled encoder", "fail", _one_line(error), mend)]
     return [Finding("bundled encoder", "ok", f"simclr-cifar10 gives {width} features")]
 
@@ -267,5 +321,5 @@ def _one_line(error: BaseException) -> str:
 
 
 LOOKS: tuple[Callable[[], list[Finding]], ...] = (
-    *(_python, _requirements, _torchvision, _devices, _onnxruntime, _bundled_encoder, _caches),
+    *(_python, _requirements, _torchvision, _devices, _cuda, _onnxruntime, _bundled_encoder, _caches),
 )

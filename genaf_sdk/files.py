@@ -1,55 +1,143 @@
-"""Writing that leaves nothing half done: a temporary name in the same folder, then one rename."""
+"""Writing that leaves nothing half done, follows no link and widens no mode; a lock on output folders."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import json
+import logging
 import os
+import re
+import secrets
+import socket
+import stat
+import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from genaf_sdk.errors import OutputError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+LOCK_FILE = ".genaf.lock"
+PARTIAL = re.compile(r"\..+\.(\d+|[0-9a-f]{16})\.partial")
+"""Names that ``replacing`` makes, and has made."""
+ABANDONED = 24 * 3600.0
+"""Seconds after which a temporary file is a killed process's where locks cannot tell."""
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+NO_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+FLUSHABLE = os.O_RDWR if os.name == "nt" else os.O_RDONLY  # Windows flushes only what is open for writing
+LOCK_OFFSET = 1 << 30  # beyond the text, which stays readable
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Context: what the system or the safetensors library says about writing ``path`` becomes an ``OutputError``."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} cannot be written: {reason}.", remedy="check permissions and free space") from error
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; it takes the final name only if the block succeeds.
+    """Yield a temporary file beside ``path``; it takes the final name only if the block succeeds.
+
+    The file is there when the block begins: empty, made exclusively under a name that nobody can guess, and locked as
+    long as the block runs, so that those of killed processes can be told from it and are removed. A file that is
+    replaced hands on its mode; a new one gets what the umask leaves.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())  # some writers leave files that only their owner can read
-        temporary.replace(path)
+        _remove_abandoned(path)
+        descriptor, temporary, mode = _make_beside(path)
+        try:
+            yield temporary
+            _settle(temporary, mode)
+            temporary.replace(path)
+            flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def flush(path: Path) -> None:
+    """Have a file's content, or a folder's list of names, on the disk; where folders cannot be flushed, they are not.
+
+    Raises:
+        OSError: The system could not write it.
+    """
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, FLUSHABLE)
+    try:
+        os.fsync(descriptor)
     except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}.", remedy="check permissions and free space"
-        ) from error
+        if error.errno not in NO_FLUSH or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Context: this process alone writes into ``folder``, as far as processes ask.
+
+    The system lets go of the lock when the process ends, however it ends. Where the file system has no locks, that is
+    logged as a warning.
+
+    Raises:
+        OutputError: Another run holds the folder, or it cannot be written.
+    """
+    path = folder / LOCK_FILE
+    with output_errors(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock_file(path)
+    if descriptor is None:
+        holder = " ".join(_first_line(path).split()) or "another process"
+        raise OutputError(
+            f"The output folder {str(folder)!r} is in use by {holder}.",
+            expected="a folder that no other run writes into",
+            remedy="wait for that run to end, or choose another output_dir",
+        )
+    try:
+        with output_errors(path):
+            os.ftruncate(descriptor, 0)
+            started = time.strftime("%Y-%m-%d %H:%M:%S")
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {started}\n".encode())
+        yield
+    finally:
+        if sys.platform != "win32":  # while it is locked; Windows removes no open file
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON; not-a-number and infinity are refused, as JSON has neither."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # File names that are no UTF-8 come as lone surrogates, which JSON can say only as escapes.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> Any:
@@ -89,3 +177,103 @@ def user_path(text: str | Path) -> Path:
     with contextlib.suppress(RuntimeError):
         return path.expanduser()
     return path
+
+
+def _make_beside(path: Path) -> tuple[int | None, Path, int]:
+    """Make a temporary file for ``path``; return what holds its lock, its path, and the mode that it ends with."""
+    try:
+        before = os.lstat(path)
+        kept = stat.S_IMODE(before.st_mode) & 0o777 if stat.S_ISREG(before.st_mode) else None
+    except FileNotFoundError:
+        kept = None
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | NO_FOLLOW
+        # The system applies the umask here; asking for it would set it for all threads for a moment.
+        descriptor = os.open(temporary, flags, 0o666 if kept is None else 0o600)
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode) if kept is None else kept
+        if sys.platform == "win32":  # which renames no open file
+            os.close(descriptor)
+            return None, temporary, mode
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if _is_at(descriptor, temporary):
+            return descriptor, temporary, mode
+        os.close(descriptor)  # another process took it for abandoned before it was locked
+
+
+def _settle(temporary: Path, mode: int) -> None:
+    """Flush what was written and give it its mode: some writers leave files that only their owner can read."""
+    descriptor = os.open(temporary, FLUSHABLE | NO_FOLLOW)
+    try:
+        os.fsync(descriptor)
+        if sys.platform != "win32":
+            os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left of ``path``: their temporary files, which nobody holds any more."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with contextlib.suppress(OSError):  # another process was quicker, or it is not ours
+            if PARTIAL.fullmatch(left.name):
+                _remove_unless_held(left)
+
+
+def _remove_unless_held(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW)
+    try:
+        about = os.fstat(descriptor)
+        if sys.platform == "win32":
+            held = time.time() - about.st_mtime < ABANDONED
+        else:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = about.st_uid != os.geteuid()
+            except BlockingIOError:
+                held = True
+            except OSError:  # no locks here
+                held = time.time() - about.st_mtime < ABANDONED
+        if not held and stat.S_ISREG(about.st_mode):
+            path.unlink()  # while it is locked, so that its maker notices
+    finally:
+        os.close(descriptor)
+
+
+def _lock_file(path: Path) -> int | None:
+    """Open and lock ``path`` until the descriptor is closed; None if another process has it."""
+    while True:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | NO_FOLLOW, 0o666)
+        try:
+            if sys.platform == "win32":
+                os.lseek(descriptor, LOCK_OFFSET, os.SEEK_SET)
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+                os.lseek(descriptor, 0, os.SEEK_SET)
+            else:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(descriptor)
+                if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                    return None
+                raise
+            logger.warning("%s cannot be locked here: see to it that no second run writes there.", path.parent)
+        if _is_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)  # its holder removed it in between: a new one counts
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Return whether ``path`` still names the file that is open."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")[:200].partition("\n")[0]
+    except OSError:
+        return ""

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from genaf_sdk.terminal import PlainConsole, printable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -56,14 +58,23 @@ def make_display(wanted: bool | None = None, *, speaks: bool = True) -> Display:
             terminal and in notebooks. False shows nothing.
         speaks: Whether this process does; of several, one.
     """
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     if not speaks or wanted is False or (wanted is None and not (console.is_terminal or console.is_jupyter)):
         return Progress(console=console, disable=True)
     if console.is_terminal and not console.is_jupyter:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
-        return Progress(*columns, TimeRemainingColumn(), console=console)
-    plain = Console(stderr=True, width=160, force_jupyter=False, highlight=False, markup=False, soft_wrap=True)
+        return Progress(_Description(""), BarColumn(), _Figures(""), TimeRemainingColumn(), console=console)
+    plain = PlainConsole(stderr=True, width=160, force_jupyter=False, highlight=False, soft_wrap=True)
     return Lines(plain.print)
+
+
+class _Description(TextColumn):
+    def render(self, task: Task) -> Text:
+        return Text(printable(task.description))
+
+
+class _Figures(TextColumn):
+    def render(self, task: Task) -> Text:
+        return Text(printable(str(task.fields.get("figures", ""))))  # none yet, where a task begins without
 
 
 @dataclass

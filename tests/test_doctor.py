@@ -46,6 +46,29 @@ def test_a_provider_that_fails_beside_a_gpu_is_a_warning(monkeypatch: pytest.Mon
     assert devices["torch cuda"].status == "warn"
 
 
+def test_a_driver_too_old_for_a_build_is_told_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "has_nvidia_gpu", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(doctor, "onnxruntime_cuda", lambda: "13.0")
+    monkeypatch.setattr(doctor, "driver_cuda", lambda: "12.9")
+    (finding,) = doctor._cuda()
+    assert finding.status == "warn"
+    assert finding.detail == (
+        "torch is built for CUDA 12.8, onnxruntime is built for CUDA 13.0; the driver runs CUDA up to 12.9"
+    )
+    assert finding.mend == "update the NVIDIA driver; or serve with --provider cpu"
+    monkeypatch.setattr(doctor, "driver_cuda", lambda: "13.1")
+    assert doctor._cuda()[0].status == "ok"
+    monkeypatch.setattr(doctor, "has_nvidia_gpu", lambda: False)
+    assert doctor._cuda() == []
+
+
+def test_the_cuda_of_the_installed_onnxruntime_is_known() -> None:
+    found = doctor.onnxruntime_cuda()
+    assert found == "" or found.split(".")[0].isdigit()
+    assert doctor.driver_cuda() == "" or doctor.has_nvidia_gpu()
+
+
 def test_two_onnxruntimes_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(providers, "version", lambda package: "1.20")
     (finding,) = doctor._onnxruntime()
@@ -55,14 +78,20 @@ def test_two_onnxruntimes_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_missing_and_old_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.metadata.version
-    asked = ["torch>=99", "numpy>=1", "nowhere>=1", 'uvicorn>=99; extra == "serve"', 'genaf-sdk[serve]; extra == "dev"']
+    asked = [
+        "torch>=99",
+        "numpy>=1",
+        "nowhere>=1",
+        'nvidia-ml-py[a]>=99; extra == "energy"',
+        'genaf-sdk[energy]; extra == "dev"',
+    ]
     monkeypatch.setattr(importlib.metadata, "requires", lambda package: asked)
     found = {finding.name: finding for finding in doctor._requirements()}
     assert found["requirements"].status == "fail"
     assert found["requirements"].detail == "missing or too old: torch>=99, nowhere>=1"
     assert found["extra dev"].detail == "installed"
-    if "extra serve" in found:
-        assert found["extra serve"].mend == "pip install 'genaf-sdk[serve]'"
+    assert found["requirements"].mend == "pip install -U 'torch>=99' 'nowhere>=1'"
+    assert found["extra energy"].mend == "pip install -U 'nvidia-ml-py[a]>=99'"
     assert real("numpy") in str(importlib.metadata.version("numpy"))
 
 

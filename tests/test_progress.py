@@ -69,7 +69,7 @@ def test_the_display_suits_the_place(
         made.is_jupyter = jupyter
         return made
 
-    monkeypatch.setattr(progress, "Console", console)
+    monkeypatch.setattr(progress, "PlainConsole", console)
     display = make_display(wanted)
     assert isinstance(display, Lines if kind == "lines" else Progress)
     assert not isinstance(display, Progress) or display.disable == (kind == "nothing")

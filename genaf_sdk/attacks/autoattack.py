@@ -37,7 +37,7 @@ class AutoAttack(SampleWiseAttack):
         except ImportError as error:
             raise AttackError(
                 f"{self.name!r} needs the package adversarial-robustness-toolbox: {error}.",
-                remedy="pip install 'genaf-sdk[art]'",
+                remedy="pip install 'genaf-sdk[autoattack]'",
             ) from error
         if not isinstance(model, nn.Module):
             raise AttackError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
+import logging
+import platform
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
@@ -11,6 +12,8 @@ import tyro
 
 from genaf_sdk.cli.output import DONE, FAILED, INTERRUPTED, UNEXPECTED, UNUSABLE, console, show_error
 from genaf_sdk.cli.settings import starting_evaluation, starting_settings, with_fractions
+from genaf_sdk.cli.streams import prepare_streams
+from genaf_sdk.files import user_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +25,8 @@ DESCRIPTION = """Image classifiers that withstand downstream-agnostic adversaria
 `genaf serve` and `genaf bench-serve` run a bundle without torch; they have a --help of their own.
 
 Exit codes: 0 done; 1 a check failed (verify, doctor); 2 something given cannot be used, said in one or two lines;
-3 an unexpected error; 130 interrupted. --debug shows the traceback. Completion for your shell:
-`genaf --tyro-print-completion bash` (or zsh)."""
+3 an unexpected error; 130 interrupted. --debug shows the traceback, --version what is installed. Completion for your
+shell: `genaf --tyro-print-completion bash` (or zsh)."""
 
 COMMANDS = {
     "demo": ("arguments", "DemoArguments"),
@@ -45,19 +48,21 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``genaf`` and return its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    prepare_streams()
+    _tame_warnings()
+    given = [_expanded(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
-    if given and given[0] in ("serve", "bench-serve"):
-        return _serve(*given)
     try:
+        if given and given[0] in ("serve", "bench-serve"):
+            return _serve(*given)
+        if given == ["--version"]:
+            console().print(_versions(), highlight=False)
+            return DONE
         command = _parsed(given)
         code = int(command())
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # `genaf encoders | head`: the reader has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
     except KeyboardInterrupt:
         console(stderr=True).print("genaf: interrupted", style="red")
         return INTERRUPTED
@@ -103,14 +108,46 @@ def _parsed(given: list[str]) -> Any:
 
 def _serve(command: str, *arguments: str) -> int:
     """Hand over to the server, which has a command line of its own, as it also runs without this package."""
-    try:
-        if command == "serve":
-            from genaf_sdk.export.serve.__main__ import main as run
-        else:
-            from genaf_sdk.export.serve.bench import main as run
-    except ModuleNotFoundError as error:
-        console(stderr=True).print(
-            f"genaf: {error.name} is not installed. To do: pip install 'genaf-sdk[serve]'.", style="red", markup=False
-        )
-        return UNUSABLE
+    if command == "serve":
+        from genaf_sdk.export.serve.__main__ import main as run
+    else:
+        from genaf_sdk.export.serve.bench import main as run
     return run(list(arguments), program=f"genaf {command}", bundle=None)
+
+
+def _expanded(argument: str) -> str:
+    """Return an argument with ``~`` replaced: in ``~/x`` as shells do, and in ``--output-dir=~/x``, too."""
+    name, equals, value = argument.partition("=")
+    if argument.startswith("~"):
+        return str(user_path(argument))
+    return f"{name}={user_path(value)}" if equals and value.startswith("~") else argument
+
+
+def _versions() -> str:
+    """Return what a report of a fault should state, without importing torch."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from genaf_sdk import __version__
+
+    found = [f"Python {platform.python_version()}", f"{platform.system()} {platform.machine()}"]
+    for package in ("torch", "onnxruntime-gpu", "onnxruntime"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return f"genaf-sdk {__version__} ({', '.join(found)})"
+
+
+class _PlainFormatter(logging.Formatter):
+    """Warnings name files and classes of others."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from genaf_sdk.terminal import printable
+
+        return printable(super().format(record))
+
+
+def _tame_warnings() -> None:
+    """Have warnings of the package's loggers shown as text where nobody has set logging up."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_PlainFormatter())

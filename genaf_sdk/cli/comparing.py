@@ -47,6 +47,8 @@ class Compare(Command):
         return DONE
 
     def _list_presets(self) -> int:
+        from rich.text import Text
+
         from genaf_sdk.methods import presets
 
         words, content = [], []
@@ -54,8 +56,10 @@ class Compare(Command):
             listed = {"summary": strength.summary, "source": method.source}
             listed |= {"protects": strength.protects, "leaves_open": strength.leaves_open}
             words.append(
-                f"[bold]{name}[/] {listed['summary']} [dim]{listed['source']}[/]\n"
-                f"  protects: {listed['protects']}\n  leaves open: {listed['leaves_open']}"
+                Text.assemble(
+                    *((name, "bold"), f" {listed['summary']} ", (listed["source"], "dim")),
+                    f"\n  protects: {listed['protects']}\n  leaves open: {listed['leaves_open']}",
+                )
             )
             content.append({"name": name, "method": method.name, **listed})
         self.answer(content, *words)

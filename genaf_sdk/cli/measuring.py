@@ -61,9 +61,9 @@ class Evaluate(Command):
                 display.update(task, figures=attack)
 
             report = evaluate(model, data, encoder=encoder, config=self.settings, seed=self.seed, on_attack=show)
-        self.answer_report(report)
         if folder is not None:
             report.save(folder)
+        self.answer_report(report)
         return DONE
 
 
@@ -179,8 +179,6 @@ class Report(Command):
 
     def __call__(self) -> int:
         """Run."""
-        from rich.text import Text
-
         from genaf_sdk.report.markdown import markdown_summary
         from genaf_sdk.report.robustness import HTML_FILE, REPORT_FILE, RobustnessReport
 
@@ -191,7 +189,7 @@ class Report(Command):
             )
         report = RobustnessReport.load(self.folder)
         if self.markdown:
-            self.answer({"markdown": markdown_summary(report)}, Text(markdown_summary(report).rstrip()))
+            self.answer({"markdown": markdown_summary(report)}, markdown_summary(report).rstrip())
             return DONE
         page = self.output or self.folder / HTML_FILE
         report.save_html(page)

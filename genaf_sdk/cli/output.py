@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,17 +37,23 @@ class Command:
 
     def answer_report(self, report: RobustnessReport) -> None:
         """Print a report: as in report.json, or its table, sanity checks and verdict."""
-        marks = {True: "[green]passed[/]", False: "[bold red]WARNING[/]"}
-        checks = [f"{marks[check.passed]} {check.name} ({check.figures})" for check in report.checks]
+        from rich.text import Text
+
+        from genaf_sdk.terminal import printable
+
+        marks = {True: ("passed", "green"), False: ("WARNING", "bold red")}
+        checks = [
+            Text.assemble(marks[check.passed], printable(f" {check.name} ({check.figures})")) for check in report.checks
+        ]
         self.answer(report.to_dict(), report.table(), *checks, report.verdict)
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console; where there is no terminal, 120 columns wide."""
-    from rich.console import Console
+    """Return a console that takes strings for text; where there is no terminal, 120 columns wide."""
+    from genaf_sdk.terminal import PlainConsole
 
-    made = Console(stderr=stderr)
-    return made if made.is_terminal else Console(stderr=stderr, width=120)
+    made = PlainConsole(stderr=stderr)
+    return made if made.is_terminal else PlainConsole(stderr=stderr, width=120)
 
 
 def is_first_process() -> bool:
@@ -58,7 +65,12 @@ def is_first_process() -> bool:
 
 def print_json(content: Any) -> None:
     """Print one JSON value on standard output, as it is: never wrapped, never coloured."""
-    console().out(json.dumps(content, indent=2, ensure_ascii=False), highlight=False)
+    from genaf_sdk.terminal import json_text
+
+    text = json_text(content)
+    if not (sys.stdout.encoding or "").lower().startswith("utf"):  # a terminal that would show question marks
+        text = "".join(part if part.isascii() else json.dumps(part)[1:-1] for part in text)
+    console().out(text, highlight=False)
 
 
 def show_error(error: Exception, *, as_json: bool, debug: bool) -> int:
@@ -67,9 +79,9 @@ def show_error(error: Exception, *, as_json: bool, debug: bool) -> int:
     problem = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())}"
     hint = "" if known or debug else " To do: run `genaf --debug ...` to see where; this may be a fault of genaf-sdk."
     if debug:
-        console(stderr=True).out(traceback.format_exc(), highlight=False)
+        console(stderr=True).print(traceback.format_exc(), highlight=False, soft_wrap=True)
     if as_json:
         parts = {name: getattr(error, name, "") for name in ("problem", "expected", "remedy")}
         print_json({"error": {"type": type(error).__name__, **parts, "problem": parts["problem"] or problem}})
-    console(stderr=True).print(f"genaf: {problem}{hint}", style="red", markup=False, highlight=False)
+    console(stderr=True).print(f"genaf: {problem}{hint}", style="red", highlight=False)
     return UNUSABLE if known else UNEXPECTED

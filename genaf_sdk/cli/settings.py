@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
+from genaf_sdk.cli import plain_yaml
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.evaluation.settings import EvaluationConfig
+from genaf_sdk.files import user_path
 from genaf_sdk.settings import overlaid, shown
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
 
 FRACTION = re.compile(r"\s*([-+.\de]+)\s*/\s*([-+.\de]+)\s*", re.IGNORECASE)
-EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)
 RUN = ("encoder", "data", "output_dir")
 """What a file may state beside the settings: the arguments of ``genaf harden``."""
 
@@ -41,9 +42,9 @@ def starting_settings(arguments: Sequence[str]) -> tuple[HardenConfig, dict[str,
     from genaf_sdk.earlier import settings_of_today
 
     preset_name, content = _stated(arguments)
-    run = {name: content.pop(name) for name in RUN if name in content}
-    run |= {"output_dir": Path(run["output_dir"])} if "output_dir" in run else {}
-    preset = HardenConfig.preset(preset_name or content.pop("preset", "default"))
+    run: dict[str, Any] = {name: _text(name, content.pop(name)) for name in RUN if name in content}
+    run |= {"output_dir": user_path(run["output_dir"])} if "output_dir" in run else {}
+    preset = HardenConfig.preset(preset_name or _text("preset", content.pop("preset", "default")))
     content.pop("preset", None)
     base = preset.to_dict()
     return HardenConfig.from_dict(overlaid(base, settings_of_today(content, base))), run
@@ -80,8 +81,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, or holds something else.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        content = plain_yaml.load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(
             f"The settings in {path} cannot be read: {reason}.", expected="a YAML or JSON file"
@@ -128,13 +129,19 @@ def with_fractions() -> ConstructorRegistry:
     return registry
 
 
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} is {value!r}.", expected="text", remedy=f'put it in quotes: {name}: "..."')
+    return value
+
+
 def _numbers(value: Any) -> Any:
-    """Turn fractions, and the exponents that YAML 1.1 takes for text, into numbers."""
+    """Turn fractions into numbers."""
     if isinstance(value, dict):
         return {str(name): _numbers(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_numbers(item) for item in value]
-    if isinstance(value, str) and (FRACTION.fullmatch(value) or EXPONENT.fullmatch(value)):
+    if isinstance(value, str) and FRACTION.fullmatch(value):
         try:
             return number(value)
         except ValueError:

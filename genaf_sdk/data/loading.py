@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import logging
+import multiprocessing
 import os
+import sys
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +17,8 @@ if TYPE_CHECKING:
     from genaf_sdk.data.images import LabelledImages
 
 MOST_WORKERS = 8
+
+logger = logging.getLogger(__name__)
 
 
 def processors() -> int:
@@ -30,10 +38,12 @@ def memory() -> int:
 
 
 def loader_options(images: LabelledImages, device: torch.device, processes: int = 1) -> dict[str, Any]:
-    """Return the DataLoader's ``num_workers`` and ``pin_memory`` for this machine.
+    """Return what the DataLoader is told about this machine: workers, how they start, pinned memory.
 
     Images in memory need no worker. Images on disk get one for every processor but the one that trains, at most
-    ``MOST_WORKERS``. Pinned memory makes copies to a CUDA device faster, and is of no use elsewhere.
+    ``MOST_WORKERS``. They live as long as the loader: where each is a new Python, as on macOS, Windows and since Python
+    3.14 on Linux, it takes seconds to start. Where they cannot start, this process reads, and a warning says why.
+    Pinned memory makes copies to a CUDA device faster, and is of no use elsewhere.
 
     Args:
         images: What is loaded.
@@ -41,4 +51,34 @@ def loader_options(images: LabelledImages, device: torch.device, processes: int 
         processes: Training processes that share the processors.
     """
     workers = max(0, min(MOST_WORKERS, processors() // processes - 1)) if images.on_disk else 0
-    return {"num_workers": workers, "pin_memory": device.type == "cuda"}
+    method = start_method()
+    obstacle = why_none_can_start(images) if workers and method != "fork" else ""
+    if obstacle:
+        logger.warning("Images are read by one process instead of %d: %s", workers + 1, obstacle)
+        workers = 0
+    options: dict[str, Any] = {"num_workers": workers, "pin_memory": device.type == "cuda"}
+    return options | ({"persistent_workers": True, "multiprocessing_context": method} if workers else {})
+
+
+def start_method() -> str:
+    """Return how this program starts processes: ``fork``, ``forkserver`` or ``spawn``."""
+    return multiprocessing.get_start_method()
+
+
+def why_none_can_start(images: LabelledImages) -> str:
+    """Return why a new Python could not read ``images``, or nothing: it needs them pickled, and imports the program."""
+    try:
+        ForkingPickler.dumps(images)
+    except Exception as error:  # whatever the data set's own parts raise
+        return f"the data set cannot be pickled ({error}); give it functions with a name instead of lambdas."
+    main = sys.modules.get("__main__")
+    path = getattr(main, "__file__", None)
+    if getattr(main, "__spec__", None) is not None or path is None:  # python -m, -c, a notebook: nothing runs again
+        return ""
+    try:
+        guarded = "__name__" in {
+            node.id for node in ast.walk(ast.parse(Path(path).read_bytes())) if isinstance(node, ast.Name)
+        }
+    except (OSError, SyntaxError, ValueError):  # no source, as of a frozen program
+        return ""
+    return "" if guarded else f'{path} would run again in each; put its calls under `if __name__ == "__main__":`.'

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
 
 from genaf_sdk.precision import has_bf16
 
@@ -37,7 +37,13 @@ def own_accelerator(
     callers = dict(AcceleratorState._shared_state)
     AcceleratorState._shared_state.clear()
     try:
-        accelerator = Accelerator(mixed_precision=precision, log_with=list(trackers) or None, project_dir=folder)
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            log_with=list(trackers) or None,
+            project_dir=folder,
+            # Stated, so that ACCELERATE_GRADIENT_ACCUMULATION_STEPS of another project does not change what is trained.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        )
         yield accelerator
         if trackers:
             accelerator.end_training()

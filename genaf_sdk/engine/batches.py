@@ -116,6 +116,8 @@ class GlobalBatches:
 
     def __init__(self, images: LabelledImages, batch_size: int, key: int, processes: Processes) -> None:
         self.images, self.key, self.processes = images, key, processes
+        self._wanted: list[list[int]] = []
+        self._loaders: dict[torch.device, DataLoader[Any]] = {}  # kept, so that its workers start once, not every epoch
         count = len(images)
         self.steps = max(1, min(math.ceil(count / batch_size), count // 2))  # no batch of one: losses need pairs
         if count // self.steps < processes.count:
@@ -133,14 +135,16 @@ class GlobalBatches:
         """
         order = permutation(random_key(self.key, "order", epoch), len(self.images)).tensor_split(self.steps)[first:]
         shares = [torch.arange(self.processes.index, len(batch), self.processes.count) for batch in order]
-        loader: DataLoader[Any] = DataLoader(
-            self.images,
-            batch_sampler=[batch[share].tolist() for batch, share in zip(order, shares, strict=True)],
-            collate_fn=_as_it_is,
-            **loader_options(self.images, device, self.processes.count),
-            generator=torch.Generator(),  # of the workers' seeds, which nothing uses; the global one stays untouched
-        )
-        loaded = iter(loader)
+        self._wanted[:] = [batch[share].tolist() for batch, share in zip(order, shares, strict=True)]
+        if device not in self._loaders:
+            self._loaders[device] = DataLoader(
+                self.images,
+                batch_sampler=self._wanted,
+                collate_fn=_as_it_is,
+                **loader_options(self.images, device, self.processes.count),
+                generator=torch.Generator(),  # of the workers' seeds, which nothing uses; the global one is left alone
+            )
+        loaded = iter(self._loaders[device])
         for number, (batch, share) in enumerate(zip(order, shares, strict=True), start=first):
             try:
                 pixels, labels = next(loaded)

@@ -214,8 +214,8 @@ def _slug(name: str) -> str:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    """Return a stage's checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
+    """Return a stage's checkpoints, oldest first; what else lies there, copies of them included, is not ours."""
+    return sorted(path for path in folder.glob("[0-9]" * 8) if path.is_dir())
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

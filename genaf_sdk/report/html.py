@@ -13,6 +13,7 @@ from genaf_sdk.errors import OutputError
 from genaf_sdk.report import figures, tables
 from genaf_sdk.report.gallery import draw_gallery
 from genaf_sdk.report.verdict import COLUMNS, budget_text
+from genaf_sdk.terminal import printable
 
 if TYPE_CHECKING:
     from genaf_sdk.report.robustness import RobustnessReport
@@ -31,7 +32,7 @@ def html_report(report: RobustnessReport) -> str:
     """
     template = _template()
     try:
-        page: str = template.render(_content(report))
+        page = printable(template.render(_content(report)))
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, OSError, TemplateError) as error:
         raise OutputError(
             f"The report cannot be shown, as a section is damaged: {error!r}.",

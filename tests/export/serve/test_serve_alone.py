@@ -73,7 +73,8 @@ def test_no_file_names_a_module_outside(shipped: Path) -> None:
 def test_everything_but_python_is_packaged_too() -> None:
     settings = tomllib.loads((SOURCE.resolve().parents[1] / "pyproject.toml").read_text())["tool"]["setuptools"]
     others = {path.name for path in SOURCE.iterdir() if path.is_file() and path.suffix != ".py"}
-    assert others == {"page.html", "Dockerfile", "requirements-cpu.txt", "requirements-gpu.txt"}
+    requirements = {f"requirements-{kind}{locked}.txt" for kind in ("cpu", "gpu") for locked in ("", "-locked")}
+    assert others == {"page.html", "Dockerfile", "Dockerfile.dockerignore", *requirements}
     assert "genaf_sdk.export.serve" in settings["packages"]
     patterns = settings["package-data"]["genaf_sdk.export.serve"]
     assert all(any(Path(name).match(pattern) for pattern in patterns) for name in others)
@@ -82,7 +83,7 @@ def test_everything_but_python_is_packaged_too() -> None:
 def test_the_requirements_differ_in_onnxruntime_alone() -> None:
     cpu, gpu = ((SOURCE / f"requirements-{kind}.txt").read_text().splitlines() for kind in ("cpu", "gpu"))
     different = [(one, other) for one, other in zip(cpu, gpu, strict=True) if one != other]
-    assert different == [("onnxruntime>=1.20", "onnxruntime-gpu[cuda,cudnn]>=1.27")]
+    assert different == [("onnxruntime>=1.27", "onnxruntime-gpu[cuda,cudnn]>=1.27")]
 
 
 @pytest.mark.slow

@@ -428,5 +428,5 @@ def test_the_command_line_explains_what_is_wrong(
             ([str(bundle), "--http-port", busy, "--grpc-port", "-1"], "Cannot listen"),
             ([str(bundle), "--http-port", str(free_ports(1)[0]), "--grpc-port", busy], "Cannot listen"),
         ):
-            assert main(arguments) == 1
+            assert main(arguments) == 2
             assert says in capsys.readouterr().err
