@@ -1,0 +1,194 @@
+"""What an attacker may do to an input: the one place that knows how budgets are kept, applied and written."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genaf_sdk.errors import AttackError
+
+if TYPE_CHECKING:
+    from genaf_sdk.inputs.space import InputSpace
+
+ROUNDING = 1e-6
+"""By how much a float32 value may exceed a budget that is a Python float."""
+
+
+@dataclass(frozen=True)
+class Threat(ABC):
+    """A set of allowed changes.
+
+    Args:
+        size: How large they may be: an epsilon or an area, as ``text`` says; above 0 and at most 1.
+
+    Raises:
+        AttackError: The size is no such number.
+    """
+
+    kind: ClassVar[str]
+    """Spelling in files and reports."""
+
+    size: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, bool) or not isinstance(self.size, (int, float)) or not 0 < self.size <= 1:
+            raise AttackError(
+                f"The budget is {self.size!r}.",
+                expected="a share of the pixel range or of the area, above 0 and at most 1, such as 8 / 255",
+            )
+
+    @abstractmethod
+    def start(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a random allowed value of the shape, type and device of ``like``; drawn on the CPU."""
+
+    @abstractmethod
+    def project(self, values: Tensor) -> Tensor:
+        """Return the nearest allowed values."""
+
+    @abstractmethod
+    def ascend(self, values: Tensor, gradient: Tensor, length: float) -> Tensor:
+        """Return the values after one step of ``length`` up the gradient, projected."""
+
+    @abstractmethod
+    def apply(self, space: InputSpace, inputs: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return valid inputs (N, *shape) with the values (*shape) put on every one of them."""
+
+    @abstractmethod
+    def check(self, values: Tensor, mask: Tensor | None) -> None:
+        """Refuse a perturbation that exceeds the threat.
+
+        Raises:
+            AttackError: It does, or a mask is missing, not wanted, or holds something else than 0 and 1.
+        """
+
+    @abstractmethod
+    def text(self) -> str:
+        """Return the size as people write it."""
+
+    def to_dict(self) -> dict[str, str | float]:
+        """Return kind and size, which ``threat_from`` reads."""
+        return {"kind": self.kind, "size": self.size}
+
+
+@dataclass(frozen=True)
+class Linf(Threat):
+    """Every value may change by at most ``size``, a share of the pixel range."""
+
+    kind = "linf"
+
+    def start(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw uniformly from the ball."""
+        return torch.empty(tuple(like.shape)).uniform_(-self.size, self.size, generator=generator).to(like)
+
+    def project(self, values: Tensor) -> Tensor:
+        """Bring a perturbation back into the ball."""
+        return values.clamp(-self.size, self.size)
+
+    def project_inputs(self, space: InputSpace, moved: Tensor, inputs: Tensor) -> Tensor:
+        """Bring moved inputs back into the ball around ``inputs``, then into the valid range.
+
+        ``inputs + project(moved - inputs)`` is the same in exact arithmetic and differs in the last bit of one value in
+        four hundred: an attack keeps to one of the two forms.
+        """
+        return space.clip(torch.clamp(moved, inputs - self.size, inputs + self.size))
+
+    def box(self, space: InputSpace, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the lowest and the highest allowed inputs."""
+        return space.clip(inputs - self.size), space.clip(inputs + self.size)
+
+    def ascend(self, values: Tensor, gradient: Tensor, length: float) -> Tensor:
+        """Step by ``length`` in the direction of every sign."""
+        return self.project(values + length * gradient.sign())
+
+    def apply(self, space: InputSpace, inputs: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Return ``clip(x + delta)``."""
+        return space.clip(inputs + values)
+
+    def check(self, values: Tensor, mask: Tensor | None) -> None:
+        """Refuse values beyond the ball, and a mask."""
+        if mask is not None:
+            raise AttackError("A perturbation under an L_inf budget has a mask.", expected="none, or the threat Patch")
+        largest = float(values.abs().max())
+        if not largest <= self.size + ROUNDING:
+            raise AttackError(
+                f"The perturbation changes values by up to {largest:g}.", expected=f"at most its budget of {self.size:g}"
+            )
+
+    def text(self) -> str:
+        """Return the size in grey levels, ``10/255``."""
+        return f"{self.size * 255:.3g}/255"
+
+
+@dataclass(frozen=True)
+class Patch(Threat):
+    """A share ``size`` of the area may be replaced by anything; a mask (1, H, W) of zeros and ones says where."""
+
+    kind = "patch"
+
+    def start(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw uniformly from the valid pixels."""
+        return torch.rand(tuple(like.shape), generator=generator).to(like)
+
+    def project(self, values: Tensor) -> Tensor:
+        """Bring the patch's pixels into [0, 1]."""
+        return values.clamp(0, 1)
+
+    def ascend(self, values: Tensor, gradient: Tensor, length: float) -> Tensor:
+        """Step by ``length`` in the direction of every sign."""
+        return self.project(values + length * gradient.sign())
+
+    def apply(self, space: InputSpace, inputs: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return ``(1 - m) x + m p``.
+
+        Raises:
+            AttackError: There is no mask.
+        """
+        if mask is None:
+            raise _without_mask()
+        del space  # of valid inputs and valid values nothing has to be clipped
+        return inputs * (1 - mask) + values * mask
+
+    def check(self, values: Tensor, mask: Tensor | None) -> None:
+        """Refuse a mask that is missing or too large, or that holds something else than 0 and 1, and wrong pixels."""
+        if mask is None:
+            raise _without_mask()
+        covered = float(mask.float().mean())
+        if not (covered <= self.size and bool(((mask == 0) | (mask == 1)).all())):
+            raise AttackError(
+                f"The patch covers {covered:.2%} of the image.",
+                expected=f"a mask of zeros and ones over at most {self.size:.2%}",
+            )
+        low, high = (float(value) for value in torch.aminmax(values))
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+            raise AttackError(f"The patch has pixels from {low:g} to {high:g}.", expected="pixels in [0, 1]")
+
+    def text(self) -> str:
+        """Return the size as a share of the area, ``3.0% of the area``."""
+        return f"{self.size:.1%} of the area"
+
+
+def _without_mask() -> AttackError:
+    return AttackError("A patch has no mask.", expected="a mask (1, H, W) of zeros and ones that says where it lies")
+
+
+THREATS: dict[str, type[Threat]] = {threat.kind: threat for threat in (Linf, Patch)}
+
+
+def threat_from(content: Any) -> Threat:
+    """Read what ``Threat.to_dict`` gave.
+
+    Raises:
+        AttackError: The kind is unknown, or the size is no finite number above 0 and at most 1.
+    """
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if not isinstance(kind, str) or kind not in THREATS:
+        raise AttackError(f"The threat is {content!r}.", expected=f"a size, and a kind: {' or '.join(THREATS)}")
+    size = content.get("size")
+    if isinstance(size, float) and not math.isfinite(size):
+        raise AttackError(f"The budget is {size!r}.", expected="a finite number above 0 and at most 1")
+    return THREATS[kind](size)
