@@ -10,9 +10,6 @@ from genaf_sdk.attacks.base import (
     EncoderAttack,
     SampleWiseAttack,
     UniversalModelAttack,
-    known_attacks,
-    load_attack,
-    register,
 )
 from genaf_sdk.attacks.dispersion import Dispersion
 from genaf_sdk.attacks.fff import FFF
@@ -23,6 +20,7 @@ from genaf_sdk.attacks.pap_base import PapBase
 from genaf_sdk.attacks.pap_fuse import PapFuse
 from genaf_sdk.attacks.pap_ugs import PapUgs
 from genaf_sdk.attacks.pgd import PGD
+from genaf_sdk.attacks.registry import known_attacks, load_attack, register
 from genaf_sdk.attacks.square import Square
 from genaf_sdk.attacks.ssp import SSP
 from genaf_sdk.attacks.targeted_uap import TargetedUAP

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genaf_sdk.attacks.batches import outputs_of
+
 if TYPE_CHECKING:
     from genaf_sdk.attacks.base import Classifier
 
@@ -17,7 +19,7 @@ PROBE_STEPS, PROBE_RATE = 200, 0.05
 
 def feature_classes(encoder: nn.Module, images: Tensor, generator: torch.Generator) -> Classifier:  # noqa: ARG001
     """Return a classifier whose scores are the features, brought to mean 0 and deviation 1 over ``images``."""
-    mean, deviation = _statistics(_features(encoder, images))
+    mean, deviation = _statistics(outputs_of(encoder, images))
     return lambda pixels: (encoder(pixels) - mean) / deviation
 
 
@@ -25,7 +27,7 @@ def probe_classes(encoder: nn.Module, images: Tensor, generator: torch.Generator
     """Return a linear classifier on the features, trained to tell the k-means clusters of ``images`` apart."""
     from sklearn.cluster import KMeans
 
-    features = _features(encoder, images)
+    features = outputs_of(encoder, images)
     mean, deviation = _statistics(features)
     scaled = (features - mean) / deviation
     seed = int(torch.randint(2**31, (1,), generator=generator))
@@ -40,11 +42,6 @@ def probe_classes(encoder: nn.Module, images: Tensor, generator: torch.Generator
         optimizer.step()
     final_weight, final_bias = weight.detach(), bias.detach()
     return lambda pixels: F.linear((encoder(pixels) - mean) / deviation, final_weight, final_bias)
-
-
-@torch.no_grad()
-def _features(encoder: nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([encoder(batch) for batch in images.split(512)])
 
 
 def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,6 +59,14 @@ class Threat(ABC):
         """Return valid inputs (N, *shape) with the values (*shape) put on every one of them."""
 
     @abstractmethod
+    def project_inputs(self, space: InputSpace, moved: Tensor, inputs: Tensor) -> Tensor:
+        """Return the nearest valid inputs (N, *shape) that ``inputs`` may become.
+
+        Raises:
+            AttackError: There is no nearest one.
+        """
+
+    @abstractmethod
     def check(self, values: Tensor, mask: Tensor | None) -> None:
         """Refuse a perturbation that exceeds the threat.
 
@@ -116,7 +124,8 @@ class Linf(Threat):
         largest = float(values.abs().max())
         if not largest <= self.size + ROUNDING:
             raise AttackError(
-                f"The perturbation changes values by up to {largest:g}.", expected=f"at most its budget of {self.size:g}"
+                f"The perturbation changes values by up to {largest:g}.",
+                expected=f"at most its budget of {self.size:g}",
             )
 
     def text(self) -> str:
@@ -152,6 +161,19 @@ class Patch(Threat):
             raise _without_mask()
         del space  # of valid inputs and valid values nothing has to be clipped
         return inputs * (1 - mask) + values * mask
+
+    def project_inputs(self, space: InputSpace, moved: Tensor, inputs: Tensor) -> Tensor:
+        """Return the valid inputs nearest to ``moved``, of which a share of the places may differ from ``inputs``.
+
+        Raises:
+            AttackError: More places differ than the patch may cover: which of them to give up is the attack's to say.
+        """
+        changed = (moved != inputs).any(dim=1).float().flatten(1).mean(dim=1)
+        if len(changed) and not float(changed.max()) <= self.size:
+            raise AttackError(
+                f"The patch covers {float(changed.max()):.2%} of an image.", expected=f"at most {self.size:.2%}"
+            )
+        return space.clip(moved)
 
     def check(self, values: Tensor, mask: Tensor | None) -> None:
         """Refuse a mask that is missing or too large, or that holds something else than 0 and 1, and wrong pixels."""
