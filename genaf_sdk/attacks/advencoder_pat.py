@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class AdvEncoderPat(GeneratorAttack):
-    """The generator's map, cut to a patch near the bottom right corner, covers a share ``budget`` of the area of every image.
+    """The generator's map, cut to a patch near the bottom right corner, covers a share ``budget`` of every image.
 
     At 64 x 64 pixels the patch is the published one: 11 pixels wide, 14 from the edges. Elsewhere its sides are equal,
     or differ by as little as uses the area best, and it never covers more than the budget.

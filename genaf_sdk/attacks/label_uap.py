@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class LabelUAP(UniversalModelAttack):
-    """Maximises ``mean(min(CE(f(x + d), y), clamp))``; the cap keeps images that are already misclassified from
-    dominating the gradient.
+    """Maximises ``mean(min(CE(f(x + d), y), clamp))``.
 
-    The publication clamps at 9 and uses a fixed step. Native budgets 8/255 (CIFAR-10) and 10/255 (ImageNet).
+    The cap keeps images that are already misclassified from dominating the gradient. The publication clamps at 9
+    and uses a fixed step. Native budgets 8/255 (CIFAR-10) and 10/255 (ImageNet).
     """
 
     name = "label-uap"

@@ -50,7 +50,7 @@ class ImageSpace(InputSpace):
 
     def placed(self, module: torch.nn.Module) -> torch.nn.Module:
         """Return the module, its weights in the layout of ``arranged``."""
-        placed: torch.nn.Module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        placed: torch.nn.Module = module.to(memory_format=torch.channels_last)
         return placed
 
 

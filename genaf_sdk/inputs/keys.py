@@ -31,8 +31,7 @@ class Knowledge(StrEnum):
 class PerturbationKey:
     """Identifies a perturbation within an evaluation: compared by its fields, never parsed.
 
-    ``str(key)`` is the name of its file, without the ending. Two keys may share a name in theory (``a`` on ``b-c`` and
-    ``a-b`` on ``c``); a dictionary of perturbations is keyed by the key itself.
+    ``str(key)`` is the name of its file, without the ending.
 
     Args:
         knowledge: Of the attacker.
@@ -40,8 +39,8 @@ class PerturbationKey:
         model: Whose encoder was attacked; empty for noise and for transferred perturbations.
         images: Which images it was crafted on, where there is more than one source.
         run: Counts the runs of one attack with different settings, from 1.
-        label: A name of its own, which replaces all of the above in ``str(key)``: that of a replayed perturbation, or of
-            an older file, which does not state the rest.
+        label: A name of its own, which replaces all of the above in ``str(key)``: of a replayed perturbation, or of an
+            older file, which does not state the rest.
 
     Raises:
         AttackError: A field is of another type, or the name cannot be that of a file.

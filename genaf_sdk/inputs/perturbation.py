@@ -41,8 +41,9 @@ class Perturbation:
     details: Details = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.threat, Threat):
-            object.__setattr__(self, "threat", (Linf if self.mask is None else Patch)(self.threat))
+        given: Any = self.threat
+        if not isinstance(given, Threat):  # the budget alone: what attacks of other packages may hand over
+            object.__setattr__(self, "threat", (Linf if self.mask is None else Patch)(given))
 
     @property
     def budget(self) -> float:

@@ -100,8 +100,8 @@ class Linf(Threat):
     def project_inputs(self, space: InputSpace, moved: Tensor, inputs: Tensor) -> Tensor:
         """Bring moved inputs back into the ball around ``inputs``, then into the valid range.
 
-        ``inputs + project(moved - inputs)`` is the same in exact arithmetic and differs in the last bit of one value in
-        four hundred: an attack keeps to one of the two forms.
+        ``inputs + project(moved - inputs)`` is the same in exact arithmetic and rounds otherwise where pixels get dark:
+        an attack keeps to one of the two forms.
         """
         return space.clip(torch.clamp(moved, inputs - self.size, inputs + self.size))
 
@@ -113,7 +113,13 @@ class Linf(Threat):
         """Step by ``length`` in the direction of every sign."""
         return self.project(values + length * gradient.sign())
 
-    def apply(self, space: InputSpace, inputs: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def apply(
+        self,
+        space: InputSpace,
+        inputs: Tensor,
+        values: Tensor,
+        mask: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
         """Return ``clip(x + delta)``."""
         return space.clip(inputs + values)
 
