@@ -103,13 +103,17 @@ class EncoderAttack(UniversalAttack):
 
     knowledge = Knowledge.TRANSFER
 
-    def __call__(self, encoder: nn.Module, surrogate: Tensor, *, seed: int = 0) -> Perturbation:
+    def __call__(
+        self, encoder: nn.Module, surrogate: Tensor, *, seed: int = 0, start: Perturbation | None = None
+    ) -> Perturbation:
         """Craft.
 
         Args:
             encoder: Pixels (N, C, H, W) in [0, 1] to features (N, D); left as it was.
             surrogate: The attacker's own images, (N, C, H, W) in [0, 1], at the size to attack.
             seed: Seeds every random choice of the attack.
+            start: What the attacker has already, a perturbation that transfers; attacks that cannot begin there do
+                without.
 
         Raises:
             AttackError: No surrogate images, pixels outside [0, 1], an encoder that gives NaN, or one that the attack
@@ -117,7 +121,20 @@ class EncoderAttack(UniversalAttack):
         """
         input_space(encoder, surrogate).check(surrogate, repr(self.name))
         check_outputs(self.name, encoder, surrogate, needs_gradient=self.needs_gradient)
-        return self._craft(encoder, surrogate, lambda generator: self.run(encoder, surrogate, generator), seed)
+
+        def craft(generator: torch.Generator) -> Perturbation:
+            if start is None:
+                return self.run(encoder, surrogate, generator)
+            return self.run_from(encoder, surrogate, generator, start.values.to(surrogate))
+
+        return self._craft(encoder, surrogate, craft, seed)
+
+    def run_from(
+        self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator, start: Tensor
+    ) -> Perturbation:
+        """Craft as ``run``, from ``start`` (C, H, W) where the attack can begin anywhere."""
+        del start
+        return self.run(encoder, surrogate, generator)
 
     @abstractmethod
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
