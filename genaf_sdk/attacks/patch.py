@@ -57,7 +57,7 @@ class ImagePatch(SampleWiseAttack):
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Scout, then climb."""
         sides = patch_sides(pixels.shape[2], pixels.shape[3], self.budget)
-        search = _Search(model, pixels, labels, sides, Patch(self.budget))
+        search = PatchSearch(model, pixels, labels, sides, Patch(self.budget))
         places = self._places(search)
         scouted = pixels.new_full((len(pixels), places.shape[1]), -torch.inf)
         begin = torch.rand(pixels.shape[1], *sides, generator=generator).to(pixels)
@@ -72,7 +72,7 @@ class ImagePatch(SampleWiseAttack):
             search.climb(rows, patches[rows, place], places[rows, place], linear_decay(self.step_size, self.steps))
         return search.results
 
-    def _places(self, search: _Search) -> Tensor:
+    def _places(self, search: PatchSearch) -> Tensor:
         """Return the places (N, P, 2) to try on every image."""
         image = (search.pixels.shape[2], search.pixels.shape[3])
         fixed = dict.fromkeys(grid_places(image, search.sides, self.grid) + grid_places(image, search.sides, 1))
@@ -80,7 +80,7 @@ class ImagePatch(SampleWiseAttack):
         return torch.cat([everywhere, search.windows(self.windows)], dim=1)
 
 
-class _Search:
+class PatchSearch:
     """The images, and the best attack on each of them so far.
 
     Args:

@@ -1,4 +1,4 @@
-"""What ``uapgd-restarts`` and ``label-uap-restarts`` share: climb until held-out images no longer fall; keep the best."""
+"""What both attacks with restarts share: climb until held-out images no longer fall, and keep the best."""
 
 from __future__ import annotations
 
