@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
 
 from genaf_sdk.attacks.ascent import sign_ascent
 from genaf_sdk.attacks.base import EncoderAttack
@@ -12,15 +15,8 @@ from genaf_sdk.attacks.batches import image_batches
 from genaf_sdk.attacks.layers import activations, layer_at
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.inputs.space import InputSpace
 from genaf_sdk.settings import Count, Share
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import torch
-    from torch import Tensor, nn
-
-    from genaf_sdk.inputs.space import InputSpace
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from genaf_sdk.attacks.ascent import linear_decay, sign_ascent
 from genaf_sdk.attacks.base import UniversalAttack
 from genaf_sdk.attacks.batches import endless_batches
+from genaf_sdk.attacks.targets import Success
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.patches import grid_places, mask_at, patch_sides
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from genaf_sdk.attacks.targets import Success, Target
+    from genaf_sdk.attacks.targets import Target
     from genaf_sdk.inputs.space import InputSpace
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from genaf_sdk.attacks.ascent import gradient_of
 from genaf_sdk.attacks.base import UniversalAttack
 from genaf_sdk.attacks.batches import endless_batches
+from genaf_sdk.attacks.targets import Success
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.settings import Count, Share
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from genaf_sdk.attacks.targets import Success, Target
+    from genaf_sdk.attacks.targets import Target
     from genaf_sdk.inputs.space import InputSpace
 
 MOMENTUM = 0.9  # of every second restart, on gradients of L1 norm 1
