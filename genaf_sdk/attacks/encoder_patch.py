@@ -30,11 +30,11 @@ class EncoderPatch(PlacedPatch, EncoderAttack):
     name = "encoder-patch"
     source = "Brown et al., Adversarial Patch, NIPS 2017 workshop; without labels, ours"
 
+    losses = ("info-nce", "cosine")
+
     finalists: Count = 2
     """How many places go on, with each of the losses."""
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Try the places, then climb at the best."""
-        target = FeatureTarget(encoder, surrogate, generator)
-        target.losses = ("info-nce", "cosine")
-        return self.strongest(encoder, target, generator)
+        return self.strongest(encoder, FeatureTarget(encoder, surrogate, generator), generator)

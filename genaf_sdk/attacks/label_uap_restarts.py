@@ -30,6 +30,8 @@ class LabelUAPRestarts(RestartedUAP, UniversalModelAttack):
     name = "label-uap-restarts"
     source = "Shafahi et al., Universal Adversarial Training, AAAI 2020; restarts ours"
 
+    losses = ("cross-entropy", "margin")
+
     clamp: float = 9.0
     restarts: Count = 2
     relative_step_size: Share = 0.25

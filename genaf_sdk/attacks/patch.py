@@ -68,8 +68,9 @@ class ImagePatch(SampleWiseAttack):
                 rows, patches[rows, place], places[rows, place], linear_decay(self.step_size, self.scout_steps)
             )
         for chosen in scouted.topk(min(self.finalists, places.shape[1]), dim=1).indices.unbind(1):
-            rows, place = search.rows, chosen[search.rows]
-            search.climb(rows, patches[rows, place], places[rows, place], linear_decay(self.step_size, self.steps))
+            rows = search.rows
+            best = chosen[rows]
+            search.climb(rows, patches[rows, best], places[rows, best], linear_decay(self.step_size, self.steps))
         return search.results
 
     def _places(self, search: PatchSearch) -> Tensor:

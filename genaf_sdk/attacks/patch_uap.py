@@ -29,10 +29,10 @@ class PatchUAP(PlacedPatch, UniversalModelAttack):
     name = "patch-uap"
     source = "Brown et al., Adversarial Patch, NIPS 2017 workshop"
 
+    losses = ("cross-entropy",)
+
     clamp: float = 9.0
 
     def run(self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Perturbation:
         """Try the places, then climb at the best."""
-        target = LabelTarget(model, pixels, labels, self.clamp, generator)
-        target.losses = ("cross-entropy",)
-        return self.strongest(model, target, generator)
+        return self.strongest(model, LabelTarget(model, pixels, labels, self.clamp, generator), generator)

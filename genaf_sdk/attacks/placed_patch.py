@@ -15,7 +15,7 @@ from genaf_sdk.attacks.targets import Success
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.patches import grid_places, mask_at, patch_sides
-from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.inputs.perturbation import Details, Perturbation
 from genaf_sdk.settings import Count, Epsilon
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class PlacedPatch(UniversalAttack):
     """Sign ascent of the pixels of one or several rectangles, at places that the attacker chooses."""
 
     is_patch: ClassVar[bool] = True
+    losses: ClassVar[tuple[str, ...]]
+    """What is climbed; places are chosen by the first."""
 
     budget: Epsilon = 0.03
     """Share of the area, of all rectangles together."""
@@ -74,22 +76,23 @@ class PlacedPatch(UniversalAttack):
                     expected="rectangles that do not overlap",
                     remedy="raise grid or lower rectangles",
                 )
-            first = target.losses[:1]
             ranked = self._candidates(
-                target, space, [(begin, mask) for mask in free], first, self.scout_steps, generator
+                target, space, [(begin, mask) for mask in free], self.losses[:1], self.scout_steps, generator
             )
             begin, covered = ranked[0].values, ranked[0].mask
         starts = [(found.values, found.mask) for found in ranked[: self.finalists]]
-        ranked += self._candidates(target, space, starts, target.losses, self.steps, generator)
+        ranked += self._candidates(target, space, starts, self.losses, self.steps, generator)
         best = max(ranked, key=lambda found: found.success)
         top, left = torch.nonzero(best.mask[0])[0].tolist()
-        details = {"loss": best.loss, "top": top, "left": left, "rows": sides[0], "columns": sides[1]}
-        return Perturbation(
-            best.values * best.mask,
-            self.threat,
-            best.mask,
-            details={**details, "held_out_rate": round(best.success.rate, 4)},
-        )
+        details: Details = {
+            "loss": best.loss,
+            "top": top,
+            "left": left,
+            "rows": sides[0],
+            "columns": sides[1],
+            "held_out_rate": round(best.success.rate, 4),
+        }
+        return Perturbation(best.values * best.mask, self.threat, best.mask, details=details)
 
     def _candidates(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from genaf_sdk.attacks.base import UniversalAttack
 from genaf_sdk.attacks.batches import endless_batches
 from genaf_sdk.attacks.targets import Success
 from genaf_sdk.inputs.images import input_space
-from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.inputs.perturbation import Details, Perturbation
 from genaf_sdk.settings import Count, Share
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ class Trial:
 class RestartedUAP(UniversalAttack):
     """Mini-batch sign ascent whose steps fall linearly to zero; restarts take one loss after the other."""
 
+    losses: ClassVar[tuple[str, ...]]
+    """What is climbed; a restart takes the next one."""
+
     epochs: Count = 12
     """At most; a restart ends when two epochs have brought less than a standard error on the held-out images."""
     batch_size: Count = 128
@@ -57,13 +60,18 @@ class RestartedUAP(UniversalAttack):
         trials = []
         for restart in range(self.restarts):
             begin = self.threat.start(target.images[0], generator) if start is None or restart else start
-            loss = target.losses[restart % len(target.losses)]
+            loss = self.losses[restart % len(self.losses)]
             trials.append(
                 self._climb(target, space, loss, self.threat.project(begin), restart % 2 * MOMENTUM, generator)
             )
         best = max(trials, key=lambda trial: trial.success)
-        details = {"loss": best.loss, "epochs_run": best.epochs, "converged": best.converged}
-        return Perturbation(best.delta, self.threat, details={**details, "held_out_rate": round(best.success.rate, 4)})
+        details: Details = {
+            "loss": best.loss,
+            "epochs_run": best.epochs,
+            "converged": best.converged,
+            "held_out_rate": round(best.success.rate, 4),
+        }
+        return Perturbation(best.delta, self.threat, details=details)
 
     def _climb(
         self, target: Target, space: InputSpace, loss: str, delta: Tensor, momentum: float, generator: torch.Generator

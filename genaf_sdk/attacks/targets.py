@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,6 @@ from genaf_sdk.attacks.batches import READING, outputs_of
 from genaf_sdk.attacks.losses import info_nce
 from genaf_sdk.attacks.pgd import margin_loss
 from genaf_sdk.attacks.pseudo_classes import nearest_centre
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Put = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) to the same images under attack."""
@@ -46,11 +43,8 @@ class Target(ABC):
 
     Args:
         images: (N, C, H, W).
-        generator: Draws the part: a quarter, at least 128 images, at most half.
+        generator: Draws the part that is held out: a quarter, at least 128 images, at most half.
     """
-
-    losses: ClassVar[Sequence[str]]
-    """What can be climbed; a restart takes the next one."""
 
     def __init__(self, images: Tensor, generator: torch.Generator) -> None:
         self.images = images
@@ -77,8 +71,6 @@ class Target(ABC):
 class FeatureTarget(Target):
     """An encoder without labels: the features have to leave the clean ones, and the cluster that these are in."""
 
-    losses = ("info-nce", "cosine", "mse")
-
     def __init__(self, encoder: nn.Module, images: Tensor, generator: torch.Generator) -> None:
         super().__init__(images, generator)
         self.encoder, self.clean = encoder, outputs_of(encoder, images)
@@ -86,7 +78,7 @@ class FeatureTarget(Target):
         self.clusters = self.cluster_of(self.clean)
 
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
-        """Return InfoNCE, minus the cosine similarity, or the mean squared distance; all against clean features."""
+        """Return the ``info-nce``, minus the ``cosine`` similarity, or the ``mse``; all against the clean features."""
         features, clean = self.encoder(attacked), self.clean[indices]
         if loss == "info-nce":
             return info_nce(features, clean)
@@ -104,8 +96,6 @@ class FeatureTarget(Target):
 class LabelTarget(Target):
     """A classifier and the labels of the images."""
 
-    losses = ("cross-entropy", "margin")
-
     def __init__(
         self, model: nn.Module, images: Tensor, labels: Tensor, clamp: float, generator: torch.Generator
     ) -> None:
@@ -113,7 +103,7 @@ class LabelTarget(Target):
         self.model, self.labels, self.clamp = model, labels, clamp
 
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
-        """Return the mean cross-entropy or margin, each capped for every image."""
+        """Return the mean ``cross-entropy`` or ``margin``, each capped for every image."""
         logits, labels = self.model(attacked), self.labels[indices]
         if loss == "margin":
             return margin_loss(logits, labels).clamp(max=MARGIN_CAP).mean()

@@ -30,6 +30,8 @@ class UAPGDRestarts(RestartedUAP, EncoderAttack):
     name = "uapgd-restarts"
     source = "Shafahi et al., Universal Adversarial Training, AAAI 2020; Co et al., 2021; restarts ours"
 
+    losses = ("info-nce", "cosine", "mse")
+
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Climb from random starts."""
         return self.strongest(encoder, FeatureTarget(encoder, surrogate, generator), generator)
