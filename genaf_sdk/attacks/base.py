@@ -132,7 +132,7 @@ class EncoderAttack(UniversalAttack):
     def run_from(
         self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator, start: Tensor
     ) -> Perturbation:
-        """Craft as ``run``, from ``start`` (C, H, W) where the attack can begin anywhere."""
+        """Craft as ``run(encoder, surrogate, generator)``, from ``start`` (C, H, W) if the attack can begin there."""
         del start
         return self.run(encoder, surrogate, generator)
 

@@ -39,7 +39,7 @@ class InputSpace(ABC):
 
     @abstractmethod
     def clip(self, inputs: Tensor) -> Tensor:
-        """Return the nearest valid inputs."""
+        """Return the valid inputs that are nearest to ``inputs`` (N, *shape)."""
 
     def add(self, inputs: Tensor, delta: Tensor) -> Tensor:
         """Return ``clip(x + delta)`` whose gradient is that of ``x + delta`` (straight-through).

@@ -44,23 +44,40 @@ class Threat(ABC):
 
     @abstractmethod
     def start(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a random allowed value of the shape, type and device of ``like``; drawn on the CPU."""
+        """Return random allowed values.
+
+        Args:
+            like: Of the shape, type and device that is wanted, (*shape) or (N, *shape).
+            generator: On the CPU.
+        """
 
     @abstractmethod
     def project(self, values: Tensor) -> Tensor:
-        """Return the nearest allowed values."""
+        """Return the allowed values that are nearest to ``values``, of the same shape."""
 
     @abstractmethod
     def ascend(self, values: Tensor, gradient: Tensor, length: float) -> Tensor:
-        """Return the values after one step of ``length`` up the gradient, projected."""
+        """Return ``values`` after one projected step of ``length`` up the ``gradient``; all of one shape."""
 
     @abstractmethod
     def apply(self, space: InputSpace, inputs: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return valid inputs (N, *shape) with the values (*shape) put on every one of them."""
+        """Return valid inputs (N, *shape) with the values put on every one of them.
+
+        Args:
+            space: Of the inputs.
+            inputs: Valid inputs (N, *shape).
+            values: A perturbation or the pixels of a patch, of the shape of an input.
+            mask: Where a patch lies, of the shape of an input with one channel; None for a perturbation.
+        """
 
     @abstractmethod
     def project_inputs(self, space: InputSpace, moved: Tensor, inputs: Tensor) -> Tensor:
         """Return the nearest valid inputs (N, *shape) that ``inputs`` may become.
+
+        Args:
+            space: Of the inputs.
+            moved: Inputs under attack (N, *shape).
+            inputs: The same before it (N, *shape).
 
         Raises:
             AttackError: There is no nearest one.
@@ -69,6 +86,10 @@ class Threat(ABC):
     @abstractmethod
     def check(self, values: Tensor, mask: Tensor | None) -> None:
         """Refuse a perturbation that exceeds the threat.
+
+        Args:
+            values: Of the shape of an input.
+            mask: (1, H, W), or None.
 
         Raises:
             AttackError: It does, or a mask is missing, not wanted, or holds something else than 0 and 1.
@@ -90,15 +111,15 @@ class Linf(Threat):
     kind = "linf"
 
     def start(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw uniformly from the ball."""
+        """Return values of the shape of ``like``, drawn uniformly from the ball by ``generator``."""
         return torch.empty(tuple(like.shape)).uniform_(-self.size, self.size, generator=generator).to(like)
 
     def project(self, values: Tensor) -> Tensor:
-        """Bring a perturbation back into the ball."""
+        """Return a perturbation, of any shape, brought back into the ball."""
         return values.clamp(-self.size, self.size)
 
     def project_inputs(self, space: InputSpace, moved: Tensor, inputs: Tensor) -> Tensor:
-        """Bring moved inputs back into the ball around ``inputs``, then into the valid range.
+        """Return ``moved`` (N, *shape) brought into the ball around ``inputs`` (N, *shape), then into the ``space``.
 
         ``inputs + project(moved - inputs)`` is the same in exact arithmetic and rounds otherwise where pixels get dark:
         an attack keeps to one of the two forms.
@@ -106,11 +127,11 @@ class Linf(Threat):
         return space.clip(torch.clamp(moved, inputs - self.size, inputs + self.size))
 
     def box(self, space: InputSpace, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the lowest and the highest allowed inputs."""
+        """Return the lowest and the highest values that ``inputs`` (N, *shape) may take in the ``space``."""
         return space.clip(inputs - self.size), space.clip(inputs + self.size)
 
     def ascend(self, values: Tensor, gradient: Tensor, length: float) -> Tensor:
-        """Step by ``length`` in the direction of every sign."""
+        """Return ``values`` after a step of ``length`` along the signs of the ``gradient``, both of one shape."""
         return self.project(values + length * gradient.sign())
 
     def apply(
@@ -120,11 +141,15 @@ class Linf(Threat):
         values: Tensor,
         mask: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
-        """Return ``clip(x + delta)``."""
+        """Return ``inputs`` (N, *shape) plus ``values`` (*shape), clipped to the ``space``; no ``mask`` has a say."""
         return space.clip(inputs + values)
 
     def check(self, values: Tensor, mask: Tensor | None) -> None:
-        """Refuse values beyond the ball, and a mask."""
+        """Refuse ``values``, of any shape, beyond the ball, and a ``mask``.
+
+        Raises:
+            AttackError: There are such values, or a mask.
+        """
         if mask is not None:
             raise AttackError("A perturbation under an L_inf budget has a mask.", expected="none, or the threat Patch")
         largest = float(values.abs().max())
@@ -146,19 +171,19 @@ class Patch(Threat):
     kind = "patch"
 
     def start(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw uniformly from the valid pixels."""
+        """Return pixels of the shape of ``like``, drawn uniformly from [0, 1] by ``generator``."""
         return torch.rand(tuple(like.shape), generator=generator).to(like)
 
     def project(self, values: Tensor) -> Tensor:
-        """Bring the patch's pixels into [0, 1]."""
+        """Return the patch's pixels, of any shape, brought into [0, 1]."""
         return values.clamp(0, 1)
 
     def ascend(self, values: Tensor, gradient: Tensor, length: float) -> Tensor:
-        """Step by ``length`` in the direction of every sign."""
+        """Return ``values`` after a step of ``length`` along the signs of the ``gradient``, both of one shape."""
         return self.project(values + length * gradient.sign())
 
     def apply(self, space: InputSpace, inputs: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return ``(1 - m) x + m p``.
+        """Return ``(1 - m) x + m p``: ``inputs`` (N, C, H, W) of ``space``, ``values`` (C, H, W), ``mask`` (1, H, W).
 
         Raises:
             AttackError: There is no mask.
@@ -169,7 +194,7 @@ class Patch(Threat):
         return inputs * (1 - mask) + values * mask
 
     def project_inputs(self, space: InputSpace, moved: Tensor, inputs: Tensor) -> Tensor:
-        """Return the valid inputs nearest to ``moved``, of which a share of the places may differ from ``inputs``.
+        """Return ``moved`` clipped to the ``space`` if few enough places differ from ``inputs``; (N, C, H, W) both.
 
         Raises:
             AttackError: More places differ than the patch may cover: which of them to give up is the attack's to say.
@@ -182,7 +207,11 @@ class Patch(Threat):
         return space.clip(moved)
 
     def check(self, values: Tensor, mask: Tensor | None) -> None:
-        """Refuse a mask that is missing or too large, or that holds something else than 0 and 1, and wrong pixels."""
+        """Refuse a ``mask`` (1, H, W) that is missing or too large, and ``values`` (C, H, W) outside [0, 1].
+
+        Raises:
+            AttackError: One of these, or a mask that holds something else than 0 and 1.
+        """
         if mask is None:
             raise _without_mask()
         covered = float(mask.float().mean())
