@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_sdk.attacks import EncoderAttack, SampleWiseAttack, load_attack
-from genaf_sdk.attacks.ascent import gradient_of, shown
-from genaf_sdk.attacks.base import UniversalAttack, frozen
+from genaf_sdk.attacks.ascent import gradient_of
+from genaf_sdk.attacks.base import UniversalAttack
+from genaf_sdk.attacks.checks import attack_mode
 from genaf_sdk.config import EvaluationConfig
 from genaf_sdk.data import load_data
 from genaf_sdk.encoders import load_encoder
+from genaf_sdk.inputs.images import image_space
 from genaf_sdk.models.heads import Head
 
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ def batch_sizes(model: nn.Module, pixels: Tensor, arguments: argparse.Namespace)
         images = pixels.repeat(-(-size // len(pixels)), 1, 1, 1)[:size]
         labels = torch.zeros(size, dtype=torch.int64, device=pixels.device)
         ways[str(size)] = partial(ascend, model, images, labels, torch.zeros_like(images), 8 / 255, 2 / 255, 1)
-    with frozen(model):
+    with attack_mode(model):
         seconds = interleaved(ways, arguments.repeats, pixels.device, clock=arguments.clock)
     return [
         {"batch": name, "microseconds an image": round(median(runs) / int(name) * 1e6)}
@@ -126,11 +128,13 @@ def joint_restarts(encoder: nn.Module, pixels: Tensor, arguments: argparse.Names
     def step(count: int) -> Tensor:
         deltas = torch.zeros(count, *images.shape[1:], device=images.device, requires_grad=True)
         with torch.autocast(images.device.type, torch.bfloat16):
-            features = encoder(shown(images.repeat(count, 1, 1, 1), deltas.repeat_interleave(len(images), 0)))
+            features = encoder(
+                image_space(images).add(images.repeat(count, 1, 1, 1), deltas.repeat_interleave(len(images), 0))
+            )
         loss = -F.cosine_similarity(features.float(), clean.repeat(count, 1), dim=1).sum()
         return gradient_of(loss, deltas)
 
-    with frozen(encoder):
+    with attack_mode(encoder):
         ways = {str(count): partial(step, count) for count in RESTARTS}
         seconds = interleaved(ways, arguments.repeats, pixels.device, clock=arguments.clock)
     return [

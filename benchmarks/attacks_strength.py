@@ -97,7 +97,7 @@ def measure(subject: Subject, attack: Attack, sample_wise: int, seed: int) -> st
     control = ""
     if crafted[0].mask is not None:
         values = torch.rand(crafted[0].values.shape, generator=torch.Generator().manual_seed(seed))
-        noise = Perturbation(values, attack.budget, crafted[0].mask)
+        noise = Perturbation(values, crafted[0].threat, crafted[0].mask)
         control = f"; random patch {right(subject, noise.apply(subject.pixels)):.1%}"
     return f"{' / '.join(accuracies)} ({seconds:.0f} s{control})"
 

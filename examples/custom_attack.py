@@ -20,7 +20,10 @@ from torch.nn import functional as F
 
 from genaf_sdk import load_data, load_encoder
 from genaf_sdk.attacks import EncoderAttack, Perturbation, load_attack, register
-from genaf_sdk.attacks.ascent import falling, image_batches, random_start, shown, sign_ascent
+from genaf_sdk.attacks.ascent import linear_decay, sign_ascent
+from genaf_sdk.attacks.batches import image_batches
+from genaf_sdk.inputs.images import input_space
+from genaf_sdk.settings import Count
 
 
 @register
@@ -31,21 +34,20 @@ class Collapse(EncoderAttack):
     name = "collapse"
     source = "examples/custom_attack.py"
 
-    steps: int = 100
-    batch_size: int = 64
+    steps: Count = 100
+    batch_size: Count = 64
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Ascend; seeds, eval mode, budgets and checks are the template's business."""
-        batches = image_batches(surrogate, self.batch_size, generator)
+        space, batches = input_space(encoder, surrogate), image_batches(surrogate, self.batch_size, generator)
 
         def objective(delta: Tensor) -> Tensor:
-            features = F.normalize(encoder(shown(next(batches), delta)), dim=1)
+            features = F.normalize(encoder(space.add(next(batches), delta)), dim=1)
             return (features @ features.T).mean()
 
-        start = random_start(surrogate, self.budget, generator)
-        return Perturbation(
-            sign_ascent(objective, start, self.budget, falling(self.budget / 5, self.steps)), self.budget
-        )
+        start = self.threat.start(surrogate[0], generator)
+        delta = sign_ascent(objective, start, self.threat, linear_decay(self.budget / 5, self.steps))
+        return Perturbation(delta, self.threat)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ from genaf_sdk.errors import GenafError, OutputError
 from genaf_sdk.export.hub import fetch_bundle
 from genaf_sdk.export.serve.errors import ServeError
 from genaf_sdk.export.serve.images import decode
+from genaf_sdk.inputs.keys import PerturbationKey
 from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.inputs.threat import Linf
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import Head
 
@@ -122,7 +124,9 @@ def test_bundle_ids(name: str) -> None:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One valid file of every kind that is read from outside."""
     folder = tmp_path_factory.mktemp("files")
-    Perturbation(torch.rand(3, 8, 8), 0.1, attack="uap").save(folder / "perturbation.safetensors")
+    Perturbation(torch.rand(3, 8, 8) / 10, Linf(0.1), key=PerturbationKey(attack="uap")).save(
+        folder / "perturbation.safetensors"
+    )
     Checkpoints(folder).save("stage", Checkpoint(1, {"x": torch.rand(5)}, {"note": [1, 2]}))
     encoder = PixelEncoder(nn.Sequential(nn.Flatten(), nn.Linear(48, 4)))
     model = HardenedModel(encoder, Head(4, 2), class_names=("a", "b"), image_size=(4, 4))

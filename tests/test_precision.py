@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from genaf_sdk.attacks.base import load_attack
+from genaf_sdk.attacks import load_attack
 from genaf_sdk.precision import forward_in, has_bf16, resolve
 
 

@@ -10,24 +10,27 @@ from genaf_sdk.attacks.base import (
     EncoderAttack,
     SampleWiseAttack,
     UniversalModelAttack,
-    known_attacks,
-    load_attack,
-    register,
 )
 from genaf_sdk.attacks.dispersion import Dispersion
+from genaf_sdk.attacks.encoder_patch import EncoderPatch
 from genaf_sdk.attacks.fff import FFF
 from genaf_sdk.attacks.gd_uap import GDUAP
 from genaf_sdk.attacks.label_uap import LabelUAP
+from genaf_sdk.attacks.label_uap_restarts import LabelUAPRestarts
 from genaf_sdk.attacks.noise import Noise
 from genaf_sdk.attacks.pap_base import PapBase
 from genaf_sdk.attacks.pap_fuse import PapFuse
 from genaf_sdk.attacks.pap_ugs import PapUgs
+from genaf_sdk.attacks.patch import ImagePatch
+from genaf_sdk.attacks.patch_uap import PatchUAP
 from genaf_sdk.attacks.pgd import PGD
+from genaf_sdk.attacks.registry import known_attacks, load_attack, register
 from genaf_sdk.attacks.square import Square
 from genaf_sdk.attacks.ssp import SSP
 from genaf_sdk.attacks.targeted_uap import TargetedUAP
 from genaf_sdk.attacks.uap import UAP
 from genaf_sdk.attacks.uapgd import UAPGD
+from genaf_sdk.attacks.uapgd_restarts import UAPGDRestarts
 from genaf_sdk.inputs.perturbation import Perturbation
 
 __all__ = [
@@ -45,15 +48,20 @@ __all__ = [
     "AutoAttack",
     "Dispersion",
     "EncoderAttack",
+    "EncoderPatch",
+    "ImagePatch",
     "LabelUAP",
+    "LabelUAPRestarts",
     "Noise",
     "PapBase",
     "PapFuse",
     "PapUgs",
+    "PatchUAP",
     "Perturbation",
     "SampleWiseAttack",
     "Square",
     "TargetedUAP",
+    "UAPGDRestarts",
     "UniversalModelAttack",
     "known_attacks",
     "load_attack",

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.base import EncoderAttack, batches_forever
+from genaf_sdk.attacks.base import EncoderAttack
+from genaf_sdk.attacks.batches import endless_batches, outputs_of
 from genaf_sdk.attacks.losses import high_frequencies, info_nce
 from genaf_sdk.precision import forward_in, resolve
+from genaf_sdk.settings import Count, LearningRate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,10 +76,10 @@ class GeneratorAttack(EncoderAttack):
     x' is the attacked image. The high-pass radius is 8 bins at 64 pixels and scales with the image.
     """
 
-    epochs: int = 20
-    batch_size: int = 256
-    learning_rate: float = 2e-4
-    noise_maps: int = 16
+    epochs: Count = 20
+    batch_size: Count = 256
+    learning_rate: LearningRate = 2e-4
+    noise_maps: Count = 16
     adversarial_weight: float = 5.0
     temperature: float = 0.1
 
@@ -103,9 +105,8 @@ class GeneratorAttack(EncoderAttack):
             network = Generator(channels, (height, width), noise.to(surrogate.device)).to(surrogate.device)
         optimizer = torch.optim.Adam(network.parameters(), self.learning_rate, betas=(0.5, 0.999), fused=True)
         radius = 8 * min(height, width) / 64
-        with torch.no_grad():
-            clean = torch.cat([encoder(batch) for batch in surrogate.split(512)])
-        order = batches_forever(len(surrogate), self.batch_size, generator)
+        clean = outputs_of(encoder, surrogate)
+        order = endless_batches(len(surrogate), self.batch_size, generator)
         precision = resolve(self.precision, surrogate.device)
         for _ in range(self.epochs * max(1, len(surrogate) // self.batch_size)):
             indices = next(order).to(surrogate.device)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from genaf_sdk.attacks.advencoder import GeneratorAttack
-from genaf_sdk.attacks.base import register
-from genaf_sdk.errors import AttackError
+from genaf_sdk.attacks.registry import register
+from genaf_sdk.inputs.images import input_space
+from genaf_sdk.inputs.patches import patch_sides
 from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.settings import Epsilon, Share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,24 +31,20 @@ class AdvEncoderPat(GeneratorAttack):
     source = "Zhou et al., Downstream-agnostic Adversarial Examples, ICCV 2023"
     is_patch: ClassVar[bool] = True
 
-    budget: float = 0.03
-    margin: float = 14 / 64
+    budget: Epsilon = 0.03
+    margin: Share = 14 / 64
     """Distance from the bottom and the right edge, as a share of the image's height and width."""
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Train the generator and return what it makes."""
+        space, threat = input_space(encoder, surrogate), self.threat
         mask = corner_mask(surrogate.shape[2], surrogate.shape[3], self.budget, self.margin).to(surrogate)
 
         def attacked(images: Tensor, values: Tensor) -> Tensor:
-            return images * (1 - mask) + patch_pixels(values) * mask
+            return threat.apply(space, images, threat.project((values + 1) / 2), mask)
 
         values = self.train(encoder, surrogate, generator, attacked)
-        return Perturbation(patch_pixels(values) * mask, self.budget, mask)
-
-
-def patch_pixels(values: Tensor) -> Tensor:
-    """Map the generator's values, about -1 to 1, to pixels in [0, 1]."""
-    return ((values + 1) / 2).clamp(0, 1)
+        return Perturbation(threat.project((values + 1) / 2) * mask, threat, mask)
 
 
 def corner_mask(height: int, width: int, area: float, margin: float) -> Tensor:
@@ -56,15 +53,7 @@ def corner_mask(height: int, width: int, area: float, margin: float) -> Tensor:
     Raises:
         AttackError: The area is less than a pixel.
     """
-    pixels = math.floor(area * height * width + 1e-9)
-    if pixels < 1:
-        raise AttackError(
-            f"A patch over {area:.3%} of {height} x {width} pixels is smaller than a pixel.",
-            expected=f"a budget of at least {1 / (height * width):.3g}",
-        )
-    rows = min(math.isqrt(pixels), height)
-    columns = min(pixels // rows, width)
-    rows = min(pixels // columns, height)
+    rows, columns = patch_sides(height, width, area)
     bottom = max(height - round(margin * height), rows)
     right = max(width - round(margin * width), columns)
     mask = torch.zeros(1, height, width)

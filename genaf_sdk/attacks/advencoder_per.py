@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genaf_sdk.attacks.advencoder import GeneratorAttack
-from genaf_sdk.attacks.ascent import shown
-from genaf_sdk.attacks.base import register
+from genaf_sdk.attacks.registry import register
+from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.perturbation import Perturbation
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ class AdvEncoderPer(GeneratorAttack):
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Train the generator and return what it makes."""
+        space = input_space(encoder, surrogate)
 
         def attacked(images: Tensor, values: Tensor) -> Tensor:
-            return shown(images, values.clamp(-self.budget, self.budget))
+            return space.add(images, self.threat.project(values))
 
         delta = self.train(encoder, surrogate, generator, attacked)
-        return Perturbation(delta.clamp(-self.budget, self.budget), self.budget)
+        return Perturbation(self.threat.project(delta), self.threat)

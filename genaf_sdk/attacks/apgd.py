@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from genaf_sdk.attacks.ascent import gradient_of
+from genaf_sdk.inputs.images import input_space
 
 if TYPE_CHECKING:
     from genaf_sdk.attacks.base import Classifier
+    from genaf_sdk.inputs.threat import Linf
 
 LossesOf = Callable[[Tensor, Tensor], Tensor]
 """Logits (M, K) and which of the images they belong to (M,) -> what is climbed, (M,)."""
@@ -39,7 +41,7 @@ def apgd(
     labels: Tensor,
     losses_of: LossesOf,
     *,
-    budget: float,
+    ball: Linf,
     steps: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
@@ -52,18 +54,19 @@ def apgd(
         pixels: Images (N, C, H, W) in [0, 1].
         labels: Their classes (N,).
         losses_of: What to climb.
-        budget: Radius of the ball.
+        ball: Where the perturbed images have to stay.
         steps: Gradient steps.
         generator: Draws the start.
 
     Returns:
         Images (N, C, H, W): misclassified ones, or those of the highest loss; and which are misclassified, bool (N,).
     """
+    space, budget = input_space(model, pixels), ball.size
     everything = torch.arange(len(pixels), device=pixels.device)
     results, fooled = pixels.clone(), torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
     start = torch.empty(pixels.shape).uniform_(-1, 1, generator=generator).to(pixels)
     start = start / start.abs().amax(dim=(1, 2, 3), keepdim=True)
-    images = _projected(pixels + budget * start, pixels, budget)
+    images = ball.project_inputs(space, pixels + budget * start, pixels)
     losses, gradient, wrong = _evaluate(model, images, labels, losses_of, everything)
     rows = _Rows(
         index=everything,
@@ -86,10 +89,10 @@ def apgd(
         if len(rows.index) == 0:
             return results, fooled
         originals = pixels[rows.index]
-        moved = _projected(rows.images + rows.step_size * rows.gradient.sign(), originals, budget)
+        moved = ball.project_inputs(space, rows.images + rows.step_size * rows.gradient.sign(), originals)
         if step > 1:
             inertia = (1 - MOMENTUM) * (rows.images - rows.previous)
-            moved = _projected(rows.images + MOMENTUM * (moved - rows.images) + inertia, originals, budget)
+            moved = ball.project_inputs(space, rows.images + MOMENTUM * (moved - rows.images) + inertia, originals)
         losses, gradient, rows.wrong = _evaluate(model, moved, labels, losses_of, rows.index)
         rows.rises = rows.rises + (losses > rows.losses)
         rows.previous, rows.images, rows.losses, rows.gradient = rows.images, moved, losses, gradient
@@ -159,10 +162,6 @@ def _evaluate(
     losses = losses_of(logits, index)
     wrong = logits.detach().argmax(dim=1) != labels[index]
     return losses.detach(), gradient_of(losses.sum(), images), wrong
-
-
-def _projected(images: Tensor, originals: Tensor, budget: float) -> Tensor:
-    return torch.clamp(images, originals - budget, originals + budget).clamp(0, 1)
 
 
 def _wide(flags: Tensor) -> Tensor:

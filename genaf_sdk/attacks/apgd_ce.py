@@ -9,7 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from genaf_sdk.attacks.apgd import apgd
-from genaf_sdk.attacks.base import Classifier, SampleWiseAttack, register
+from genaf_sdk.attacks.base import Classifier, SampleWiseAttack
+from genaf_sdk.attacks.registry import register
+from genaf_sdk.inputs.threat import Linf
+from genaf_sdk.settings import Count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,13 +26,13 @@ class ApgdCE(SampleWiseAttack):
     name = "apgd-ce"
     source = "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble, ICML 2020"
 
-    steps: int = 100
-    restarts: int = 1
+    steps: Count = 100
+    restarts: Count = 1
 
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Climb from every start."""
         results = pixels.clone()
-        open_rows = still_right(model, pixels, labels)
+        open_rows = correctly_classified(model, pixels, labels)
         for _ in range(self.restarts):
             if len(open_rows) == 0:
                 break
@@ -43,7 +46,7 @@ class ApgdCE(SampleWiseAttack):
                 pixels[open_rows],
                 targets,
                 losses_of,
-                budget=self.budget,
+                ball=Linf(self.budget),
                 steps=self.steps,
                 generator=generator,
             )
@@ -52,6 +55,6 @@ class ApgdCE(SampleWiseAttack):
 
 
 @torch.no_grad()
-def still_right(model: Classifier, pixels: Tensor, labels: Tensor) -> Tensor:
+def correctly_classified(model: Classifier, pixels: Tensor, labels: Tensor) -> Tensor:
     """Return the indices of the images that the model gets right: there is no point in attacking the others."""
     return torch.nonzero(model(pixels).argmax(dim=1) == labels).flatten()

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from genaf_sdk.attacks.apgd import apgd
-from genaf_sdk.attacks.apgd_ce import still_right
-from genaf_sdk.attacks.base import Classifier, SampleWiseAttack, register
+from genaf_sdk.attacks.apgd_ce import correctly_classified
+from genaf_sdk.attacks.base import Classifier, SampleWiseAttack
+from genaf_sdk.attacks.registry import register
 from genaf_sdk.errors import AttackError
+from genaf_sdk.inputs.threat import Linf
+from genaf_sdk.settings import Count
 
 
 @register
@@ -25,8 +28,8 @@ class ApgdT(SampleWiseAttack):
     name = "apgd-t"
     source = "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble, ICML 2020"
 
-    steps: int = 100
-    targets: int = 9
+    steps: Count = 100
+    targets: Count = 9
     """How many wrong classes are tried; all of them where there are fewer."""
 
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -41,7 +44,7 @@ class ApgdT(SampleWiseAttack):
             )
         ranking = logits.scatter(1, labels[:, None], -torch.inf).argsort(dim=1, descending=True)
         results = pixels.clone()
-        open_rows = still_right(model, pixels, labels)
+        open_rows = correctly_classified(model, pixels, labels)
         for rank in range(min(self.targets, logits.shape[1] - 1)):
             if len(open_rows) == 0:
                 break
@@ -51,7 +54,13 @@ class ApgdT(SampleWiseAttack):
                 return targeted_dlr(logits, right[index], target[index])
 
             results[open_rows], fooled = apgd(
-                model, pixels[open_rows], right, losses_of, budget=self.budget, steps=self.steps, generator=generator
+                model,
+                pixels[open_rows],
+                right,
+                losses_of,
+                ball=Linf(self.budget),
+                steps=self.steps,
+                generator=generator,
             )
             open_rows = open_rows[~fooled]
         return results

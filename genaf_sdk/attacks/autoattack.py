@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.attacks.base import Classifier, SampleWiseAttack, register
+from genaf_sdk.attacks.base import Classifier, SampleWiseAttack
+from genaf_sdk.attacks.registry import register
 from genaf_sdk.errors import AttackError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The template of an attack, and the registry.
+"""The template of an attack.
 
 An attack is a frozen dataclass of its settings with one method to write. Three kinds, by what the attacker knows:
 
@@ -12,65 +12,54 @@ Checks, seeds, eval mode and timing are done here once; ``run`` holds the mathem
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from genaf_sdk.attacks.checks import attack_mode, check_finite, check_labels, check_outputs
 from genaf_sdk.errors import AttackError
+from genaf_sdk.inputs.images import input_space
+from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
 from genaf_sdk.inputs.perturbation import Perturbation
-from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.inputs.threat import Linf, Patch, Threat
 from genaf_sdk.precision import CraftingPrecision, forward_in, resolve
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-ENTRY_POINTS = "genaf_sdk.attacks"
+from genaf_sdk.settings import Epsilon, Settings
 
 Classifier = Callable[[Tensor], Tensor]
 """Pixels (N, C, H, W) in [0, 1] to logits (N, K): a module, or anything that can be called like one."""
 
 
 @dataclass(frozen=True)
-class Attack(ABC):
+class Attack(Settings, ABC):
     """What all attacks share: a name, a source and a budget."""
+
+    error = AttackError
 
     name: ClassVar[str]
     """Spelling in configurations, on the command line and in reports."""
     source: ClassVar[str]
     """Where the attack was published."""
     is_patch: ClassVar[bool] = False
-    """Whether ``budget`` is the area of a patch; such attacks keep it in joint tables."""
+    """Whether the attack pastes a patch; its budget is an area, and joint tables leave it as it is."""
     needs_gradient: ClassVar[bool] = True
     """False for attacks that only ask for outputs and so work on any callable, an ONNX file included."""
+    knowledge: ClassVar[Knowledge]
+    """Of the attacker, where an evaluation does not know it better."""
+    renamed: ClassVar[dict[str, str]] = {"relative_step": "relative_step_size"}
+    """Older spellings of settings, which text may still use."""
 
-    budget: float = 10 / 255
-    """L_inf budget in pixel units; for a patch, the share of the area."""
+    budget: Epsilon = 10 / 255
+    """Size of the threat: an L_inf budget in pixel units; for a patch, the share of the area."""
 
-    def __post_init__(self) -> None:
-        if not 0 < self.budget <= 1:
-            raise AttackError(
-                f"The budget of {self.name!r} is {self.budget!r}.",
-                expected="a share of the pixel range, above 0 and at most 1, such as 8 / 255",
-            )
-        hints = get_type_hints(type(self))
-        for setting in dataclasses.fields(self):
-            value, choices = getattr(self, setting.name), get_args(hints[setting.name])
-            if get_origin(hints[setting.name]) is Literal and value not in choices:
-                raise AttackError(
-                    f"{setting.name} of {self.name!r} is {value!r}.", expected=f"one of {', '.join(choices)}"
-                )
-            if hints[setting.name] is int and not (isinstance(value, int) and value >= 1):
-                raise AttackError(
-                    f"{setting.name} of {self.name!r} is {value!r}.", expected="a whole number of at least 1"
-                )
+    @property
+    def threat(self) -> Threat:
+        """What the attacker may do to an image."""
+        return Patch(self.budget) if self.is_patch else Linf(self.budget)
 
     def with_budget(self, budget: float) -> Self:
         """Return the same attack at another budget."""
@@ -88,53 +77,68 @@ class UniversalAttack(Attack):
         self, target: nn.Module, images: Tensor, run: Callable[[torch.Generator], Perturbation], seed: int
     ) -> Perturbation:
         started, precision = time.monotonic(), resolve(self.precision, images.device)
-        with frozen(target), forward_in(precision, target):
+        with attack_mode(target), forward_in(precision, target):
             perturbation = run(torch.Generator().manual_seed(seed))
         values, mask = perturbation.values.detach().float().cpu(), perturbation.mask
-        if not torch.isfinite(values).all():
-            raise _not_finite(self.name, "ended in")
-        # A mistake in an attack must not hand it a larger budget than the report states.
-        if mask is None:
-            values = values.clamp(-self.budget, self.budget)
-        else:
-            values, mask = values.clamp(0, 1), mask.detach().float().cpu()
-            if float(mask.mean()) > self.budget or not ((mask == 0) | (mask == 1)).all():
-                raise AttackError(
-                    f"The patch of {self.name!r} covers {float(mask.mean()):.2%} of the image.",
-                    expected=f"a mask of zeros and ones over at most {self.budget:.2%}",
-                )
+        check_finite(self.name, "ended in", values)
+        # Enforce the stated budget even if an attack has a bug.
+        threat = dataclasses.replace(perturbation.threat, size=self.budget)
+        values, mask = threat.project(values), None if mask is None else mask.detach().float().cpu()
+        try:
+            threat.check(values, mask)
+        except AttackError as error:
+            raise AttackError(f"{self.name!r} failed. {error.problem}", expected=error.expected) from error
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain = {
             key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool, type(None)))
         }
         seconds = round(time.monotonic() - started, 3)
         details = {**plain, **perturbation.details, "precision": precision, "seed": seed, "seconds": seconds}
-        return Perturbation(values, self.budget, mask, self.name, details)
+        return Perturbation(values, threat, mask, PerturbationKey(self.knowledge, self.name), details)
 
 
 @dataclass(frozen=True)
 class EncoderAttack(UniversalAttack):
     """Crafts one perturbation from an encoder and unlabelled images."""
 
-    def __call__(self, encoder: nn.Module, surrogate: Tensor, *, seed: int = 0) -> Perturbation:
+    knowledge = Knowledge.TRANSFER
+
+    def __call__(
+        self, encoder: nn.Module, surrogate: Tensor, *, seed: int = 0, start: Perturbation | None = None
+    ) -> Perturbation:
         """Craft.
 
         Args:
             encoder: Pixels (N, C, H, W) in [0, 1] to features (N, D); left as it was.
-            surrogate: Images that the attacker has, (N, C, H, W) in [0, 1], at the size to attack.
-            seed: Of the attack's random choices.
+            surrogate: The attacker's own images, (N, C, H, W) in [0, 1], at the size to attack.
+            seed: Seeds every random choice of the attack.
+            start: What the attacker has already, a perturbation that transfers; attacks that cannot begin there do
+                without.
 
         Raises:
             AttackError: No surrogate images, pixels outside [0, 1], an encoder that gives NaN, or one that the attack
                 cannot work on.
         """
-        _check_images(self.name, surrogate)
-        _check_outputs(self, encoder, surrogate)
-        return self._craft(encoder, surrogate, lambda generator: self.run(encoder, surrogate, generator), seed)
+        input_space(encoder, surrogate).check(surrogate, repr(self.name))
+        check_outputs(self.name, encoder, surrogate, needs_gradient=self.needs_gradient)
+
+        def craft(generator: torch.Generator) -> Perturbation:
+            if start is None:
+                return self.run(encoder, surrogate, generator)
+            return self.run_from(encoder, surrogate, generator, start.values.to(surrogate))
+
+        return self._craft(encoder, surrogate, craft, seed)
+
+    def run_from(
+        self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator, start: Tensor
+    ) -> Perturbation:
+        """Craft as ``run(encoder, surrogate, generator)``, from ``start`` (C, H, W) if the attack can begin there."""
+        del start
+        return self.run(encoder, surrogate, generator)
 
     @abstractmethod
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
-        """Craft from ``surrogate`` (N, C, H, W) in [0, 1] a perturbation (C, H, W) of at most ``budget``.
+        """Craft from ``surrogate`` (N, C, H, W) in [0, 1] a perturbation (C, H, W) within the threat.
 
         ``encoder`` is in eval mode with frozen weights, gradients are enabled, ``generator`` is on the CPU.
         """
@@ -144,6 +148,8 @@ class EncoderAttack(UniversalAttack):
 class UniversalModelAttack(UniversalAttack):
     """Crafts one perturbation from the whole classifier and labelled images."""
 
+    knowledge = Knowledge.WHITE_BOX
+
     def __call__(self, model: nn.Module, pixels: Tensor, labels: Tensor, *, seed: int = 0) -> Perturbation:
         """Craft.
 
@@ -151,14 +157,15 @@ class UniversalModelAttack(UniversalAttack):
             model: Pixels (N, C, H, W) in [0, 1] to logits (N, K); left as it was.
             pixels: Images to craft on, (N, C, H, W) in [0, 1].
             labels: Their classes, (N,).
-            seed: Of the attack's random choices.
+            seed: Seeds every random choice of the attack.
 
         Raises:
             AttackError: No images, pixels outside [0, 1], labels missing or not classes of the model, or a model that
                 gives NaN.
         """
-        _check_images(self.name, pixels)
-        _check_labels(self.name, labels, len(pixels), _check_outputs(self, model, pixels))
+        input_space(model, pixels).check(pixels, repr(self.name))
+        classes = check_outputs(self.name, model, pixels, needs_gradient=self.needs_gradient)
+        check_labels(self.name, labels, len(pixels), classes)
         return self._craft(model, pixels, lambda generator: self.run(model, pixels, labels, generator), seed)
 
     @abstractmethod
@@ -171,8 +178,9 @@ class UniversalModelAttack(UniversalAttack):
 
 @dataclass(frozen=True)
 class SampleWiseAttack(Attack):
-    """Perturbs every image by itself."""
+    """Perturbs every image by itself (per example)."""
 
+    knowledge = Knowledge.WHITE_BOX
     batch_size: ClassVar[int] = 250
 
     def __call__(self, model: Classifier, pixels: Tensor, labels: Tensor, *, seed: int = 0) -> Tensor:
@@ -183,171 +191,30 @@ class SampleWiseAttack(Attack):
                 ``needs_gradient`` is False, any callable.
             pixels: Images, (N, C, H, W) in [0, 1].
             labels: Their classes, (N,).
-            seed: Of the attack's random choices.
+            seed: Seeds every random choice of the attack.
 
         Raises:
             AttackError: No images, pixels outside [0, 1], labels missing or not classes of the model, or a model that
                 gives NaN, or no gradient where the attack needs one.
         """
-        _check_images(self.name, pixels)
-        _check_labels(self.name, labels, len(pixels), _check_outputs(self, model, pixels))
+        space = input_space(model, pixels)
+        space.check(pixels, repr(self.name))
+        classes = check_outputs(self.name, model, pixels, needs_gradient=self.needs_gradient)
+        check_labels(self.name, labels, len(pixels), classes)
         generator = torch.Generator().manual_seed(seed)
-        with frozen(model):
+        with attack_mode(model):
             parts = [
                 self.run(model, images, targets, generator)
                 for images, targets in zip(pixels.split(self.batch_size), labels.split(self.batch_size), strict=True)
             ]
         adversarial = torch.cat(parts).detach()
-        if not torch.isfinite(adversarial).all():
-            raise _not_finite(self.name, "ended in")
-        # A mistake in an attack must not hand it a larger budget than the report states.
-        return torch.clamp(adversarial, pixels - self.budget, pixels + self.budget).clamp(0, 1)
+        check_finite(self.name, "ended in", adversarial)
+        # Enforce the stated budget even if an attack has a bug.
+        return self.threat.project_inputs(space, adversarial, pixels)
 
     @abstractmethod
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Return ``pixels`` (N, C, H, W) in [0, 1] of classes ``labels`` (N,), perturbed by at most ``budget``.
+        """Return ``pixels`` (N, C, H, W) in [0, 1] of classes ``labels`` (N,), perturbed within the threat.
 
         ``model`` is in eval mode with frozen weights, gradients are enabled, ``generator`` is on the CPU.
         """
-
-
-@contextmanager
-def frozen(target: object) -> Iterator[None]:
-    """Context: gradients enabled, a module in eval mode and its weights without gradients; as before afterwards."""
-    if not isinstance(target, nn.Module):
-        with torch.enable_grad():
-            yield
-        return
-    required = [(parameter, parameter.requires_grad) for parameter in target.parameters()]
-    with inference_mode_of(target), torch.enable_grad():
-        try:
-            target.requires_grad_(False)
-            yield
-        finally:
-            for parameter, before in required:
-                parameter.requires_grad_(before)
-
-
-def _check_images(name: str, pixels: Tensor) -> None:
-    if pixels.ndim != 4 or pixels.numel() == 0 or not pixels.is_floating_point():
-        raise AttackError(
-            f"{name!r} was given images of shape {tuple(pixels.shape)} and type {pixels.dtype}.",
-            expected="float (N, C, H, W), none of these 0",
-        )
-    low, high = (float(value) for value in torch.aminmax(pixels))
-    if not (low >= -1e-6 and high <= 1 + 1e-6):
-        raise AttackError(
-            f"{name!r} was given pixels from {low:g} to {high:g}.",
-            expected="pixels in [0, 1]; normalisation belongs inside the model",
-        )
-
-
-def _check_labels(name: str, labels: Tensor | None, count: int, classes: int) -> None:
-    if labels is None or labels.shape != (count,) or labels.is_floating_point():
-        given = "no labels" if labels is None else f"labels of shape {tuple(labels.shape)} and type {labels.dtype}"
-        raise AttackError(f"{name!r} was given {given}.", expected=f"whole numbers of shape ({count},)")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise AttackError(
-            f"{name!r} was given the label {low if low < 0 else high}, the model has {classes} classes.",
-            expected=f"labels from 0 to {classes - 1}",
-        )
-
-
-def _check_outputs(attack: Attack, target: Classifier, pixels: Tensor) -> int:
-    """Run two images, before minutes are spent on all, and return the width of the output."""
-    with frozen(target), torch.set_grad_enabled(attack.needs_gradient):
-        output = target(pixels[:2].detach().requires_grad_(attack.needs_gradient))
-    if attack.needs_gradient and not output.requires_grad:
-        raise AttackError(
-            f"{attack.name!r} gets no gradient with respect to the input from this {type(target).__name__}.",
-            expected="a differentiable module",
-            remedy="use an attack that only asks for outputs, such as 'square', or replay a saved perturbation",
-        )
-    if not torch.isfinite(output).all():
-        raise _not_finite(attack.name, "cannot start: the model gives")
-    return int(output.shape[-1])
-
-
-def _not_finite(name: str, what: str) -> AttackError:
-    return AttackError(
-        f"{name!r} {what} NaN or infinity.",
-        expected="finite outputs and gradients",
-        remedy="check the model's weights and its precision",
-    )
-
-
-def batches_forever(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield the indices of shuffled batches, epoch after epoch; every batch is whole where ``count`` allows it."""
-    size = min(size, count)
-    while True:
-        order = torch.randperm(count, generator=generator)
-        for start in range(0, count - size + 1, size):
-            yield order[start : start + size]
-
-
-REGISTRY: dict[str, type[Attack]] = {}
-AttackType = TypeVar("AttackType", bound=type[Attack])
-
-
-def register(attack: AttackType) -> AttackType:
-    """Class decorator: make an attack known by its ``name``.
-
-    Raises:
-        AttackError: Another attack has that name.
-    """
-    known = REGISTRY.get(attack.name)
-    if known is not None and known.__qualname__ != attack.__qualname__:
-        raise AttackError(f"Two attacks are named {attack.name!r}: {known} and {attack}.", remedy="rename one")
-    REGISTRY[attack.name] = attack
-    return attack
-
-
-def known_attacks() -> dict[str, type[Attack]]:
-    """Return every registered attack by name, those of other packages' entry points included."""
-    import genaf_sdk.attacks as built_in
-
-    del built_in
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name not in REGISTRY:
-            register(cast("type[Attack]", entry.load()))
-    return dict(sorted(REGISTRY.items()))
-
-
-def load_attack(attack: str | Attack) -> Attack:
-    """Return an attack by name, ``"uapgd"``, or by name and settings, ``"uapgd:steps=50,budget=4/255"``.
-
-    An attack passes as it is.
-
-    Raises:
-        AttackError: The name or a setting is unknown (the nearest ones are listed), or a value cannot be read.
-    """
-    if isinstance(attack, Attack):
-        return attack
-    name, _, settings = attack.partition(":")
-    known = known_attacks()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3) or known
-        raise AttackError(f"There is no attack {name!r}.", expected=f"one of {', '.join(near)}")
-    fields = {field.name: field.default for field in dataclasses.fields(known[name])}
-    values: dict[str, Any] = {}
-    for pair in settings.split(",") if settings else ():
-        key, _, text = pair.partition("=")
-        if key not in fields:
-            raise AttackError(f"{name!r} has no setting {key!r}.", expected=f"one of {', '.join(fields)}")
-        values[key] = _read_setting(name, key, text, fields[key])
-    return known[name](**values)
-
-
-def _read_setting(name: str, key: str, text: str, default: object) -> object:
-    """Read a value of the default's type; numbers may be fractions such as 8/255."""
-    if isinstance(default, str):
-        return text
-    if text in ("True", "False", "None"):
-        return {"True": True, "False": False, "None": None}[text]
-    try:
-        numerator, _, denominator = text.partition("/")
-        value = float(numerator) / float(denominator or 1)
-    except (ValueError, ZeroDivisionError) as error:
-        raise AttackError(f"{key} of {name!r} is {text!r}.", expected="a number such as 50 or 8/255") from error
-    return value if isinstance(default, float) else int(value)

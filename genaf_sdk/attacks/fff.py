@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.base import EncoderAttack, register
+from genaf_sdk.attacks.activation_maximization import adam_ascent, feature_distance, mid_grey
+from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.attacks.layers import activations, layer_at, layers_of
-from genaf_sdk.attacks.overfire import climb, feature_change, mid_grey
 from genaf_sdk.attacks.pap_ugs import gaussian_images
+from genaf_sdk.attacks.registry import register
 from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.settings import Count
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class FFF(EncoderAttack):
-    """Maximises ``sum_l log mean(relu(h_l(d)))``: how strongly d alone makes the layers l fire.
+    """Maximises ``sum_l log mean(relu(h_l(d)))``: how strongly d alone activates the layers l.
 
     No image is used but for its shape. The published networks take mean-free input, so that d alone is d on a mid-grey
     image; the normalisation of a ``PixelEncoder`` says which grey that is. Native budget 10 of 255.
@@ -31,8 +33,8 @@ class FFF(EncoderAttack):
     source = "Mopuri et al., Fast Feature Fool, BMVC 2017"
 
     layer: str = ""
-    """One layer to over-fire; empty takes all of them."""
-    steps: int = 1000
+    """One layer to activate; empty takes all of them."""
+    steps: Count = 1000
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Climb, and keep the candidate that changes the features of Gaussian images most."""
@@ -43,9 +45,9 @@ class FFF(EncoderAttack):
             return product_of_means(activations(encoder, layers, grey + delta))
 
         noise = gaussian_images(torch.Size((64, *surrogate.shape[1:])), generator).to(surrogate)
-        fitness = feature_change(encoder, noise)
-        delta = climb(objective, fitness, surrogate, self.budget, self.steps, generator)
-        return Perturbation(delta, self.budget, details={"layer": self.layer or f"all {len(layers)}"})
+        fitness = feature_distance(encoder, noise)
+        delta = adam_ascent(objective, fitness, surrogate, self.threat, self.steps, generator)
+        return Perturbation(delta, self.threat, details={"layer": self.layer or f"all {len(layers)}"})
 
 
 def product_of_means(outputs: list[Tensor]) -> Tensor:

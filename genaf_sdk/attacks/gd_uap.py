@@ -1,4 +1,4 @@
-"""GD-UAP, generalisable data-free universal perturbations: over-fire all layers, with as much data as there is."""
+"""GD-UAP, generalisable data-free universal perturbations: activate all layers, with as much data as there is."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.ascent import image_batches, shown
-from genaf_sdk.attacks.base import EncoderAttack, register
+from genaf_sdk.attacks.activation_maximization import adam_ascent, feature_distance, mid_grey
+from genaf_sdk.attacks.base import EncoderAttack
+from genaf_sdk.attacks.batches import image_batches
 from genaf_sdk.attacks.layers import activations, layer_at, layers_of
-from genaf_sdk.attacks.overfire import climb, feature_change, mid_grey
+from genaf_sdk.attacks.registry import register
+from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.settings import Count
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,30 +35,30 @@ class GDUAP(EncoderAttack):
 
     data: Literal["none", "range", "images"] = "images"
     layer: str = ""
-    """One layer to over-fire; empty takes all of them."""
-    steps: int = 1000
-    batch_size: int = 32
+    """One layer to activate; empty takes all of them."""
+    steps: Count = 1000
+    batch_size: Count = 32
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Climb, and keep the candidate that changes the features of substitute images most."""
         layers = [layer_at(encoder, surrogate, 0, self.layer)] if self.layer else layers_of(encoder, surrogate)
-        batches = image_batches(surrogate, self.batch_size, generator)
+        space, batches = input_space(encoder, surrogate), image_batches(surrogate, self.batch_size, generator)
         deviation, mean = torch.std_mean(surrogate, dim=(0, 2, 3), keepdim=True)
 
         def gaussian(count: int) -> Tensor:
             noise = torch.randn(count, *surrogate.shape[1:], generator=generator).to(surrogate)
-            return (mean + deviation * noise).clamp(0, 1)
+            return space.clip(mean + deviation * noise)
 
         def objective(delta: Tensor) -> Tensor:
             if self.data == "none":
                 seen = mid_grey(encoder, surrogate) + delta
             else:
-                seen = shown(next(batches) if self.data == "images" else gaussian(self.batch_size), delta)
+                seen = space.add(next(batches) if self.data == "images" else gaussian(self.batch_size), delta)
             return product_of_norms(activations(encoder, layers, seen))
 
-        fitness = feature_change(encoder, surrogate[:256] if self.data == "images" else gaussian(64))
-        delta = climb(objective, fitness, surrogate, self.budget, self.steps, generator)
-        return Perturbation(delta, self.budget, details={"layer": self.layer or f"all {len(layers)}"})
+        fitness = feature_distance(encoder, surrogate[:256] if self.data == "images" else gaussian(64))
+        delta = adam_ascent(objective, fitness, surrogate, self.threat, self.steps, generator)
+        return Perturbation(delta, self.threat, details={"layer": self.layer or f"all {len(layers)}"})
 
 
 def product_of_norms(outputs: list[Tensor]) -> Tensor:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from genaf_sdk.attacks.ascent import image_batches, random_start, shown, sign_ascent
-from genaf_sdk.attacks.base import EncoderAttack, register
-from genaf_sdk.attacks.layers import activations, layer_at
-from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.attacks.layers import layer_at
+from genaf_sdk.attacks.pap_base import PapBase
+from genaf_sdk.attacks.registry import register
+from genaf_sdk.settings import Share
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
+
+    from genaf_sdk.attacks.layer_attack import AttackedLayers
 
 
 @register
 @dataclass(frozen=True)
-class PapFuse(EncoderAttack):
+class PapFuse(PapBase):
     """Maximises ``mean(h_l(x + d)^2) + second_weight mean(h_k(x + d)^2)`` at two low layers l and k.
 
     Native budget 0.05 and step 2e-4; the budget here is the one of the joint tables.
@@ -26,29 +27,19 @@ class PapFuse(EncoderAttack):
     name = "pap-fuse"
     source = "Ban and Dong, Pre-trained Adversarial Perturbations, NeurIPS 2022 (L4A-fuse)"
 
-    layer: str = ""
-    """Name of the first layer; empty finds it by ``depth``."""
+    depth: Share = 0.0
+    """Where the first layer lies, 0 for the first and 1 for the last."""
     second_layer: str = ""
     """Name of the second layer; empty finds it by ``second_depth``."""
-    depth: float = 0.0
-    second_depth: float = 0.25
+    second_depth: Share = 0.25
     second_weight: float = 1.0
-    steps: int = 500
-    step_size: float = 2e-4
-    batch_size: int = 64
 
-    def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
-        """Ascend; a pass through the encoder ends at the second layer."""
-        layers = [
-            layer_at(encoder, surrogate, self.depth, self.layer),
-            layer_at(encoder, surrogate, self.second_depth, self.second_layer),
-        ]
-        batches = image_batches(surrogate, self.batch_size, generator)
+    def layers(self, encoder: nn.Module, surrogate: Tensor) -> dict[str, str]:
+        """Return both layers."""
+        second = layer_at(encoder, surrogate, self.second_depth, self.second_layer)
+        return {**super().layers(encoder, surrogate), "second_layer": second}
 
-        def objective(delta: Tensor) -> Tensor:
-            first, second = activations(encoder, layers, shown(next(batches), delta))
-            return first.square().mean() + self.second_weight * second.square().mean()
-
-        start = random_start(surrogate, self.budget, generator)
-        delta = sign_ascent(objective, start, self.budget, [self.step_size] * self.steps)
-        return Perturbation(delta, self.budget, details={"layer": layers[0], "second_layer": layers[1]})
+    def objective(self, layers: AttackedLayers, images: Tensor, delta: Tensor) -> Tensor:
+        """Return the weighted sum of the mean squares."""
+        first, second = layers(layers.space.add(images, delta))
+        return first.square().mean() + self.second_weight * second.square().mean()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from genaf_sdk.attacks.ascent import image_batches, random_start, shown, sign_ascent
-from genaf_sdk.attacks.base import EncoderAttack, register
-from genaf_sdk.attacks.layers import activations, layer_at
-from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.attacks.pap_base import PapBase
+from genaf_sdk.attacks.registry import register
+from genaf_sdk.inputs.images import ImageSpace
+
+if TYPE_CHECKING:
+    from genaf_sdk.attacks.layer_attack import AttackedLayers
 
 
 @register
 @dataclass(frozen=True)
-class PapUgs(EncoderAttack):
+class PapUgs(PapBase):
     """Maximises ``mean(h_l(n + d)^2) + image_weight mean(h_l(x + d)^2)`` with Gaussian images n.
 
     Each n has a random mean from U(0.4, 0.6) and a random deviation from U(0.05, 0.10) in each channel: the attacker
@@ -26,32 +29,15 @@ class PapUgs(EncoderAttack):
     name = "pap-ugs"
     source = "Ban and Dong, Pre-trained Adversarial Perturbations, NeurIPS 2022 (L4A-ugs)"
 
-    layer: str = ""
-    """Name of the layer; empty finds it by ``depth``."""
-    depth: float = 0.25
-    """Where the layer lies, 0 for the first and 1 for the last."""
     image_weight: float = 0.01
-    steps: int = 500
-    step_size: float = 2e-4
-    batch_size: int = 64
 
-    def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
-        """Ascend; a pass through the encoder ends at the layer."""
-        layer = layer_at(encoder, surrogate, self.depth, self.layer)
-        batches = image_batches(surrogate, self.batch_size, generator)
-
-        def objective(delta: Tensor) -> Tensor:
-            images = next(batches)
-            noise = gaussian_images(images.shape, generator).to(images)
-            both = shown(torch.cat([noise, images]), delta)
-            (activation,) = activations(encoder, [layer], both)
-            on_noise, on_images = activation.square().flatten(1).mean(dim=1).view(2, -1).mean(dim=1)
-            weighted: Tensor = on_noise + self.image_weight * on_images
-            return weighted
-
-        start = random_start(surrogate, self.budget, generator)
-        delta = sign_ascent(objective, start, self.budget, [self.step_size] * self.steps)
-        return Perturbation(delta, self.budget, details={"layer": layer})
+    def objective(self, layers: AttackedLayers, images: Tensor, delta: Tensor) -> Tensor:
+        """Return the weighted sum of the mean squares on noise and on images."""
+        noise = gaussian_images(images.shape, layers.generator).to(images)
+        (activation,) = layers(layers.space.add(torch.cat([noise, images]), delta))
+        on_noise, on_images = activation.square().flatten(1).mean(dim=1).view(2, -1).mean(dim=1)
+        weighted: Tensor = on_noise + self.image_weight * on_images
+        return weighted
 
 
 def gaussian_images(shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -59,4 +45,4 @@ def gaussian_images(shape: torch.Size, generator: torch.Generator) -> Tensor:
     mean = torch.empty(*shape[:2], 1, 1).uniform_(0.4, 0.6, generator=generator)
     deviation = torch.empty(*shape[:2], 1, 1).uniform_(0.05, 0.10, generator=generator)
     noise = torch.randn(shape, generator=generator)
-    return torch.clamp(mean + deviation * noise, 0, 1)
+    return ImageSpace(tuple(shape[1:])).clip(mean + deviation * noise)

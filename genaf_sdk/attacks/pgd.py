@@ -9,21 +9,25 @@ import torch
 from torch.nn import functional as F
 
 from genaf_sdk.attacks.ascent import gradient_of
-from genaf_sdk.attacks.base import SampleWiseAttack, register
+from genaf_sdk.attacks.base import SampleWiseAttack
+from genaf_sdk.attacks.registry import register
+from genaf_sdk.inputs.images import input_space
+from genaf_sdk.inputs.threat import Linf
+from genaf_sdk.settings import Count, Share
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from genaf_sdk.attacks.base import Classifier
 
-SURE = 1e-3
+SUCCESS_MARGIN = 1e-3
 """Margin, in logits, from which an image is fooled for good: rounding in another batch does not undo it."""
 
 
 @register
 @dataclass(frozen=True)
 class PGD(SampleWiseAttack):
-    """L_inf PGD with random start; an image that is fooled is left out of what follows, steps and restarts.
+    """L_inf PGD with random start; misclassified images are skipped in later steps and restarts.
 
     Of the restarts that do not fool an image, the one that comes closest is kept. Native budget 8/255 (CIFAR-10).
     """
@@ -31,10 +35,10 @@ class PGD(SampleWiseAttack):
     name = "pgd"
     source = "Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018"
 
-    steps: int = 20
-    relative_step: float = 0.25
+    steps: Count = 20
+    relative_step_size: Share = 0.25
     """Length of a step as a share of the budget."""
-    restarts: int = 1
+    restarts: Count = 1
 
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Ascend from every start."""
@@ -51,20 +55,20 @@ class PGD(SampleWiseAttack):
         return best
 
     def _ascend(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        start = torch.empty(pixels.shape).uniform_(-self.budget, self.budget, generator=generator)
-        results = (pixels + start.to(pixels)).clamp(0, 1)
+        space, ball = input_space(model, pixels), Linf(self.budget)
+        results = space.clip(pixels + ball.start(pixels, generator))
         rows = torch.arange(len(pixels), device=pixels.device)
         for _ in range(self.steps):
             adversarial = results[rows].requires_grad_()
             logits = model(adversarial)
-            still = margin_loss(logits.detach(), labels[rows]) <= SURE
+            still = margin_loss(logits.detach(), labels[rows]) <= SUCCESS_MARGIN
             if not bool(still.any()):
                 break
             loss = F.cross_entropy(logits[still], labels[rows[still]], reduction="sum")
             direction = gradient_of(loss, adversarial)[still].sign()
             rows, originals = rows[still], pixels[rows[still]]
-            moved = adversarial.detach()[still] + self.budget * self.relative_step * direction
-            results[rows] = torch.clamp(moved, originals - self.budget, originals + self.budget).clamp(0, 1)
+            moved = adversarial.detach()[still] + self.budget * self.relative_step_size * direction
+            results[rows] = ball.project_inputs(space, moved, originals)
         return results
 
 

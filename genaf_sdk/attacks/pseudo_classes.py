@@ -8,7 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genaf_sdk.attacks.batches import outputs_of
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from genaf_sdk.attacks.base import Classifier
 
 CLUSTERS = 10
@@ -17,7 +21,7 @@ PROBE_STEPS, PROBE_RATE = 200, 0.05
 
 def feature_classes(encoder: nn.Module, images: Tensor, generator: torch.Generator) -> Classifier:  # noqa: ARG001
     """Return a classifier whose scores are the features, brought to mean 0 and deviation 1 over ``images``."""
-    mean, deviation = _statistics(_features(encoder, images))
+    mean, deviation = _statistics(outputs_of(encoder, images))
     return lambda pixels: (encoder(pixels) - mean) / deviation
 
 
@@ -25,7 +29,7 @@ def probe_classes(encoder: nn.Module, images: Tensor, generator: torch.Generator
     """Return a linear classifier on the features, trained to tell the k-means clusters of ``images`` apart."""
     from sklearn.cluster import KMeans
 
-    features = _features(encoder, images)
+    features = outputs_of(encoder, images)
     mean, deviation = _statistics(features)
     scaled = (features - mean) / deviation
     seed = int(torch.randint(2**31, (1,), generator=generator))
@@ -42,9 +46,19 @@ def probe_classes(encoder: nn.Module, images: Tensor, generator: torch.Generator
     return lambda pixels: F.linear((encoder(pixels) - mean) / deviation, final_weight, final_bias)
 
 
-@torch.no_grad()
-def _features(encoder: nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([encoder(batch) for batch in images.split(512)])
+def nearest_centre(features: Tensor, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """Return a function from features (N, D) to the nearest of the k-means centres of ``features``, (N,).
+
+    One centre for every 40 images, 10 to 50 of them; features are brought to mean 0 and deviation 1 first.
+    """
+    from sklearn.cluster import KMeans
+
+    mean, deviation = _statistics(features)
+    count = min(max(len(features) // 40, CLUSTERS), 50, len(features))
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    scaled = ((features - mean) / deviation).cpu().numpy()
+    centres = torch.from_numpy(KMeans(count, n_init=1, random_state=seed).fit(scaled).cluster_centers_).to(features)
+    return lambda found: torch.cdist((found - mean) / deviation, centres).argmin(dim=1)
 
 
 def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:

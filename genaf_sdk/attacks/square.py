@@ -9,8 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genaf_sdk.attacks.base import Classifier, SampleWiseAttack, register
+from genaf_sdk.attacks.base import Classifier, SampleWiseAttack
 from genaf_sdk.attacks.pgd import margin_loss
+from genaf_sdk.attacks.registry import register
+from genaf_sdk.inputs.images import input_space
+from genaf_sdk.inputs.threat import Linf
+from genaf_sdk.settings import Count, Share
 
 
 @register
@@ -26,16 +30,16 @@ class Square(SampleWiseAttack):
     source = "Andriushchenko et al., Square Attack, ECCV 2020"
     needs_gradient: ClassVar[bool] = False
 
-    queries: int = 5000
+    queries: Count = 5000
     """At most, for each image."""
-    first_share: float = 0.8
+    first_share: Share = 0.8
     """Share of the area that the first squares cover."""
 
     @torch.no_grad()
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Search."""
         count, channels, height, width = pixels.shape
-        low, high = (pixels - self.budget).clamp(min=0), (pixels + self.budget).clamp(max=1)
+        low, high = Linf(self.budget).box(input_space(model, pixels), pixels)
         margins = margin_loss(model(pixels), labels)
         results = pixels.clone()
         stripes = self._signs((count, channels, 1, width), generator, pixels)

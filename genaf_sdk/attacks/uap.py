@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.attacks.ascent import gradient_of, shown
-from genaf_sdk.attacks.base import EncoderAttack, batches_forever, register
+from genaf_sdk.attacks.ascent import gradient_of
+from genaf_sdk.attacks.base import EncoderAttack
+from genaf_sdk.attacks.batches import endless_batches, outputs_of
 from genaf_sdk.attacks.pseudo_classes import feature_classes, probe_classes
+from genaf_sdk.attacks.registry import register
+from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.precision import CraftingPrecision
+from genaf_sdk.settings import Count, Share
 
 if TYPE_CHECKING:
     from genaf_sdk.attacks.base import Classifier
@@ -33,12 +37,12 @@ class UAP(EncoderAttack):
     source = "Moosavi-Dezfooli et al., Universal Adversarial Perturbations, CVPR 2017"
 
     pseudo_classes: Literal["feature", "probe"] = "probe"
-    epochs: int = 10
+    epochs: Count = 10
     """At most; it ends when ``fooling_rate`` is reached."""
-    fooling_rate: float = 0.8
-    batch_size: int = 128
-    deepfool_steps: int = 10
-    deepfool_classes: int = 10
+    fooling_rate: Share = 0.8
+    batch_size: Count = 128
+    deepfool_steps: Count = 10
+    deepfool_classes: Count = 10
     """How many of the likeliest classes DeepFool looks at."""
     overshoot: float = 0.02
     precision: CraftingPrecision = "fp32"
@@ -48,15 +52,14 @@ class UAP(EncoderAttack):
         """Add up."""
         make = feature_classes if self.pseudo_classes == "feature" else probe_classes
         classify = make(encoder, surrogate, generator)
-        with torch.no_grad():
-            clean = _predict(classify, surrogate)
+        space, clean = input_space(encoder, surrogate), _predict(classify, surrogate)
         delta = torch.zeros_like(surrogate[0])
-        order = batches_forever(len(surrogate), self.batch_size, generator)
+        order = endless_batches(len(surrogate), self.batch_size, generator)
         rate = 0.0
         for _ in range(self.epochs):
             for _ in range(max(1, len(surrogate) // self.batch_size)):
                 batch = next(order).to(surrogate.device)
-                images = shown(surrogate[batch], delta)
+                images = space.add(surrogate[batch], delta)
                 steps = deepfool(
                     classify,
                     images[_predict(classify, images) == clean[batch]],
@@ -65,11 +68,11 @@ class UAP(EncoderAttack):
                     overshoot=self.overshoot,
                 )
                 if len(steps):
-                    delta = (delta + steps.sum(dim=0)).clamp(-self.budget, self.budget)
-            rate = float((_predict(classify, shown(surrogate, delta)) != clean).float().mean())
+                    delta = self.threat.project(delta + steps.sum(dim=0))
+            rate = float((_predict(classify, space.add(surrogate, delta)) != clean).float().mean())
             if rate >= self.fooling_rate:
                 break
-        return Perturbation(delta, self.budget, details={"reached_fooling_rate": round(rate, 4)})
+        return Perturbation(delta, self.threat, details={"reached_fooling_rate": round(rate, 4)})
 
 
 def deepfool(classify: Classifier, images: Tensor, *, classes: int, steps: int, overshoot: float) -> Tensor:
@@ -113,8 +116,5 @@ def deepfool(classify: Classifier, images: Tensor, *, classes: int, steps: int, 
     return (1 + overshoot) * total
 
 
-@torch.no_grad()
 def _predict(classify: Classifier, images: Tensor) -> Tensor:
-    return (
-        torch.cat([classify(batch).argmax(dim=1) for batch in images.split(512)]) if len(images) else images[:, 0, 0, 0]
-    )
+    return outputs_of(lambda batch: classify(batch).argmax(dim=1), images)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.ascent import falling, random_start, shown, sign_ascent
-from genaf_sdk.attacks.base import EncoderAttack, batches_forever, register
+from genaf_sdk.attacks.ascent import linear_decay, sign_ascent
+from genaf_sdk.attacks.base import EncoderAttack
+from genaf_sdk.attacks.batches import endless_batches, outputs_of
 from genaf_sdk.attacks.losses import info_nce
+from genaf_sdk.attacks.registry import register
+from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.settings import Count, Share
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 
@@ -31,24 +35,23 @@ class UAPGD(EncoderAttack):
     source = "Shafahi et al., Universal Adversarial Training, AAAI 2020; Co et al., 2021"
 
     loss: Literal["cosine", "info-nce"] = "cosine"
-    steps: int = 200
-    batch_size: int = 128
-    relative_step: float = 0.1
+    steps: Count = 200
+    batch_size: Count = 128
+    relative_step_size: Share = 0.1
     """Length of the first step, as a share of the budget; it falls linearly to a tenth of that."""
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Ascend."""
-        with torch.no_grad():
-            clean = torch.cat([encoder(batch) for batch in surrogate.split(512)])
-        order = batches_forever(len(surrogate), self.batch_size, generator)
+        space, clean = input_space(encoder, surrogate), outputs_of(encoder, surrogate)
+        order = endless_batches(len(surrogate), self.batch_size, generator)
 
         def objective(delta: Tensor) -> Tensor:
             batch = next(order).to(surrogate.device)
-            features = encoder(shown(surrogate[batch], delta))
+            features = encoder(space.add(surrogate[batch], delta))
             if self.loss == "info-nce":
                 return info_nce(features, clean[batch])
             return -F.cosine_similarity(features, clean[batch], dim=1).mean()
 
-        start = random_start(surrogate, self.budget, generator)
-        delta = sign_ascent(objective, start, self.budget, falling(self.relative_step * self.budget, self.steps))
-        return Perturbation(delta, self.budget)
+        start = self.threat.start(surrogate[0], generator)
+        step_sizes = linear_decay(self.relative_step_size * self.budget, self.steps)
+        return Perturbation(sign_ascent(objective, start, self.threat, step_sizes), self.threat)

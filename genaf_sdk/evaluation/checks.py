@@ -73,7 +73,7 @@ def _attacks_beat_noise(scores: list[Score]) -> Check | None:
 
 def _unbounded(subject: Subject, pixels: Tensor, labels: Tensor, seed: int) -> Check:
     """An attack without a bound leaves (almost) nothing right."""
-    attack = PGD(budget=1.0, steps=50, relative_step=0.05)
+    attack = PGD(budget=1.0, steps=50, relative_step_size=0.05)
     module = subject.module
     if module is None:
         raise TypeError("an unbounded gradient attack needs a module")

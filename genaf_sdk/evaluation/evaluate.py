@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.attacks.base import Attack, EncoderAttack, SampleWiseAttack, UniversalModelAttack, load_attack
+from genaf_sdk.attacks.base import Attack, EncoderAttack, SampleWiseAttack, UniversalModelAttack
+from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.data import DataSplits
 from genaf_sdk.data.classes import aligned_to_all
 from genaf_sdk.errors import AttackError

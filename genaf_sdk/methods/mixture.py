@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.attacks.ascent import shown
 from genaf_sdk.engine.adversary import Adversary
 from genaf_sdk.engine.randomness import random_key, uniform
 from genaf_sdk.errors import ConfigError
+from genaf_sdk.inputs.images import image_space
 from genaf_sdk.methods.against import ADVERSARIES, Against
 from genaf_sdk.methods.pgd import PGD, ascend
 from genaf_sdk.settings import Count, Epsilon, Share
@@ -103,7 +103,7 @@ class MixtureAdversary(Adversary):
             positions = batch.uniform("patch places", (2,))[counts[0] : counts[0] + counts[1]]
             parts.append(self._paste(second, indices[1], positions))
         if len(third):
-            parts.append(shown(third, self.perturbations[indices[2]]))
+            parts.append(image_space(third).add(third, self.perturbations[indices[2]]))
         return torch.cat(parts)
 
     @torch.no_grad()

@@ -170,7 +170,7 @@ def _resized(perturbation: Perturbation, height: int, width: int) -> Perturbatio
     size = (height, width)
     values = F.interpolate(perturbation.values[None], size, mode="nearest")[0]
     mask = None if perturbation.mask is None else F.interpolate(perturbation.mask[None], size, mode="nearest")[0]
-    return Perturbation(values, perturbation.budget, mask, perturbation.attack)
+    return Perturbation(values, perturbation.threat, mask, perturbation.key)
 
 
 def _read_png(content: bytes) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from genaf_sdk.attacks.base import known_attacks
+from genaf_sdk.attacks.registry import known_attacks
 
 if TYPE_CHECKING:
     from genaf_sdk.report.robustness import RobustnessReport

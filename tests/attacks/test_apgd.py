@@ -14,6 +14,7 @@ from genaf_sdk.attacks import ApgdCE, ApgdT
 from genaf_sdk.attacks.apgd import apgd, checkpoints
 from genaf_sdk.attacks.apgd_t import targeted_dlr
 from genaf_sdk.errors import AttackError
+from genaf_sdk.inputs.threat import Linf
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_agrees_with_a_loop_over_algorithm_1() -> None:
         pixels,
         labels,
         lambda logits, index: F.cross_entropy(logits, labels[index], reduction="none"),
-        budget=budget,
+        ball=Linf(budget),
         steps=steps,
         generator=torch.Generator().manual_seed(5),
     )

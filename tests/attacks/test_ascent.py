@@ -3,27 +3,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genaf_sdk.attacks.ascent import falling, image_batches, shown, sign_ascent
-
-
-def test_shown_clips_but_lets_the_gradient_through() -> None:
-    pixels = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)
-    delta = torch.tensor([-0.1, 0.1, 0.1]).view(1, 1, 3).requires_grad_()
-    images = shown(pixels, delta)
-    torch.testing.assert_close(images.detach().flatten(), torch.tensor([0.0, 0.6, 1.0]))
-    (gradient,) = torch.autograd.grad(images.sum(), delta)
-    assert torch.equal(gradient, torch.ones(1, 1, 3))
+from genaf_sdk.attacks.ascent import linear_decay, sign_ascent
+from genaf_sdk.attacks.batches import image_batches
+from genaf_sdk.inputs.threat import Linf
 
 
 def test_ascent_of_a_linear_objective_ends_in_its_corner() -> None:
     torch.manual_seed(0)
     weights = torch.randn(3, 4, 4)
-    delta = sign_ascent(lambda d: (d * weights).sum(), torch.zeros(3, 4, 4), 0.1, falling(0.05, 8))
+    delta = sign_ascent(lambda d: (d * weights).sum(), torch.zeros(3, 4, 4), Linf(0.1), linear_decay(0.05, 8))
     torch.testing.assert_close(delta, 0.1 * weights.sign())
 
 
 def test_steps_fall_to_a_tenth() -> None:
-    lengths = falling(1.0, 9)
+    lengths = linear_decay(1.0, 9)
     assert lengths[0] == 1.0
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[-1] == pytest.approx(0.2)

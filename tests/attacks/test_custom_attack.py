@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.attacks import EncoderAttack, Perturbation, base, known_attacks, load_attack, register
+from genaf_sdk import registry
+from genaf_sdk.attacks import EncoderAttack, Perturbation, known_attacks, load_attack, register
+from genaf_sdk.attacks.registry import ATTACKS
 from genaf_sdk.errors import AttackError
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_attack.py"
@@ -20,7 +22,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_attack.py"
 @pytest.fixture(autouse=True)
 def _registry_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     known_attacks()
-    monkeypatch.setattr(base, "REGISTRY", dict(base.REGISTRY))
+    monkeypatch.setattr(ATTACKS, "_items", dict(ATTACKS.items()))
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ def test_the_example_runs_and_its_attack_is_known(capsys: pytest.CaptureFixture[
 
 
 def test_an_entry_point_is_found_without_an_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = EntryPoint("checkerboard", f"{__name__}:Checkerboard", base.ENTRY_POINTS)
+    entry = EntryPoint("checkerboard", f"{__name__}:Checkerboard", ATTACKS.group)
     monkeypatch.setattr(EntryPoint, "load", lambda self: Checkerboard)
-    monkeypatch.setattr(base, "entry_points", lambda group: [entry] if group == base.ENTRY_POINTS else [])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == ATTACKS.group else [])
     attack = load_attack("checkerboard:budget=4/255")
     assert isinstance(attack, Checkerboard)
     images = torch.rand(2, 3, 4, 4)

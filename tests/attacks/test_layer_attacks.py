@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk.attacks import FFF, GDUAP, SSP, Dispersion, PapBase, PapFuse, PapUgs
+from genaf_sdk.attacks.activation_maximization import adam_ascent, mid_grey
 from genaf_sdk.attacks.fff import product_of_means
 from genaf_sdk.attacks.gd_uap import product_of_norms
 from genaf_sdk.attacks.layers import activations, layers_of
-from genaf_sdk.attacks.overfire import climb, mid_grey
 from genaf_sdk.attacks.pap_ugs import gaussian_images
+from genaf_sdk.inputs.threat import Linf
 from genaf_sdk.models.encoder import PixelEncoder
 
 BUDGET = 10 / 255
@@ -78,7 +79,7 @@ def test_losses_of_the_data_free_attacks_on_a_network_made_by_hand() -> None:
         GDUAP(data="images", steps=200, batch_size=4),
     ],
 )
-def test_over_firing_raises_a_positive_layer_everywhere(attack: FFF | GDUAP) -> None:
+def test_maximization_raises_a_positive_layer_everywhere(attack: FFF | GDUAP) -> None:
     delta = attack(pointwise(1.0), grey()).values
     assert float((delta > 0.9 * BUDGET).float().mean()) > 0.95
 
@@ -96,7 +97,7 @@ def test_a_saturated_perturbation_is_halved_and_the_fittest_candidate_wins() -> 
         return -float(len(candidates))  # the first is the fittest
 
     generator = torch.Generator().manual_seed(0)
-    delta = climb(lambda d: d.sum(), fitness, grey(), BUDGET, steps=600, generator=generator)
+    delta = adam_ascent(lambda d: d.sum(), fitness, grey(), Linf(BUDGET), steps=600, generator=generator)
     assert len(candidates) >= 3
     assert torch.equal(delta, candidates[0])
     torch.testing.assert_close(delta, torch.full_like(delta, BUDGET))

@@ -11,6 +11,8 @@ from genaf_sdk.attacks import PGD, Perturbation
 from genaf_sdk.config import EvaluationConfig
 from genaf_sdk.data import DataSplits
 from genaf_sdk.errors import AttackError
+from genaf_sdk.inputs.keys import PerturbationKey
+from genaf_sdk.inputs.threat import Linf
 from genaf_sdk.report.scores import Score, wilson_interval
 
 
@@ -37,7 +39,7 @@ def test_figures_are_exact_counts_of_the_deployed_function(striped: DataSplits, 
     model = Redness()
     values = torch.zeros(3, 16, 16)
     values[0] = 0.5  # redder than any stripe is green
-    red = Perturbation(values, 0.5, attack="red")
+    red = Perturbation(values, Linf(0.5), key=PerturbationKey(attack="red"))
 
     report = evaluate(model, striped, perturbations={"red": red}, config=replace(config, checks=False))
 

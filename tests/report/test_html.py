@@ -17,7 +17,9 @@ import torch
 from PIL import Image
 
 from genaf_sdk.errors import OutputError
+from genaf_sdk.inputs.keys import PerturbationKey
 from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.inputs.threat import Linf, Patch
 from genaf_sdk.report.gallery import MOST_BYTES, amplified, draw_gallery, gallery_images
 from genaf_sdk.report.html import html_report
 from genaf_sdk.report.robustness import RobustnessReport
@@ -201,7 +203,7 @@ def test_the_gallery_shows_what_was_scored(report: RobustnessReport) -> None:
 
 def test_pictures_are_chosen_blindly_and_kept_small() -> None:
     pixels, labels = torch.rand(9, 3, 224, 160), torch.tensor([2, 2, 2, 1, 1, 0, 0, 0, 0])
-    patch = Perturbation(torch.ones(3, 224, 160), 0.03, torch.zeros(1, 224, 160))
+    patch = Perturbation(torch.ones(3, 224, 160), Patch(0.03), torch.zeros(1, 224, 160))
     section = gallery_images(
         pixels, labels, {"hardened": lambda x: torch.zeros(len(x), dtype=torch.long)}, {"p": patch}
     )
@@ -216,7 +218,10 @@ def test_many_large_pictures_stay_under_the_limit(report: RobustnessReport) -> N
     def say(x: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(x), dtype=torch.long)
 
-    noise = {f"p{i}": Perturbation((torch.rand(3, 224, 224) - 0.5) / 10, 0.05, attack="uapgd") for i in range(40)}
+    noise = {
+        f"p{i}": Perturbation((torch.rand(3, 224, 224) - 0.5) / 10, Linf(0.05), key=PerturbationKey(attack="uapgd"))
+        for i in range(40)
+    }
     report.sections["gallery"] = gallery_images(
         torch.rand(9, 3, 224, 224), torch.arange(9) % 3, {"hardened": say}, noise
     )
@@ -232,9 +237,9 @@ def test_many_large_pictures_stay_under_the_limit(report: RobustnessReport) -> N
 
 def test_amplified_perturbations_use_the_whole_range() -> None:
     values = torch.tensor([-0.1, 0.0, 0.1]).expand(1, 3, 3)
-    assert amplified(Perturbation(values, 0.1))[0, 0].tolist() == pytest.approx([0.0, 0.5, 1.0])
+    assert amplified(Perturbation(values, Linf(0.1)))[0, 0].tolist() == pytest.approx([0.0, 0.5, 1.0])
     mask = torch.tensor([0.0, 1.0, 0.0]).expand(1, 3, 3)
-    assert amplified(Perturbation(values.abs(), 0.1, mask))[0, 0].tolist() == pytest.approx([0.5, 0.0, 0.5])
+    assert amplified(Perturbation(values.abs(), Patch(0.1), mask))[0, 0].tolist() == pytest.approx([0.5, 0.0, 0.5])
 
 
 def test_classes_are_counted_exactly(report: RobustnessReport) -> None:

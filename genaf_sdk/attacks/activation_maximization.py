@@ -1,4 +1,4 @@
-"""What the data-free attacks FFF and GD-UAP share: over-fire every layer, and start again from half when saturated."""
+"""What the data-free attacks FFF and GD-UAP share: Adam ascent that starts again from half when saturated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.ascent import gradient_of, random_start, shown
+from genaf_sdk.attacks.ascent import gradient_of
+from genaf_sdk.inputs.images import input_space
 from genaf_sdk.models.encoder import PixelEncoder
 
 if TYPE_CHECKING:
@@ -15,19 +16,21 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from genaf_sdk.inputs.threat import Threat
+
 CHECK_EVERY = 50  # steps between two looks at the saturation
 SATURATED, SETTLED = 0.5, 1e-3  # share of pixels at the budget, and how little that share still moves
 
 
-def climb(
+def adam_ascent(
     objective: Callable[[Tensor], Tensor],
     fitness: Callable[[Tensor], float],
     images: Tensor,
-    budget: float,
+    threat: Threat,
     steps: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Climb ``objective`` with Adam within an L_inf ball, halving a perturbation that no longer moves.
+    """Climb ``objective`` with Adam within a threat, halving a perturbation that no longer moves.
 
     Where more than half of the pixels sit at the budget and that share has settled, the perturbation is noted as a
     candidate and halved; the fittest candidate is returned, as in the publications.
@@ -36,11 +39,12 @@ def climb(
         objective: Maps a perturbation (C, H, W) to the scalar to climb.
         fitness: Maps a candidate to how much it changes the features of substitute images.
         images: Images of the shape to attack, (N, C, H, W).
-        budget: Radius of the ball.
+        threat: What the perturbation keeps to.
         steps: How many; each is about a hundredth of the budget long (0.1 of 255 grey levels in the publications).
         generator: Draws the start.
     """
-    delta = random_start(images, budget, generator).requires_grad_()
+    budget = threat.size
+    delta = threat.start(images[0], generator).requires_grad_()
     optimizer = torch.optim.Adam([delta], lr=budget / 100)
     candidates: list[Tensor] = []
     before = 0.0
@@ -48,7 +52,7 @@ def climb(
         delta.grad = -gradient_of(objective(delta), delta)
         optimizer.step()
         with torch.no_grad():
-            delta.clamp_(-budget, budget)
+            delta.copy_(threat.project(delta))
             if step % CHECK_EVERY and step != steps:
                 continue
             share = float((delta.abs() >= 0.999 * budget).float().mean())
@@ -59,14 +63,15 @@ def climb(
     return max(candidates, key=fitness)
 
 
-def feature_change(encoder: nn.Module, images: Tensor) -> Callable[[Tensor], float]:
+def feature_distance(encoder: nn.Module, images: Tensor) -> Callable[[Tensor], float]:
     """Return a function that measures how far a perturbation turns the features of ``images``: 1 - cosine, the mean."""
+    space = input_space(encoder, images)
     with torch.no_grad():
         clean = encoder(images)
 
     @torch.no_grad()
     def measure(delta: Tensor) -> float:
-        return 1 - float(F.cosine_similarity(encoder(shown(images, delta)), clean, dim=1).mean())
+        return 1 - float(F.cosine_similarity(encoder(space.add(images, delta)), clean, dim=1).mean())
 
     return measure
 

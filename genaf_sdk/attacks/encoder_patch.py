@@ -1,0 +1,40 @@
+"""A label-free patch by plain sign ascent on the encoder, at the place that serves it best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from genaf_sdk.attacks.base import EncoderAttack
+from genaf_sdk.attacks.placed_patch import PlacedPatch
+from genaf_sdk.attacks.registry import register
+from genaf_sdk.attacks.targets import FeatureTarget
+from genaf_sdk.settings import Count
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from genaf_sdk.inputs.perturbation import Perturbation
+
+
+@register
+@dataclass(frozen=True)
+class EncoderPatch(PlacedPatch, EncoderAttack):
+    """Drives the features of patched images away from the clean ones: InfoNCE at every place, then also the cosine.
+
+    A quarter of the surrogate images is held out; kept is what moves most of them into another cluster of the clean
+    features (k-means).
+    """
+
+    name = "encoder-patch"
+    source = "Brown et al., Adversarial Patch, NIPS 2017 workshop; without labels, ours"
+
+    losses = ("info-nce", "cosine")
+
+    finalists: Count = 2
+    """How many places go on, with each of the losses."""
+
+    def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
+        """Try the places, then climb at the best."""
+        return self.strongest(encoder, FeatureTarget(encoder, surrogate, generator), generator)

@@ -1,0 +1,116 @@
+"""What a universal perturbation is crafted against: what is climbed, and what counts as success on held-out images."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genaf_sdk.attacks.batches import READING, outputs_of
+from genaf_sdk.attacks.losses import info_nce
+from genaf_sdk.attacks.pgd import margin_loss
+from genaf_sdk.attacks.pseudo_classes import nearest_centre
+
+Put = Callable[[Tensor], Tensor]
+"""Images (N, C, H, W) to the same images under attack."""
+
+HELD_OUT, FEWEST_HELD_OUT = 0.25, 128
+MARGIN_CAP = 5.0  # logits; beyond it a misclassified image no longer counts in the margin loss
+
+
+class Success(NamedTuple):
+    """How a perturbation does on held-out images; the stronger one is the larger one."""
+
+    rate: float
+    """Share of the images whose class it changes."""
+    distance: float
+    """Mean loss, which decides where the rates are equal."""
+    n: int
+
+    @property
+    def standard_error(self) -> float:
+        """Of the rate."""
+        return math.sqrt(max(self.rate * (1 - self.rate), 1 / self.n) / self.n)
+
+
+class Target(ABC):
+    """A model and the images that the attacker has, a part of which is held out to judge by.
+
+    Args:
+        images: (N, C, H, W).
+        generator: Draws the part that is held out: a quarter, at least 128 images, at most half.
+    """
+
+    def __init__(self, images: Tensor, generator: torch.Generator) -> None:
+        self.images = images
+        order = torch.randperm(len(images), generator=generator).to(images.device)
+        held_out = min(max(round(HELD_OUT * len(images)), FEWEST_HELD_OUT), len(images) // 2)
+        self.crafting, self.held_out = order[held_out:], order[: max(held_out, 1)]
+
+    @abstractmethod
+    def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
+        """Return the scalar to climb, for images (B, C, H, W) under attack that are ``indices`` (B,) of all."""
+
+    @abstractmethod
+    def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return, for each image under attack, whether its class has changed and by how much it moved; (B,) both."""
+
+    @torch.no_grad()
+    def success(self, put: Put) -> Success:
+        """Return how an attack does on the held-out images."""
+        parts = [self.outcome(put(self.images[part]), part) for part in self.held_out.split(READING)]
+        changed, moved = (torch.cat(column).float() for column in zip(*parts, strict=True))
+        return Success(float(changed.mean()), float(moved.mean()), len(changed))
+
+
+class FeatureTarget(Target):
+    """An encoder without labels: the features have to leave the clean ones, and the cluster that these are in."""
+
+    def __init__(self, encoder: nn.Module, images: Tensor, generator: torch.Generator) -> None:
+        super().__init__(images, generator)
+        self.encoder, self.clean = encoder, outputs_of(encoder, images)
+        self.cluster_of = nearest_centre(self.clean, generator)
+        self.clusters = self.cluster_of(self.clean)
+
+    def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
+        """Return the ``info-nce``, minus the ``cosine`` similarity, or the ``mse``; all against the clean features."""
+        features, clean = self.encoder(attacked), self.clean[indices]
+        if loss == "info-nce":
+            return info_nce(features, clean)
+        if loss == "cosine":
+            return -F.cosine_similarity(features, clean, dim=1).mean()
+        return F.mse_loss(features, clean)
+
+    def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return whether the nearest cluster is another one, and 1 minus the cosine similarity."""
+        features = self.encoder(attacked)
+        similarity = F.cosine_similarity(features, self.clean[indices], dim=1)
+        return self.cluster_of(features) != self.clusters[indices], 1 - similarity
+
+
+class LabelTarget(Target):
+    """A classifier and the labels of the images."""
+
+    def __init__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, clamp: float, generator: torch.Generator
+    ) -> None:
+        super().__init__(images, generator)
+        self.model, self.labels, self.clamp = model, labels, clamp
+
+    def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
+        """Return the mean ``cross-entropy`` or ``margin``, each capped for every image."""
+        logits, labels = self.model(attacked), self.labels[indices]
+        if loss == "margin":
+            return margin_loss(logits, labels).clamp(max=MARGIN_CAP).mean()
+        return F.cross_entropy(logits, labels, reduction="none").clamp(max=self.clamp).mean()
+
+    def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return whether the image is misclassified, and its capped cross-entropy."""
+        logits, labels = self.model(attacked), self.labels[indices]
+        losses = F.cross_entropy(logits, labels, reduction="none").clamp(max=self.clamp)
+        return logits.argmax(dim=1) != labels, losses

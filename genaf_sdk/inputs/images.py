@@ -1,0 +1,81 @@
+"""Images: float pixels in [0, 1], channels first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from genaf_sdk.errors import AttackError
+from genaf_sdk.inputs.space import InputSpace
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from genaf_sdk.errors import GenafError
+
+TOLERANCE = 1e-6
+"""How far pixels may lie outside [0, 1]: resizing and augmentation round."""
+
+
+@dataclass(frozen=True)
+class ImageSpace(InputSpace):
+    """Images of one size; ``shape`` is (C, H, W)."""
+
+    def check(self, inputs: Tensor, owner: str, error: type[GenafError] = AttackError) -> None:
+        """Refuse anything but a batch of float images (N, C, H, W) with pixels in [0, 1].
+
+        Raises:
+            GenafError: ``error``, with the shape, the type or the range that was given.
+        """
+        if inputs.ndim != 4 or len(self.shape) != 3 or inputs.numel() == 0 or not inputs.is_floating_point():
+            raise error(
+                f"{owner} was given images of shape {tuple(inputs.shape)} and type {inputs.dtype}.",
+                expected="float (N, C, H, W), none of these 0",
+            )
+        if tuple(inputs.shape[1:]) != self.shape:
+            raise error(
+                f"{owner} was given images of shape {tuple(inputs.shape[1:])}.", expected=f"{self.shape}, as elsewhere"
+            )
+        check_range(inputs, owner, error)
+
+    def clip(self, inputs: Tensor) -> Tensor:
+        """Return the images with pixels brought into [0, 1]."""
+        return inputs.clamp(0, 1)
+
+    def arranged(self, inputs: Tensor) -> Tensor:
+        """Return images (N, C, H, W) with the channels of a pixel side by side, which convolutions are faster on."""
+        return inputs.contiguous(memory_format=torch.channels_last)
+
+    def placed(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Return the module, its weights in the layout of ``arranged``."""
+        placed: torch.nn.Module = module.to(memory_format=torch.channels_last)
+        return placed
+
+
+def image_space(images: Tensor) -> ImageSpace:
+    """Return the space of images (N, C, H, W)."""
+    return ImageSpace(tuple(images.shape[1:]))
+
+
+def input_space(model: object, inputs: Tensor) -> InputSpace:
+    """Return the space that a model states as ``model.space``; where it states none, that of images like ``inputs``."""
+    stated = getattr(model, "space", None)
+    return stated if isinstance(stated, InputSpace) else image_space(inputs)
+
+
+def check_range(pixels: Tensor, owner: str, error: type[GenafError] = AttackError) -> None:
+    """Refuse float pixels of any shape that do not lie in [0, 1].
+
+    Raises:
+        GenafError: ``error``, with the range that was given.
+    """
+    low, high = (float(value) for value in torch.aminmax(pixels))
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
+        raise error(
+            f"{owner} was given pixels from {low:g} to {high:g}.",
+            expected="pixels in [0, 1]",
+            remedy="leave normalization to the model (load_encoder(module, mean=..., std=...)) and remove Normalize "
+            "from the data's transform",
+        )

@@ -1,0 +1,140 @@
+"""Patches whose best place and pixels are known: on linear models, against loops over every place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from genaf_sdk.attacks import EncoderPatch, ImagePatch, PatchUAP
+from genaf_sdk.attacks.patch import PatchSearch
+from genaf_sdk.attacks.pgd import margin_loss
+from genaf_sdk.attacks.targets import FeatureTarget, LabelTarget
+from genaf_sdk.errors import AttackError
+from genaf_sdk.inputs.patches import grid_places, mask_at, paste, patch_sides
+from genaf_sdk.inputs.threat import Patch
+
+
+def linear(seed: int = 0, size: int = 8) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(size * size, 2)).eval()
+
+
+def images(model: nn.Module, count: int = 40, size: int = 8) -> tuple[Tensor, Tensor]:
+    pixels = 0.3 + 0.4 * torch.rand(count, 1, size, size, generator=torch.Generator().manual_seed(0))
+    return pixels, model(pixels).argmax(1)
+
+
+def test_places_are_spread_evenly_and_reach_the_edges() -> None:
+    assert grid_places((10, 8), (2, 4), 3) == [(top, left) for top in (0, 4, 8) for left in (0, 2, 4)]
+    assert grid_places((10, 8), (2, 4), 1) == [(4, 2)]
+    assert grid_places((4, 4), (4, 4), 3) == [(0, 0)]
+    assert mask_at((4, 5), (2, 3), (1, 2)).sum() == 6
+
+
+def test_pasting_is_a_loop_over_images() -> None:
+    pixels, patches = torch.rand(3, 2, 6, 5), torch.rand(3, 2, 2, 3).requires_grad_()
+    places = torch.tensor([[0, 0], [4, 2], [1, 1]])
+    pasted = paste(pixels, patches, places)
+    expected = pixels.clone()
+    for index, (top, left) in enumerate(places.tolist()):
+        expected[index, :, top : top + 2, left : left + 3] = patches[index].detach()
+    assert torch.equal(pasted.detach(), expected)
+    (gradient,) = torch.autograd.grad(pasted.sum(), patches)
+    assert torch.equal(gradient, torch.ones_like(patches))
+
+
+def best_place(pixels: Tensor, direction: Tensor, sides: tuple[int, int], places: list[tuple[int, int]]) -> Tensor:
+    """Return, for each image and place, by how much the best patch raises the linear score ``direction``; (N, P)."""
+    gains = []
+    for top, left in places:
+        weights = direction[:, top : top + sides[0], left : left + sides[1]]
+        window = pixels[:, 0, top : top + sides[0], left : left + sides[1]]
+        gains.append((weights.clamp(min=0) - weights * window).sum(dim=(1, 2)))
+    return torch.stack(gains, dim=1)
+
+
+def test_the_universal_patch_lies_where_the_weights_are_and_is_their_sign() -> None:
+    model = linear()
+    weights = model[1].weight
+    weights.data *= 0.01
+    weights.data[:] = weights.view(2, 8, 8).mul(1 + 500 * mask_at((8, 8), (2, 2), (6, 3))).flatten(1).detach()
+    pixels, _ = images(model)
+    found = PatchUAP(budget=4 / 64)(model, pixels, torch.zeros(len(pixels)).long())
+    assert (found.details["top"], found.details["left"], found.details["loss"]) == (6, 3, "cross-entropy")
+    difference = (weights[1] - weights[0]).view(1, 8, 8)
+    assert found.mask is not None
+    torch.testing.assert_close(found.values, (difference > 0).float() * found.mask)
+    assert torch.equal(found.mask, mask_at((8, 8), (2, 2), (6, 3)))
+
+
+@pytest.mark.parametrize("rectangles", [2, 3])
+def test_several_rectangles_share_the_area(rectangles: int) -> None:
+    model = linear()
+    pixels, labels = images(model)
+    found = PatchUAP(budget=12 / 64, rectangles=rectangles, steps=5)(model, pixels, labels)
+    rows, columns = patch_sides(8, 8, 12 / 64 / rectangles)
+    assert found.mask is not None
+    assert int(found.mask.sum()) == rectangles * rows * columns <= 12
+    with pytest.raises(AttackError, match="no place for 4 rectangles"):
+        PatchUAP(budget=1.0, rectangles=4, steps=5)(model, pixels, labels)
+
+
+def test_a_patch_of_its_own_fools_exactly_the_images_that_some_place_allows() -> None:
+    model = linear(3)
+    pixels, labels = images(model)
+    model[1].bias.data += torch.tensor([0.0, 0.25])  # so that some images cannot be fooled at any place
+    labels = model(pixels).argmax(1)
+    sides, budget = (3, 3), 9 / 64
+    places = grid_places((8, 8), sides, 4)
+    weights = (model[1].weight[1] - model[1].weight[0]).view(1, 8, 8).detach()
+    sign = (1 - 2 * labels)[:, None, None]
+    gains = best_place(pixels, sign * weights, sides, places).amax(dim=1)
+    possible = margin_loss(model(pixels), labels).detach() + gains > 1e-2
+    impossible = margin_loss(model(pixels), labels).detach() + gains < 0
+    adversarial = ImagePatch(budget=budget, finalists=16)(model, pixels, labels)
+    fooled = model(adversarial).argmax(1) != labels
+    assert 5 < int(possible.sum()) < 40
+    assert bool(fooled[possible].all())
+    # The windows of the largest gradient lie off the grid and may do more than it.
+    everywhere = [(top, left) for top in range(6) for left in range(6)]
+    most = best_place(pixels, sign * weights, sides, everywhere).amax(dim=1)
+    assert not bool(fooled[impossible & (margin_loss(model(pixels), labels) + most < 0)].any())
+    changed = (adversarial != pixels).any(dim=1).flatten(1).sum(dim=1)
+    assert int(changed.max()) <= 9
+    wrong = labels.clone()
+    wrong[0] = 1 - wrong[0]
+    assert torch.equal(ImagePatch(budget=budget)(model, pixels, wrong)[0], pixels[0])  # wrong already: left alone
+
+
+def test_the_windows_are_where_the_gradient_is() -> None:
+    model = linear()
+    model[1].weight.data[:] = (model[1].weight.view(2, 8, 8) * mask_at((8, 8), (3, 3), (4, 2))).flatten(1).detach()
+    pixels, labels = images(model, 5)
+    search = PatchSearch(model, pixels, labels, (3, 3), Patch(9 / 64))
+    assert search.windows(1).tolist() == [[[4, 2]]] * 5
+    assert search.windows(99).shape == (5, 36, 2)
+
+
+def test_the_label_free_patch_moves_features_and_beats_a_random_one(tiny_encoder: nn.Module) -> None:
+    encoder = tiny_encoder.eval()
+    surrogate = torch.rand(24, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    found = EncoderPatch(budget=0.12, steps=20, batch_size=8)(encoder, surrogate)
+    assert found.mask is not None
+    random = torch.rand(found.values.shape, generator=torch.Generator().manual_seed(1)) * found.mask
+    target = FeatureTarget(encoder, surrogate, torch.Generator().manual_seed(5))
+    strong = target.success(found.apply)
+    weak = target.success(lambda batch: batch * (1 - found.mask) + random)
+    assert strong.distance > 2 * weak.distance
+
+
+def test_success_counts_images_that_were_not_crafted_on() -> None:
+    model = linear()
+    pixels, labels = images(model)
+    target = LabelTarget(model, pixels, labels, 9.0, torch.Generator().manual_seed(0))
+    assert sorted(target.held_out.tolist() + target.crafting.tolist()) == list(range(40))
+    assert len(target.held_out) == 20  # half, as 128 would be too many
+    flipped = target.success(lambda batch: 1 - batch)
+    held = target.held_out
+    assert flipped.rate == pytest.approx(float((model(1 - pixels[held]).argmax(1) != labels[held]).float().mean()))
+    assert target.success(lambda batch: batch).rate == 0.0

@@ -1,0 +1,129 @@
+"""Universal ascent with restarts, against a loop written beside it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genaf_sdk.attacks import UAPGD, LabelUAPRestarts, UAPGDRestarts
+from genaf_sdk.attacks.restarted_uap import converged, settled
+from genaf_sdk.attacks.targets import FeatureTarget, LabelTarget, Success
+from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.inputs.threat import Linf
+
+
+def surrogate(count: int = 32) -> Tensor:
+    return torch.rand(count, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+
+
+def naive_uapgd(encoder: nn.Module, images: Tensor, epochs: int, batch: int, budget: float, seed: int) -> Tensor:
+    """One restart on InfoNCE, image by image, with the same draws as the attack."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(images), generator=generator)
+    held, crafting = order[: len(images) // 2], order[len(images) // 2 :]
+    clean = encoder(images).detach()
+    mean, deviation = clean.mean(0), clean.std(0).clamp(min=1e-6)
+    kmeans_seed = int(torch.randint(2**31, (1,), generator=generator))
+    kmeans = KMeans(10, n_init=1, random_state=kmeans_seed).fit(((clean - mean) / deviation).numpy())
+    delta = torch.empty(images.shape[1:]).uniform_(-budget, budget, generator=generator)
+
+    def rate(delta: Tensor) -> tuple[float, float]:
+        moved = encoder((images[held] + delta).clamp(0, 1)).detach()
+        clusters = [kmeans.predict(((f - mean) / deviation).numpy()) for f in (moved, clean[held])]
+        return float((clusters[0] != clusters[1]).mean()), float((1 - F.cosine_similarity(moved, clean[held])).mean())
+
+    best, highest = delta, rate(delta)
+    batches = len(crafting) // batch
+    step, steps = 0, epochs * batches
+    for _ in range(epochs):
+        shuffled = torch.randperm(len(crafting), generator=generator)
+        for start in range(0, batches * batch, batch):
+            rows = crafting[shuffled[start : start + batch]]
+            variable = delta.clone().requires_grad_()
+            moved = images[rows] + variable
+            features = encoder(moved + (moved.clamp(0, 1) - moved).detach())
+            losses = []
+            for i, row in enumerate(rows):
+                similar = torch.stack([F.cosine_similarity(features[i], clean[other], dim=0) for other in rows]) / 0.1
+                losses.append(similar.logsumexp(0) - similar[rows == row][0])
+            (gradient,) = torch.autograd.grad(torch.stack(losses).mean(), variable)
+            delta = (delta + 0.2 * budget * (1 - step / steps) * gradient.sign()).clamp(-budget, budget)
+            step += 1
+        if rate(delta) > highest:
+            best, highest = delta, rate(delta)
+    return best
+
+
+def test_agrees_with_the_loop(tiny_encoder: nn.Module) -> None:
+    encoder, budget = tiny_encoder.eval().requires_grad_(False), 0.08
+    attack = UAPGDRestarts(budget=budget, epochs=2, batch_size=8, restarts=1, precision="fp32")
+    found = attack(encoder, surrogate(), seed=4)
+    expected = naive_uapgd(encoder, surrogate(), 2, 8, budget, 4)
+    different = (found.values - expected).abs() > 1e-6
+    assert float(different.float().mean()) < 0.01  # the sign of a gradient that is nearly zero
+    assert found.details["loss"] == "info-nce"
+
+
+def test_more_restarts_are_not_weaker_on_the_held_out_images(tiny_encoder: nn.Module) -> None:
+    rates = [
+        float(
+            UAPGDRestarts(epochs=2, batch_size=8, restarts=restarts)(tiny_encoder, surrogate()).details["held_out_rate"]
+            or 0
+        )
+        for restarts in (1, 3)
+    ]
+    assert rates[1] >= rates[0]
+
+
+def test_label_uap_is_the_sign_of_the_weights_where_there_are_two_classes() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(300, 2)).eval()
+    found = LabelUAPRestarts(epochs=12, batch_size=8)(model, surrogate(), torch.zeros(32).long())
+    difference = (model[1].weight[1] - model[1].weight[0]).detach().view(3, 10, 10)
+    assert float((found.values * difference).sum()) > 0.98 * float((10 / 255 * difference.abs()).sum())
+
+
+def test_a_start_is_where_the_first_restart_begins_and_is_never_lost(tiny_encoder: nn.Module) -> None:
+    encoder, images = tiny_encoder.eval(), surrogate()
+    strong = UAPGDRestarts(budget=0.2, epochs=8, batch_size=8)(encoder, images)
+    short = UAPGDRestarts(budget=0.2, epochs=1, batch_size=16, restarts=1, relative_step_size=1e-6)
+    continued = short(encoder, images, seed=1, start=strong)
+    torch.testing.assert_close(continued.values, strong.values, rtol=0, atol=1e-5)
+    target = FeatureTarget(encoder, images, torch.Generator().manual_seed(1))
+    assert target.success(continued.apply) > target.success(short(encoder, images, seed=1).apply)
+
+
+def test_attacks_that_cannot_begin_anywhere_do_without_a_start(tiny_encoder: nn.Module) -> None:
+    start = Perturbation(torch.zeros(3, 10, 10), Linf(0.1))
+    first, second = (
+        UAPGD(steps=3, batch_size=8)(tiny_encoder, surrogate(), start=given).values for given in (None, start)
+    )
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("rates", "is_settled", "is_converged"),
+    [
+        ([0.1, 0.5], False, False),
+        ([0.1, 0.3, 0.5, 0.7, 0.8, 0.9], False, False),
+        ([0.1, 0.8, 0.9, 0.9, 0.9, 0.9], True, True),
+        ([0.1, 0.9, 0.5, 0.4, 0.3, 0.2], True, True),
+        ([0.1, 0.5, 0.5, 0.5, 0.5, 0.9], False, False),
+    ],
+)
+def test_convergence_is_read_from_the_curve(rates: list[float], is_settled: bool, is_converged: bool) -> None:
+    curve = [Success(rate, 0.0, 400) for rate in rates]
+    assert (settled(curve), converged(curve)) == (is_settled, is_converged)
+
+
+def test_the_margin_is_capped_for_every_image() -> None:
+    model = nn.Identity()
+    logits = torch.tensor([[0.0, 100.0], [3.0, 1.0]])
+    target = LabelTarget(model, torch.zeros(4, 2), torch.zeros(4).long(), 9.0, torch.Generator())
+    rows = torch.tensor([0, 1])
+    assert target.objective("margin", logits, rows).item() == pytest.approx((5 - 2) / 2)
+    expected = (9 + F.cross_entropy(logits[1:], torch.tensor([0])).item()) / 2
+    assert target.objective("cross-entropy", logits, rows).item() == pytest.approx(expected)
