@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from genaf_sdk.methods.adversary import ascend
 from timing import Record, begin, finish, interleaved, median, parser_of, spread, table
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,9 +23,10 @@ from torch.nn import functional as F
 from genaf_sdk.attacks import EncoderAttack, SampleWiseAttack, load_attack
 from genaf_sdk.attacks.ascent import gradient_of, shown
 from genaf_sdk.attacks.base import UniversalAttack, frozen
-from genaf_sdk.config import EvaluationConfig
 from genaf_sdk.data import load_data
 from genaf_sdk.encoders import load_encoder
+from genaf_sdk.evaluation.settings import EvaluationConfig
+from genaf_sdk.methods.pgd import PGD, ascend
 from genaf_sdk.models.heads import Head
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 BATCHES = (32, 64, 125, 250, 500, 1000)
 RESTARTS = (1, 2, 4, 8)
+ONE_STEP = PGD(epsilon=8 / 255, step_size=2 / 255, steps=1)
 
 
 class Unfoolable(nn.Module):
@@ -108,7 +109,7 @@ def batch_sizes(model: nn.Module, pixels: Tensor, arguments: argparse.Namespace)
     for size in BATCHES:
         images = pixels.repeat(-(-size // len(pixels)), 1, 1, 1)[:size]
         labels = torch.zeros(size, dtype=torch.int64, device=pixels.device)
-        ways[str(size)] = partial(ascend, model, images, labels, torch.zeros_like(images), 8 / 255, 2 / 255, 1)
+        ways[str(size)] = partial(ascend, model, images, labels, torch.zeros_like(images), ONE_STEP)
     with frozen(model):
         seconds = interleaved(ways, arguments.repeats, pixels.device, clock=arguments.clock)
     return [
