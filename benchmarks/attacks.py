@@ -80,10 +80,8 @@ def timed(
 ) -> list[Record]:
     """Time both ways of running one attack; the ratio compares with the first."""
     if isinstance(attack, SampleWiseAttack):
-        few, zeros = (
-            pixels[: attack.batch_size],
-            torch.zeros(attack.batch_size, dtype=torch.int64, device=pixels.device),
-        )
+        few = pixels[: attack.batch_size]
+        zeros = torch.zeros(len(few), dtype=torch.int64, device=pixels.device)
         ways: dict[str, Callable[[], object]] = {
             "fp32, no image fooled": partial(attack, Unfoolable(model), few, zeros),
             "fp32, images fooled": partial(attack, model, few, model(few).argmax(1)),

@@ -7,8 +7,8 @@
 All variants descend the same loss (adversarial and clean cross-entropy, genetic term) of PGD images. "As released" is
 written here from the released code's description: float32, NCHW, every attack step a full backward pass whose parameter
 gradients are thrown away or leak, clean and adversarial images in passes of their own. Each further row adds one
-change; "ours" is what the package does, micro-batches are its ``machine.micro_batch_size``. The share of the ceiling compares
-with large square matrix products in the same precision.
+change; "ours" is what the package does, micro-batches are its ``machine.micro_batch_size``. The share of the ceiling
+compares with large square matrix products in the same precision.
 """
 
 from __future__ import annotations

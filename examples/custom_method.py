@@ -13,6 +13,7 @@ entry point in its pyproject.toml, and ``genaf compare --methods toy`` and ``gen
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from genaf_sdk import HardenConfig, harden
 from genaf_sdk.engine.schedule import Schedule
@@ -27,14 +28,14 @@ from genaf_sdk.settings import Epsilon
 class Toy(Method):
     """``CE(f(x + u), y)``, every value of u uniform in [-epsilon, epsilon]."""
 
-    name = "toy"
-    source = "examples/custom_method.py"
-    strengths = {"toy": Strength("Cross-entropy under random noise.", protects="Random noise.", leaves_open="Attacks.")}
+    name: ClassVar = "toy"
+    source: ClassVar = "examples/custom_method.py"
+    strengths: ClassVar = {"toy": Strength("Random noise on every image.", protects="Noise.", leaves_open="Attacks.")}
 
     schedule: Schedule = Schedule(epochs=16)
     epsilon: Epsilon = 8 / 255
 
-    def views(self, model, batch, adversary):
+    def views(self, model, batch, adversary):  # noqa: ARG002  # this one looks at neither model nor adversary
         """Return one view of the batch; its random numbers are the step's, on any number of processes."""
         noise = batch.uniform("noise", tuple(batch.inputs.shape[1:]), -self.epsilon, self.epsilon)
         return ((batch.inputs + noise).clamp(0, 1),)
