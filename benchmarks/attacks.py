@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from genaf_sdk.methods.adversary import ascend
 from timing import Record, begin, finish, interleaved, median, parser_of, spread, table
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,10 +24,11 @@ from genaf_sdk.attacks import EncoderAttack, SampleWiseAttack, load_attack
 from genaf_sdk.attacks.ascent import gradient_of
 from genaf_sdk.attacks.base import UniversalAttack
 from genaf_sdk.attacks.checks import attack_mode
-from genaf_sdk.config import EvaluationConfig
 from genaf_sdk.data import load_data
 from genaf_sdk.encoders import load_encoder
+from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.inputs.images import image_space
+from genaf_sdk.methods.pgd import PGD, ascend
 from genaf_sdk.models.heads import Head
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 BATCHES = (32, 64, 125, 250, 500, 1000)
 RESTARTS = (1, 2, 4, 8)
+ONE_STEP = PGD(epsilon=8 / 255, step_size=2 / 255, steps=1)
 
 
 class Unfoolable(nn.Module):
@@ -81,10 +82,8 @@ def timed(
 ) -> list[Record]:
     """Time both ways of running one attack; the ratio compares with the first."""
     if isinstance(attack, SampleWiseAttack):
-        few, zeros = (
-            pixels[: attack.batch_size],
-            torch.zeros(attack.batch_size, dtype=torch.int64, device=pixels.device),
-        )
+        few = pixels[: attack.batch_size]
+        zeros = torch.zeros(len(few), dtype=torch.int64, device=pixels.device)
         ways: dict[str, Callable[[], object]] = {
             "fp32, no image fooled": partial(attack, Unfoolable(model), few, zeros),
             "fp32, images fooled": partial(attack, model, few, model(few).argmax(1)),
@@ -110,7 +109,7 @@ def batch_sizes(model: nn.Module, pixels: Tensor, arguments: argparse.Namespace)
     for size in BATCHES:
         images = pixels.repeat(-(-size // len(pixels)), 1, 1, 1)[:size]
         labels = torch.zeros(size, dtype=torch.int64, device=pixels.device)
-        ways[str(size)] = partial(ascend, model, images, labels, torch.zeros_like(images), 8 / 255, 2 / 255, 1)
+        ways[str(size)] = partial(ascend, model, images, labels, torch.zeros_like(images), ONE_STEP)
     with attack_mode(model):
         seconds = interleaved(ways, arguments.repeats, pixels.device, clock=arguments.clock)
     return [

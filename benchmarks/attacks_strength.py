@@ -30,11 +30,11 @@ from genaf_sdk.attacks import (
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, LabelledImages, load_data
 from genaf_sdk.encoders import load_encoder
-from genaf_sdk.engine.stage import Run
-from genaf_sdk.methods.gen_af import dual_track_finetuning
+from genaf_sdk.engine.run import Run
+from genaf_sdk.engine.train import train
+from genaf_sdk.methods.lab import Lab
 from genaf_sdk.models.classifier import HardenedModel
 from genaf_sdk.models.heads import Head
-from genaf_sdk.pipeline import undefended_config
 
 ENCODER = "bundled:simclr-cifar10"
 TRAIN, TEST = 5000, 1000
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="+", default=[name for name in known_attacks() if name != "autoattack"])
     parser.add_argument("--surrogate", type=int, default=1024, help="images that universal attacks are crafted on")
     parser.add_argument("--sample-wise", type=int, default=200, help="images that sample-wise attacks are scored on")
-    parser.add_argument("--epochs", type=int, default=HardenConfig().undefended_epochs, help="of fine-tuning")
+    parser.add_argument("--epochs", type=int, default=HardenConfig().baseline.epochs, help="of fine-tuning")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -118,7 +118,8 @@ def finetuned(name: str, epochs: int, surrogate: int, seed: int) -> Subject:
         load_encoder(ENCODER), Head(192, len(data.class_names)), class_names=data.class_names, image_size=size
     )
     run = Run(Accelerator(cpu=True), seed=seed, show_progress=False)
-    dual_track_finetuning(run, model, data, undefended_config(HardenConfig(undefended_epochs=epochs)))
+    standard = HardenConfig().with_(baseline={"epochs": epochs}).standard_fine_tuning()
+    train(run, model, data, Lab(run, model, data).stage("stage 1", standard))
     published = load_encoder(ENCODER).to(memory_format=torch.channels_last)
     images, image_labels = data.train.head(surrogate, seed=seed)
     pixels, labels = data.test.head(TEST, seed=seed)

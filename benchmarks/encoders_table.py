@@ -34,13 +34,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from genaf_sdk.attacks import UAPGD
-from genaf_sdk.config import DualTrackConfig, SensitivityConfig
 from genaf_sdk.data import DataSplits, load_data
-from genaf_sdk.engine.stage import Run
+from genaf_sdk.engine.run import Run
+from genaf_sdk.engine.schedule import Schedule
+from genaf_sdk.engine.train import train
 from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.to_onnx import export_onnx
-from genaf_sdk.methods.gen_af import dual_track_finetuning
-from genaf_sdk.methods.sensitivity import robust_sensitivity
+from genaf_sdk.methods import GenAF
+from genaf_sdk.methods.lab import Lab
+from genaf_sdk.methods.sensitivity import Sensitivity, robust_sensitivity
 from genaf_sdk.models.classifier import HardenedModel
 from genaf_sdk.models.heads import Head
 
@@ -95,13 +97,14 @@ def row(candidate: Candidate, folder: Path) -> list[str]:
     )
     run = Run(Accelerator(cpu=True), seed=0, show_progress=False)
     before = copy.deepcopy(model.encoder.backbone.state_dict())
-    dual_track_finetuning(run, model, data, DualTrackConfig(epochs=1, batch_size=8))
+    method = GenAF(schedule=Schedule(epochs=1, batch_size=8))
+    train(run, model, data, Lab(run, model, data).stage("stage 1", method))
     moved = sum(not torch.equal(value, before[name]) for name, value in model.encoder.backbone.named_parameters())
     total = sum(1 for _ in model.encoder.backbone.parameters())
     if moved < MOVED * total:
         raise RuntimeError(f"only {moved} of {total} weights moved in training")
     pixels, labels = data.train.head(8)
-    rises = robust_sensitivity(model, pixels, labels, SensitivityConfig(steps=1, samples=8))
+    rises = robust_sensitivity(model, pixels, labels, Sensitivity(steps=1, samples=8))
     perturbation = UAPGD(steps=20, batch_size=8)(encoder, pixels)
     noise = torch.randn(perturbation.values.shape, generator=torch.Generator().manual_seed(0)).sign()
     with torch.no_grad():

@@ -9,15 +9,14 @@ less ``--slack``. The seconds are those of training, without the evaluation's at
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from timing import CLOCKS, Record, begin, finish, median, parser_of, spread, table
 
 from genaf_sdk import HardenConfig, HardenResult, harden
-from genaf_sdk.config import AdaptabilityConfig, AdversaryConfig
 from genaf_sdk.data import load_data
-from genaf_sdk.engine.train import accuracy
+from genaf_sdk.engine.accuracy import accuracy
+from genaf_sdk.methods import FineTuning
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +42,7 @@ def main() -> None:
     for repeat in range(arguments.repeats):
         for name, config in ways.items():
             started = CLOCKS[arguments.clock]()
-            seeded = dataclasses.replace(config, seed=arguments.seed + repeat)
+            seeded = config.with_(seed=arguments.seed + repeat)
             result = harden(arguments.encoder, data, seeded, evaluate=False, progress=False)
             seconds[name].append(CLOCKS[arguments.clock]() - started)
             clean[name].append(validation_accuracy(result, data, device))
@@ -69,10 +68,9 @@ def main() -> None:
 
 
 def plain(epochs: int) -> HardenConfig:
-    """Return ordinary fine-tuning with the step of the default, and no second stage."""
+    """Return ordinary fine-tuning with the default's schedule, but for the number of epochs."""
     default = HardenConfig()
-    track = dataclasses.replace(default.dual_track, epochs=epochs, adversary=AdversaryConfig(kind="none"))
-    return dataclasses.replace(default, dual_track=track, adaptability=AdaptabilityConfig(epochs=0))
+    return default.with_(method=FineTuning(schedule=default.method.schedule.with_(epochs=epochs)))
 
 
 def reference(wanted: float, clean: dict[str, list[float]], seconds: dict[str, list[float]]) -> str | None:

@@ -23,6 +23,7 @@ from matplotlib import pyplot as plt
 from stage1 import Bench, Variant, options
 from timing import Record, begin, finish, forward_flops, interleaved, median, parser_of, spread, table
 
+from genaf_sdk.engine.batches import Batch
 from genaf_sdk.methods.genetic import genetic_regularization
 
 if TYPE_CHECKING:
@@ -95,15 +96,15 @@ def genetic_term(arguments: argparse.Namespace, device: torch.device, width: int
     """Time the genetic term with its gradient, on features of ResNet-18's width."""
     ways: dict[str, Callable[[], object]] = {}
     for count in GENETIC_BATCHES:
-        adversarial, benign = (torch.randn(count, width, device=device, requires_grad=True) for _ in range(2))
+        adversarial, clean = (torch.randn(count, width, device=device, requires_grad=True) for _ in range(2))
         labels, weight = torch.arange(count, device=device) % 10, torch.rand(count, device=device)
-        ways[str(count)] = partial(_descend, adversarial, benign, labels, weight)
+        ways[str(count)] = partial(_descend, adversarial, clean, Batch.whole(clean, labels), weight)
     seconds = interleaved(ways, arguments.repeats, device, clock=arguments.clock)
     return Curve([float(count) for count in GENETIC_BATCHES], list(seconds.values()))
 
 
-def _descend(adversarial: Tensor, benign: Tensor, labels: Tensor, weight: Tensor) -> None:
-    genetic_regularization(adversarial, benign, labels, weight=weight).backward()
+def _descend(adversarial: Tensor, clean: Tensor, batch: Batch, weight: Tensor) -> None:
+    batch.mean(genetic_regularization(adversarial, clean, batch, weight=weight)).backward()
 
 
 def draw(curves: dict[str, Curve], path: Path) -> None:

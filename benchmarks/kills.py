@@ -25,16 +25,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from genaf_sdk import HardenConfig, harden
-from genaf_sdk.config import AdaptabilityConfig, DualTrackConfig, ExportConfig, SensitivityConfig
 from genaf_sdk.data import DataSplits, LabelledImages
-from genaf_sdk.engine.checkpoints import FACTS_FILE, FOLDER, TENSORS_FILE, read_checkpoint
+from genaf_sdk.engine.checkpoints import FOLDER, METADATA_FILE, TENSORS_FILE, read_checkpoint
 from genaf_sdk.errors import RunStoppedError
 
-CONFIG = HardenConfig(
-    dual_track=DualTrackConfig(epochs=30, batch_size=32),
-    sensitivity=SensitivityConfig(steps=1, samples=32),
-    adaptability=AdaptabilityConfig(epochs=15, batch_size=32, interpolations=2),
-    export=ExportConfig(precisions=()),
+CONFIG = HardenConfig().with_(
+    method={
+        "schedule": {"epochs": 30, "batch_size": 32},
+        "adaptability": {
+            "epochs": 15,
+            "batch_size": 32,
+            "interpolations": 2,
+            "sensitivity": {"steps": 1, "samples": 32},
+        },
+    },
+    export={"precisions": ()},
 )
 
 
@@ -91,7 +96,7 @@ def partial_files(folder: Path) -> list[str]:
     """Return what lies under a final name and cannot be read as a whole."""
     broken = []
     for checkpoint in (folder / FOLDER).glob("*/[0-9]*"):
-        if {path.name for path in checkpoint.iterdir()} != {TENSORS_FILE, FACTS_FILE}:
+        if {path.name for path in checkpoint.iterdir()} != {TENSORS_FILE, METADATA_FILE}:
             broken.append(str(checkpoint))
         else:
             read_checkpoint(checkpoint)

@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from genaf_sdk.presets import PRESETS
 from mosaics import load_mosaic
 
 from genaf_sdk import DataSplits, HardenConfig, compare, load_data
 from genaf_sdk.comparison import EVALUATION, Comparison, ComparisonRow, read_rows
-from genaf_sdk.config import EvaluationConfig
+from genaf_sdk.evaluation.settings import EvaluationConfig
 
 ENCODER = "bundled:simclr-cifar10"
 QUICK = EvaluationConfig(
@@ -33,9 +32,14 @@ QUICK = EvaluationConfig(
     curve=(),
     checks=False,
 )
-QUICK_WITH_PATCH = dataclasses.replace(
-    QUICK, attacks=(QUICK.attacks[0], "advencoder-pat:batch_size=128,noise_maps=8", *QUICK.attacks[1:])
+QUICK_WITH_PATCH = QUICK.with_(
+    attacks=(QUICK.attacks[0], "advencoder-pat:batch_size=128,noise_maps=8", *QUICK.attacks[1:])
 )
+PRESETS = (
+    *("default", "fast", "paper", "linear-probe", "fine-tuning"),
+    *("pgd-at", "trades", "mart", "universal-at", "rift"),
+)
+"""In the order of the tables."""
 
 STEP_SIZES = {steps: levels / 255 for steps, levels in ((1, 10), (2, 10), (4, 5), (10, 2))}
 """Of PGD at 8/255, by the number of steps."""
@@ -74,8 +78,9 @@ def main() -> None:
                 output_dir=folder,
                 on_row=lambda row: show(row),
             )
-        rows = sorted(read_rows(folder / "comparison.jsonl"), key=lambda row: list(everything).index(row.method))
-        comparison = Comparison([row for row in rows if row.method in everything])
+        places = {method: place for place, method in enumerate(everything)}
+        rows = read_rows(folder / "comparison.jsonl")
+        comparison = Comparison(sorted(rows, key=lambda row: places.get(row.method, len(places))))
         comparison.save(folder)
         print(f"\n{folder}\n\n{comparison.markdown()}")
 
@@ -95,23 +100,21 @@ def show(row: ComparisonRow) -> None:
 
 def methods() -> dict[str, HardenConfig]:
     """Return all presets."""
-    return {name: entry.config for name, entry in PRESETS.items()}
+    return {name: HardenConfig.preset(name) for name in PRESETS}
 
 
 def ablations() -> dict[str, HardenConfig]:
-    """Return the default without one of its parts, with more redundant layers, and the paper's losses with our step."""
-    default = HardenConfig()
+    """Return the default without one of its parts, with more redundant layers, and the paper's losses with our rate."""
     return {
-        "default": default,
-        "no clean CE": changed(default, dual_track={"clean_weight": 0.0}),
-        "no genetic term": changed(default, dual_track={"genetic_weight": 0.0}),
-        "with alignment": changed(default, dual_track={"alignment_weight": 1.0}),
-        "one optimizer": changed(default, dual_track={"encoder_learning_rate": 3e-3, "head_learning_rate": 3e-3}),
-        "no stage 2": changed(default, adaptability={"epochs": 0}),
-        "no guard": changed(default, adaptability={"tolerance": 1.0}),
-        "k = 50 %": changed(default, adaptability={"redundant_fraction": 0.5}),
-        "k = 100 %": changed(default, adaptability={"redundant_fraction": 1.0}),
-        "paper, encoder step 3e-3": changed("paper", dual_track={"encoder_learning_rate": 3e-3}),
+        "default": changed("default"),
+        "no clean CE": changed("default", clean_weight=0.0),
+        "no genetic term": changed("default", genetic_weight=0.0),
+        "one optimizer": changed("default", schedule={"encoder_learning_rate": 3e-3, "head_learning_rate": 3e-3}),
+        "no stage 2": changed("default", adaptability={"epochs": 0}),
+        "no guard": changed("default", adaptability={"tolerance": 1.0}),
+        "k = 50 %": changed("default", adaptability={"redundant_fraction": 0.5}),
+        "k = 100 %": changed("default", adaptability={"redundant_fraction": 1.0}),
+        "paper, encoder step 3e-3": changed("paper", schedule={"encoder_learning_rate": 3e-3}),
     }
 
 
@@ -119,28 +122,27 @@ def candidates() -> dict[str, HardenConfig]:
     """Return what the presets were chosen from: about 56 passes over the data each."""
     found = {}
     for rate in (3e-4, 1e-3, 3e-3, 1e-2):
-        step = {"encoder_learning_rate": rate}
-        found[f"default {rate:g}"] = changed("default", dual_track=step)
+        encoder = {"encoder_learning_rate": rate}
+        found[f"default {rate:g}"] = changed("default", schedule=encoder)
         for epochs in (16, 32):
-            found[f"fine-tuning {rate:g}, {epochs} epochs"] = changed(
-                "fine-tuning", dual_track={**step, "epochs": epochs}
-            )
+            schedule = {**encoder, "epochs": epochs}
+            found[f"fine-tuning {rate:g}, {epochs} epochs"] = changed("fine-tuning", schedule=schedule)
         for steps, epochs in ((1, 27), (2, 18), (4, 11), (10, 5)):
-            adversary = {"steps": steps, "step_size": STEP_SIZES[steps]}
-            track = {**step, "epochs": epochs, "adversary": adversary}
-            found[f"pgd-at {rate:g}, {counted(steps)}, {epochs} epochs"] = changed("pgd-at", dual_track=track)
+            schedule, against = {**encoder, "epochs": epochs}, {"steps": steps, "step_size": STEP_SIZES[steps]}
+            name = f"pgd-at {rate:g}, {counted(steps)}, {epochs} epochs"
+            found[name] = changed("pgd-at", schedule=schedule, against=against)
         for steps, epochs in ((1, 19), (2, 14), (4, 9)):
-            adversary = {"steps": steps, "step_size": STEP_SIZES[steps]}
+            schedule, against = {**encoder, "epochs": epochs}, {"steps": steps, "step_size": STEP_SIZES[steps]}
             for method, symbol, weights in (("trades", "beta", (0.5, 1, 2, 6)), ("mart", "lambda", (1, 2, 5))):
                 for weight in weights:
-                    track = {**step, "epochs": epochs, "divergence_weight": float(weight), "adversary": adversary}
                     name = f"{method} {rate:g}, {symbol} {weight:g}, {counted(steps)}"
-                    found[name] = changed(method, dual_track=track)
+                    found[name] = changed(method, schedule=schedule, against=against, beta=float(weight))
         for size in (1, 8):
-            track = {**step, "epochs": 40, "adversary": {"bank_size": size}}
-            found[f"universal-at {rate:g}, bank {size}"] = changed("universal-at", dual_track=track)
+            schedule = {**encoder, "epochs": 40}
+            name = f"universal-at {rate:g}, bank {size}"
+            found[name] = changed("universal-at", schedule=schedule, against={"bank_size": size})
     for rate in (1e-3, 5e-3):
-        found[f"linear-probe, head {rate:g}"] = changed("linear-probe", dual_track={"head_learning_rate": rate})
+        found[f"linear-probe, head {rate:g}"] = changed("linear-probe", schedule={"head_learning_rate": rate})
     return found
 
 
@@ -162,29 +164,23 @@ def variants() -> dict[str, HardenConfig]:
         (0, 12, 1, 16),
         (0, 10, 1, 16),
     ):
-        adversary = {"sample_wise_share": share, "universal_budget": levels / 255}
-        weights = {"adversarial_weight": float(weight), "alignment_weight": 1.0}
-        track = {"epochs": epochs, **weights, "adversary": adversary}
         found[f"share {share:g}, budget {levels}/255, weight {weight}, {epochs} epochs"] = changed(
-            "default" if share else "fast", dual_track=track
+            "default" if share else "fast",
+            schedule={"epochs": epochs},
+            adversarial_weight=float(weight),
+            against={"sample_wise_share": float(share), "universal_epsilon": levels / 255},
         )
-    for name in ("default", "fast"):
-        found |= {name: changed(name), f"{name}, alignment": changed(name, dual_track={"alignment_weight": 1.0})}
+    found |= {name: changed(name) for name in ("default", "fast")}
     for levels in (10, 12):
-        adversary = {"universal_budget": levels / 255}
         found[f"universal-at, budget {levels}/255"] = changed(
-            "universal-at", dual_track={"epochs": 40, "adversary": adversary}
+            "universal-at", schedule={"epochs": 40}, against={"universal_epsilon": levels / 255}
         )
     return found
 
 
-def changed(config: HardenConfig | str, **sections: dict[str, Any]) -> HardenConfig:
-    """Return a configuration with some settings of some sections replaced."""
-    content = (HardenConfig.preset(config) if isinstance(config, str) else config).to_dict()
-    for section, settings in sections.items():
-        adversary = {**content[section].get("adversary", {}), **settings.pop("adversary", {})}
-        content[section] |= settings | ({"adversary": adversary} if adversary else {})
-    return HardenConfig.from_dict(content)
+def changed(preset: str, **settings: Any) -> HardenConfig:
+    """Return a preset with some settings of its method replaced."""
+    return HardenConfig.preset(preset).with_(method=settings)
 
 
 CONFIGURATIONS = {"methods": methods, "ablation": ablations, "tuning": candidates, "variants": variants}

@@ -16,15 +16,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from genaf_sdk.methods.adversary import ascend
 from timing import Record, begin, finish, in_precision, interleaved, median, parser_of, spread, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_sdk.config import AdaptabilityConfig, SensitivityConfig
 from genaf_sdk.data import load_data
 from genaf_sdk.encoders import build_backbone, load_encoder
-from genaf_sdk.methods.sensitivity import layer_weights, redundant_layers, robust_sensitivity
+from genaf_sdk.methods.adaptability import Adaptability
+from genaf_sdk.methods.pgd import PGD, ascend
+from genaf_sdk.methods.sensitivity import Sensitivity, layer_weights, redundant_layers, robust_sensitivity
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import Head
 
@@ -41,15 +41,15 @@ ENCODERS = {
     "resnet18-32": "torchvision:resnet18",
     "resnet18-64": "torchvision:resnet18",
 }
-FRACTION = AdaptabilityConfig().redundant_fraction
-BUDGET = 8 / 255
+FRACTION = Adaptability().redundant_fraction
+FEW_STEPS = PGD(epsilon=8 / 255, step_size=8 / 255, steps=2)
 
 
 def main() -> None:
     parser = parser_of(__doc__, repeats=1)
     parser.add_argument("--encoders", nargs="+", choices=list(ENCODERS), default=list(ENCODERS)[:4])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--samples", type=int, default=SensitivityConfig().samples, help="adversarial images")
+    parser.add_argument("--samples", type=int, default=Sensitivity().samples, help="adversarial images")
     parser.add_argument("--steps", type=int, default=60, help="of adversarial training before")
     parser.add_argument("--release", action="store_true", help="also the release's procedure: minutes")
     arguments = parser.parse_args()
@@ -111,7 +111,7 @@ def prepared(name: str, seed: int, steps: int, samples: int, device: torch.devic
     model = model.to(memory_format=torch.channels_last)
     train(model, images, steps, seed, device)
     pixels, labels = (tensor.to(device) for tensor in images.head(samples, seed=seed))
-    adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), BUDGET, BUDGET / 4, steps=10)
+    adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), Adaptability().attack)
     return model.eval(), adversarial, labels
 
 
@@ -121,7 +121,7 @@ def train(model: nn.Module, images: LabelledImages, steps: int, seed: int, devic
     for step in range(steps):
         pixels, labels = (tensor.to(device) for tensor in images.head(64, seed=seed * 100_003 + step))
         with in_precision("bf16", device):
-            adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), BUDGET, BUDGET, steps=2)
+            adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), FEW_STEPS)
             logits = model.train()(torch.cat([adversarial, pixels]))
         optimizer.zero_grad()
         F.cross_entropy(logits.float(), labels.repeat(2)).backward()
@@ -129,7 +129,7 @@ def train(model: nn.Module, images: LabelledImages, steps: int, seed: int, devic
 
 
 def ours(model: nn.Module, adversarial: Tensor, labels: Tensor, method: str) -> dict[str, float]:
-    config = SensitivityConfig(method=method)  # type: ignore[arg-type]  # checked when made
+    config = Sensitivity(method=method)  # type: ignore[arg-type]  # checked when made
     return robust_sensitivity(model, adversarial, labels, config, redundant_fraction=FRACTION)
 
 
@@ -142,7 +142,7 @@ def as_released(model: nn.Module, adversarial: Tensor, labels: Tensor, epochs: i
         moved = copy.deepcopy(model).requires_grad_(False)
         weight = moved.get_parameter(name).requires_grad_()
         start, losses = weight.detach().clone(), []
-        radius = SensitivityConfig().radius * start.norm()
+        radius = Sensitivity().radius * start.norm()
         optimizer = torch.optim.SGD([weight], lr=1.0)
         for _ in range(epochs):
             optimizer.zero_grad()

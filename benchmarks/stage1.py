@@ -7,8 +7,8 @@
 All variants descend the same loss (adversarial and clean cross-entropy, genetic term) of PGD images. "As released" is
 written here from the released code's description: float32, NCHW, every attack step a full backward pass whose parameter
 gradients are thrown away or leak, clean and adversarial images in passes of their own. Each further row adds one
-change; "ours" is what the package does, micro-batches are its ``micro_batch_size``. The share of the ceiling compares
-with large square matrix products in the same precision.
+change; "ours" is what the package does, micro-batches are its ``machine.micro_batch_size``. The share of the ceiling
+compares with large square matrix products in the same precision.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
-from genaf_sdk.methods.adversary import ascend
 from timing import (
     Record,
     begin,
@@ -42,8 +41,9 @@ from genaf_sdk.encoders import build_backbone
 from genaf_sdk.engine.backward import backward
 from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.modules import CurrentBatch
-from genaf_sdk.engine.stage import Step, Training, cosine
-from genaf_sdk.methods.gen_af import Tracks, dual_track_loss
+from genaf_sdk.engine.stage import Outputs, Stage
+from genaf_sdk.engine.views import FeaturesAndLogits
+from genaf_sdk.methods.pgd import PGD, ascend
 from genaf_sdk.models.classifier import HardenedModel
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import Head
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BUDGET, STEP = 8 / 255, 2 / 255
-PAPER = HardenConfig.preset("paper").dual_track
+PAPER = HardenConfig.preset("paper").method
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Bench:
         pixels = torch.rand(arguments.batch_size, 3, *size)
         self.pixels = pixels.to(device).contiguous(memory_format=layout)
         self.labels = (torch.arange(arguments.batch_size) % arguments.classes).to(device)
-        self.tracks = Tracks(self.model)
+        self.network = FeaturesAndLogits(self.model)
         self.optimizers = [
             torch.optim.Adam(part.parameters(), rate, weight_decay=8e-4)
             for part, rate in ((self.model.encoder, 1e-4), (self.model.head, 5e-3))
@@ -132,41 +132,35 @@ class Bench:
             return F.cross_entropy(self.model(self.pixels).float(), self.labels)
         adversarial = self.attacked(self.pixels, self.labels)
         if self.variant.joined:
-            features, logits = (part.float() for part in self.tracks(torch.cat([adversarial, self.pixels])))
+            features, logits = (part.float() for part in self.network(torch.cat([adversarial, self.pixels])))
             pairs = features.chunk(2), logits.chunk(2)
         else:
-            first, second = self.tracks(adversarial), self.tracks(self.pixels)
+            first, second = self.network(adversarial), self.network(self.pixels)
             pairs = (first[0].float(), second[0].float()), (first[1].float(), second[1].float())
-        loss, _ = dual_track_loss(*pairs, self.labels, PAPER)  # type: ignore[arg-type]
-        return loss
+        batch = Batch.whole(self.pixels, self.labels)
+        return batch.mean(PAPER.losses(Outputs(*pairs), batch).rows)
 
     def backward_in_pieces(self) -> None:
         """Do as ``loss().backward()`` does, in micro-batches."""
         self.model.train()
-        batch = Batch.whole(self.pixels, self.labels)
-        training = Training(
-            stage="stage 1",
-            epochs=1,
-            batch_size=len(self.labels),
-            optimizers=self.optimizers,
-            schedule=cosine,
-            inputs=lambda piece: (self.attacked(piece.pixels, piece.labels), piece.pixels),
-            loss=lambda features, logits, whole: Step(
-                dual_track_loss(features, logits, whole.labels, PAPER, whole)[0],  # type: ignore[arg-type]
-                {},
-                logits[1].argmax(1).sum(),
-            ),
-            compares_images=True,
+        micro_batches = Batch.whole(self.pixels, self.labels).split(self.variant.micro_batches)
+        views = [(self.attacked(piece.inputs, piece.labels), piece.inputs) for piece in micro_batches]
+        stage = Stage(
+            name="stage 1",
+            schedule=PAPER.schedule,
+            views=PAPER.views,  # made above, by this variant's attack
+            losses=PAPER.losses,
+            compares_rows=PAPER.compares_rows,
         )
-        pieces, device = batch.split(self.variant.micro_batches), torch.device(self.arguments.device)
-        accelerator = Accelerator(cpu=device.type == "cpu")
-        backward(training, self.tracks, accelerator, pieces, CurrentBatch(), rewind=lambda: None)
+        accelerator = Accelerator(cpu=torch.device(self.arguments.device).type == "cpu")
+        backward(stage, self.network, accelerator, micro_batches, views, CurrentBatch(), rewind=lambda: None)
 
     def attacked(self, pixels: Tensor, labels: Tensor) -> Tensor:
         """Return the images after PGD."""
         steps, start = self.arguments.attack_steps, torch.empty_like(pixels).uniform_(-BUDGET, BUDGET)
         if self.variant.input_gradients_only:
-            return ascend(self.model, pixels, labels, start, BUDGET, STEP, steps)[0]
+            pgd = PGD(epsilon=BUDGET, step_size=STEP, steps=steps)
+            return ascend(self.model, pixels, labels, start, pgd)[0]
         adversarial = (pixels + start).clamp(0, 1)
         self.model.eval()
         for _ in range(steps):

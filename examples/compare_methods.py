@@ -2,12 +2,12 @@
 
     python examples/compare_methods.py
 
-A method of your own is a configuration with a name. A comparison that was stopped goes on when it is started again.
+A method of your own is a class (custom_method.py), or settings with a name, as here. A comparison that was stopped goes
+on when it is started again.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from genaf_sdk import Comparison, HardenConfig, compare
@@ -19,9 +19,9 @@ def main(data: Any = "digits", epochs: int = 16, output_dir: str = "comparison")
     methods = {
         "fine-tuning": HardenConfig.preset("fine-tuning"),
         "default": default,
-        "default, no genetic term": replace(default, dual_track=replace(default.dual_track, genetic_weight=0.0)),
+        "default, no genetic term": default.with_(method={"genetic_weight": 0.0}),
     }
-    methods = {name: replace(m, dual_track=replace(m.dual_track, epochs=epochs)) for name, m in methods.items()}
+    methods = {name: config.with_(method={"schedule": {"epochs": epochs}}) for name, config in methods.items()}
     comparison = compare("bundled:simclr-cifar10", data, methods, seeds=(0, 1), output_dir=output_dir)
     print(comparison.markdown())
     return comparison

@@ -9,7 +9,6 @@ accelerate's own launcher starts one process on CPUs, whatever --num_processes s
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 
 from accelerate import Accelerator
 
@@ -21,12 +20,10 @@ def main(*, quick: bool) -> None:
     accelerator = Accelerator(cpu=quick)
     config = HardenConfig.preset("default")
     if quick:
-        config = replace(
-            config,
-            undefended_epochs=1,
-            dual_track=replace(config.dual_track, epochs=1),
-            adaptability=replace(config.adaptability, epochs=0),
-            evaluation=replace(config.evaluation, attacks=("uapgd:steps=10", "pgd"), curve=()),
+        config = config.with_(
+            method={"schedule": {"epochs": 1}, "adaptability": {"epochs": 0}},
+            baseline={"epochs": 1},
+            evaluation={"attacks": ("uapgd:steps=10", "pgd"), "curve": ()},
         )
     result = harden(
         "bundled:simclr-cifar10", "digits", config, output_dir="several-gpus-output", accelerator=accelerator

@@ -42,6 +42,7 @@ MOVED = {
 SAMPLE_WISE = ("epsilon", "step_size", "steps")
 SHARED = ("universal_epsilon", "bank_size", "redraw_every", "sample_wise_share", "patch_share", "patch_area")
 WEIGHTS = ("adversarial_weight", "clean_weight", "genetic_weight")
+OBJECTIVES = ("dual-track", "trades", "mart")
 STAGE_2_EPOCHS = 6
 
 
@@ -118,7 +119,11 @@ def _place_method(
 
 def _method_of(content: dict[str, Any], track: dict[str, Any], kind: str) -> str:
     objective = track.get("objective", "dual-track")
-    if objective in ("trades", "mart"):
+    if objective not in OBJECTIVES:
+        raise ConfigError(
+            f"dual_track.objective is {objective!r}.", expected=f"one of {', '.join(map(repr, OBJECTIVES))}"
+        )
+    if objective != "dual-track":
         return str(objective)
     if kind == "none":
         return "linear-probe" if track.get("freeze_encoder") else "fine-tuning"

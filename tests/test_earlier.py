@@ -1,0 +1,145 @@
+"""Settings of earlier versions: what the committed results and users' files hold is still read."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from genaf_sdk.cli.settings import starting_settings
+from genaf_sdk.comparison import ComparisonRow, read_rows
+from genaf_sdk.config import HardenConfig
+from genaf_sdk.errors import ConfigError
+from genaf_sdk.methods import PGD, GenAF, Mixture, RiFT, presets
+
+ROOT = Path(__file__).parents[1]
+ROWS = [row for file in sorted((ROOT / "docs" / "results").glob("*/comparison.jsonl")) for row in read_rows(file)]
+GONE = "with alignment"
+"""The one ablation whose setting no longer exists."""
+
+
+def label(row: ComparisonRow) -> str:
+    return f"{row.method}-{row.seed}"
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.method in presets()], ids=label)
+def test_the_committed_row_of_a_preset_is_that_preset(row: ComparisonRow) -> None:
+    assert "dual_track" in row.config
+    read, today = HardenConfig.from_dict(row.config), HardenConfig.preset(row.method)
+    assert read == today.with_(seed=row.seed, evaluation=read.evaluation)
+    assert HardenConfig.from_dict(read.to_dict()) == read
+
+
+@pytest.fixture(scope="module")
+def ablations() -> dict[str, HardenConfig]:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        found: dict[str, HardenConfig] = runpy.run_path(str(ROOT / "benchmarks" / "robustness.py"))["ablations"]()
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    return found
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.method not in (*presets(), GONE)], ids=label)
+def test_the_committed_row_of_an_ablation_is_that_of_the_benchmark(
+    row: ComparisonRow, ablations: dict[str, HardenConfig]
+) -> None:
+    read = HardenConfig.from_dict(row.config)
+    assert read == ablations[row.method].with_(seed=row.seed, evaluation=read.evaluation)
+
+
+def test_a_row_whose_setting_is_gone_is_refused() -> None:
+    (row,) = (row for row in ROWS if row.method == GONE)
+    with pytest.raises(ConfigError, match=r"dual_track\.alignment_weight is 1\.0"):
+        HardenConfig.from_dict(row.config)
+
+
+def test_every_setting_finds_its_place() -> None:
+    read = HardenConfig.from_dict(
+        {
+            "seed": 3,
+            "undefended_epochs": 5,
+            "undefended_encoder_learning_rate": 1e-3,
+            "validation_fraction": 0.2,
+            "mixed_precision": "bf16",
+            "sync_batch_norm": False,
+            "micro_batch_size": 32,
+            "non_finite": "skip",
+            "loading": {"balance": "repeat"},
+            "sensitivity": {"method": "exact"},
+            "adaptability": {"tolerance": 0.1},
+            "dual_track": {
+                "epochs": 7,
+                "schedule": "exponential",
+                "clean_weight": 0.5,
+                "adversary": {"budget": 4 / 255, "universal_budget": 6 / 255, "bank_size": 3},
+            },
+        }
+    )
+    against = {"sample_wise": {"epsilon": 4 / 255}, "universal_epsilon": 6 / 255, "bank_size": 3}
+    assert read == HardenConfig().with_(
+        seed=3,
+        baseline={"epochs": 5, "encoder_learning_rate": 1e-3},
+        loading={"validation_fraction": 0.2, "balance": "repeat"},
+        machine={"mixed_precision": "bf16", "sync_batch_norm": False, "micro_batch_size": 32, "non_finite": "skip"},
+        method={
+            "schedule": {"epochs": 7, "decay": "exponential"},
+            "clean_weight": 0.5,
+            "against": against,
+            "adaptability": {"tolerance": 0.1, "sensitivity": {"method": "exact"}},
+        },
+    )
+
+
+def test_the_method_follows_from_loss_and_adversary() -> None:
+    one_track = {"clean_weight": 0.0, "genetic_weight": 0.0, "adversary": {"kind": "pgd", "steps": 1}}
+    rift = HardenConfig.from_dict({"method": "rift", "dual_track": one_track, "adaptability": {"epochs": 10}}).method
+    assert isinstance(rift, RiFT)
+    assert rift.against == PGD(steps=1)
+    assert HardenConfig.from_dict({"method": "pgd-at", "dual_track": one_track}).method.name == "pgd-at"
+    with_pgd = HardenConfig.from_dict({"dual_track": {"adversary": {"kind": "pgd"}}}).method
+    assert isinstance(with_pgd, GenAF)
+    assert with_pgd.against == PGD(steps=2)
+    assert isinstance(HardenConfig.from_dict({"dual_track": {"epochs": 2}}).method.against, Mixture)
+
+
+def test_what_is_missing_is_that_of_the_method() -> None:
+    read = HardenConfig.from_dict({"method": {"name": "rift", "adaptability": {"epochs": 3}}}).method
+    assert read == RiFT().with_(adaptability={"epochs": 3})
+    sample_wise = {"method": {"against": {"sample_wise": {"epsilon": 4 / 255}}}}
+    assert HardenConfig.from_dict(sample_wise) == HardenConfig().with_(**sample_wise)
+
+
+@pytest.mark.parametrize(
+    ("written", "preset", "changes"),
+    [
+        ("dual_track: {epochs: 2}", "trades", {"schedule": {"epochs": 2}}),
+        ("method: {name: trades, schedule: {epochs: 2}}", "trades", {"schedule": {"epochs": 2}}),
+        ("preset: trades\nmethod: {beta: 3}", "trades", {"beta": 3.0}),
+        ("dual_track: {adversary: {bank_size: 2}}", "default", {"against": {"bank_size": 2}}),
+    ],
+)
+def test_a_file_is_laid_over_its_preset(tmp_path: Path, written: str, preset: str, changes: dict[str, object]) -> None:
+    (tmp_path / "settings.yaml").write_text(written)
+    stated = () if "method" in written else ("--preset", preset)
+    read, _ = starting_settings([*stated, "--config", str(tmp_path / "settings.yaml")])
+    assert read == HardenConfig.preset(preset).with_(method=changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ({"dual_track": {"epoch": 2}}, "epoch"),
+        ({"dual_track": {"adversary": {"sise": 2}}}, "sise"),
+        ({"dual_track": {"adversary": {"kind": "fgsm"}}}, "fgsm"),
+        ({"dual_track": {"objective": "tradez"}}, "tradez"),
+        ({"dual_track": {"epochs": 2}, "sede": 1}, "sede"),
+        ({"adaptability": {"epoks": 2}}, "epoks"),
+        ({"dual_track": 3}, "dual_track is 3"),
+    ],
+)
+def test_what_no_version_had_is_refused_by_name(content: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        HardenConfig.from_dict(content)
