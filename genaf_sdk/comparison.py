@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.table import Table
 
 from genaf_sdk.config import HardenConfig
@@ -216,7 +215,6 @@ def compare(
         raise ConfigError(f"methods is {tuple(configs)} and seeds is {tuple(seeds)}.", expected="at least one of each")
     folder = None if output_dir is None else require_writable(Path(output_dir))
     public, evaluation = load_encoder(encoder), evaluation or EVALUATION
-    public = public.to(memory_format=torch.channels_last)
     rows = [] if folder is None else read_rows(folder / ROWS_FILE)
     identities = [(row.method, row.seed, _settings(row.config), row.data) for row in rows]
     comparison = Comparison()
@@ -227,6 +225,7 @@ def compare(
             if config.loading not in loaded:
                 loaded[config.loading] = (_load(dataset, public, config), {})
             data, transferred = loaded[config.loading]
+            public = data.space.placed(public)
             identity = (name, seed, _settings(config.to_dict()), data.describe()["fingerprint"])
             row = next((row for known, row in zip(identities, rows, strict=True) if known == identity), None)
             if row is None:

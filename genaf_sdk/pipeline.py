@@ -164,7 +164,7 @@ def harden(
     if log_with is not None and accelerator is not None:
         raise ConfigError("Both log_with and accelerator are given.", remedy="give log_with to your Accelerator")
     trackers = require_trackers(log_with, folder)
-    published = copy.deepcopy(load_encoder(encoder)).eval().to(memory_format=torch.channels_last)
+    published = copy.deepcopy(load_encoder(encoder)).eval()
     data = load_data(
         dataset,
         image_size=published.image_size,
@@ -173,6 +173,7 @@ def harden(
         seed=config.seed,
         **config.loading.to_dict(),
     )
+    published = data.space.placed(published)
     feature_dim = published.measure(data.image_shape[1:])
     precision = config.machine.mixed_precision
     engines = own_accelerator(precision, trackers, folder) if accelerator is None else nullcontext(accelerator)

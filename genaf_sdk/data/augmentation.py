@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from genaf_sdk.errors import ConfigError
+from genaf_sdk.inputs.images import image_space
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,7 +47,7 @@ def augmented(pixels: Tensor, augmentation: str, seeds: Tensor) -> Tensor:
         for index, seed in enumerate(seeds.tolist()):
             torch.default_generator.manual_seed(seed)  # v2 has no argument for a generator
             changed[index] = transform(pixels[index])
-    return changed.clamp_(0, 1)
+    return image_space(changed).clip(changed)
 
 
 @cache

@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import get_worker_info
 
-from genaf_sdk.data.images import LabelledImages, check_pixels
+from genaf_sdk.data.images import LabelledImages
 from genaf_sdk.data.loading import memory, processors
 from genaf_sdk.data.pictures import EncodedImages, Unreadable, on_white, peculiarities, require_decodable
 from genaf_sdk.data.samples import Samples, as_labels
 from genaf_sdk.errors import DataError
+from genaf_sdk.inputs.images import check_pixels, image_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -288,4 +289,4 @@ def resize(pixels: Tensor, target: Target) -> Tensor:
         return pixels
     mode = INTERPOLATIONS[target.interpolation]
     resized = F.interpolate(check_pixels(pixels), target.size, mode=mode, antialias=mode != "nearest-exact")
-    return resized if pixels.dtype == torch.uint8 else resized.clamp(0, 1)
+    return resized if pixels.dtype == torch.uint8 else image_space(resized).clip(resized)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from genaf_sdk.errors import DataError
+from genaf_sdk.inputs.images import check_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -187,36 +187,6 @@ def _as_bytes(pixels: Tensor) -> Tensor:
 def as_pixels(pixels: Tensor) -> Tensor:
     """Return float32 pixels in [0, 1]."""
     return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
-
-
-def check_pixels(pixels: Tensor) -> Tensor:
-    """Return pixels (N, C, H, W) as they are.
-
-    Raises:
-        DataError: Another shape, or floats outside [0, 1].
-    """
-    if pixels.ndim != 4:
-        raise DataError(f"The images have shape {tuple(pixels.shape)}.", expected="(N, C, H, W)")
-    if pixels.dtype == torch.uint8 or len(pixels) == 0:
-        return pixels
-    low, high = (float(value) for value in torch.aminmax(pixels))
-    if not (low >= -1e-6 and high <= 1 + 1e-6):
-        if not math.isfinite(low + high):
-            raise DataError(
-                "The pixels hold NaN or infinity.",
-                expected="pixels in [0, 1]",
-                remedy="look for a division by zero in the data's transform",
-            )
-        in_bytes = low >= 0 and 2 < high <= 255
-        raise DataError(
-            f"The pixels reach from {low:g} to {high:g}.",
-            expected="pixels in [0, 1]" + (", or bytes as uint8" if in_bytes else ""),
-            remedy="divide them by 255, or give them as uint8"
-            if in_bytes
-            else "remove Normalize from the data's transform: normalization belongs inside the encoder "
-            "(load_encoder(module, mean=..., std=...))",
-        )
-    return pixels
 
 
 def generator_of(seed: int) -> torch.Generator:

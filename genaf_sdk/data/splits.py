@@ -15,6 +15,7 @@ import torch
 from genaf_sdk.data.classes import checked_names
 from genaf_sdk.data.images import LabelledImages, generator_of
 from genaf_sdk.errors import DataError
+from genaf_sdk.inputs.images import ImageSpace
 
 FINGERPRINT = 2  # changes with what the fingerprint covers
 
@@ -43,6 +44,11 @@ class DataSplits:
     name: str = "data"
     notes: tuple[str, ...] = field(default=())
     interpolation: str = "bilinear"
+
+    @property
+    def space(self) -> ImageSpace:
+        """What an image is: of the size of the first one."""
+        return ImageSpace(self.image_shape)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", checked_names(self.class_names, f"the data {self.name!r}"))

@@ -16,11 +16,13 @@ from genaf_sdk.data.loading import loader_options
 from genaf_sdk.engine.processes import ALONE, Processes
 from genaf_sdk.engine.randomness import integers, permutation, random_key, uniform
 from genaf_sdk.errors import ConfigError, TrainingError
+from genaf_sdk.inputs.images import image_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from genaf_sdk.data import LabelledImages
+    from genaf_sdk.inputs.space import InputSpace
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Batch:
     total: int
     key: int = 0
     processes: Processes = ALONE
+
+    @property
+    def space(self) -> InputSpace:
+        """Of the inputs."""
+        return image_space(self.inputs)
 
     @classmethod
     def whole(cls, inputs: Tensor, labels: Tensor, key: int = 0) -> Batch:
@@ -155,9 +162,9 @@ class GlobalBatches:
                     f"A data-loading worker died: {str(error).splitlines()[0]}",
                     remedy="free memory, then go on with resume=True",
                 ) from error
-            pixels = pixels.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            pixels = pixels.to(device, non_blocking=True)
             key = random_key(self.key, "step", epoch * self.steps + number)
-            yield Batch(pixels, labels.to(device), share, len(batch), key, self.processes)
+            yield Batch(image_space(pixels).arranged(pixels), labels.to(device), share, len(batch), key, self.processes)
 
 
 def _as_it_is(batch: Any) -> Any:

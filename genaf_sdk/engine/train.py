@@ -6,9 +6,6 @@ import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
 from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.engine.modules import synchronized_layers
 from genaf_sdk.engine.processes import peers_alive
@@ -17,6 +14,8 @@ from genaf_sdk.engine.views import FeaturesAndLogits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from torch import nn
 
     from genaf_sdk.data import DataSplits
     from genaf_sdk.engine.run import Run
@@ -39,7 +38,7 @@ def train(run: Run, model: HardenedModel, data: DataSplits, stage: Stage) -> Non
         OutputError: A checkpoint cannot be written.
         RunStoppedError: SIGTERM came; the step was finished and saved.
     """
-    model.to(run.accelerator.device).to(memory_format=torch.channels_last)
+    data.space.placed(model.to(run.accelerator.device))
     both, sharded = FeaturesAndLogits(model), run.accelerator.is_fsdp2
     attacked: nn.Module = ShardedClassifier(both) if sharded else model
     untouched = copy.deepcopy(both).cpu() if sharded else None

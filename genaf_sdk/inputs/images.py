@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from genaf_sdk.errors import AttackError
-from genaf_sdk.inputs.space import InputSpace
+from genaf_sdk.errors import AttackError, DataError
+from genaf_sdk.inputs.space import InputSpace, Module
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,9 +49,9 @@ class ImageSpace(InputSpace):
         """Return images (N, C, H, W) with the channels of a pixel side by side, which convolutions are faster on."""
         return inputs.contiguous(memory_format=torch.channels_last)
 
-    def placed(self, module: torch.nn.Module) -> torch.nn.Module:
-        """Return the module, its weights in the layout of ``arranged``."""
-        placed: torch.nn.Module = module.to(memory_format=torch.channels_last)
+    def placed(self, module: Module) -> Module:
+        """Return the module, its weights in the layout of ``arranged``; in place."""
+        placed: Module = module.to(memory_format=torch.channels_last)
         return placed
 
 
@@ -79,3 +80,33 @@ def check_range(pixels: Tensor, owner: str, error: type[GenafError] = AttackErro
             remedy="leave normalization to the model (load_encoder(module, mean=..., std=...)) and remove Normalize "
             "from the data's transform",
         )
+
+
+def check_pixels(pixels: Tensor) -> Tensor:
+    """Return pixels (N, C, H, W) as they are.
+
+    Raises:
+        DataError: Another shape, or floats outside [0, 1].
+    """
+    if pixels.ndim != 4:
+        raise DataError(f"The images have shape {tuple(pixels.shape)}.", expected="(N, C, H, W)")
+    if pixels.dtype == torch.uint8 or len(pixels) == 0:
+        return pixels
+    low, high = (float(value) for value in torch.aminmax(pixels))
+    if not (low >= -1e-6 and high <= 1 + 1e-6):
+        if not math.isfinite(low + high):
+            raise DataError(
+                "The pixels hold NaN or infinity.",
+                expected="pixels in [0, 1]",
+                remedy="look for a division by zero in the data's transform",
+            )
+        in_bytes = low >= 0 and 2 < high <= 255
+        raise DataError(
+            f"The pixels reach from {low:g} to {high:g}.",
+            expected="pixels in [0, 1]" + (", or bytes as uint8" if in_bytes else ""),
+            remedy="divide them by 255, or give them as uint8"
+            if in_bytes
+            else "remove Normalize from the data's transform: normalization belongs inside the encoder "
+            "(load_encoder(module, mean=..., std=...))",
+        )
+    return pixels

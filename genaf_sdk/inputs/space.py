@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from genaf_sdk.errors import AttackError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from genaf_sdk.errors import GenafError
+
+Module = TypeVar("Module", bound="nn.Module")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class InputSpace(ABC):
         """
         moved = inputs + delta
         return moved + (self.clip(moved) - moved).detach()
+
+    def placed(self, module: Module) -> Module:
+        """Return the module, its weights in the layout of ``arranged``."""
+        return module
 
     def arranged(self, inputs: Tensor) -> Tensor:
         """Return a batch (N, *shape) in the memory layout that the hardware likes; the values stay."""

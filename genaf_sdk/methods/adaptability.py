@@ -169,7 +169,7 @@ def measure_guard(lab: Lab, settings: Adaptability, coefficient: float, perturba
     universal = 1.0
     with inference_mode_of(model), torch.no_grad():
         for perturbation in perturbations if perturbations is not None else ():
-            correct = model((pixels + perturbation).clamp(0, 1)).argmax(1) == labels
+            correct = model(lab.data.space.clip(pixels + perturbation)).argmax(1) == labels
             universal = min(universal, float(correct.float().mean()))
         with run.accelerator.autocast():  # to find the images; they are scored in float32, as they are deployed
             adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), settings.attack)

@@ -13,6 +13,8 @@ from genaf_sdk.engine.adversary import Adversary
 from genaf_sdk.engine.randomness import random_key, uniform
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.inputs.images import image_space
+from genaf_sdk.inputs.patches import paste
+from genaf_sdk.inputs.threat import Linf, Patch
 from genaf_sdk.methods.against import ADVERSARIES, Against
 from genaf_sdk.methods.pgd import PGD, ascend
 from genaf_sdk.settings import Count, Epsilon, Share
@@ -112,10 +114,12 @@ class MixtureAdversary(Adversary):
         # A process's training loss is scaled by their number, as accelerate averages; the sum here undoes it.
         own = self.sample_wise_gradient + _gradient_of(self.perturbations) / self.processes.count
         epsilon = self.settings.universal_epsilon
-        self.perturbations.add_(self.processes.all_reduce(own).sign(), alpha=UNIVERSAL_STEP * epsilon).clamp_(
-            -epsilon, epsilon
+        universal = Linf(epsilon)
+        self.perturbations.copy_(
+            universal.ascend(self.perturbations, self.processes.all_reduce(own), UNIVERSAL_STEP * epsilon)
         )
-        self.patches.add_(self.processes.all_reduce(_gradient_of(self.patches)).sign(), alpha=PATCH_STEP).clamp_(0, 1)
+        patch_gradient = self.processes.all_reduce(_gradient_of(self.patches))
+        self.patches.copy_(Patch(self.settings.patch_area).ascend(self.patches, patch_gradient, PATCH_STEP))
         self.reset()
         self.steps += 1
         if self.steps % self.settings.redraw_every == 0:
@@ -161,18 +165,10 @@ class MixtureAdversary(Adversary):
         )
         return perturbations, uniform(random_key(self.key, "patches", self.steps), members, (channels, side, side))
 
-    def _paste(self, pixels: Tensor, indices: Tensor, positions: Tensor) -> Tensor:
+    def _paste(self, images: Tensor, indices: Tensor, positions: Tensor) -> Tensor:
         """Put a patch of the bank on each image, at a position given as shares (N, 2) of the room there is."""
-        count, _, height, width = pixels.shape
-        side = self.patches.shape[-1]
-        offsets = torch.arange(side, device=pixels.device)
-        top, left = (positions * positions.new_tensor([height - side + 1, width - side + 1])).long().unbind(1)
-        rows = top[:, None, None] + offsets[None, :, None]
-        columns = left[:, None, None] + offsets[None, None, :]
-        images = torch.arange(count, device=pixels.device)[:, None, None]
-        patched = pixels.clone()
-        patched[images, :, rows, columns] = self.patches[indices].permute(0, 2, 3, 1)
-        return patched
+        room = [length - self.patches.shape[-1] + 1 for length in images.shape[2:]]
+        return paste(images, self.patches[indices], (positions * positions.new_tensor(room)).long())
 
 
 def _gradient_of(leaf: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_sdk.engine.adversary import Adversary
+from genaf_sdk.inputs.images import input_space
+from genaf_sdk.inputs.threat import Linf
 from genaf_sdk.methods.against import ADVERSARIES, Against
 from genaf_sdk.models.modes import inference_mode_of
 from genaf_sdk.settings import Count, Epsilon
@@ -69,22 +71,23 @@ def ascend(model: nn.Module, inputs: Tensor, target: Tensor, start: Tensor, pgd:
 
     Args:
         model: Inputs to logits.
-        inputs: Images (n, C, H, W) in [0, 1].
+        inputs: Valid ones, (n, *shape).
         target: Classes (n,), or probabilities (n, K).
-        start: Where to start, (n, C, H, W); may lie outside the ball.
+        start: Where to start, (n, *shape); may lie outside the ball.
         pgd: Radius of the ball, length and number of the steps.
 
     Returns:
-        The adversarial images, and the gradient at the start (both (n, C, H, W)).
+        The adversarial inputs, and the gradient at the start, both (n, *shape).
     """
     first = torch.empty(0)
+    space, threat = input_space(model, inputs), Linf(pgd.epsilon)
     with inference_mode_of(model), torch.enable_grad():
-        adversarial = (inputs + start).clamp(0, 1)
+        adversarial = space.clip(inputs + start)
         for step in range(pgd.steps):
             adversarial = adversarial.detach().requires_grad_()
             loss = F.cross_entropy(model(adversarial).float(), target, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, adversarial)
             first = gradient if step == 0 else first
-            delta = (adversarial.detach() + pgd.step_size * gradient.sign() - inputs).clamp(-pgd.epsilon, pgd.epsilon)
-            adversarial = (inputs + delta).clamp(0, 1)
+            delta = threat.project(adversarial.detach() + pgd.step_size * gradient.sign() - inputs)
+            adversarial = space.clip(inputs + delta)
     return adversarial.detach(), first
