@@ -40,7 +40,7 @@ def adam_ascent(
         fitness: Maps a candidate to how much it changes the features of substitute images.
         images: Images of the shape to attack, (N, C, H, W).
         threat: What the perturbation keeps to.
-        steps: How many; each is about a hundredth of the budget long (0.1 of 255 grey levels in the publications).
+        steps: How many; each is about a hundredth of the budget long (0.1 of 255 gray levels in the publications).
         generator: Draws the start.
     """
     budget = threat.size
@@ -76,9 +76,9 @@ def feature_distance(encoder: nn.Module, images: Tensor) -> Callable[[Tensor], f
     return measure
 
 
-def mid_grey(encoder: nn.Module, images: Tensor) -> Tensor:
-    """Return the image (1, C, H, W) that the encoder's normalisation maps to zero; grey 0.5 where it has none."""
-    grey = torch.full_like(images[:1], 0.5)
+def mid_gray(encoder: nn.Module, images: Tensor) -> Tensor:
+    """Return the image (1, C, H, W) that the encoder's normalization maps to zero; gray 0.5 where it has none."""
+    gray = torch.full_like(images[:1], 0.5)
     if isinstance(encoder, PixelEncoder) and bool(encoder.mean.any()):
-        return encoder.mean.to(grey).expand_as(grey)
-    return grey
+        return encoder.mean.to(gray).expand_as(gray)
+    return gray

@@ -1,4 +1,4 @@
-"""APGD (Croce and Hein, ICML 2020), the optimiser of ``apgd-ce`` and ``apgd-t``: no step size to tune."""
+"""APGD (Croce and Hein, ICML 2020), the optimizer of ``apgd-ce`` and ``apgd-t``: no step size to tune."""
 
 from __future__ import annotations
 

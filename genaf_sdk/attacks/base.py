@@ -112,18 +112,23 @@ class EncoderAttack(UniversalAttack):
             encoder: Pixels (N, C, H, W) in [0, 1] to features (N, D); left as it was.
             surrogate: The attacker's own images, (N, C, H, W) in [0, 1], at the size to attack.
             seed: Seeds every random choice of the attack.
-            start: What the attacker has already, a perturbation that transfers; attacks that cannot begin there do
-                without.
+            start: What the attacker has already, such as a perturbation that transfers; attacks that cannot begin
+                anywhere, or not with this kind of perturbation, do without.
 
         Raises:
-            AttackError: No surrogate images, pixels outside [0, 1], an encoder that gives NaN, or one that the attack
-                cannot work on.
+            AttackError: No surrogate images, pixels outside [0, 1], a start of another shape, an encoder that gives
+                NaN, or one that the attack cannot work on.
         """
         input_space(encoder, surrogate).check(surrogate, repr(self.name))
+        if start is not None and start.values.shape != surrogate.shape[1:]:
+            raise AttackError(
+                f"{self.name!r} was given a start of shape {tuple(start.values.shape)}.",
+                expected=f"that of an image, {tuple(surrogate.shape[1:])}",
+            )
         check_outputs(self.name, encoder, surrogate, needs_gradient=self.needs_gradient)
 
         def craft(generator: torch.Generator) -> Perturbation:
-            if start is None:
+            if start is None or type(start.threat) is not type(self.threat):
                 return self.run(encoder, surrogate, generator)
             return self.run_from(encoder, surrogate, generator, start.values.to(surrogate))
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Dispersion(LayerAttack):
-    """Minimises the standard deviation of ``h_l(x + d)`` over channels and places, on average over the images.
+    """Minimizes the standard deviation of ``h_l(x + d)`` over channels and places, on average over the images.
 
     The publication (its attack is called DR there and STD in comparisons) perturbs each image by itself; the objective
     is the same. Native budget 16/255.

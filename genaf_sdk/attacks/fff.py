@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.activation_maximization import adam_ascent, feature_distance, mid_grey
+from genaf_sdk.attacks.activation_maximization import adam_ascent, feature_distance, mid_gray
 from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.attacks.layers import activations, layer_at, layers_of
 from genaf_sdk.attacks.pap_ugs import gaussian_images
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class FFF(EncoderAttack):
-    """Maximises ``sum_l log mean(relu(h_l(d)))``: how strongly d alone activates the layers l.
+    """Maximizes ``sum_l log mean(relu(h_l(d)))``: how strongly d alone activates the layers l.
 
-    No image is used but for its shape. The published networks take mean-free input, so that d alone is d on a mid-grey
-    image; the normalisation of a ``PixelEncoder`` says which grey that is. Native budget 10 of 255.
+    No image is used but for its shape. The published networks take mean-free input, so that d alone is d on a mid-gray
+    image; the normalization of a ``PixelEncoder`` says which gray that is. Native budget 10 of 255.
     """
 
     name = "fff"
@@ -39,10 +39,10 @@ class FFF(EncoderAttack):
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Climb, and keep the candidate that changes the features of Gaussian images most."""
         layers = [layer_at(encoder, surrogate, 0, self.layer)] if self.layer else layers_of(encoder, surrogate)
-        grey = mid_grey(encoder, surrogate)
+        gray = mid_gray(encoder, surrogate)
 
         def objective(delta: Tensor) -> Tensor:
-            return product_of_means(activations(encoder, layers, grey + delta))
+            return product_of_means(activations(encoder, layers, gray + delta))
 
         noise = gaussian_images(torch.Size((64, *surrogate.shape[1:])), generator).to(surrogate)
         fitness = feature_distance(encoder, noise)

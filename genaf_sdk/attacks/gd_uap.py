@@ -1,4 +1,4 @@
-"""GD-UAP, generalisable data-free universal perturbations: activate all layers, with as much data as there is."""
+"""GD-UAP, generalizable data-free universal perturbations: activate all layers, with as much data as there is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.activation_maximization import adam_ascent, feature_distance, mid_grey
+from genaf_sdk.attacks.activation_maximization import adam_ascent, feature_distance, mid_gray
 from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.attacks.batches import image_batches
 from genaf_sdk.attacks.layers import activations, layer_at, layers_of
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class GDUAP(EncoderAttack):
-    """Maximises ``sum_l log ||relu(h_l(.))||_2`` over the layers l.
+    """Maximizes ``sum_l log ||relu(h_l(.))||_2`` over the layers l.
 
-    ``data`` says on what: ``none``, d on a mid-grey image; ``range``, d on Gaussian images with the mean and deviation
+    ``data`` says on what: ``none``, d on a mid-gray image; ``range``, d on Gaussian images with the mean and deviation
     of the surrogate images' channels; ``images``, d on the surrogate images. Native budget 10 of 255.
     """
 
@@ -51,7 +51,7 @@ class GDUAP(EncoderAttack):
 
         def objective(delta: Tensor) -> Tensor:
             if self.data == "none":
-                seen = mid_grey(encoder, surrogate) + delta
+                seen = mid_gray(encoder, surrogate) + delta
             else:
                 seen = space.add(next(batches) if self.data == "images" else gaussian(self.batch_size), delta)
             return product_of_norms(activations(encoder, layers, seen))

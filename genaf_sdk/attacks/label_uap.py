@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class LabelUAP(UniversalModelAttack):
-    """Maximises ``mean(min(CE(f(x + d), y), clamp))``.
+    """Maximizes ``mean(min(CE(f(x + d), y), clamp))``.
 
     The cap keeps images that are already misclassified from dominating the gradient. The publication clamps at 9
     and uses a fixed step. Native budgets 8/255 (CIFAR-10) and 10/255 (ImageNet).

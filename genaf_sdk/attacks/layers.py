@@ -29,7 +29,7 @@ class _Reached(Exception):  # noqa: N818  # a jump, not an error
 def layers_of(encoder: nn.Module, images: Tensor) -> list[str]:
     """Return the names of an encoder's layers in execution order.
 
-    A normalisation that follows a convolution directly is counted to it and lends it its name: before it, the scale of
+    A normalization that follows a convolution directly is counted to it and lends it its name: before it, the scale of
     a channel says nothing about its weight in what follows. Of branches that start from the same tensor, the first to
     run stands for all: the shortcuts of residual networks are thin, and attacks on them are weak.
 

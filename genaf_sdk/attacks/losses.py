@@ -23,7 +23,7 @@ def info_nce(query: Tensor, positive: Tensor, temperature: float = 0.1) -> Tenso
 
 
 def high_frequencies(images: Tensor, radius: float) -> Tensor:
-    """Return the images (N, C, H, W) without the frequencies inside a centred disc of ``radius`` (in FFT bins)."""
+    """Return the images (N, C, H, W) without the frequencies inside a centered disc of ``radius`` (in FFT bins)."""
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device) - height // 2
     columns = torch.arange(width, device=images.device) - width // 2

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class PapBase(LayerAttack):
-    """Maximises ``mean(h_l(x + d)^2)`` at a low layer l, whose weights fine-tuning hardly changes.
+    """Maximizes ``mean(h_l(x + d)^2)`` at a low layer l, whose weights fine-tuning hardly changes.
 
     Native budget 0.05 and step 2e-4; the budget here is the one of the joint tables.
     """

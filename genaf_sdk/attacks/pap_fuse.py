@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class PapFuse(PapBase):
-    """Maximises ``mean(h_l(x + d)^2) + second_weight mean(h_k(x + d)^2)`` at two low layers l and k.
+    """Maximizes ``mean(h_l(x + d)^2) + second_weight mean(h_k(x + d)^2)`` at two low layers l and k.
 
     Native budget 0.05 and step 2e-4; the budget here is the one of the joint tables.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class PapUgs(PapBase):
-    """Maximises ``mean(h_l(n + d)^2) + image_weight mean(h_l(x + d)^2)`` with Gaussian images n.
+    """Maximizes ``mean(h_l(n + d)^2) + image_weight mean(h_l(x + d)^2)`` with Gaussian images n.
 
     Each n has a random mean from U(0.4, 0.6) and a random deviation from U(0.05, 0.10) in each channel: the attacker
     does not know which images the task has. Native budget 0.05 and step 2e-4; the budget here is the one of the joint

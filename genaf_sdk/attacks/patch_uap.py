@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class PatchUAP(PlacedPatch, UniversalModelAttack):
-    """Maximises ``mean(min(CE(f((1 - m) x + m p), y), clamp))`` over the pixels p and the place of the mask m.
+    """Maximizes ``mean(min(CE(f((1 - m) x + m p), y), clamp))`` over the pixels p and the place of the mask m.
 
     The publication targets a class and draws places, turns and scales for a patch that is printed; this one is
     untargeted and stays where it does most, as an attacker who sends files would have it.

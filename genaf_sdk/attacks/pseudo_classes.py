@@ -46,10 +46,10 @@ def probe_classes(encoder: nn.Module, images: Tensor, generator: torch.Generator
     return lambda pixels: F.linear((encoder(pixels) - mean) / deviation, final_weight, final_bias)
 
 
-def nearest_centre(features: Tensor, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """Return a function from features (N, D) to the nearest of the k-means centres of ``features``, (N,).
+def nearest_center(features: Tensor, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """Return a function from features (N, D) to the nearest of the k-means centers of ``features``, (N,).
 
-    One centre for every 40 images, 10 to 50 of them; features are brought to mean 0 and deviation 1 first.
+    One center for every 40 images, 10 to 50 of them; features are brought to mean 0 and deviation 1 first.
     """
     from sklearn.cluster import KMeans
 
@@ -57,8 +57,8 @@ def nearest_centre(features: Tensor, generator: torch.Generator) -> Callable[[Te
     count = min(max(len(features) // 40, CLUSTERS), 50, len(features))
     seed = int(torch.randint(2**31, (1,), generator=generator))
     scaled = ((features - mean) / deviation).cpu().numpy()
-    centres = torch.from_numpy(KMeans(count, n_init=1, random_state=seed).fit(scaled).cluster_centers_).to(features)
-    return lambda found: torch.cdist((found - mean) / deviation, centres).argmin(dim=1)
+    centers = torch.from_numpy(KMeans(count, n_init=1, random_state=seed).fit(scaled).cluster_centers_).to(features)
+    return lambda found: torch.cdist((found - mean) / deviation, centers).argmin(dim=1)
 
 
 def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:

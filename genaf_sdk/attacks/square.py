@@ -20,7 +20,7 @@ from genaf_sdk.settings import Count, Share
 @register
 @dataclass(frozen=True)
 class Square(SampleWiseAttack):
-    """Recolours random squares within the budget and keeps what raises the margin loss; works on any callable.
+    """Recolors random squares within the budget and keeps what raises the margin loss; works on any callable.
 
     Starts from vertical stripes; the squares shrink as the queries are used up. An image that is fooled is not queried
     again. Native budgets 0.05 (ImageNet) and 8/255 (AutoAttack, whose first share 0.8 is the default here).
@@ -51,9 +51,9 @@ class Square(SampleWiseAttack):
                 proposal = (pixels + self.budget * stripes).clamp(low, high)[rows]
             else:
                 side = square_side(self.first_share, query / self.queries, height, width)
-                colours = self._signs((len(rows), channels, 1, 1), generator, pixels)
+                colors = self._signs((len(rows), channels, 1, 1), generator, pixels)
                 where = _squares(len(rows), side, (height, width), generator).to(pixels.device)
-                proposal = (results[rows] + 2 * self.budget * colours * where).clamp(low[rows], high[rows])
+                proposal = (results[rows] + 2 * self.budget * colors * where).clamp(low[rows], high[rows])
             found = margin_loss(model(proposal), labels[rows])
             better = (found > margins[rows]) | (query == 0)
             results[rows[better]], margins[rows[better]] = proposal[better], found[better]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class SSP(LayerAttack):
-    """Maximises ``MSE(h_l(x + d), h_l(x))``, the self-supervised perturbation, with one d for all images.
+    """Maximizes ``MSE(h_l(x + d), h_l(x))``, the self-supervised perturbation, with one d for all images.
 
     The publication perturbs each image by itself; the objective is the same. Native budget 16/255.
     """

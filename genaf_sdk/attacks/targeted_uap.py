@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class TargetedUAP(UniversalModelAttack):
-    """Minimises ``CE(f(x + d), t)`` for one class t.
+    """Minimizes ``CE(f(x + d), t)`` for one class t.
 
     Without a target, the classes that the images are closest to (highest mean log-probability over the images of other
     classes) get a short run each, and the one that most images end in gets the long run.

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from genaf_sdk.attacks.batches import READING, outputs_of
 from genaf_sdk.attacks.losses import info_nce
 from genaf_sdk.attacks.pgd import margin_loss
-from genaf_sdk.attacks.pseudo_classes import nearest_centre
+from genaf_sdk.attacks.pseudo_classes import nearest_center
 
 Put = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) to the same images under attack."""
@@ -74,7 +74,7 @@ class FeatureTarget(Target):
     def __init__(self, encoder: nn.Module, images: Tensor, generator: torch.Generator) -> None:
         super().__init__(images, generator)
         self.encoder, self.clean = encoder, outputs_of(encoder, images)
-        self.cluster_of = nearest_centre(self.clean, generator)
+        self.cluster_of = nearest_center(self.clean, generator)
         self.clusters = self.cluster_of(self.clean)
 
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:

@@ -76,13 +76,13 @@ class UAP(EncoderAttack):
 
 
 def deepfool(classify: Classifier, images: Tensor, *, classes: int, steps: int, overshoot: float) -> Tensor:
-    """Return the shortest L2 step of each image over the nearest linearised boundary (Moosavi-Dezfooli et al. 2016).
+    """Return the shortest L2 step of each image over the nearest linearized boundary (Moosavi-Dezfooli et al. 2016).
 
     Args:
         classify: Images to scores (N, K).
         images: (N, C, H, W); they move freely, the pixel range is not looked at.
         classes: How many of the likeliest classes are considered.
-        steps: Linearisations, at most; an image that has changed its class takes no further one.
+        steps: Linearizations, at most; an image that has changed its class takes no further one.
         overshoot: The step is made longer by this share.
 
     Returns:

@@ -72,7 +72,8 @@ class Attacks(Command):
         for name, attack in known_attacks().items():
             knows = "encoder" if issubclass(attack, EncoderAttack) else "whole model"
             universal = issubclass(attack, (EncoderAttack, UniversalModelAttack))
-            gives = "patch" if attack.is_patch else "perturbation" if universal else "one per image"
+            kind = "patch" if attack.is_patch else "perturbation"
+            gives = kind if universal else f"one {kind} per image"
             settings = {f.name: f.default for f in dataclasses.fields(attack)}
             shown = ", ".join(f"{setting}={_short(default)}" for setting, default in settings.items())
             table.add_row(name, knows, gives, shown, attack.source)

@@ -160,7 +160,7 @@ class Linf(Threat):
             )
 
     def text(self) -> str:
-        """Return the size in grey levels, ``10/255``."""
+        """Return the size in gray levels, ``10/255``."""
         return f"{self.size * 255:.3g}/255"
 
 
@@ -199,11 +199,10 @@ class Patch(Threat):
         Raises:
             AttackError: More places differ than the patch may cover: which of them to give up is the attack's to say.
         """
-        changed = (moved != inputs).any(dim=1).float().flatten(1).mean(dim=1)
-        if len(changed) and not float(changed.max()) <= self.size:
-            raise AttackError(
-                f"The patch covers {float(changed.max()):.2%} of an image.", expected=f"at most {self.size:.2%}"
-            )
+        changed = (moved != inputs).any(dim=1).flatten(1)
+        largest = int(changed.sum(dim=1).max()) / changed.shape[1] if len(changed) else 0.0
+        if largest > self.size:
+            raise AttackError(f"The patch covers {largest:.2%} of an image.", expected=f"at most {self.size:.2%}")
         return space.clip(moved)
 
     def check(self, values: Tensor, mask: Tensor | None) -> None:
@@ -214,7 +213,7 @@ class Patch(Threat):
         """
         if mask is None:
             raise _without_mask()
-        covered = float(mask.float().mean())
+        covered = float(mask.sum()) / mask.numel()  # exact: the budget may be k / (H W)
         if not (covered <= self.size and bool(((mask == 0) | (mask == 1)).all())):
             raise AttackError(
                 f"The patch covers {covered:.2%} of the image.",

@@ -20,8 +20,21 @@ from genaf_sdk.attacks import (
     load_attack,
 )
 from genaf_sdk.errors import AttackError
+from genaf_sdk.inputs.keys import PerturbationKey
 
-QUICK = {"steps": 6, "epochs": 1, "batch_size": 4, "noise_maps": 2, "queries": 20, "candidates": 2, "restarts": 2}
+QUICK = {
+    "steps": 6,
+    "epochs": 1,
+    "batch_size": 4,
+    "noise_maps": 2,
+    "queries": 20,
+    "candidates": 2,
+    "restarts": 2,
+    "grid": 2,
+    "scout_steps": 2,
+    "finalists": 2,
+    "windows": 2,
+}
 needs_art = [
     pytest.mark.skipif(find_spec("art") is None, reason="needs adversarial-robustness-toolbox"),
     pytest.mark.slow,
@@ -89,8 +102,8 @@ def test_stays_within_its_budget_for_any_image_shape(name: str, channels: int, s
     else:
         assert float((adversarial - pixels).abs().max()) <= attack.budget + 1e-6
     if perturbation is not None:
-        assert perturbation.attack == name
-        assert perturbation.budget == attack.budget
+        assert perturbation.key == PerturbationKey(attack.knowledge, name)
+        assert perturbation.threat == attack.threat
         assert {"seed", "seconds", "budget"} <= set(perturbation.details)
         assert not perturbation.values.requires_grad
 

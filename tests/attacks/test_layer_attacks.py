@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk.attacks import FFF, GDUAP, SSP, Dispersion, PapBase, PapFuse, PapUgs
-from genaf_sdk.attacks.activation_maximization import adam_ascent, mid_grey
+from genaf_sdk.attacks.activation_maximization import adam_ascent, mid_gray
 from genaf_sdk.attacks.fff import product_of_means
 from genaf_sdk.attacks.gd_uap import product_of_norms
 from genaf_sdk.attacks.layers import activations, layers_of
@@ -103,12 +103,12 @@ def test_a_saturated_perturbation_is_halved_and_the_fittest_candidate_wins() -> 
     torch.testing.assert_close(delta, torch.full_like(delta, BUDGET))
 
 
-def test_mid_grey_is_what_the_normalisation_maps_to_zero() -> None:
+def test_mid_gray_is_what_the_normalisation_maps_to_zero() -> None:
     images = torch.rand(2, 3, 4, 4)
     encoder = PixelEncoder(nn.Identity(), mean=(0.1, 0.2, 0.3), std=(0.2, 0.2, 0.2))
-    torch.testing.assert_close(mid_grey(encoder, images)[0, :, 0, 0], torch.tensor([0.1, 0.2, 0.3]))
-    assert torch.equal(mid_grey(PixelEncoder(nn.Identity()), images), torch.full((1, 3, 4, 4), 0.5))
-    assert torch.equal(mid_grey(nn.Identity(), images), torch.full((1, 3, 4, 4), 0.5))
+    torch.testing.assert_close(mid_gray(encoder, images)[0, :, 0, 0], torch.tensor([0.1, 0.2, 0.3]))
+    assert torch.equal(mid_gray(PixelEncoder(nn.Identity()), images), torch.full((1, 3, 4, 4), 0.5))
+    assert torch.equal(mid_gray(nn.Identity(), images), torch.full((1, 3, 4, 4), 0.5))
 
 
 def test_gaussian_images_have_the_published_statistics() -> None:

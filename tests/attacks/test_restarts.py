@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from genaf_sdk.attacks import UAPGD, LabelUAPRestarts, UAPGDRestarts
 from genaf_sdk.attacks.restarted_uap import converged, settled
 from genaf_sdk.attacks.targets import FeatureTarget, LabelTarget, Success
+from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.perturbation import Perturbation
-from genaf_sdk.inputs.threat import Linf
+from genaf_sdk.inputs.threat import Linf, Patch
 
 
 def surrogate(count: int = 32) -> Tensor:
@@ -98,6 +99,12 @@ def test_a_start_is_where_the_first_restart_begins_and_is_never_lost(tiny_encode
 
 def test_attacks_that_cannot_begin_anywhere_do_without_a_start(tiny_encoder: nn.Module) -> None:
     start = Perturbation(torch.zeros(3, 10, 10), Linf(0.1))
+    with pytest.raises(AttackError, match=r"\(3, 10, 10\).*\(3, 8, 8\)"):
+        UAPGD()(tiny_encoder, surrogate()[..., :8, :8], start=start)
+    patch = Perturbation(torch.zeros(3, 10, 10), Patch(0.1), torch.zeros(1, 10, 10))
+    short = UAPGDRestarts(epochs=1, batch_size=16, restarts=1)
+    alone, beside = (short(tiny_encoder, surrogate(), start=given).values for given in (None, patch))
+    assert torch.equal(alone, beside)
     first, second = (
         UAPGD(steps=3, batch_size=8)(tiny_encoder, surrogate(), start=given).values for given in (None, start)
     )

@@ -10,7 +10,7 @@ from torch import nn
 
 from genaf_sdk.errors import AttackError, DataError
 from genaf_sdk.inputs.images import ImageSpace, image_space, input_space
-from genaf_sdk.inputs.patches import patch_sides
+from genaf_sdk.inputs.patches import mask_at, patch_sides
 from genaf_sdk.inputs.threat import THREATS, Linf, Patch, Threat, threat_from
 
 
@@ -120,6 +120,17 @@ def test_a_patch_replaces_what_its_mask_covers_and_nothing_else() -> None:
     assert torch.equal(patched[:, :, 2:], inputs[:, :, 2:])
     with pytest.raises(AttackError, match="mask"):
         Patch(0.25).apply(image_space(inputs), inputs, values)
+
+
+@pytest.mark.parametrize("size", [96, 112, 224])
+def test_a_budget_of_exactly_so_many_pixels_suffices_for_them(size: int) -> None:
+    rows, columns = 7, 11
+    area = rows * columns / size**2
+    mask = mask_at((size, size), (rows, columns), (3, 5))
+    Patch(area).check(torch.zeros(3, size, size), mask)
+    images = torch.full((1, 3, size, size), 0.5)
+    Patch(area).project_inputs(image_space(images), images + mask, images)
+    assert patch_sides(size, size, area)[0] * patch_sides(size, size, area)[1] <= rows * columns
 
 
 def test_a_sample_wise_patch_that_changes_too_much_is_refused() -> None:
