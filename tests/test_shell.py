@@ -15,7 +15,6 @@ import yaml
 from genaf_sdk import __version__
 from genaf_sdk.cli import DONE, UNUSABLE, main, plain_yaml
 from genaf_sdk.cli.settings import starting_settings
-from genaf_sdk.config import HardenConfig
 from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.errors import ConfigError
 
@@ -116,7 +115,7 @@ def test_a_tilde_is_the_home_folder_in_every_argument(
         assert "~" not in said.replace(" ", ""), command
     settings = tmp_path / "home" / "s.yaml"
     settings.write_text("output_dir: ~/out\n")
-    assert starting_settings(["harden", "--config", str(settings)]).run["output_dir"] == tmp_path / "home" / "out"
+    assert starting_settings(["harden", "--config", str(settings)])[1]["output_dir"] == tmp_path / "home" / "out"
     assert not (tmp_path / "~").exists()
 
 
@@ -181,8 +180,8 @@ def test_settings_of_another_kind_are_errors_that_say_what_to_do(tmp_path: Path,
 
 def test_settings_with_a_byte_order_mark_are_read(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("seed: 010\nmixed_precision: no\n", encoding="utf-8-sig")
-    settings = starting_settings(["harden", "--config", str(tmp_path / "s.yaml")]).settings
-    assert (settings.seed, settings.mixed_precision) == (10, "no")
+    settings, _ = starting_settings(["harden", "--config", str(tmp_path / "s.yaml")])
+    assert (settings.seed, settings.machine.mixed_precision) == (10, "no")
 
 
 @pytest.mark.parametrize("name", ["org/a--b", "org/name-", "org/name.git", "org/" + "x" * 100])
@@ -205,5 +204,5 @@ def test_what_cannot_be_served_ends_with_2(tmp_path: Path, capsys: pytest.Captur
 
 def test_variables_of_another_project_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
-    with own_accelerator(HardenConfig(mixed_precision="no")) as accelerator:
+    with own_accelerator("no") as accelerator:
         assert accelerator.gradient_accumulation_steps == 1

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genaf_sdk.data import LabelledImages, loading
 from genaf_sdk.data.loading import loader_options, why_none_can_start
-from genaf_sdk.engine.batches import Epochs
+from genaf_sdk.engine.batches import GlobalBatches
 from genaf_sdk.engine.processes import ALONE
 
 CPU = torch.device("cpu")
@@ -45,17 +45,17 @@ def test_workers_start_once_for_all_epochs(method: str, monkeypatch: pytest.Monk
         pytest.skip("Windows only spawns")
     monkeypatch.setattr(loading, "processors", lambda: 3)
     monkeypatch.setattr(loading, "start_method", lambda: method)
-    epochs = Epochs(images(Signed()), 3, 0, ALONE)
+    epochs = GlobalBatches(images(Signed()), 3, 0, ALONE)
     readers, orders = [], []
     for epoch in range(2):
         batches = list(epochs.batches(epoch, 0, CPU))
-        readers.append({int(batch.pixels[0, 0, 0, 0]) for batch in batches})
+        readers.append({int(batch.inputs[0, 0, 0, 0]) for batch in batches})
         orders.append(torch.cat([batch.labels for batch in batches]).tolist())
     partly = epochs.batches(2, 0, CPU)
     next(partly)
     partly.close()
     again = list(epochs.batches(1, 0, CPU))
-    assert readers[0] == readers[1] == {int(batch.pixels[0, 0, 0, 0]) for batch in again}
+    assert readers[0] == readers[1] == {int(batch.inputs[0, 0, 0, 0]) for batch in again}
     assert os.getpid() not in readers[0]
     assert len(readers[0]) == 2
     assert orders[0] != orders[1]
