@@ -41,7 +41,7 @@ class Evaluate(Command):
         from genaf_sdk.data import load_data
         from genaf_sdk.evaluation.evaluate import evaluate
         from genaf_sdk.files import require_writable
-        from genaf_sdk.models.classifier import HardenedModel
+        from genaf_sdk.hardened import HardenedModel
         from genaf_sdk.progress import make_display
 
         folder = None if self.output_dir is None else require_writable(self.output_dir)
@@ -91,7 +91,7 @@ class Attack(Command):
         from genaf_sdk.data import load_data
         from genaf_sdk.encoders import load_encoder
         from genaf_sdk.errors import AttackError
-        from genaf_sdk.models.classifier import HardenedModel
+        from genaf_sdk.hardened import HardenedModel
 
         attack = load_attack(self.name)
         if not isinstance(attack, EncoderAttack):

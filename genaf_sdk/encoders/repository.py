@@ -12,7 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 
 from genaf_sdk.errors import EncoderError, OutputError
 from genaf_sdk.files import read_json, user_path
-from genaf_sdk.models.classifier import CONFIG_FILE, WEIGHTS_FILE
+from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE
 
 
 @dataclass(frozen=True)

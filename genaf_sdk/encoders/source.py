@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.models.encoder import PixelEncoder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import nn
 
 
@@ -20,7 +21,7 @@ class KnownEncoder:
     Args:
         id: What ``load_encoder`` takes.
         source: Who publishes it: ``bundled``, ``timm``, ``torchvision`` and so on.
-        licence: Of the weights, as the publisher states it; empty where it is not stated.
+        license: Of the weights, as the publisher states it; empty where it is not stated.
         parameters: How many numbers the weights are; None where that is not known without building the model.
         weights: Whether trained weights come with it. False: an architecture or a place-holder such as PATH.
         image_size: (H, W) it was made for; None where that depends.
@@ -28,14 +29,14 @@ class KnownEncoder:
 
     id: str
     source: str
-    licence: str = ""
+    license: str = ""
     parameters: int | None = None
     weights: bool = True
     image_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EncoderOptions:
     """What the caller of ``load_encoder`` asked for beside the id; None and empty mean "as the encoder has it"."""
 
     mean: Sequence[float] | None = None
@@ -56,16 +57,16 @@ class Wanted:
         interpolation: str = "bilinear",
         channels: int | None = None,
     ) -> PixelEncoder:
-        """Return the backbone with the normalisation its source states, where the caller asked for no other.
+        """Return the backbone with the normalization its source states, where the caller asked for no other.
 
         Raises:
-            EncoderError: The stated normalisation is for another number of channels and the caller gave none.
+            EncoderError: The stated normalization is for another number of channels and the caller gave none.
         """
         channels = self.channels if channels is None else channels
         if self.mean is None and len(mean) not in (0, channels):
             if len(set(zip(mean, std, strict=True))) > 1:
                 raise EncoderError(
-                    f"The normalisation of {source!r} is for {len(mean)} channels, the images have {channels}.",
+                    f"The normalization of {source!r} is for {len(mean)} channels, the images have {channels}.",
                     expected=f"{channels} means and standard deviations",
                     remedy="pass mean= and std=, one value a channel",
                 )
@@ -81,17 +82,21 @@ class Wanted:
         ).eval()
 
 
-class Source(Protocol):
-    """One file of this folder: a place that encoders come from. A module with these functions is one."""
+@dataclass
+class Source:
+    """A place that encoders come from: one file of this folder, or an entry point of another package.
 
-    def load(self, name: str, wanted: Wanted) -> PixelEncoder:
-        """Return the encoder with its weights."""
+    Args:
+        name: The prefix of its ids, before the colon.
+        load: Returns the encoder of a name, with its weights.
+        build: Returns the architecture of a name, without weights and without asking the network.
+        known: Returns what can be named, without asking the network.
+    """
 
-    def build(self, name: str) -> nn.Module:
-        """Return the architecture without weights and without asking the network."""
-
-    def known(self) -> list[KnownEncoder]:
-        """Return what can be named, without asking the network."""
+    name: str
+    load: Callable[[str, EncoderOptions], PixelEncoder]
+    build: Callable[[str], nn.Module]
+    known: Callable[[], list[KnownEncoder]]
 
 
 def read_options(text: str, encoder_id: str, allowed: Sequence[str]) -> tuple[str, dict[str, str]]:

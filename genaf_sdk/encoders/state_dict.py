@@ -86,7 +86,7 @@ def weights_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def strip_prefix(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the weights whose name starts with ``prefix``, without it."""
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 

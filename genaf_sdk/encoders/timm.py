@@ -8,20 +8,20 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from genaf_sdk.encoders.source import KnownEncoder, read_number, read_options, read_size, write_size
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.models.classifier import CONFIG_FILE, WEIGHTS_FILE
+from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from torch import nn
 
     from genaf_sdk.encoders.repository import Repository
-    from genaf_sdk.encoders.source import Wanted
+    from genaf_sdk.encoders.source import EncoderOptions
     from genaf_sdk.models.encoder import PixelEncoder
 
 OPTIONS = ("channels", "image_size")
 
 
 def known() -> list[KnownEncoder]:
-    """Return the models that timm has published weights for, with the licence of the weights and the image size."""
+    """Return the models that timm has published weights for, with the license of the weights and the image size."""
     import timm
 
     configs = {name: timm.get_pretrained_cfg(name) for name in timm.list_pretrained()}
@@ -42,7 +42,7 @@ def build(name: str) -> nn.Module:
     return _create(model, pretrained=False, **_arguments(model, options))
 
 
-def load(name: str, wanted: Wanted) -> PixelEncoder:
+def load(name: str, options: EncoderOptions) -> PixelEncoder:
     """Return the encoder with timm's weights (downloaded once), or untrained after ``:random``.
 
     The number of channels and the image size are the caller's, where given: timm adapts the first convolution and
@@ -52,7 +52,7 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
         EncoderError: timm has no such model or weights, or they cannot be downloaded.
     """
     model, _, text = name.partition(":")
-    weights, options = read_options(text, f"timm/{name}", OPTIONS)
+    weights, spelled = read_options(text, f"timm/{name}", OPTIONS)
     if weights not in ("", "random"):
         raise EncoderError(
             f"The encoder id {f'timm/{name}'!r} asks for the weights {weights!r}.",
@@ -61,26 +61,26 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
     config = _configuration(model)
     if not weights and not config.has_weights:
         raise EncoderError(f"timm has no weights for {model!r}.", remedy=f"try timm/{model}:random, or another model")
-    if "channels" not in options and wanted.channels != 3:
-        options["channels"] = str(wanted.channels)
+    if "channels" not in spelled and options.channels != 3:
+        spelled["channels"] = str(options.channels)
     own_size = tuple(config.input_size[1:])
-    size = read_size(options["image_size"], f"timm/{name}") if "image_size" in options else wanted.image_size
+    size = read_size(spelled["image_size"], f"timm/{name}") if "image_size" in spelled else options.image_size
     if size and size != own_size:
-        options["image_size"] = write_size(size)
+        spelled["image_size"] = write_size(size)
     tag = f".{config.tag}" if config.tag and "." not in model and not weights else ""
-    source = f"timm/{model}{tag}" + _spelled(weights, options)
+    source = f"timm/{model}{tag}" + _spelled(weights, spelled)
     try:
-        backbone = _create(model, pretrained=not weights, **_arguments(model, options))
+        backbone = _create(model, pretrained=not weights, **_arguments(model, spelled))
     except OSError as error:
         raise _cannot_download(source, config, error) from error
-    return wanted.encoder(
+    return options.encoder(
         backbone,
         source=source,
         mean=config.mean,
         std=config.std,
         image_size=size or own_size,
         interpolation=config.interpolation,
-        channels=int(options.get("channels", 3)),
+        channels=int(spelled.get("channels", 3)),
     )
 
 
@@ -89,11 +89,11 @@ def describes(config: dict[str, Any]) -> bool:
     return "architecture" in config or "pretrained_cfg" in config
 
 
-def load_repository(repository: Repository, config: dict[str, Any], wanted: Wanted) -> PixelEncoder:
+def load_repository(repository: Repository, config: dict[str, Any], options: EncoderOptions) -> PixelEncoder:
     """Return the encoder of a folder or Hub repository that timm wrote; pickled weights are read without executing any.
 
     Raises:
-        EncoderError: timm cannot read it, or it does not state its architecture and normalisation.
+        EncoderError: timm cannot read it, or it does not state its architecture and normalization.
     """
     import timm
 
@@ -105,11 +105,11 @@ def load_repository(repository: Repository, config: dict[str, Any], wanted: Want
             expected="'architecture', and under 'pretrained_cfg' 'mean', 'std' and 'input_size', as timm writes them",
         )
     stored = {key: value for key, value in (config.get("model_args") or {}).items() if key != "num_classes"}
-    asked: dict[str, Any] = {"in_chans": wanted.channels} if wanted.channels != 3 else {}
+    asked: dict[str, Any] = {"in_chans": options.channels} if options.channels != 3 else {}
     size = stored.get("img_size", own["input_size"][1:])
     own_size = (size, size) if isinstance(size, int) else tuple(size)
-    if wanted.image_size not in (None, own_size) and own.get("fixed_input_size"):
-        asked["img_size"] = wanted.image_size
+    if options.image_size not in (None, own_size) and own.get("fixed_input_size"):
+        asked["img_size"] = options.image_size
     place = f"hf-hub:{repository.name}" if repository.folder is None else f"local-dir:{repository.folder}"
     try:
         model: nn.Module = timm.create_model(place, pretrained=True, num_classes=0, **asked)
@@ -120,7 +120,7 @@ def load_repository(repository: Repository, config: dict[str, Any], wanted: Want
             remedy=f"run `hf download {repository.name}` on a machine with network, and pass the folder",
         ) from error
     description = {"library": "timm", "name": config["architecture"], "arguments": {**stored, **asked}}
-    return wanted.encoder(
+    return options.encoder(
         model,
         source=repository.described(description),
         mean=own["mean"],

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.models.classifier import CONFIG_FILE, WEIGHTS_FILE
+from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from genaf_sdk.encoders.repository import Repository
-    from genaf_sdk.encoders.source import Wanted
+    from genaf_sdk.encoders.source import EncoderOptions
     from genaf_sdk.models.encoder import PixelEncoder
 
 PROCESSOR = "preprocessor_config.json"
@@ -26,7 +26,7 @@ NOISE = ("id2label", "label2id", "architectures", "transformers_version", "torch
 
 
 class TransformersEncoder(nn.Module):
-    """A vision model of transformers as a function from normalised images (N, C, H, W) to features (N, D).
+    """A vision model of transformers as a function from normalized images (N, C, H, W) to features (N, D).
 
     Args:
         model: The model.
@@ -40,7 +40,7 @@ class TransformersEncoder(nn.Module):
         self.model, self.features, self.options = model, features, options
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the features of normalised images."""
+        """Return the features of normalized images."""
         output = self.model(pixel_values=images, **self.options)
         if self.features == "first_token":
             tokens: Tensor = output.last_hidden_state
@@ -72,17 +72,17 @@ def rebuild(description: dict[str, Any]) -> nn.Module:
         ) from error
 
 
-def load_repository(repository: Repository, config_file: dict[str, Any], wanted: Wanted) -> PixelEncoder:
+def load_repository(repository: Repository, config_file: dict[str, Any], options: EncoderOptions) -> PixelEncoder:
     """Return the image encoder of a folder or Hub repository; of a CLIP-like model, the image tower alone.
 
     Raises:
         EncoderError: transformers is not installed, the model has no image encoder, its weights are incomplete, or its
-            normalisation is not stated and was not passed.
+            normalization is not stated and was not passed.
     """
     name = repository.name
     library = _transformers(name)
-    if wanted.channels != 3:
-        raise EncoderError(f"{name!r} takes images of 3 channels, not {wanted.channels}.", remedy="use timm/NAME")
+    if options.channels != 3:
+        raise EncoderError(f"{name!r} takes images of 3 channels, not {options.channels}.", remedy="use timm/NAME")
     try:
         config = library.AutoConfig.for_model(**{"model_type": config_file["model_type"], **config_file})
         config = getattr(config, "vision_config", config)
@@ -101,12 +101,12 @@ def load_repository(repository: Repository, config_file: dict[str, Any], wanted:
         raise EncoderError(f"The weights of {name!r} lack {lacking[0]!r}.", remedy="download them again")
     features = _features(model, pooled=not untrained)
     processor = repository.read_if_there(PROCESSOR)
-    mean, std = _normalisation(processor, name, wanted)
+    mean, std = _normalization(processor, name, options)
     size = _size(processor, config)
-    options = _options(model, resized=wanted.image_size not in (None, size))
-    description = {"library": "transformers", "features": features, "options": options, "config": _short(config)}
-    return wanted.encoder(
-        TransformersEncoder(model, features, options),
+    arguments = _arguments(model, resized=options.image_size not in (None, size))
+    description = {"library": "transformers", "features": features, "options": arguments, "config": _short(config)}
+    return options.encoder(
+        TransformersEncoder(model, features, arguments),
         source=repository.described(description),
         mean=mean,
         std=std,
@@ -142,7 +142,7 @@ def _features(model: nn.Module, *, pooled: bool) -> str:
     return "pooler_output" if pooled and getattr(output, "pooler_output", None) is not None else "first_token"
 
 
-def _options(model: nn.Module, *, resized: bool) -> dict[str, bool]:
+def _arguments(model: nn.Module, *, resized: bool) -> dict[str, bool]:
     """Return what lets the model take images of another size than its own: position embeddings are interpolated."""
     known = inspect.signature(model.forward).parameters
     return {INTERPOLATE: True} if resized and INTERPOLATE in known else {}
@@ -156,10 +156,12 @@ def _short(config: Any) -> dict[str, Any]:
     return {"model_type": config.model_type, **changed}
 
 
-def _normalisation(processor: dict[str, Any], name: str, wanted: Wanted) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalization(
+    processor: dict[str, Any], name: str, options: EncoderOptions
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and std as the processor states them, in pixel units; what the caller passed goes before them."""
-    if wanted.mean is not None and wanted.std is not None:
-        return tuple(wanted.mean), tuple(wanted.std)
+    if options.mean is not None and options.std is not None:
+        return tuple(options.mean), tuple(options.std)
     if processor.get("do_flip_channel_order"):
         raise EncoderError(f"{name!r} takes images as blue, green, red.", remedy="wrap it in a module that takes RGB")
     if processor.get("do_normalize") is False and processor.get("do_rescale", True):
@@ -167,7 +169,7 @@ def _normalisation(processor: dict[str, Any], name: str, wanted: Wanted) -> tupl
     for key in ("image_mean", "image_std"):
         if key not in processor:
             raise EncoderError(
-                f"{name!r} does not state its normalisation: {PROCESSOR} has no {key!r}.",
+                f"{name!r} does not state its normalization: {PROCESSOR} has no {key!r}.",
                 remedy="pass load_encoder(..., mean=(...), std=(...))",
             )
     return tuple(processor["image_mean"]), tuple(processor["image_std"])

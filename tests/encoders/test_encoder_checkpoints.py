@@ -13,8 +13,8 @@ from torch import nn
 from genaf_sdk.encoders import build_backbone, load_encoder
 from genaf_sdk.encoders.small_resnet import SmallResNet
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.models.classifier import HardenedModel
-from genaf_sdk.models.heads import Head
+from genaf_sdk.hardened import HardenedModel
+from genaf_sdk.models.heads import build_head
 
 STATED = {"mean": (0.5,), "std": (0.25,), "image_size": (32, 32)}
 
@@ -66,14 +66,14 @@ def test_safetensors_need_what_they_do_not_state(tmp_path: Path) -> None:
     assert "architecture=" not in one.value.remedy
     with pytest.raises(EncoderError, match="does not fit 'timm/test_vit'"):
         load_encoder(str(path), architecture="timm/test_vit", **STATED)
-    assert load_encoder(str(path), architecture="timm/test_resnet", **STATED).measure((32, 32)) == 96
+    assert load_encoder(str(path), architecture="timm/test_resnet", **STATED).feature_dim((32, 32)) == 96
 
 
 def test_a_hardened_checkpoint_loads_without_the_file_it_came_from(tmp_path: Path) -> None:
     path = tmp_path / "encoder.safetensors"
     save_file(build_backbone("timm/test_resnet").state_dict(), path)
     encoder = load_encoder(str(path), architecture="timm/test_resnet", **STATED)
-    model = HardenedModel(encoder, Head(96, 3), class_names="abc", image_size=(32, 32)).eval()
+    model = HardenedModel(encoder, build_head("mlp", 96, 3), class_names="abc", image_size=(32, 32)).eval()
     model.save_pretrained(tmp_path / "bundle")
     path.unlink()
     loaded = HardenedModel.from_pretrained(tmp_path / "bundle")

@@ -14,7 +14,7 @@ from genaf_sdk.engine.views import FeaturesAndLogits
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.methods import FineTuning, GenAF, Method
 from genaf_sdk.methods.adaptability import Adaptability
-from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.hardened import HardenedModel
 
 
 class Drawing(nn.Module):
