@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.models.encoder import PixelEncoder, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,10 +37,19 @@ class KnownEncoder:
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """What the caller of ``load_encoder`` asked for beside the id; None and empty mean "as the encoder has it"."""
+    """What the caller of ``load_encoder`` asked for beside the id; None and empty mean "as the encoder has it".
 
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
+    Args:
+        mean: Per-channel mean of the normalization, in pixel units.
+        std: Per-channel standard deviation, likewise.
+        image_size: (H, W) that the data is resized to.
+        channels: Channels of an image.
+        architecture: Id of the architecture that a bare checkpoint's weights belong to.
+        trusted: Whether a ``.pt2`` program, which is code, may be run.
+    """
+
+    mean: float | Sequence[float] | None = None
+    std: float | Sequence[float] | None = None
     image_size: tuple[int, int] | None = None
     channels: int = 3
     architecture: str = ""
@@ -51,31 +60,42 @@ class EncoderOptions:
         backbone: nn.Module,
         *,
         source: str,
-        mean: Sequence[float] = (),
-        std: Sequence[float] = (),
+        mean: float | Sequence[float] = (),
+        std: float | Sequence[float] = (),
         image_size: tuple[int, int] | None = None,
         interpolation: str = "bilinear",
         channels: int | None = None,
     ) -> PixelEncoder:
         """Return the backbone with the normalization its source states, where the caller asked for no other.
 
+        Args:
+            backbone: The encoder, from normalized images (N, C, H, W) to features (N, D).
+            source: The id that ``build`` makes the same architecture from.
+            mean: What the source states: per-channel mean, in pixel units.
+            std: Per-channel standard deviation, likewise.
+            image_size: (H, W) it was made for; None where it takes any.
+            interpolation: How its training images were resized.
+            channels: Of the images it takes; by default those that the caller asked for.
+
         Raises:
             EncoderError: The stated normalization is for another number of channels and the caller gave none.
         """
         channels = self.channels if channels is None else channels
-        if self.mean is None and len(mean) not in (0, channels):
-            if len(set(zip(mean, std, strict=True))) > 1:
+        means = numbers(mean if self.mean is None else self.mean, "mean")
+        stds = numbers(std if self.std is None else self.std, "standard deviation")
+        if self.mean is None and len(means) not in (0, channels):
+            if len(set(means)) > 1 or len(set(stds)) > 1:
                 raise EncoderError(
-                    f"The normalization of {source!r} is for {len(mean)} channels, the images have {channels}.",
+                    f"The normalization of {source!r} is for {len(means)} channels, the images have {channels}.",
                     expected=f"{channels} means and standard deviations",
                     remedy="pass mean= and std=, one value a channel",
                 )
-            mean, std = mean[:1], std[:1]
+            means, stds = means[:1], stds[:1]
         return PixelEncoder(
             backbone,
             source=source,
-            mean=mean if self.mean is None else self.mean,
-            std=std if self.std is None else self.std,
+            mean=means,
+            std=stds,
             image_size=self.image_size or image_size,
             interpolation=interpolation,
             channels=channels,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT = 1
+COMPILED = "_orig_mod."
+"""What torch.compile puts into names."""
 Kind = TypeVar("Kind", bound=Classifier)
 
 
@@ -45,10 +48,60 @@ def save_classifier(model: Classifier, folder: Path) -> None:
         "head": head_choice(model.head),
         "class_names": model.class_names,
     }
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with replacing(folder / WEIGHTS_FILE) as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
+        save_file(distinct_weights(model), temporary, metadata={"format": "pt"})
     write_json(folder / CONFIG_FILE, config)
+
+
+def distinct_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name on the CPU; what has several names has the first, once.
+
+    Names are those without ``torch.compile``.
+    """
+    state, found = model.state_dict(), {}
+    for first, *_ in _names_of_one_tensor(state):
+        value = state[first].detach().cpu()
+        whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
+        found[first.replace(COMPILED, "")] = value.contiguous() if whole else value.clone().contiguous()
+    return found
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put what ``distinct_weights`` returned into a model of the same architecture, every name of a tensor included.
+
+    Raises:
+        ValueError: A weight is missing, is not one of the model's, or has another shape; or the model has one tensor
+            where the weights have several of different values.
+    """
+    state = model.state_dict()
+    own: dict[str, Tensor] = {}
+    known: set[str] = set()
+    for names in _names_of_one_tensor(state):
+        given = [name for name in (name.replace(COMPILED, "") for name in names) if name in weights]
+        known |= set(given)
+        if not given:
+            raise ValueError(f"the weight {names[0]!r} is missing")
+        first = weights[given[0]]
+        if first.shape != state[names[0]].shape:
+            raise ValueError(
+                f"{given[0]!r} has the shape {tuple(first.shape)} instead of {tuple(state[names[0]].shape)}"
+            )
+        if any(not torch.equal(weights[name], first) for name in given[1:]):
+            raise ValueError(f"{', '.join(given)} differ, and are one tensor here")
+        own |= dict.fromkeys(names, first)
+    unknown = sorted(weights.keys() - known)
+    if unknown:
+        raise ValueError(f"there is no weight {unknown[0]!r}")
+    model.load_state_dict(own)
+
+
+def _names_of_one_tensor(state: dict[str, Tensor]) -> list[list[str]]:
+    """Return the names of a state dict, those of the same memory together: tied weights, modules of two names."""
+    groups: dict[object, list[str]] = {}
+    for name, value in state.items():
+        place = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else name
+        groups.setdefault(name if value.is_meta else place, []).append(name)
+    return list(groups.values())
 
 
 def load_classifier(
@@ -111,5 +164,5 @@ def _assemble(kind: type[Kind], config: dict[str, Any], weights: dict[str, Tenso
     settings = {"name": DEFAULT, **(config.get("head") or {"feature_dim": weights["head.0.weight"].shape[1]})}
     head = build_head(classes=len(config["class_names"]), **settings)
     model = kind(encoder, head, class_names=config["class_names"], image_size=tuple(config["image_size"]))
-    model.load_state_dict(weights)
+    load_weights(model, weights)
     return model.eval()
