@@ -32,6 +32,7 @@ from genaf_sdk.methods.lab import Clock, Lab
 from genaf_sdk.models.classifier import describe_architecture
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import DEFAULT, build_head
+from genaf_sdk.models.soundness import require_sound
 from genaf_sdk.report.robustness import RobustnessReport
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ def harden(
         **config.loading.to_dict(),
     )
     feature_dim = published.feature_dim(data.image_shape[1:])
+    require_sound(published, data.image_shape[1:])
     precision = config.machine.mixed_precision
     engines = own_accelerator(precision, trackers, folder) if accelerator is None else nullcontext(accelerator)
     with engines as engine, CostMeter() as cost:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from genaf_sdk.encoders import solo_learn
 from genaf_sdk.encoders.program import load_program
 from genaf_sdk.encoders.source import KnownEncoder
-from genaf_sdk.encoders.state_dict import read_checkpoint, strip_prefix, weights_of
+from genaf_sdk.encoders.state_dict import COUNTER, read_checkpoint, strip_prefix, weights_of
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.files import user_path
 
@@ -67,6 +67,8 @@ def _fitting(weights: dict[str, Tensor], backbone: nn.Module, path: Path, archit
     """
     needed = backbone.state_dict()
     own = max((strip_prefix(weights, prefix) for prefix in PREFIXES), key=lambda part: len(part.keys() & needed.keys()))
+    counters = {name: value for name, value in needed.items() if name.endswith(COUNTER) and name not in own}
+    own |= counters
     for name, value in needed.items():
         if name not in own or own[name].shape != value.shape:
             given = f"of shape {tuple(own[name].shape)}" if name in own else "missing"

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from genaf_sdk.encoders import bundled, checkpoint, hub, solo_learn, timm, torchvision
+from genaf_sdk.encoders.own_module import wrap
 from genaf_sdk.encoders.source import EncoderOptions, KnownEncoder, Source
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.files import user_path
 from genaf_sdk.models.classifier import Classifier
-from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.models.encoder import PixelEncoder, numbers
 from genaf_sdk.registry import Registry
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ SPELLINGS = (
 def load_encoder(
     encoder: str | Path | nn.Module,
     *,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     image_size: tuple[int, int] | None = None,
     channels: int = 3,
     architecture: str = "",
@@ -70,11 +71,13 @@ def load_encoder(
         encoder = encoder.encoder
     if isinstance(encoder, PixelEncoder):
         return encoder
-    options = EncoderOptions(mean, std, image_size, channels, architecture, trusted)
     if (mean is None) != (std is None):
         raise EncoderError("Only one of mean and std is given.", expected="both, or none of them")
+    means = None if mean is None else numbers(mean, "mean")
+    stds = None if std is None else numbers(std, "standard deviation")
+    options = EncoderOptions(means, stds, image_size, channels, architecture, trusted)
     if isinstance(encoder, nn.Module):
-        return _wrap(encoder, options)
+        return wrap(encoder, options)
     if not isinstance(encoder, (str, Path)):
         raise EncoderError(
             f"The encoder is a {type(encoder).__name__}.",
@@ -118,14 +121,6 @@ for _source in (
     Source("checkpoint", partial(checkpoint.load, build=build_backbone), build_backbone, checkpoint.known),
 ):
     SOURCES.register(_source)
-
-
-def _wrap(module: nn.Module, options: EncoderOptions) -> PixelEncoder:
-    """Put a module of the caller's own into the wrapper that knows mean and std; its mode is left as it is."""
-    training = module.training
-    encoder = options.encoder(module, source="", **timm.module_configuration(module))
-    module.train(training)
-    return encoder
 
 
 def _parse(encoder_id: str) -> tuple[Source, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from genaf_sdk.encoders.source import KnownEncoder, read_number, read_options, read_size, write_size
-from genaf_sdk.encoders.state_dict import read_checkpoint, strip_prefix, weights_of
+from genaf_sdk.encoders.state_dict import COUNTER, read_checkpoint, strip_prefix, weights_of
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.files import user_path
 
@@ -74,6 +74,7 @@ def from_weights(weights: dict[str, Tensor], path: Path, options: EncoderOptions
     architecture = architecture_of(own, path)
     backbone = build(architecture)
     missing, unexpected = backbone.load_state_dict(own, strict=False)
+    missing = [key for key in missing if not key.endswith(COUNTER)]
     if missing or unexpected:
         raise EncoderError(
             f"The checkpoint {str(path)!r} looks like {architecture.partition(':')[0]}, but "

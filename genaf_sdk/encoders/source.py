@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.models.encoder import PixelEncoder, numbers
+from genaf_sdk.models.modules import in_single_precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,8 +49,8 @@ class EncoderOptions:
         trusted: Whether a ``.pt2`` program, which is code, may be run.
     """
 
-    mean: float | Sequence[float] | None = None
-    std: float | Sequence[float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     image_size: tuple[int, int] | None = None
     channels: int = 3
     architecture: str = ""
@@ -67,6 +68,8 @@ class EncoderOptions:
         channels: int | None = None,
     ) -> PixelEncoder:
         """Return the backbone with the normalization its source states, where the caller asked for no other.
+
+        Weights of another precision than float32 are converted, in a copy.
 
         Args:
             backbone: The encoder, from normalized images (N, C, H, W) to features (N, D).
@@ -92,7 +95,7 @@ class EncoderOptions:
                 )
             means, stds = means[:1], stds[:1]
         return PixelEncoder(
-            backbone,
+            in_single_precision(backbone),
             source=source,
             mean=means,
             std=stds,

@@ -139,23 +139,6 @@ def rebuild(description: dict[str, Any]) -> nn.Module:
     return _create(str(description.get("name")), pretrained=False, **description.get("arguments", {}))
 
 
-def module_configuration(module: nn.Module) -> dict[str, Any]:
-    """Return mean, std, image size and interpolation of a timm model that the caller built, or nothing.
-
-    Read from ``pretrained_cfg``; a model built with ``img_size=`` keeps that.
-    """
-    config = getattr(module, "pretrained_cfg", None)
-    if not config:
-        return {}
-    size = getattr(getattr(module, "patch_embed", None), "img_size", None) or config["input_size"][1:]
-    return {
-        "mean": config["mean"],
-        "std": config["std"],
-        "image_size": (int(size[0]), int(size[1])),
-        "interpolation": config["interpolation"],
-    }
-
-
 def _configuration(model: str) -> Any:
     import timm
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from genaf_sdk.encoders.processor import PROCESSOR, read_processor
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE
 
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
     from genaf_sdk.encoders.source import EncoderOptions
     from genaf_sdk.models.encoder import PixelEncoder
 
-PROCESSOR = "preprocessor_config.json"
 INTERPOLATE = "interpolate_pos_encoding"
-RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, which transformers stores
 NOISE = ("id2label", "label2id", "architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path")
 
 
@@ -101,17 +100,16 @@ def load_repository(repository: Repository, config_file: dict[str, Any], options
         raise EncoderError(f"The weights of {name!r} lack {lacking[0]!r}.", remedy="download them again")
     features = _features(model, pooled=not untrained)
     processor = repository.read_if_there(PROCESSOR)
-    mean, std = _normalization(processor, name, options)
-    size = _size(processor, config)
-    arguments = _arguments(model, resized=options.image_size not in (None, size))
+    preprocessing = read_processor(processor, config, name, options)
+    arguments = _arguments(model, resized=options.image_size not in (None, preprocessing.image_size))
     description = {"library": "transformers", "features": features, "options": arguments, "config": _short(config)}
     return options.encoder(
         TransformersEncoder(model, features, arguments),
         source=repository.described(description),
-        mean=mean,
-        std=std,
-        image_size=size,
-        interpolation=RESAMPLING.get(processor.get("resample", 2), "bilinear"),
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        image_size=preprocessing.image_size,
+        interpolation=preprocessing.interpolation,
     )
 
 
@@ -154,32 +152,3 @@ def _short(config: Any) -> dict[str, Any]:
     own = config.to_dict()
     changed = {key: value for key, value in own.items() if key not in NOISE and default.get(key) != value}
     return {"model_type": config.model_type, **changed}
-
-
-def _normalization(
-    processor: dict[str, Any], name: str, options: EncoderOptions
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and std as the processor states them, in pixel units; what the caller passed goes before them."""
-    if options.mean is not None and options.std is not None:
-        return tuple(options.mean), tuple(options.std)
-    if processor.get("do_flip_channel_order"):
-        raise EncoderError(f"{name!r} takes images as blue, green, red.", remedy="wrap it in a module that takes RGB")
-    if processor.get("do_normalize") is False and processor.get("do_rescale", True):
-        return (), ()
-    for key in ("image_mean", "image_std"):
-        if key not in processor:
-            raise EncoderError(
-                f"{name!r} does not state its normalization: {PROCESSOR} has no {key!r}.",
-                remedy="pass load_encoder(..., mean=(...), std=(...))",
-            )
-    return tuple(processor["image_mean"]), tuple(processor["image_std"])
-
-
-def _size(processor: dict[str, Any], config: Any) -> tuple[int, int] | None:
-    size: Any = processor.get("crop_size") or processor.get("size") or getattr(config, "image_size", None)
-    if isinstance(size, dict):
-        side = size.get("shortest_edge")
-        size = (size.get("height", side), size.get("width", side))
-    if isinstance(size, int):
-        size = (size, size)
-    return (int(size[0]), int(size[1])) if size and all(size) else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.models.modules import copied_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +63,13 @@ class PixelEncoder(nn.Module):
         """Map pixels (N, C, H, W) in [0, 1] to features (N, D)."""
         return as_feature_vectors(self.backbone((pixels - self.mean) / self.std))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> PixelEncoder:
+        """Return a copy; what cannot be copied is named (``EncoderError``)."""
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__setstate__(copied_state(self, memo))  # type: ignore[no-untyped-call]  # torch states no types here
+        return new
+
     @torch.no_grad()
     def feature_dim(self, image_size: tuple[int, int]) -> int:
         """Return the number of features D, found by a dry run on two grey images of (H, W) pixels.
@@ -86,6 +94,12 @@ class PixelEncoder(nn.Module):
                     expected="a module that maps (N, C, H, W) to (N, D)",
                     remedy="resize the data to the encoder's image size, or pass image_size",
                 ) from error
+        if features.dtype != torch.float32:
+            raise EncoderError(
+                f"The encoder gives features of type {features.dtype}.",
+                expected="features in float32, as its images are",
+                remedy="convert the module with .float(), or its output with .float()",
+            )
         if not torch.isfinite(features).all():
             raise EncoderError("The encoder gives NaN or infinity for a grey image.", expected="finite features")
         return int(features.shape[1])

@@ -14,6 +14,7 @@ from genaf_sdk.files import read_json, replacing, write_json
 from genaf_sdk.models.classifier import Classifier
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import DEFAULT, build_head, head_choice
+from genaf_sdk.models.modules import COMPILED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT = 1
-COMPILED = "_orig_mod."
-"""What torch.compile puts into names."""
 Kind = TypeVar("Kind", bound=Classifier)
 
 
