@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from torch import nn
 
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.models.encoder import PixelEncoder, numbers
 from genaf_sdk.models.modules import in_single_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch import nn
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
