@@ -118,7 +118,9 @@ def _size(processor: dict[str, Any], config: Any, name: str) -> tuple[int, int] 
 def _interpolation(resample: object, name: str) -> str:
     if resample is None:
         return "bilinear"
-    found = resample.lower() if isinstance(resample, str) else RESAMPLING.get(resample)  # type: ignore[call-overload]
+    found = resample.lower() if isinstance(resample, str) else None
+    if isinstance(resample, int):
+        found = RESAMPLING.get(resample)
     if found not in USABLE:
         raise _refused(name, f"resample is {resample!r}", f"one of {', '.join(USABLE)}, or Pillow's number of it")
     return str(found)

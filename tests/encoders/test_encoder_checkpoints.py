@@ -43,7 +43,9 @@ def test_a_malicious_program_is_not_read_unless_trusted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nested", [None, "state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.encoder_q."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "model.", "module.encoder_q.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
 def test_weights_find_their_architecture_wherever_they_lie(nested: str | None, prefix: str, tmp_path: Path) -> None:
     backbone = build_backbone("timm/test_resnet")
     state = {f"{prefix}{name}": value for name, value in backbone.state_dict().items()}
@@ -54,6 +56,22 @@ def test_weights_find_their_architecture_wherever_they_lie(nested: str | None, p
     encoder = load_encoder(path, architecture="timm/test_resnet", **STATED)
     torch.testing.assert_close(encoder.backbone.state_dict(), backbone.state_dict())
     assert encoder.source == "checkpoint:timm/test_resnet"
+
+
+def test_weights_without_the_counters_of_batch_normalization_are_read(tmp_path: Path) -> None:
+    backbone = build_backbone("timm/test_resnet")
+    state = {name: value for name, value in backbone.state_dict().items() if "num_batches_tracked" not in name}
+    path = tmp_path / "encoder.safetensors"
+    save_file(state, path)
+    encoder = load_encoder(path, architecture="timm/test_resnet", **STATED)
+    torch.testing.assert_close(encoder.backbone.state_dict(), backbone.state_dict())
+
+
+def test_half_weights_are_loaded_in_single_precision(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.safetensors"
+    save_file(build_backbone("timm/test_resnet").half().state_dict(), path)
+    encoder = load_encoder(path, architecture="timm/test_resnet", **STATED)
+    assert {value.dtype for value in encoder.parameters()} == {torch.float32}
 
 
 def test_safetensors_need_what_they_do_not_state(tmp_path: Path) -> None:
