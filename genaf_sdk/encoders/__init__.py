@@ -1,6 +1,6 @@
 """Encoders: an id, a path or a module in, a function of pixels in [0, 1] out. ``grammar`` says which ids there are."""
 
-from genaf_sdk.encoders.grammar import SOURCES, build_backbone, known_encoders, load_encoder
+from genaf_sdk.encoders.grammar import SOURCES, build_backbone, known_encoders, load_encoder, own_source
 from genaf_sdk.encoders.source import EncoderOptions, KnownEncoder, Source
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "build_backbone",
     "known_encoders",
     "load_encoder",
+    "own_source",
 ]

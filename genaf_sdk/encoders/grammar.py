@@ -107,6 +107,24 @@ def build_backbone(encoder_id: str) -> nn.Module:
     return SOURCES[source].build(name)
 
 
+def own_source(encoder_id: str) -> str:
+    """Return the id that a model was made from if it lies in this package; of a module without an id, nothing.
+
+    A model may be anybody's, and so may the repository or file that it names: that is loaded where the user names it.
+
+    Raises:
+        EncoderError: It lies elsewhere.
+    """
+    if not encoder_id or encoder_id.startswith("bundled:"):
+        return encoder_id
+    name = encoder_id.partition(":{")[0][:200]
+    raise EncoderError(
+        f"The model says that it was made from {name!r}, which is not loaded because a model says so.",
+        expected="the published encoder, for the attacks on it",
+        remedy=f"if you trust it, pass --encoder {name}",
+    )
+
+
 def known_encoders() -> list[KnownEncoder]:
     """Return every id that this installation can name, with license and size where they are known."""
     return [entry for source in SOURCES.items().values() for entry in source.known()]

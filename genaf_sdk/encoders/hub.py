@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from genaf_sdk.encoders.source import EncoderOptions
     from genaf_sdk.models.encoder import PixelEncoder
 
+SHOWN = 200
+"""How much of an id an error repeats."""
+
 
 class Library(Protocol):
     """A library that writes repositories. A module with these functions is one."""
@@ -61,12 +64,12 @@ def build(name: str) -> nn.Module:
         description: Any = json.loads(text or "{}")
     except (ValueError, RecursionError) as error:
         raise EncoderError(
-            f"The id 'hf-hub:{name}' is damaged: {error}.", expected="a JSON object after the name"
+            f"The id 'hf-hub:{name[:SHOWN]}' is damaged: {error}.", expected="a JSON object after the name"
         ) from error
     library = LIBRARIES.get(str(description.get("library"))) if isinstance(description, dict) else None
     if library is None:
         raise EncoderError(
-            f"The id 'hf-hub:{name}' does not describe an architecture.",
+            f"The id 'hf-hub:{name[:SHOWN]}' does not describe an architecture.",
             expected="an id that a hardened model stored, with a description after the name",
             remedy="pass from_pretrained(..., backbone=load_encoder(id).backbone)",
         )
@@ -81,7 +84,7 @@ def load(name: str, options: EncoderOptions, *, build: Callable[[str], nn.Module
     Raises:
         EncoderError: It cannot be downloaded, or its config.json is of none of the three kinds.
     """
-    repository = Repository(name if user_path(name).is_dir() else name.partition(":")[0])
+    repository = Repository(name if user_path(name).is_dir() else name.partition(":")[0]).pinned(CONFIG_FILE)
     config = repository.read(CONFIG_FILE)
     if "genaf_sdk" in config:
         return _hardened(repository, options, build)

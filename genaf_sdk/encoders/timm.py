@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub.errors import HfHubHTTPError
-
+from genaf_sdk.encoders.described import image_configuration, timm_arguments
 from genaf_sdk.encoders.source import KnownEncoder, read_number, read_options, read_size, write_size
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE
@@ -98,45 +97,46 @@ def load_repository(repository: Repository, config: dict[str, Any], options: Enc
     import timm
 
     own = config.get("pretrained_cfg") or config
+    own = own if isinstance(own, dict) else {}
     missing = [key for key in ("mean", "std", "input_size") if key not in own]
     if missing or "architecture" not in config:
         raise EncoderError(
             f"The {CONFIG_FILE} of {repository.name!r} states no {(missing or ['architecture'])[0]!r}.",
             expected="'architecture', and under 'pretrained_cfg' 'mean', 'std' and 'input_size', as timm writes them",
         )
-    stored = {key: value for key, value in (config.get("model_args") or {}).items() if key != "num_classes"}
+    owner = f"{CONFIG_FILE} of {repository.name}"
+    given = config.get("model_args") or {}
+    if isinstance(given, dict):
+        given = {key: value for key, value in given.items() if key != "num_classes"}
+    stored = timm_arguments(given, owner)
+    _require_known(str(config["architecture"]))
+    stated = image_configuration(own, owner)
     asked: dict[str, Any] = {"in_chans": options.channels} if options.channels != 3 else {}
-    size = stored.get("img_size", own["input_size"][1:])
-    own_size = (size, size) if isinstance(size, int) else tuple(size)
+    size = stored.get("img_size") or stated["image_size"]
+    own_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     if options.image_size not in (None, own_size) and own.get("fixed_input_size"):
         asked["img_size"] = options.image_size
     place = f"hf-hub:{repository.name}" if repository.folder is None else f"local-dir:{repository.folder}"
     try:
         model: nn.Module = timm.create_model(place, pretrained=True, num_classes=0, **asked)
-    except (OSError, HfHubHTTPError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # timm and its readers raise whatever a foreign file makes them raise
         raise EncoderError(
             f"timm cannot load {repository.name!r}: {error}.",
             expected=f"a repository or folder of {CONFIG_FILE} and {WEIGHTS_FILE} as timm writes them",
             remedy=f"run `hf download {repository.name}` on a machine with network, and pass the folder",
         ) from error
     description = {"library": "timm", "name": config["architecture"], "arguments": {**stored, **asked}}
-    return options.encoder(
-        model,
-        source=repository.described(description),
-        mean=own["mean"],
-        std=own["std"],
-        image_size=own_size,
-        interpolation=own.get("interpolation", "bilinear"),
-    )
+    return options.encoder(model, source=repository.described(description), **{**stated, "image_size": own_size})
 
 
 def rebuild(description: dict[str, Any]) -> nn.Module:
     """Return the architecture that ``load_repository`` described, without weights.
 
     Raises:
-        EncoderError: This version of timm does not have it.
+        EncoderError: This version of timm does not have it, or the description says what is not passed on.
     """
-    return _create(str(description.get("name")), pretrained=False, **description.get("arguments", {}))
+    name = str(description.get("name"))
+    return _create(name, pretrained=False, **timm_arguments(description.get("arguments", {}), name))
 
 
 def _configuration(model: str) -> Any:
@@ -189,7 +189,9 @@ def _create(model: str, *, pretrained: bool, **arguments: Any) -> nn.Module:
     _require_known(model)
     try:
         backbone: nn.Module = timm.create_model(model, pretrained=pretrained, num_classes=0, **arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # the models check their arguments in ways of their own
         raise EncoderError(
             f"timm's {model!r} cannot be built with {arguments or 'its own settings'}: {error}.",
             remedy="leave the option out, or choose an image size that is a multiple of the model's stride",

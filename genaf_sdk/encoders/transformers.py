@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from genaf_sdk.encoders.described import VISION_TYPES, transformers_settings
 from genaf_sdk.encoders.processor import PROCESSOR, read_processor
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from genaf_sdk.models.encoder import PixelEncoder
 
 INTERPOLATE = "interpolate_pos_encoding"
+FEATURES = ("image_embeds", "pooler_output", "first_token")
+ADAPTER = "adapter_config.json"
+SHOWN = 120
 NOISE = ("id2label", "label2id", "architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path")
 
 
@@ -60,14 +64,21 @@ def rebuild(description: dict[str, Any]) -> nn.Module:
         EncoderError: transformers is not installed, or does not know the model.
     """
     library = _transformers("this model")
-    settings = dict(description.get("config", {}))
-    try:
-        config = library.AutoConfig.for_model(settings.pop("model_type"), **settings)
-        model = _class(library, config)._from_config(config)
-        return TransformersEncoder(model, description["features"], description.get("options", {}))
-    except (KeyError, ValueError, AttributeError) as error:
+    features, options = description.get("features"), description.get("options", {})
+    if features not in FEATURES or not isinstance(options, dict) or not set(options) <= {INTERPOLATE}:
         raise EncoderError(
-            f"transformers cannot build {description}: {error}.", remedy="update transformers"
+            f"The description asks transformers for {str(features)[:SHOWN]!r} with {str(options)[:SHOWN]}.",
+            expected=f"one of {', '.join(FEATURES)}, with {INTERPOLATE} or nothing",
+        )
+    try:
+        config = _config(library, description.get("config"), "a hardened model")
+        model = _class(library, config)._from_config(config)
+        return TransformersEncoder(model, features, {name: bool(value) for name, value in options.items()})
+    except EncoderError:
+        raise
+    except Exception as error:  # the models check their settings in ways of their own
+        raise EncoderError(
+            f"transformers cannot build {str(description)[:SHOWN]}: {error}.", remedy="update transformers"
         ) from error
 
 
@@ -82,14 +93,17 @@ def load_repository(repository: Repository, config_file: dict[str, Any], options
     library = _transformers(name)
     if options.channels != 3:
         raise EncoderError(f"{name!r} takes images of 3 channels, not {options.channels}.", remedy="use timm/NAME")
-    try:
-        config = library.AutoConfig.for_model(**{"model_type": config_file["model_type"], **config_file})
-        config = getattr(config, "vision_config", config)
-        folder = repository.files(CONFIG_FILE, WEIGHTS_FILE)
-        model, report = _class(library, config).from_pretrained(
-            str(folder), config=config, output_loading_info=True, use_safetensors=True
+    config = _config(library, config_file, name)
+    folder = repository.files(CONFIG_FILE, WEIGHTS_FILE)
+    if (folder / ADAPTER).exists():
+        raise EncoderError(
+            f"{name!r} holds an adapter of another model.", expected="a whole model", remedy=f"remove {ADAPTER}"
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    try:
+        model, report = _class(library, config).from_pretrained(
+            str(folder), config=config, output_loading_info=True, use_safetensors=True, local_files_only=True
+        )
+    except Exception as error:  # the library raises whatever a foreign file makes it raise
         raise EncoderError(
             f"transformers cannot load an image encoder from {name!r}: {error}.",
             expected="a vision model, or a CLIP-like model with an image tower, stored as model.safetensors",
@@ -121,6 +135,35 @@ def _transformers(place: str) -> ModuleType:
             f"{place!r} is a model of transformers, which is not installed.",
             remedy="pip install 'genaf-sdk[transformers]'",
         ) from error
+
+
+def _config(library: ModuleType, settings: Any, owner: str) -> Any:
+    """Return the configuration of the image encoder; of a CLIP-like model, of its image tower.
+
+    Raises:
+        EncoderError: The type is none of ``VISION_TYPES``, or a setting is not passed on.
+    """
+    settings = settings if isinstance(settings, dict) else {}
+    model_type = settings.get("model_type")
+    if not isinstance(model_type, str) or model_type not in library.CONFIG_MAPPING:
+        raise EncoderError(f"{owner!r} is of the type {str(model_type)[:SHOWN]!r}.", expected="a type of transformers")
+    kind = library.CONFIG_MAPPING[model_type]
+    tower = getattr(kind, "sub_configs", {}).get("vision_config")
+    if tower is not None and model_type not in VISION_TYPES:
+        kind, settings = tower, settings.get("vision_config") or {}
+    if kind.model_type not in VISION_TYPES:
+        raise EncoderError(
+            f"{owner!r} is of the type {model_type!r}, whose encoder does not stand by itself.",
+            expected=f"one of {', '.join(sorted(VISION_TYPES))}, or a model with such a tower",
+            remedy="build the module yourself and pass it",
+        )
+    known = kind().to_dict()
+    try:
+        return kind(**transformers_settings(settings, known, owner))
+    except EncoderError:
+        raise
+    except Exception as error:  # configurations check themselves in ways of their own
+        raise EncoderError(f"The configuration of {owner!r} cannot be used: {error}.") from error
 
 
 def _class(library: ModuleType, config: Any) -> Any:
