@@ -62,7 +62,9 @@ def main() -> None:
     arguments = parser.parse_args()
     device = begin(arguments)
     encoder = load_encoder("bundled:simclr-cifar10")
-    model = nn.Sequential(encoder, build_head("mlp", encoder.feature_dim((32, 32)), 10)).to(device, memory_format=torch.channels_last)
+    model = nn.Sequential(encoder, build_head("mlp", encoder.feature_dim((32, 32)), 10)).to(
+        device, memory_format=torch.channels_last
+    )
     pixels, labels = load_data("digits", image_size=(32, 32)).train.head(arguments.images, seed=arguments.seed)
     pixels = pixels.to(device).contiguous(memory_format=torch.channels_last)
     labels = labels.to(device)

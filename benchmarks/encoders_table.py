@@ -40,10 +40,10 @@ from genaf_sdk.engine.schedule import Schedule
 from genaf_sdk.engine.train import train
 from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.to_onnx import export_onnx
+from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods import GenAF
 from genaf_sdk.methods.lab import Lab
 from genaf_sdk.methods.sensitivity import Sensitivity, robust_sensitivity
-from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.models.heads import build_head
 
 if TYPE_CHECKING:

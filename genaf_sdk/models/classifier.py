@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from genaf_sdk.errors import DataError
+from genaf_sdk.inputs.images import ImageSpace
 from genaf_sdk.models.modes import inference_mode_of
 
 if TYPE_CHECKING:
@@ -32,6 +34,11 @@ class Classifier(nn.Module):
         self.encoder, self.head = encoder, head
         self.class_names, self.image_size = tuple(class_names), (int(image_size[0]), int(image_size[1]))
 
+    @property
+    def space(self) -> ImageSpace:
+        """What the model's inputs are: images of its size with pixels in [0, 1]."""
+        return ImageSpace((self.encoder.channels, *self.image_size))
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels (N, C, H, W) in [0, 1] to logits (N, K)."""
         logits: Tensor = self.head(self.encoder(pixels))
@@ -39,7 +46,13 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def predict(self, pixels: Tensor) -> list[str]:
-        """Return the name of the most likely class of each image; pixels (N, C, H, W) in [0, 1]."""
+        """Return the name of the most likely class of each image; pixels (N, C, H, W) in [0, 1].
+
+        Raises:
+            DataError: The images have another shape than the model's, or pixels outside [0, 1], as the server refuses
+                them.
+        """
+        self.space.check(pixels, "The model", DataError)
         device = next(self.parameters()).device
         with inference_mode_of(self):
             return [self.class_names[index] for index in self(pixels.to(device)).argmax(dim=1).tolist()]

@@ -1,7 +1,7 @@
 """What turns features into logits: the paper's head, and those to choose from.
 
-A head is a class with a ``name``, built as ``build_head("mlp", feature_dim, classes, **settings)``. That of another package is found
-by an entry point of the group ``genaf_sdk.heads``, whose name is the head's.
+A head is a class with a ``name``, built of ``feature_dim``, ``classes`` and its settings. That of another package is
+found by an entry point of the group ``genaf_sdk.heads``, whose name is the head's.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from genaf_sdk.data import DataSplits
 from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.stage import Outputs
 from genaf_sdk.engine.views import FeaturesAndLogits
+from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods import PGD, GenAF
 from genaf_sdk.methods.pgd import ascend
-from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import build_head
 
