@@ -29,7 +29,7 @@ from genaf_sdk.encoders import load_encoder
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.inputs.images import image_space
 from genaf_sdk.methods.pgd import PGD, ascend
-from genaf_sdk.models.heads import Head
+from genaf_sdk.models.heads import build_head
 
 if TYPE_CHECKING:
     import argparse
@@ -62,7 +62,9 @@ def main() -> None:
     arguments = parser.parse_args()
     device = begin(arguments)
     encoder = load_encoder("bundled:simclr-cifar10")
-    model = nn.Sequential(encoder, Head(encoder.measure((32, 32)), 10)).to(device, memory_format=torch.channels_last)
+    model = nn.Sequential(encoder, build_head("mlp", encoder.feature_dim((32, 32)), 10)).to(
+        device, memory_format=torch.channels_last
+    )
     pixels, labels = load_data("digits", image_size=(32, 32)).train.head(arguments.images, seed=arguments.seed)
     pixels = pixels.to(device).contiguous(memory_format=torch.channels_last)
     labels = labels.to(device)

@@ -32,9 +32,9 @@ from genaf_sdk.data import DataSplits, LabelledImages, load_data
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.train import train
+from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods.lab import Lab
-from genaf_sdk.models.classifier import HardenedModel
-from genaf_sdk.models.heads import Head
+from genaf_sdk.models.heads import build_head
 
 ENCODER = "bundled:simclr-cifar10"
 TRAIN, TEST = 5000, 1000
@@ -115,7 +115,10 @@ def finetuned(name: str, epochs: int, surrogate: int, seed: int) -> Subject:
     torch.manual_seed(seed)
     size = data.image_shape[1:]
     model = HardenedModel(
-        load_encoder(ENCODER), Head(192, len(data.class_names)), class_names=data.class_names, image_size=size
+        load_encoder(ENCODER),
+        build_head("mlp", 192, len(data.class_names)),
+        class_names=data.class_names,
+        image_size=size,
     )
     run = Run(Accelerator(cpu=True), seed=seed, show_progress=False)
     standard = HardenConfig().with_(baseline={"epochs": epochs}).standard_fine_tuning()

@@ -40,11 +40,11 @@ from genaf_sdk.engine.schedule import Schedule
 from genaf_sdk.engine.train import train
 from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.to_onnx import export_onnx
+from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods import GenAF
 from genaf_sdk.methods.lab import Lab
 from genaf_sdk.methods.sensitivity import Sensitivity, robust_sensitivity
-from genaf_sdk.models.classifier import HardenedModel
-from genaf_sdk.models.heads import Head
+from genaf_sdk.models.heads import build_head
 
 if TYPE_CHECKING:
     from genaf_sdk.models.encoder import PixelEncoder
@@ -91,9 +91,9 @@ def row(candidate: Candidate, folder: Path) -> list[str]:
     encoder = candidate.load()
     data = images_for(encoder, candidate.size)
     settle(encoder, data.train.head()[0])
-    features = encoder.measure(candidate.size)
+    features = encoder.feature_dim(candidate.size)
     model = HardenedModel(
-        copy.deepcopy(encoder), Head(features, 3), class_names=data.class_names, image_size=candidate.size
+        copy.deepcopy(encoder), build_head("mlp", features, 3), class_names=data.class_names, image_size=candidate.size
     )
     run = Run(Accelerator(cpu=True), seed=0, show_progress=False)
     before = copy.deepcopy(model.encoder.backbone.state_dict())

@@ -26,7 +26,7 @@ from genaf_sdk.methods.adaptability import Adaptability
 from genaf_sdk.methods.pgd import PGD, ascend
 from genaf_sdk.methods.sensitivity import Sensitivity, layer_weights, redundant_layers, robust_sensitivity
 from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.heads import Head
+from genaf_sdk.models.heads import build_head
 
 if TYPE_CHECKING:
     import argparse
@@ -107,7 +107,7 @@ def prepared(name: str, seed: int, steps: int, samples: int, device: torch.devic
     torch.manual_seed(seed)
     encoder = load_encoder(known) if known.startswith("bundled") else PixelEncoder(build_backbone(known))
     images = load_data("digits", image_size=(size, size), channels=3, seed=seed).train
-    model = nn.Sequential(encoder, Head(encoder.measure((size, size)), 10)).to(device)
+    model = nn.Sequential(encoder, build_head("mlp", encoder.feature_dim((size, size)), 10)).to(device)
     model = model.to(memory_format=torch.channels_last)
     train(model, images, steps, seed, device)
     pixels, labels = (tensor.to(device) for tensor in images.head(samples, seed=seed))

@@ -43,10 +43,10 @@ from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.modules import CurrentBatch
 from genaf_sdk.engine.stage import Outputs, Stage
 from genaf_sdk.engine.views import FeaturesAndLogits
+from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods.pgd import PGD, ascend
-from genaf_sdk.models.classifier import HardenedModel
 from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.heads import Head
+from genaf_sdk.models.heads import build_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +93,10 @@ class Bench:
         size = (arguments.image_size, arguments.image_size)
         torch.manual_seed(arguments.seed)
         encoder = PixelEncoder(build_backbone(arguments.encoder), mean=(0.5,) * 3, std=(0.25,) * 3)
-        head, names = Head(encoder.measure(size), arguments.classes), tuple(map(str, range(arguments.classes)))
+        head, names = (
+            build_head("mlp", encoder.feature_dim(size), arguments.classes),
+            tuple(map(str, range(arguments.classes))),
+        )
         layout = torch.channels_last if self.variant.channels_last else torch.contiguous_format
         self.model = HardenedModel(encoder, head, class_names=names, image_size=size).to(device, memory_format=layout)
         pixels = torch.rand(arguments.batch_size, 3, *size)

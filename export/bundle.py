@@ -16,16 +16,17 @@ from genaf_sdk.export.runtime import MODEL_FILE
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.export.variants import write_variants
 from genaf_sdk.files import replacing, write_json
+from genaf_sdk.models.storage import save_classifier
 
 if TYPE_CHECKING:
-    from genaf_sdk.models.classifier import HardenedModel
+    from genaf_sdk.models.classifier import Classifier
     from genaf_sdk.pipeline import HardenResult
 
 LABELS_FILE, CHECKSUMS_FILE, CARD_FILE, SERVE_FOLDER = "labels.json", "checksums.json", "README.md", "serve"
 UNLISTED = {CHECKSUMS_FILE}
 
 
-def write_bundle(model: HardenedModel, folder: Path, result: HardenResult | None = None) -> Path:
+def write_bundle(model: Classifier, folder: Path, result: HardenResult | None = None) -> Path:
     """Write a whole bundle.
 
     ``config.json`` and ``model.safetensors`` (for ``HardenedModel.from_pretrained``), ``model.onnx`` and its variants,
@@ -42,7 +43,7 @@ def write_bundle(model: HardenedModel, folder: Path, result: HardenResult | None
         OutputError: The folder cannot be written.
     """
     (folder / CHECKSUMS_FILE).unlink(missing_ok=True)
-    model.save_pretrained(folder)
+    save_classifier(model, folder)
     path = export_onnx(model, folder / MODEL_FILE)
     images = torch.rand(5, model.encoder.channels, *model.image_size, generator=torch.Generator().manual_seed(0))
     parity = check_parity(model, path, images)

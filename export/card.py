@@ -15,7 +15,7 @@ from genaf_sdk.report.verdict import budget_text
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from genaf_sdk.models.classifier import HardenedModel
+    from genaf_sdk.models.classifier import Classifier
     from genaf_sdk.report.robustness import RobustnessReport
     from genaf_sdk.report.scores import Score
 
@@ -23,7 +23,7 @@ EVAL_RESULTS = ".eval_results/robustness.yaml"
 SHOWN_CLASSES = 50
 
 
-def model_card(model: HardenedModel, report: RobustnessReport | None, *, licence: str = "") -> str:
+def model_card(model: Classifier, report: RobustnessReport | None, *, licence: str = "") -> str:
     """Return the card as Markdown with YAML metadata. Every inserted string is escaped; no template is executed.
 
     Args:
@@ -106,7 +106,7 @@ def _model_index(report: RobustnessReport) -> list[EvalResult]:
     ]
 
 
-def _what(model: HardenedModel) -> str:
+def _what(model: Classifier) -> str:
     names = [escaped(name) for name in model.class_names[:SHOWN_CLASSES]]
     more = f" and {len(model.class_names) - SHOWN_CLASSES} more" if len(model.class_names) > SHOWN_CLASSES else ""
     source = escaped(model.encoder.source or type(model.encoder.backbone).__name__)
@@ -146,7 +146,7 @@ def _figures(report: RobustnessReport | None) -> str:
     return "\n".join(lines)
 
 
-def _use(model: HardenedModel) -> str:
+def _use(model: Classifier) -> str:
     height, width = model.image_size
     mode = "RGB" if model.encoder.channels == 3 else "L"
     resampling = "BICUBIC" if model.encoder.interpolation in ("bicubic", "lanczos") else "BILINEAR"

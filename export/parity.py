@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from genaf_sdk.data import DataSplits
     from genaf_sdk.inputs.perturbation import Perturbation
-    from genaf_sdk.models.classifier import HardenedModel
+    from genaf_sdk.models.classifier import Classifier
 
 BATCH_SIZES = (1, 2, 5)
 TOLERANCE = 1e-4
@@ -38,7 +38,7 @@ class Parity:
         return f"logits of ONNX and torch differ by at most {parts} (threshold {self.tolerance:.0e})"
 
 
-def check_parity(model: HardenedModel, path: str | Path, pixels: Tensor, *, tolerance: float = TOLERANCE) -> Parity:
+def check_parity(model: Classifier, path: str | Path, pixels: Tensor, *, tolerance: float = TOLERANCE) -> Parity:
     """Compare logits at batch sizes 1, 2 and 5.
 
     Args:

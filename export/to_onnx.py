@@ -17,10 +17,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from genaf_sdk._version import __version__
 from genaf_sdk.errors import ExportError
 from genaf_sdk.files import replacing
-from genaf_sdk.models.encoder import pooled
+from genaf_sdk.models.encoder import as_feature_vectors
 
 if TYPE_CHECKING:
-    from genaf_sdk.models.classifier import HardenedModel
+    from genaf_sdk.models.classifier import Classifier
 
 INPUT, OUTPUT = "pixels", "logits"
 LARGEST = 2 * 2**30 - 1  # bytes: the limit of one protobuf file
@@ -38,7 +38,7 @@ class ServedModel(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: HardenedModel, *, half: bool = False, raw_bytes: bool = False) -> None:
+    def __init__(self, model: Classifier, *, half: bool = False, raw_bytes: bool = False) -> None:
         super().__init__()
         copied = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
         self.dtype = torch.half if half else torch.float
@@ -51,11 +51,11 @@ class ServedModel(nn.Module):
         """Map a batch of images to float32 logits (batch, K)."""
         pixels = images.permute(0, 3, 1, 2).float() / 255 if self.raw_bytes else images
         normalised = (pixels - self.mean) / self.std
-        logits: Tensor = self.head(pooled(self.backbone(normalised.to(self.dtype)))).float()
+        logits: Tensor = self.head(as_feature_vectors(self.backbone(normalised.to(self.dtype)))).float()
         return logits
 
 
-def export_onnx(model: HardenedModel, path: str | Path, *, half: bool = False, raw_bytes: bool = False) -> Path:
+def export_onnx(model: Classifier, path: str | Path, *, half: bool = False, raw_bytes: bool = False) -> Path:
     """Write ``model`` as a single ONNX file and return its path.
 
     Input ``pixels``: float32 (batch, C, H, W) in [0, 1]. Output ``logits``: float32 (batch, K). The class names, the

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from genaf_sdk.data import DataSplits
     from genaf_sdk.export.settings import ExportConfig
     from genaf_sdk.inputs.perturbation import Perturbation
-    from genaf_sdk.models.classifier import HardenedModel
+    from genaf_sdk.models.classifier import Classifier
 
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 32
 
@@ -48,7 +48,7 @@ class Variant:
 
 
 def write_variants(
-    model: HardenedModel,
+    model: Classifier,
     folder: Path,
     data: DataSplits,
     perturbations: dict[str, Perturbation],

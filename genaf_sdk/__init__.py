@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from genaf_sdk.encoders import load_encoder
     from genaf_sdk.errors import GenafError
     from genaf_sdk.evaluation.evaluate import evaluate
-    from genaf_sdk.models.classifier import HardenedModel
+    from genaf_sdk.hardened import HardenedModel
     from genaf_sdk.pipeline import HardenResult, harden
     from genaf_sdk.report.robustness import RobustnessReport
 
@@ -27,7 +27,7 @@ _HOME = {
     "GenafError": "errors",
     "HardenConfig": "config",
     "HardenResult": "pipeline",
-    "HardenedModel": "models.classifier",
+    "HardenedModel": "hardened",
     "RobustnessReport": "report.robustness",
     "compare": "comparison",
     "evaluate": "evaluation.evaluate",

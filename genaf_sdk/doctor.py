@@ -284,7 +284,7 @@ def _bundled_encoder() -> list[Finding]:
     from genaf_sdk.encoders import load_encoder
 
     try:
-        width = load_encoder("bundled:simclr-cifar10").measure((32, 32))
+        width = load_encoder("bundled:simclr-cifar10").feature_dim((32, 32))
     except (GenafError, OSError) as error:
         mend = f"install {PACKAGE} again, from where it came"
         return [Finding("bundled encoder", "fail", _one_line(error), mend)]

@@ -26,11 +26,13 @@ from genaf_sdk.engine.train import train
 from genaf_sdk.errors import ConfigError, EncoderError
 from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
 from genaf_sdk.files import require_writable
+from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods import Method, presets
 from genaf_sdk.methods.lab import Clock, Lab
-from genaf_sdk.models.classifier import HardenedModel, architecture_of
+from genaf_sdk.models.classifier import describe_architecture
 from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.heads import Head
+from genaf_sdk.models.heads import DEFAULT, build_head
+from genaf_sdk.models.soundness import require_sound
 from genaf_sdk.report.robustness import RobustnessReport
 
 if TYPE_CHECKING:
@@ -174,7 +176,8 @@ def harden(
         **config.loading.to_dict(),
     )
     published = data.space.placed(published)
-    feature_dim = published.measure(data.image_shape[1:])
+    feature_dim = published.feature_dim(data.image_shape[1:])
+    require_sound(published, data.image_shape[1:])
     precision = config.machine.mixed_precision
     engines = own_accelerator(precision, trackers, folder) if accelerator is None else nullcontext(accelerator)
     with engines as engine, CostMeter() as cost:
@@ -242,10 +245,12 @@ def evaluate_result(run: Run, result: HardenResult, surrogate: Tensor | None) ->
         )
 
 
-def new_classifier(published: PixelEncoder, feature_dim: int, data: DataSplits, seed: int) -> HardenedModel:
+def new_classifier(
+    published: PixelEncoder, feature_dim: int, data: DataSplits, seed: int, *, head_name: str = DEFAULT
+) -> HardenedModel:
     """Put a fresh head, drawn by ``seed``, on a copy of the encoder."""
     torch.manual_seed(seed)
-    head = Head(feature_dim, len(data.class_names))
+    head = build_head(head_name, feature_dim, len(data.class_names))
     return HardenedModel(copy.deepcopy(published), head, class_names=data.class_names, image_size=data.image_shape[1:])
 
 
@@ -270,7 +275,7 @@ def describe(result: HardenResult) -> dict[str, Any]:
     """Return what the report says beside its scores: model, settings, both stages, cost."""
     adaptation = result.adaptation
     return {
-        "model": architecture_of(result.model),
+        "model": describe_architecture(result.model),
         "config": result.config.to_dict(),
         "sensitivity": result.sensitivity,
         "adaptation": None if adaptation is None else adaptation.to_dict(),

@@ -13,11 +13,11 @@ from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, LabelledImages
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.train import train
+from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods import Method
 from genaf_sdk.methods.lab import Lab
-from genaf_sdk.models.classifier import HardenedModel
 from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.heads import Head
+from genaf_sdk.models.heads import build_head
 
 torch.set_num_threads(2)
 
@@ -84,7 +84,9 @@ def quick_config() -> HardenConfig:
 def tiny_model(encoder: nn.Module) -> HardenedModel:
     """A fresh classifier of three classes on a tiny encoder, always of the same weights."""
     torch.manual_seed(0)
-    return HardenedModel(PixelEncoder(encoder), Head(16, 3), class_names=("red", "green", "blue"), image_size=(16, 16))
+    return HardenedModel(
+        PixelEncoder(encoder), build_head("mlp", 16, 3), class_names=("red", "green", "blue"), image_size=(16, 16)
+    )
 
 
 def cpu_run(**settings: Any) -> Run:

@@ -34,7 +34,7 @@ from genaf_sdk.inputs.keys import PerturbationKey
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.inputs.threat import Linf
 from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.heads import Head
+from genaf_sdk.models.heads import build_head
 
 CASES = int(os.environ.get("GENAF_FUZZ", "40"))
 few = settings(
@@ -129,7 +129,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     Checkpoints(folder).save("stage", Checkpoint(1, {"x": torch.rand(5)}, {"note": [1, 2]}))
     encoder = PixelEncoder(nn.Sequential(nn.Flatten(), nn.Linear(48, 4)))
-    model = HardenedModel(encoder, Head(4, 2), class_names=("a", "b"), image_size=(4, 4))
+    model = HardenedModel(encoder, build_head("mlp", 4, 2), class_names=("a", "b"), image_size=(4, 4))
     model.save_pretrained(folder / "model")
     return folder
 

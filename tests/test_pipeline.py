@@ -185,7 +185,7 @@ def test_unknown_presets_and_configs_are_refused(tiny_encoder: nn.Module, stripe
 
 def test_feature_maps_and_output_objects_are_understood(striped: DataSplits) -> None:
     maps = load_encoder(nn.Conv2d(3, 5, 3))
-    assert maps.measure((16, 16)) == 5
+    assert maps.feature_dim((16, 16)) == 5
 
     class Output:
         pooler_output = torch.zeros(2, 7)
@@ -194,4 +194,4 @@ def test_feature_maps_and_output_objects_are_understood(striped: DataSplits) -> 
         def forward(self, x: Tensor) -> Output:
             return Output()
 
-    assert load_encoder(Transformer()).measure((16, 16)) == 7
+    assert load_encoder(Transformer()).feature_dim((16, 16)) == 7

@@ -99,7 +99,7 @@ class Export(Command):
 
         from genaf_sdk.export.parity import check_parity
         from genaf_sdk.export.to_onnx import export_onnx
-        from genaf_sdk.models.classifier import HardenedModel
+        from genaf_sdk.hardened import HardenedModel
 
         model = HardenedModel.from_pretrained(self.model)
         path = export_onnx(model, output)

@@ -24,12 +24,12 @@ class Encoders(Command):
 
         from genaf_sdk.encoders import known_encoders
 
-        table = Table("id", "image", "parameters", "weights", "licence")
+        table = Table("id", "image", "parameters", "weights", "license")
         entries = [entry for entry in known_encoders() if self.containing in entry.id]
         for entry in entries:
             image = "x".join(map(str, entry.image_size or ()))
             size = "" if entry.parameters is None else f"{entry.parameters / 1e6:.1f} M"
-            table.add_row(entry.id, image, size, "yes" if entry.weights else "", entry.licence)
+            table.add_row(entry.id, image, size, "yes" if entry.weights else "", entry.license)
         self.answer([dataclasses.asdict(entry) for entry in entries], table)
         return DONE
 

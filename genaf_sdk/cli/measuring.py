@@ -27,7 +27,7 @@ class Evaluate(Command):
     data: str = "digits"
     """Data id or image folder, as for `genaf harden`."""
     encoder: str | None = None
-    """Published encoder for the transfer column; by default the id that the model was made from."""
+    """Published encoder for the transfer column; by default the bundled one, where the model was made from that."""
     output_dir: Path | None = None
     """Folder for report.json and perturbations/; by default nothing is written."""
     seed: int = 0
@@ -39,9 +39,10 @@ class Evaluate(Command):
     def __call__(self) -> int:
         """Run."""
         from genaf_sdk.data import load_data
+        from genaf_sdk.encoders import own_source
         from genaf_sdk.evaluation.evaluate import evaluate
         from genaf_sdk.files import require_writable
-        from genaf_sdk.models.classifier import HardenedModel
+        from genaf_sdk.hardened import HardenedModel
         from genaf_sdk.progress import make_display
 
         folder = None if self.output_dir is None else require_writable(self.output_dir)
@@ -53,7 +54,7 @@ class Evaluate(Command):
             interpolation=model.encoder.interpolation,
             seed=self.seed,
         )
-        encoder = self.encoder or model.encoder.source or None
+        encoder = self.encoder or own_source(model.encoder.source) or None
         with make_display(wanted=True) as display:
             task = display.add_task("evaluation", total=None)
 
@@ -91,7 +92,7 @@ class Attack(Command):
         from genaf_sdk.data import load_data
         from genaf_sdk.encoders import load_encoder
         from genaf_sdk.errors import AttackError
-        from genaf_sdk.models.classifier import HardenedModel
+        from genaf_sdk.hardened import HardenedModel
 
         attack = load_attack(self.name)
         if not isinstance(attack, EncoderAttack):

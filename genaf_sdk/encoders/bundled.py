@@ -13,7 +13,7 @@ from genaf_sdk.encoders.source import KnownEncoder
 from genaf_sdk.errors import EncoderError
 
 if TYPE_CHECKING:
-    from genaf_sdk.encoders.source import Wanted
+    from genaf_sdk.encoders.source import EncoderOptions
     from genaf_sdk.models.encoder import PixelEncoder
 
 NAME, SIZE = "simclr-cifar10", (32, 32)
@@ -37,13 +37,15 @@ def build(name: str) -> SmallResNet:
     return SmallResNet()
 
 
-def load(name: str, wanted: Wanted) -> PixelEncoder:
+def load(name: str, options: EncoderOptions) -> PixelEncoder:
     """Return the encoder; its weights are stored in half precision and used in single precision."""
     backbone = build(name)
     weights = load_file(Path(__file__).with_name(f"{name}.safetensors"))
     backbone.load_state_dict(
         {key: value.float() if value.dtype == torch.half else value for key, value in weights.items()}
     )
-    if wanted.channels != 3:
-        raise EncoderError(f"bundled:{name} takes images of 3 channels, not {wanted.channels}.", remedy="use timm/NAME")
-    return wanted.encoder(backbone, source=f"bundled:{name}", mean=MEAN, std=STD, image_size=SIZE)
+    if options.channels != 3:
+        raise EncoderError(
+            f"bundled:{name} takes images of 3 channels, not {options.channels}.", remedy="use timm/NAME"
+        )
+    return options.encoder(backbone, source=f"bundled:{name}", mean=MEAN, std=STD, image_size=SIZE)

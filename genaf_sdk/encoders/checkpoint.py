@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 from genaf_sdk.encoders import solo_learn
 from genaf_sdk.encoders.program import load_program
 from genaf_sdk.encoders.source import KnownEncoder
-from genaf_sdk.encoders.state_dict import read_checkpoint, under, weights_of
+from genaf_sdk.encoders.state_dict import COUNTER, read_checkpoint, strip_prefix, weights_of
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.files import user_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor, nn
 
-    from genaf_sdk.encoders.source import Wanted
+    from genaf_sdk.encoders.source import EncoderOptions
     from genaf_sdk.models.encoder import PixelEncoder
 
 SUFFIXES = (".ckpt", ".pth", ".pt", ".bin", ".safetensors", ".pt2")
@@ -31,15 +32,8 @@ def known() -> list[KnownEncoder]:
     return [KnownEncoder(f"PATH ({' '.join(SUFFIXES)})", "checkpoint", weights=False)]
 
 
-def build(name: str) -> nn.Module:
-    """Return the architecture that the checkpoint was loaded into."""
-    from genaf_sdk.encoders import build_backbone
-
-    return build_backbone(name)
-
-
-def load(name: str, wanted: Wanted) -> PixelEncoder:
-    """Return the encoder in the file at path ``name``.
+def load(name: str, options: EncoderOptions, *, build: Callable[[str], nn.Module]) -> PixelEncoder:
+    """Return the encoder in the file at path ``name``; ``build`` makes an architecture of its id.
 
     Raises:
         EncoderError: No such file, or a file that does not say enough; the error lists the arguments to pass.
@@ -52,17 +46,17 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
             remedy="checkpoint:ARCHITECTURE names an architecture without weights; give the file it came from",
         )
     if path.suffix == ".pt2":
-        return load_program(path, wanted)
+        return load_program(path, options)
     weights = weights_of(read_checkpoint(path), path)
-    if not wanted.architecture:
+    if not options.architecture:
         if solo_learn.is_solo_learn(weights):
-            return solo_learn.from_weights(weights, path, wanted)
-        raise _says_too_little(path, wanted, list(weights))
-    if wanted.mean is None or wanted.std is None or wanted.image_size is None:
-        raise _says_too_little(path, wanted, list(weights))
-    backbone = build(wanted.architecture)
-    backbone.load_state_dict(_fitting(weights, backbone, path, wanted.architecture))
-    return wanted.encoder(backbone, source=f"checkpoint:{wanted.architecture}")
+            return solo_learn.from_weights(weights, path, options)
+        raise _says_too_little(path, options, list(weights))
+    if options.mean is None or options.std is None or options.image_size is None:
+        raise _says_too_little(path, options, list(weights))
+    backbone = build(options.architecture)
+    backbone.load_state_dict(_fitting(weights, backbone, path, options.architecture))
+    return options.encoder(backbone, source=f"checkpoint:{options.architecture}")
 
 
 def _fitting(weights: dict[str, Tensor], backbone: nn.Module, path: Path, architecture: str) -> dict[str, Tensor]:
@@ -72,7 +66,9 @@ def _fitting(weights: dict[str, Tensor], backbone: nn.Module, path: Path, archit
         EncoderError: A weight of the backbone is missing or has another shape.
     """
     needed = backbone.state_dict()
-    own = max((under(weights, prefix) for prefix in PREFIXES), key=lambda part: len(part.keys() & needed.keys()))
+    own = max((strip_prefix(weights, prefix) for prefix in PREFIXES), key=lambda part: len(part.keys() & needed.keys()))
+    counters = {name: value for name, value in needed.items() if name.endswith(COUNTER) and name not in own}
+    own |= counters
     for name, value in needed.items():
         if name not in own or own[name].shape != value.shape:
             given = f"of shape {tuple(own[name].shape)}" if name in own else "missing"
@@ -84,17 +80,17 @@ def _fitting(weights: dict[str, Tensor], backbone: nn.Module, path: Path, archit
     return {name: own[name] for name in needed}
 
 
-def _says_too_little(path: Path, wanted: Wanted, names: list[str]) -> EncoderError:
+def _says_too_little(path: Path, options: EncoderOptions, names: list[str]) -> EncoderError:
     arguments = {
-        "architecture='timm/resnet18'": wanted.architecture,
-        "mean=(...)": wanted.mean,
-        "std=(...)": wanted.std,
-        "image_size=(H, W)": wanted.image_size,
+        "architecture='timm/resnet18'": options.architecture,
+        "mean=(...)": options.mean,
+        "std=(...)": options.std,
+        "image_size=(H, W)": options.image_size,
     }
     missing = ", ".join(spelling for spelling, value in arguments.items() if not value)
     return EncoderError(
         f"The checkpoint {str(path)!r} holds weights ({', '.join(names[:3])}, ...) and does not say what for.",
-        expected="a checkpoint of solo-learn, or one whose architecture and normalisation are passed",
+        expected="a checkpoint of solo-learn, or one whose architecture and normalization are passed",
         remedy=f"load_encoder({str(path)!r}, {missing}); for the shell, a folder whose config.json says it "
         "(docs/encoders.md)",
     )

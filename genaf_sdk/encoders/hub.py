@@ -14,13 +14,19 @@ from genaf_sdk.encoders.repository import Repository
 from genaf_sdk.encoders.source import KnownEncoder
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.files import user_path
-from genaf_sdk.models.classifier import CONFIG_FILE, WEIGHTS_FILE, HardenedModel
+from genaf_sdk.models.classifier import Classifier
+from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE, load_classifier
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
-    from genaf_sdk.encoders.source import Wanted
+    from genaf_sdk.encoders.source import EncoderOptions
     from genaf_sdk.models.encoder import PixelEncoder
+
+SHOWN = 200
+"""How much of an id an error repeats."""
 
 
 class Library(Protocol):
@@ -29,7 +35,7 @@ class Library(Protocol):
     def describes(self, config: dict[str, Any]) -> bool:
         """Whether a ``config.json`` is of this library."""
 
-    def load_repository(self, repository: Repository, config: dict[str, Any], wanted: Wanted) -> PixelEncoder:
+    def load_repository(self, repository: Repository, config: dict[str, Any], options: EncoderOptions) -> PixelEncoder:
         """Return the encoder in the repository."""
 
     def rebuild(self, description: dict[str, Any]) -> nn.Module:
@@ -58,31 +64,33 @@ def build(name: str) -> nn.Module:
         description: Any = json.loads(text or "{}")
     except (ValueError, RecursionError) as error:
         raise EncoderError(
-            f"The id 'hf-hub:{name}' is damaged: {error}.", expected="a JSON object after the name"
+            f"The id 'hf-hub:{name[:SHOWN]}' is damaged: {error}.", expected="a JSON object after the name"
         ) from error
     library = LIBRARIES.get(str(description.get("library"))) if isinstance(description, dict) else None
     if library is None:
         raise EncoderError(
-            f"The id 'hf-hub:{name}' does not describe an architecture.",
+            f"The id 'hf-hub:{name[:SHOWN]}' does not describe an architecture.",
             expected="an id that a hardened model stored, with a description after the name",
             remedy="pass from_pretrained(..., backbone=load_encoder(id).backbone)",
         )
     return library.rebuild(description)
 
 
-def load(name: str, wanted: Wanted) -> PixelEncoder:
+def load(name: str, options: EncoderOptions, *, build: Callable[[str], nn.Module]) -> PixelEncoder:
     """Return the encoder of a Hub repository (downloaded once) or of a folder that holds its files.
+
+    ``build`` makes an architecture of its id, for models that this package hardened.
 
     Raises:
         EncoderError: It cannot be downloaded, or its config.json is of none of the three kinds.
     """
-    repository = Repository(name if user_path(name).is_dir() else name.partition(":")[0])
+    repository = Repository(name if user_path(name).is_dir() else name.partition(":")[0]).pinned(CONFIG_FILE)
     config = repository.read(CONFIG_FILE)
     if "genaf_sdk" in config:
-        return _hardened(repository, wanted)
+        return _hardened(repository, options, build)
     for library in LIBRARIES.values():
         if library.describes(config):
-            return library.load_repository(repository, config, wanted)
+            return library.load_repository(repository, config, options)
     raise EncoderError(
         f"The {CONFIG_FILE} of {repository.name!r} describes no encoder; its keys are {', '.join(list(config)[:6])}.",
         expected="a model of timm ('architecture'), of transformers ('model_type'), or hardened by genaf-sdk",
@@ -90,8 +98,8 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
     )
 
 
-def _hardened(repository: Repository, wanted: Wanted) -> PixelEncoder:
-    encoder = HardenedModel.from_pretrained(repository.files(WEIGHTS_FILE, CONFIG_FILE)).encoder
-    if wanted.image_size is not None:
-        encoder.image_size = wanted.image_size
+def _hardened(repository: Repository, options: EncoderOptions, build: Callable[[str], nn.Module]) -> PixelEncoder:
+    encoder = load_classifier(repository.files(WEIGHTS_FILE, CONFIG_FILE), Classifier, build).encoder
+    if options.image_size is not None:
+        encoder.image_size = options.image_size
     return encoder

@@ -12,27 +12,27 @@ from genaf_sdk.errors import EncoderError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from genaf_sdk.encoders.source import Wanted
+    from genaf_sdk.encoders.source import EncoderOptions
     from genaf_sdk.models.encoder import PixelEncoder
 
 
-def load_program(path: Path, wanted: Wanted) -> PixelEncoder:
+def load_program(path: Path, options: EncoderOptions) -> PixelEncoder:
     """Return the program as an encoder; its weights can be trained, its modes are as they were when it was saved.
 
     A program is code: reading one runs Python's pickle. So the caller has to say that its origin is trusted.
 
     Raises:
-        EncoderError: ``trusted`` is not set, a normalisation is not passed, or torch cannot read the file.
+        EncoderError: ``trusted`` is not set, a normalization is not passed, or torch cannot read the file.
     """
-    if not wanted.trusted:
+    if not options.trusted:
         raise EncoderError(
             f"{str(path)!r} is a program of torch.export, and reading it can run any code that its maker put there.",
             expected="a file whose origin you trust",
             remedy=f"load_encoder({str(path)!r}, trusted=True), or ask for its weights as .safetensors",
         )
-    if wanted.mean is None or wanted.std is None or wanted.image_size is None:
+    if options.mean is None or options.std is None or options.image_size is None:
         raise EncoderError(
-            f"The program {str(path)!r} does not say how its images are normalised.",
+            f"The program {str(path)!r} does not say how its images are normalized.",
             expected="mean=, std= and image_size=; mean=(0,), std=(1,) for a program that takes pixels in [0, 1]",
         )
     try:
@@ -46,4 +46,4 @@ def load_program(path: Path, wanted: Wanted) -> PixelEncoder:
     for part in module.modules():  # traced example values, which cannot be copied
         for node in getattr(getattr(part, "graph", None), "nodes", ()):
             node.meta.clear()
-    return wanted.encoder(module, source="")
+    return options.encoder(module, source="")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 
 from genaf_sdk.errors import EncoderError, OutputError
 from genaf_sdk.files import read_json, user_path
-from genaf_sdk.models.classifier import CONFIG_FILE, WEIGHTS_FILE
+from genaf_sdk.models.storage import CONFIG_FILE, LARGEST_CONFIG, WEIGHTS_FILE, require_file
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""The folder of a snapshot in the Hub's cache is named by its commit."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,19 @@ class Repository:
                 "and pass its path as the encoder; for a private repository log in with `hf auth login`",
             ) from error
 
+    def pinned(self, filename: str) -> Repository:
+        """Return the repository at the commit that ``filename`` was found at; a folder is as it is.
+
+        What is read afterwards is of one commit, whatever is pushed meanwhile, and the commit is known.
+
+        Raises:
+            EncoderError: The file cannot be had.
+        """
+        commit = self.file(filename).parent.name
+        if self.folder is not None or not COMMIT.fullmatch(commit):
+            return self
+        return Repository(f"{self.name.partition('@')[0]}@{commit}")
+
     def files(self, *filenames: str) -> Path:
         """Return the folder that holds all of these files, once they are there.
 
@@ -65,7 +82,9 @@ class Repository:
             EncoderError: It cannot be had, or is no JSON object.
         """
         try:
-            content = read_json(self.file(filename))
+            path = self.file(filename)
+            require_file(path, LARGEST_CONFIG)
+            content = read_json(path)
         except OutputError as error:
             raise EncoderError(
                 f"{self.name!r} has no readable {filename}: {error}",

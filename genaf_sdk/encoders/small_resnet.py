@@ -45,5 +45,5 @@ class SmallResNet(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(before, after) for before, after in pairwise(WIDTHS)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map normalised images (N, 3, H, W) to features (N, 192)."""
+        """Map normalized images (N, 3, H, W) to features (N, 192)."""
         return torch.mean(self.blocks(F.relu(self.norm(self.stem(x)))), dim=(2, 3))

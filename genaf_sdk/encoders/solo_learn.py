@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from genaf_sdk.encoders.source import KnownEncoder, read_number, read_options, read_size, write_size
-from genaf_sdk.encoders.state_dict import read_checkpoint, under, weights_of
+from genaf_sdk.encoders.state_dict import COUNTER, read_checkpoint, strip_prefix, weights_of
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.files import user_path
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from genaf_sdk.encoders.source import Wanted
+    from genaf_sdk.encoders.source import EncoderOptions
     from genaf_sdk.models.encoder import PixelEncoder
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-NORMALISATION = {
+NORMALIZATION = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "stl10": ((0.4914, 0.4823, 0.4466), (0.247, 0.243, 0.261)),
@@ -45,11 +45,11 @@ def known() -> list[KnownEncoder]:
     return [KnownEncoder("solo-learn:PATH", "solo-learn", "MIT", None, weights=False)]
 
 
-def load(name: str, wanted: Wanted) -> PixelEncoder:
+def load(name: str, options: EncoderOptions) -> PixelEncoder:
     """Return the encoder of the checkpoint at path ``name``.
 
     Raises:
-        EncoderError: No such file, no encoder in it, an architecture that is not built here, or a normalisation that is
+        EncoderError: No such file, no encoder in it, an architecture that is not built here, or a normalization that is
             not stated and was not passed.
     """
     path = user_path(name)
@@ -59,7 +59,7 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
             expected="the path of a .ckpt file",
             remedy="solo-learn:ARCHITECTURE names an architecture without weights; give the checkpoint it came from",
         )
-    return from_weights(weights_of(read_checkpoint(path), path), path, wanted)
+    return from_weights(weights_of(read_checkpoint(path), path), path, options)
 
 
 def is_solo_learn(weights: dict[str, Tensor]) -> bool:
@@ -67,13 +67,14 @@ def is_solo_learn(weights: dict[str, Tensor]) -> bool:
     return any(name.startswith(("backbone.", "encoder.")) for name in weights)
 
 
-def from_weights(weights: dict[str, Tensor], path: Path, wanted: Wanted) -> PixelEncoder:
+def from_weights(weights: dict[str, Tensor], path: Path, options: EncoderOptions) -> PixelEncoder:
     """Return the encoder among the weights of a solo-learn module."""
-    own = under(weights, "backbone.") or under(weights, "encoder.") or weights
+    own = strip_prefix(weights, "backbone.") or strip_prefix(weights, "encoder.") or weights
     own = {key: value for key, value in own.items() if key.partition(".")[0] not in ("fc", "head")}
     architecture = architecture_of(own, path)
     backbone = build(architecture)
     missing, unexpected = backbone.load_state_dict(own, strict=False)
+    missing = [key for key in missing if not key.endswith(COUNTER)]
     if missing or unexpected:
         raise EncoderError(
             f"The checkpoint {str(path)!r} looks like {architecture.partition(':')[0]}, but "
@@ -82,8 +83,8 @@ def from_weights(weights: dict[str, Tensor], path: Path, wanted: Wanted) -> Pixe
             "window7_224'",
         )
     mean, std, image_size = _stated(path)
-    _require_stated(path, wanted, architecture, mean, image_size)
-    return wanted.encoder(
+    _require_stated(path, options, architecture, mean, image_size)
+    return options.encoder(
         backbone,
         source=f"solo-learn:{architecture}",
         mean=mean,
@@ -184,7 +185,7 @@ def _stated(path: Path) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int
         side = int((crop[0] if isinstance(crop, list) else crop) or 0)
         if side < 0:
             raise ValueError(f"a crop size of {side}")
-        mean, std = NORMALISATION.get(str(data.get("dataset")), (first.get("mean"), first.get("std")))
+        mean, std = NORMALIZATION.get(str(data.get("dataset")), (first.get("mean"), first.get("std")))
         return tuple(map(float, mean or ())), tuple(map(float, std or ())), (side, side) if side else None
     except (OSError, ValueError, RecursionError, AttributeError, LookupError, OverflowError, TypeError) as error:
         raise EncoderError(
@@ -193,17 +194,17 @@ def _stated(path: Path) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int
 
 
 def _require_stated(
-    path: Path, wanted: Wanted, architecture: str, mean: tuple[float, ...], size: tuple[int, int] | None
+    path: Path, options: EncoderOptions, architecture: str, mean: tuple[float, ...], size: tuple[int, int] | None
 ) -> None:
     missing = []
-    if not mean and wanted.mean is None:
+    if not mean and options.mean is None:
         missing.append("mean= and std=")
-    if not (wanted.image_size or size or _size_of(architecture)):
+    if not (options.image_size or size or _size_of(architecture)):
         missing.append("image_size=")
     if missing:
-        known_sets = "; ".join(f"{name}: mean={m}, std={s}" for name, (m, s) in NORMALISATION.items())
+        known_sets = "; ".join(f"{name}: mean={m}, std={s}" for name, (m, s) in NORMALIZATION.items())
         raise EncoderError(
             f"Nothing says what data {str(path)!r} was trained on: there is no usable args.json beside it.",
             expected=f"args.json of the training run in the same folder, or {' and '.join(missing)}",
-            remedy=f"solo-learn's normalisations are {known_sets}; sizes are 32x32 for CIFAR, 224x224 for ImageNet",
+            remedy=f"solo-learn's normalizations are {known_sets}; sizes are 32x32 for CIFAR, 224x224 for ImageNet",
         )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from torch import nn
 
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.models.encoder import PixelEncoder, numbers
+from genaf_sdk.models.modules import in_single_precision
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class KnownEncoder:
     Args:
         id: What ``load_encoder`` takes.
         source: Who publishes it: ``bundled``, ``timm``, ``torchvision`` and so on.
-        licence: Of the weights, as the publisher states it; empty where it is not stated.
+        license: Of the weights, as the publisher states it; empty where it is not stated.
         parameters: How many numbers the weights are; None where that is not known without building the model.
         weights: Whether trained weights come with it. False: an architecture or a place-holder such as PATH.
         image_size: (H, W) it was made for; None where that depends.
@@ -28,18 +31,27 @@ class KnownEncoder:
 
     id: str
     source: str
-    licence: str = ""
+    license: str = ""
     parameters: int | None = None
     weights: bool = True
     image_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the caller of ``load_encoder`` asked for beside the id; None and empty mean "as the encoder has it"."""
+class EncoderOptions:
+    """What the caller of ``load_encoder`` asked for beside the id; None and empty mean "as the encoder has it".
 
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
+    Args:
+        mean: Per-channel mean of the normalization, in pixel units.
+        std: Per-channel standard deviation, likewise.
+        image_size: (H, W) that the data is resized to.
+        channels: Channels of an image.
+        architecture: Id of the architecture that a bare checkpoint's weights belong to.
+        trusted: Whether a ``.pt2`` program, which is code, may be run.
+    """
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     image_size: tuple[int, int] | None = None
     channels: int = 3
     architecture: str = ""
@@ -50,48 +62,65 @@ class Wanted:
         backbone: nn.Module,
         *,
         source: str,
-        mean: Sequence[float] = (),
-        std: Sequence[float] = (),
+        mean: float | Sequence[float] = (),
+        std: float | Sequence[float] = (),
         image_size: tuple[int, int] | None = None,
         interpolation: str = "bilinear",
         channels: int | None = None,
     ) -> PixelEncoder:
-        """Return the backbone with the normalisation its source states, where the caller asked for no other.
+        """Return the backbone with the normalization its source states, where the caller asked for no other.
+
+        Weights of another precision than float32 are converted, in a copy.
+
+        Args:
+            backbone: The encoder, from normalized images (N, C, H, W) to features (N, D).
+            source: The id that ``build`` makes the same architecture from.
+            mean: What the source states: per-channel mean, in pixel units.
+            std: Per-channel standard deviation, likewise.
+            image_size: (H, W) it was made for; None where it takes any.
+            interpolation: How its training images were resized.
+            channels: Of the images it takes; by default those that the caller asked for.
 
         Raises:
-            EncoderError: The stated normalisation is for another number of channels and the caller gave none.
+            EncoderError: The stated normalization is for another number of channels and the caller gave none.
         """
         channels = self.channels if channels is None else channels
-        if self.mean is None and len(mean) not in (0, channels):
-            if len(set(zip(mean, std, strict=True))) > 1:
+        means = numbers(mean if self.mean is None else self.mean, "mean")
+        stds = numbers(std if self.std is None else self.std, "standard deviation")
+        if self.mean is None and len(means) not in (0, channels):
+            if len(set(means)) > 1 or len(set(stds)) > 1:
                 raise EncoderError(
-                    f"The normalisation of {source!r} is for {len(mean)} channels, the images have {channels}.",
+                    f"The normalization of {source!r} is for {len(means)} channels, the images have {channels}.",
                     expected=f"{channels} means and standard deviations",
                     remedy="pass mean= and std=, one value a channel",
                 )
-            mean, std = mean[:1], std[:1]
+            means, stds = means[:1], stds[:1]
         return PixelEncoder(
-            backbone,
+            in_single_precision(backbone),
             source=source,
-            mean=mean if self.mean is None else self.mean,
-            std=std if self.std is None else self.std,
+            mean=means,
+            std=stds,
             image_size=self.image_size or image_size,
             interpolation=interpolation,
             channels=channels,
         ).eval()
 
 
-class Source(Protocol):
-    """One file of this folder: a place that encoders come from. A module with these functions is one."""
+@dataclass
+class Source:
+    """A place that encoders come from: one file of this folder, or an entry point of another package.
 
-    def load(self, name: str, wanted: Wanted) -> PixelEncoder:
-        """Return the encoder with its weights."""
+    Args:
+        name: The prefix of its ids, before the colon.
+        load: Returns the encoder of a name, with its weights.
+        build: Returns the architecture of a name, without weights and without asking the network.
+        known: Returns what can be named, without asking the network.
+    """
 
-    def build(self, name: str) -> nn.Module:
-        """Return the architecture without weights and without asking the network."""
-
-    def known(self) -> list[KnownEncoder]:
-        """Return what can be named, without asking the network."""
+    name: str
+    load: Callable[[str, EncoderOptions], PixelEncoder]
+    build: Callable[[str], nn.Module]
+    known: Callable[[], list[KnownEncoder]]
 
 
 def read_options(text: str, encoder_id: str, allowed: Sequence[str]) -> tuple[str, dict[str, str]]:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from genaf_sdk.errors import EncoderError
+from genaf_sdk.models.modules import COMPILED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +29,8 @@ HARMLESS: list[Any] = [
 ]
 NESTED = ("state_dict", "model_state_dict", "model", "teacher")
 """Under which key training scripts keep the weights."""
+COUNTER = "num_batches_tracked"
+"""The counter of a batch normalization, which weights of torch before 0.4.1 and of other tools do not have."""
 DAMAGED = (OSError, RuntimeError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError)
 """What torch raises for files that are no checkpoint, beside the errors of its formats."""
 
@@ -65,7 +68,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def weights_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """Return the tensors by name, found at the top or under one of ``NESTED``; "module." of parallel runs is removed.
+    """Return the tensors by name, found at the top or under one of ``NESTED``.
+
+    The prefixes of parallel runs ("module.") and what ``torch.compile`` puts into names ("_orig_mod.") are removed.
 
     Raises:
         EncoderError: There are none.
@@ -81,12 +86,13 @@ def weights_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
             f"The checkpoint {str(path)!r} holds no weights; its keys are {', '.join(map(str, list(checkpoint)[:8]))}.",
             expected=f"tensors by name, at the top or under one of {', '.join(NESTED)}",
         )
-    if all(name.startswith("module.") for name in weights):
+    weights = {name.replace(COMPILED, ""): value for name, value in weights.items()}
+    while all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
     return weights
 
 
-def under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def strip_prefix(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the weights whose name starts with ``prefix``, without it."""
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 

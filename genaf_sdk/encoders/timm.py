@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub.errors import HfHubHTTPError
-
+from genaf_sdk.encoders.described import image_configuration, timm_arguments
 from genaf_sdk.encoders.source import KnownEncoder, read_number, read_options, read_size, write_size
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.models.classifier import CONFIG_FILE, WEIGHTS_FILE
+from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from torch import nn
 
     from genaf_sdk.encoders.repository import Repository
-    from genaf_sdk.encoders.source import Wanted
+    from genaf_sdk.encoders.source import EncoderOptions
     from genaf_sdk.models.encoder import PixelEncoder
 
 OPTIONS = ("channels", "image_size")
 
 
 def known() -> list[KnownEncoder]:
-    """Return the models that timm has published weights for, with the licence of the weights and the image size."""
+    """Return the models that timm has published weights for, with the license of the weights and the image size."""
     import timm
 
     configs = {name: timm.get_pretrained_cfg(name) for name in timm.list_pretrained()}
@@ -42,7 +41,7 @@ def build(name: str) -> nn.Module:
     return _create(model, pretrained=False, **_arguments(model, options))
 
 
-def load(name: str, wanted: Wanted) -> PixelEncoder:
+def load(name: str, options: EncoderOptions) -> PixelEncoder:
     """Return the encoder with timm's weights (downloaded once), or untrained after ``:random``.
 
     The number of channels and the image size are the caller's, where given: timm adapts the first convolution and
@@ -52,7 +51,7 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
         EncoderError: timm has no such model or weights, or they cannot be downloaded.
     """
     model, _, text = name.partition(":")
-    weights, options = read_options(text, f"timm/{name}", OPTIONS)
+    weights, spelled = read_options(text, f"timm/{name}", OPTIONS)
     if weights not in ("", "random"):
         raise EncoderError(
             f"The encoder id {f'timm/{name}'!r} asks for the weights {weights!r}.",
@@ -61,26 +60,26 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
     config = _configuration(model)
     if not weights and not config.has_weights:
         raise EncoderError(f"timm has no weights for {model!r}.", remedy=f"try timm/{model}:random, or another model")
-    if "channels" not in options and wanted.channels != 3:
-        options["channels"] = str(wanted.channels)
+    if "channels" not in spelled and options.channels != 3:
+        spelled["channels"] = str(options.channels)
     own_size = tuple(config.input_size[1:])
-    size = read_size(options["image_size"], f"timm/{name}") if "image_size" in options else wanted.image_size
+    size = read_size(spelled["image_size"], f"timm/{name}") if "image_size" in spelled else options.image_size
     if size and size != own_size:
-        options["image_size"] = write_size(size)
+        spelled["image_size"] = write_size(size)
     tag = f".{config.tag}" if config.tag and "." not in model and not weights else ""
-    source = f"timm/{model}{tag}" + _spelled(weights, options)
+    source = f"timm/{model}{tag}" + _spelled(weights, spelled)
     try:
-        backbone = _create(model, pretrained=not weights, **_arguments(model, options))
+        backbone = _create(model, pretrained=not weights, **_arguments(model, spelled))
     except OSError as error:
         raise _cannot_download(source, config, error) from error
-    return wanted.encoder(
+    return options.encoder(
         backbone,
         source=source,
         mean=config.mean,
         std=config.std,
         image_size=size or own_size,
         interpolation=config.interpolation,
-        channels=int(options.get("channels", 3)),
+        channels=int(spelled.get("channels", 3)),
     )
 
 
@@ -89,71 +88,55 @@ def describes(config: dict[str, Any]) -> bool:
     return "architecture" in config or "pretrained_cfg" in config
 
 
-def load_repository(repository: Repository, config: dict[str, Any], wanted: Wanted) -> PixelEncoder:
+def load_repository(repository: Repository, config: dict[str, Any], options: EncoderOptions) -> PixelEncoder:
     """Return the encoder of a folder or Hub repository that timm wrote; pickled weights are read without executing any.
 
     Raises:
-        EncoderError: timm cannot read it, or it does not state its architecture and normalisation.
+        EncoderError: timm cannot read it, or it does not state its architecture and normalization.
     """
     import timm
 
     own = config.get("pretrained_cfg") or config
+    own = own if isinstance(own, dict) else {}
     missing = [key for key in ("mean", "std", "input_size") if key not in own]
     if missing or "architecture" not in config:
         raise EncoderError(
             f"The {CONFIG_FILE} of {repository.name!r} states no {(missing or ['architecture'])[0]!r}.",
             expected="'architecture', and under 'pretrained_cfg' 'mean', 'std' and 'input_size', as timm writes them",
         )
-    stored = {key: value for key, value in (config.get("model_args") or {}).items() if key != "num_classes"}
-    asked: dict[str, Any] = {"in_chans": wanted.channels} if wanted.channels != 3 else {}
-    size = stored.get("img_size", own["input_size"][1:])
-    own_size = (size, size) if isinstance(size, int) else tuple(size)
-    if wanted.image_size not in (None, own_size) and own.get("fixed_input_size"):
-        asked["img_size"] = wanted.image_size
+    owner = f"{CONFIG_FILE} of {repository.name}"
+    given = config.get("model_args") or {}
+    if isinstance(given, dict):
+        given = {key: value for key, value in given.items() if key != "num_classes"}
+    stored = timm_arguments(given, owner)
+    _require_known(str(config["architecture"]))
+    stated = image_configuration(own, owner)
+    asked: dict[str, Any] = {"in_chans": options.channels} if options.channels != 3 else {}
+    size = stored.get("img_size") or stated["image_size"]
+    own_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    if options.image_size not in (None, own_size) and own.get("fixed_input_size"):
+        asked["img_size"] = options.image_size
     place = f"hf-hub:{repository.name}" if repository.folder is None else f"local-dir:{repository.folder}"
     try:
         model: nn.Module = timm.create_model(place, pretrained=True, num_classes=0, **asked)
-    except (OSError, HfHubHTTPError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # timm and its readers raise whatever a foreign file makes them raise
         raise EncoderError(
             f"timm cannot load {repository.name!r}: {error}.",
             expected=f"a repository or folder of {CONFIG_FILE} and {WEIGHTS_FILE} as timm writes them",
             remedy=f"run `hf download {repository.name}` on a machine with network, and pass the folder",
         ) from error
     description = {"library": "timm", "name": config["architecture"], "arguments": {**stored, **asked}}
-    return wanted.encoder(
-        model,
-        source=repository.described(description),
-        mean=own["mean"],
-        std=own["std"],
-        image_size=own_size,
-        interpolation=own.get("interpolation", "bilinear"),
-    )
+    return options.encoder(model, source=repository.described(description), **{**stated, "image_size": own_size})
 
 
 def rebuild(description: dict[str, Any]) -> nn.Module:
     """Return the architecture that ``load_repository`` described, without weights.
 
     Raises:
-        EncoderError: This version of timm does not have it.
+        EncoderError: This version of timm does not have it, or the description says what is not passed on.
     """
-    return _create(str(description.get("name")), pretrained=False, **description.get("arguments", {}))
-
-
-def module_configuration(module: nn.Module) -> dict[str, Any]:
-    """Return mean, std, image size and interpolation of a timm model that the caller built, or nothing.
-
-    Read from ``pretrained_cfg``; a model built with ``img_size=`` keeps that.
-    """
-    config = getattr(module, "pretrained_cfg", None)
-    if not config:
-        return {}
-    size = getattr(getattr(module, "patch_embed", None), "img_size", None) or config["input_size"][1:]
-    return {
-        "mean": config["mean"],
-        "std": config["std"],
-        "image_size": (int(size[0]), int(size[1])),
-        "interpolation": config["interpolation"],
-    }
+    name = str(description.get("name"))
+    return _create(name, pretrained=False, **timm_arguments(description.get("arguments", {}), name))
 
 
 def _configuration(model: str) -> Any:
@@ -206,7 +189,9 @@ def _create(model: str, *, pretrained: bool, **arguments: Any) -> nn.Module:
     _require_known(model)
     try:
         backbone: nn.Module = timm.create_model(model, pretrained=pretrained, num_classes=0, **arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # the models check their arguments in ways of their own
         raise EncoderError(
             f"timm's {model!r} cannot be built with {arguments or 'its own settings'}: {error}.",
             remedy="leave the option out, or choose an image size that is a multiple of the model's stride",

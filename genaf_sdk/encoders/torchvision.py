@@ -11,7 +11,7 @@ from genaf_sdk.encoders.source import KnownEncoder
 from genaf_sdk.errors import EncoderError
 
 if TYPE_CHECKING:
-    from genaf_sdk.encoders.source import Wanted
+    from genaf_sdk.encoders.source import EncoderOptions
     from genaf_sdk.models.encoder import PixelEncoder
 
 
@@ -37,7 +37,7 @@ def build(name: str) -> nn.Module:
     return _without_classifier(_create(name.partition(":")[0], None), name)
 
 
-def load(name: str, wanted: Wanted) -> PixelEncoder:
+def load(name: str, options: EncoderOptions) -> PixelEncoder:
     """Return the encoder with the weights named after the colon, or torchvision's default ones (downloaded once).
 
     ``random`` as the weights' name gives an untrained encoder, for tests.
@@ -48,9 +48,9 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
     from torchvision import models
 
     model, _, requested = name.partition(":")
-    if wanted.channels != 3:
+    if options.channels != 3:
         raise EncoderError(
-            f"torchvision:{model} takes images of 3 channels, not {wanted.channels}.",
+            f"torchvision:{model} takes images of 3 channels, not {options.channels}.",
             remedy="use timm/NAME, whose models take any number",
         )
     _require_known(model)
@@ -69,7 +69,7 @@ def load(name: str, wanted: Wanted) -> PixelEncoder:
             remedy=f"fetch {weights.url} on another machine and put it in torch's hub folder, checkpoints/",
         ) from error
     recipe = weights.transforms()
-    return wanted.encoder(
+    return options.encoder(
         _without_classifier(backbone, name),
         source=f"torchvision:{name}",
         mean=recipe.mean,

@@ -9,24 +9,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from genaf_sdk.encoders.described import VISION_TYPES, transformers_settings
+from genaf_sdk.encoders.processor import PROCESSOR, read_processor
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.models.classifier import CONFIG_FILE, WEIGHTS_FILE
+from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from genaf_sdk.encoders.repository import Repository
-    from genaf_sdk.encoders.source import Wanted
+    from genaf_sdk.encoders.source import EncoderOptions
     from genaf_sdk.models.encoder import PixelEncoder
 
-PROCESSOR = "preprocessor_config.json"
 INTERPOLATE = "interpolate_pos_encoding"
-RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, which transformers stores
+FEATURES = ("image_embeds", "pooler_output", "first_token")
+ADAPTER = "adapter_config.json"
+SHOWN = 120
 NOISE = ("id2label", "label2id", "architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path")
 
 
 class TransformersEncoder(nn.Module):
-    """A vision model of transformers as a function from normalised images (N, C, H, W) to features (N, D).
+    """A vision model of transformers as a function from normalized images (N, C, H, W) to features (N, D).
 
     Args:
         model: The model.
@@ -40,7 +43,7 @@ class TransformersEncoder(nn.Module):
         self.model, self.features, self.options = model, features, options
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the features of normalised images."""
+        """Return the features of normalized images."""
         output = self.model(pixel_values=images, **self.options)
         if self.features == "first_token":
             tokens: Tensor = output.last_hidden_state
@@ -61,36 +64,46 @@ def rebuild(description: dict[str, Any]) -> nn.Module:
         EncoderError: transformers is not installed, or does not know the model.
     """
     library = _transformers("this model")
-    settings = dict(description.get("config", {}))
-    try:
-        config = library.AutoConfig.for_model(settings.pop("model_type"), **settings)
-        model = _class(library, config)._from_config(config)
-        return TransformersEncoder(model, description["features"], description.get("options", {}))
-    except (KeyError, ValueError, AttributeError) as error:
+    features, options = description.get("features"), description.get("options", {})
+    if features not in FEATURES or not isinstance(options, dict) or not set(options) <= {INTERPOLATE}:
         raise EncoderError(
-            f"transformers cannot build {description}: {error}.", remedy="update transformers"
+            f"The description asks transformers for {str(features)[:SHOWN]!r} with {str(options)[:SHOWN]}.",
+            expected=f"one of {', '.join(FEATURES)}, with {INTERPOLATE} or nothing",
+        )
+    try:
+        config = _config(library, description.get("config"), "a hardened model")
+        model = _class(library, config)._from_config(config)
+        return TransformersEncoder(model, features, {name: bool(value) for name, value in options.items()})
+    except EncoderError:
+        raise
+    except Exception as error:  # the models check their settings in ways of their own
+        raise EncoderError(
+            f"transformers cannot build {str(description)[:SHOWN]}: {error}.", remedy="update transformers"
         ) from error
 
 
-def load_repository(repository: Repository, config_file: dict[str, Any], wanted: Wanted) -> PixelEncoder:
+def load_repository(repository: Repository, config_file: dict[str, Any], options: EncoderOptions) -> PixelEncoder:
     """Return the image encoder of a folder or Hub repository; of a CLIP-like model, the image tower alone.
 
     Raises:
         EncoderError: transformers is not installed, the model has no image encoder, its weights are incomplete, or its
-            normalisation is not stated and was not passed.
+            normalization is not stated and was not passed.
     """
     name = repository.name
     library = _transformers(name)
-    if wanted.channels != 3:
-        raise EncoderError(f"{name!r} takes images of 3 channels, not {wanted.channels}.", remedy="use timm/NAME")
-    try:
-        config = library.AutoConfig.for_model(**{"model_type": config_file["model_type"], **config_file})
-        config = getattr(config, "vision_config", config)
-        folder = repository.files(CONFIG_FILE, WEIGHTS_FILE)
-        model, report = _class(library, config).from_pretrained(
-            str(folder), config=config, output_loading_info=True, use_safetensors=True
+    if options.channels != 3:
+        raise EncoderError(f"{name!r} takes images of 3 channels, not {options.channels}.", remedy="use timm/NAME")
+    config = _config(library, config_file, name)
+    folder = repository.files(CONFIG_FILE, WEIGHTS_FILE)
+    if (folder / ADAPTER).exists():
+        raise EncoderError(
+            f"{name!r} holds an adapter of another model.", expected="a whole model", remedy=f"remove {ADAPTER}"
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    try:
+        model, report = _class(library, config).from_pretrained(
+            str(folder), config=config, output_loading_info=True, use_safetensors=True, local_files_only=True
+        )
+    except Exception as error:  # the library raises whatever a foreign file makes it raise
         raise EncoderError(
             f"transformers cannot load an image encoder from {name!r}: {error}.",
             expected="a vision model, or a CLIP-like model with an image tower, stored as model.safetensors",
@@ -101,17 +114,16 @@ def load_repository(repository: Repository, config_file: dict[str, Any], wanted:
         raise EncoderError(f"The weights of {name!r} lack {lacking[0]!r}.", remedy="download them again")
     features = _features(model, pooled=not untrained)
     processor = repository.read_if_there(PROCESSOR)
-    mean, std = _normalisation(processor, name, wanted)
-    size = _size(processor, config)
-    options = _options(model, resized=wanted.image_size not in (None, size))
-    description = {"library": "transformers", "features": features, "options": options, "config": _short(config)}
-    return wanted.encoder(
-        TransformersEncoder(model, features, options),
+    preprocessing = read_processor(processor, config, name, options)
+    arguments = _arguments(model, resized=options.image_size not in (None, preprocessing.image_size))
+    description = {"library": "transformers", "features": features, "options": arguments, "config": _short(config)}
+    return options.encoder(
+        TransformersEncoder(model, features, arguments),
         source=repository.described(description),
-        mean=mean,
-        std=std,
-        image_size=size,
-        interpolation=RESAMPLING.get(processor.get("resample", 2), "bilinear"),
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        image_size=preprocessing.image_size,
+        interpolation=preprocessing.interpolation,
     )
 
 
@@ -123,6 +135,35 @@ def _transformers(place: str) -> ModuleType:
             f"{place!r} is a model of transformers, which is not installed.",
             remedy="pip install 'genaf-sdk[transformers]'",
         ) from error
+
+
+def _config(library: ModuleType, settings: Any, owner: str) -> Any:
+    """Return the configuration of the image encoder; of a CLIP-like model, of its image tower.
+
+    Raises:
+        EncoderError: The type is none of ``VISION_TYPES``, or a setting is not passed on.
+    """
+    settings = settings if isinstance(settings, dict) else {}
+    model_type = settings.get("model_type")
+    if not isinstance(model_type, str) or model_type not in library.CONFIG_MAPPING:
+        raise EncoderError(f"{owner!r} is of the type {str(model_type)[:SHOWN]!r}.", expected="a type of transformers")
+    kind = library.CONFIG_MAPPING[model_type]
+    tower = getattr(kind, "sub_configs", {}).get("vision_config")
+    if tower is not None and model_type not in VISION_TYPES:
+        kind, settings = tower, settings.get("vision_config") or {}
+    if kind.model_type not in VISION_TYPES:
+        raise EncoderError(
+            f"{owner!r} is of the type {model_type!r}, whose encoder does not stand by itself.",
+            expected=f"one of {', '.join(sorted(VISION_TYPES))}, or a model with such a tower",
+            remedy="build the module yourself and pass it",
+        )
+    known = kind().to_dict()
+    try:
+        return kind(**transformers_settings(settings, known, owner))
+    except EncoderError:
+        raise
+    except Exception as error:  # configurations check themselves in ways of their own
+        raise EncoderError(f"The configuration of {owner!r} cannot be used: {error}.") from error
 
 
 def _class(library: ModuleType, config: Any) -> Any:
@@ -142,7 +183,7 @@ def _features(model: nn.Module, *, pooled: bool) -> str:
     return "pooler_output" if pooled and getattr(output, "pooler_output", None) is not None else "first_token"
 
 
-def _options(model: nn.Module, *, resized: bool) -> dict[str, bool]:
+def _arguments(model: nn.Module, *, resized: bool) -> dict[str, bool]:
     """Return what lets the model take images of another size than its own: position embeddings are interpolated."""
     known = inspect.signature(model.forward).parameters
     return {INTERPOLATE: True} if resized and INTERPOLATE in known else {}
@@ -154,30 +195,3 @@ def _short(config: Any) -> dict[str, Any]:
     own = config.to_dict()
     changed = {key: value for key, value in own.items() if key not in NOISE and default.get(key) != value}
     return {"model_type": config.model_type, **changed}
-
-
-def _normalisation(processor: dict[str, Any], name: str, wanted: Wanted) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and std as the processor states them, in pixel units; what the caller passed goes before them."""
-    if wanted.mean is not None and wanted.std is not None:
-        return tuple(wanted.mean), tuple(wanted.std)
-    if processor.get("do_flip_channel_order"):
-        raise EncoderError(f"{name!r} takes images as blue, green, red.", remedy="wrap it in a module that takes RGB")
-    if processor.get("do_normalize") is False and processor.get("do_rescale", True):
-        return (), ()
-    for key in ("image_mean", "image_std"):
-        if key not in processor:
-            raise EncoderError(
-                f"{name!r} does not state its normalisation: {PROCESSOR} has no {key!r}.",
-                remedy="pass load_encoder(..., mean=(...), std=(...))",
-            )
-    return tuple(processor["image_mean"]), tuple(processor["image_std"])
-
-
-def _size(processor: dict[str, Any], config: Any) -> tuple[int, int] | None:
-    size: Any = processor.get("crop_size") or processor.get("size") or getattr(config, "image_size", None)
-    if isinstance(size, dict):
-        side = size.get("shortest_edge")
-        size = (size.get("height", side), size.get("width", side))
-    if isinstance(size, int):
-        size = (size, size)
-    return (int(size[0]), int(size[1])) if size and all(size) else None

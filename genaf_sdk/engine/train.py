@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from genaf_sdk.data import DataSplits
     from genaf_sdk.engine.run import Run
     from genaf_sdk.engine.stage import Stage
-    from genaf_sdk.models.classifier import HardenedModel
+    from genaf_sdk.models.classifier import Classifier
 
 
-def train(run: Run, model: HardenedModel, data: DataSplits, stage: Stage) -> None:
+def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
     """Train ``model`` in place, each of encoder and head with an optimizer of its own.
 
     Args:

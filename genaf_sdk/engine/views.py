@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from genaf_sdk.models.classifier import HardenedModel
+    from genaf_sdk.models.classifier import Classifier
 
 
 class FeaturesAndLogits(nn.Module):
@@ -17,7 +17,7 @@ class FeaturesAndLogits(nn.Module):
     itself stays the float32 function that is measured and deployed.
     """
 
-    def __init__(self, model: HardenedModel) -> None:
+    def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.encoder, self.head = model.encoder, model.head
 

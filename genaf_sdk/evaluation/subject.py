@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk.errors import AttackError
-from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.models.classifier import Classifier
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.modes import inference_mode_of
 
@@ -87,7 +87,7 @@ def published_encoder(encoder: Any) -> nn.Module | None:
     """Return the encoder that the transfer column attacks: a module as it is, an id loaded, None as None."""
     if encoder is None or isinstance(encoder, PixelEncoder):
         return encoder
-    if isinstance(encoder, HardenedModel):
+    if isinstance(encoder, Classifier):
         return encoder.encoder
     from genaf_sdk.encoders import load_encoder
 

@@ -13,7 +13,7 @@ from genaf_sdk.data import DataSplits
 from genaf_sdk.engine.randomness import random_key
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.stage import Stage
-from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.models.classifier import Classifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ class Lab:
     """
 
     run: Run
-    model: HardenedModel
+    model: Classifier
     data: DataSplits
     frozen: frozenset[str] = frozenset()
     findings: dict[str, Any] = field(default_factory=dict)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from genaf_sdk.errors import TrainingError
@@ -17,7 +16,8 @@ from genaf_sdk.models.modes import inference_mode_of
 from genaf_sdk.settings import Between, Count, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.MultiheadAttention)
 BATCH = 256
 
@@ -36,13 +36,23 @@ class Sensitivity(Settings):
 
 
 def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the weight of every convolution, linear and attention layer by its exact parameter name."""
+    """Return the weight of every convolution, linear and attention layer by its exact parameter name.
+
+    A weight of several names has the first alone; of a parametrized one (weight or spectral normalization) it is the
+    largest of the tensors that it is computed from.
+    """
     found: dict[str, nn.Parameter] = {}
     for path, module in model.named_modules():
         if isinstance(module, LAYERS):
-            own = module.named_parameters(prefix=path, recurse=False)
-            found |= {name: parameter for name, parameter in own if parameter.ndim >= 2}
-    return found
+            own = dict(module.named_parameters(prefix=path, recurse=False))
+            for tensor, parametrization in getattr(module, "parametrizations", {}).items():
+                parts = parametrization.named_parameters(prefix=f"{path}.parametrizations.{tensor}".lstrip("."))
+                name, largest = max(parts, key=lambda part: part[1].numel(), default=("", None))
+                if largest is not None:
+                    own[name] = largest
+            found |= {name: weight for name, weight in own.items() if weight.ndim >= 2}
+    first_names = {id(weight): name for name, weight in reversed(found.items())}
+    return {name: weight for name, weight in found.items() if first_names[id(weight)] == name}
 
 
 def robust_sensitivity(
@@ -78,8 +88,34 @@ def robust_sensitivity(
         Layers that the logits do not depend on are left out.
 
     Raises:
-        TrainingError: A loss is not finite; the error names the layer.
+        TrainingError: A loss is not finite, or the model's own weights changed; the error names the layer.
     """
+    before = _marks(model)
+    contributions = _measured(model, adversarial, labels, config, redundant_fraction, on_layer)
+    changed = [name for name, mark in _marks(model).items() if before.get(name) != mark]
+    if changed:
+        raise TrainingError(
+            f"The weight {changed[0]!r} was changed while the sensitivity of the layers was measured.",
+            expected="a forward pass that leaves its parameters as they are",
+            remedy="remove assignments to parameters from the encoder's forward pass",
+        )
+    return contributions
+
+
+def _marks(model: nn.Module) -> dict[str, tuple[int, int, int]]:
+    """Return what tells a parameter that was replaced or written to: identity, memory, torch's count of writes."""
+    own = model.named_parameters(remove_duplicate=False)
+    return {name: (id(weight), weight.data_ptr(), weight._version) for name, weight in own}
+
+
+def _measured(
+    model: nn.Module,
+    adversarial: Tensor,
+    labels: Tensor,
+    config: Sensitivity,
+    redundant_fraction: float,
+    on_layer: Callable[[str], object],
+) -> dict[str, float]:
     weights = {name: weight.detach() for name, weight in layer_weights(model).items()}
     own_precision = nullcontext() if config.method == "fast" else torch.autocast(adversarial.device.type, enabled=False)
     with inference_mode_of(model), own_precision:
@@ -174,7 +210,8 @@ def _loss_and_gradients(
     slopes: dict[str, Tensor] = {}
     with torch.set_grad_enabled(gradient):
         for pixels, targets in zip(images.split(BATCH), labels.split(BATCH), strict=True):
-            logits = functional_call(model, leaves, (pixels,))
+            with _replaced(model, leaves):
+                logits = model(pixels)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = F.cross_entropy(logits, targets, reduction="sum") / len(labels)
             total = total + loss.detach()
@@ -184,6 +221,28 @@ def _loss_and_gradients(
                     if part is not None:
                         slopes[name] = slopes[name] + part if name in slopes else part
     return float(total), slopes
+
+
+@contextmanager
+def _replaced(model: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
+    """Put other tensors in the place of parameters for the block, wherever the model holds them.
+
+    ``torch.func.functional_call`` leaves its tensors behind in a module that is reached by two names.
+    """
+    new = {id(model.get_parameter(name)): weight for name, weight in weights.items()}
+    places = [
+        (part._parameters, name, parameter)
+        for part in model.modules()
+        for name, parameter in part._parameters.items()
+        if id(parameter) in new
+    ]
+    try:
+        for parameters, name, parameter in places:
+            parameters[name] = new[id(parameter)]  # type: ignore[assignment]  # a module calls what is there
+        yield
+    finally:
+        for parameters, name, parameter in places:
+            parameters[name] = parameter
 
 
 def redundant_layers(contributions: dict[str, float], fraction: float) -> list[str]:

@@ -1,1 +1,1 @@
-"""Encoder, head and classifier: pixels in, logits out, normalisation inside."""
+"""Encoder, head and classifier: pixels in, logits out, normalization inside; and how they lie on disk."""

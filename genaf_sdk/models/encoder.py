@@ -1,30 +1,39 @@
-"""The encoder with its own normalisation: the only place that knows mean and standard deviation."""
+"""The encoder with its own normalization: the only place that knows mean and standard deviation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.models.modules import copied_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+MEAN_RANGE = (-1.0, 2.0)
+"""Where a mean can lie, in units of the pixel range; one of 123.7 is in bytes."""
+LARGEST_STD = 4.0
+
 
 class PixelEncoder(nn.Module):
-    """An encoder together with its own normalisation: the only place that knows mean and standard deviation.
+    """An encoder together with its own normalization: the only place that knows mean and standard deviation.
 
     Args:
-        backbone: Maps normalised images (N, C, H, W) to features (N, D), or to maps (N, D, h, w), which are averaged.
+        backbone: Maps normalized images (N, C, H, W) to features (N, D), or to maps (N, D, h, w), which are averaged.
         source: The id that ``load_encoder`` builds the same architecture from; empty for a module of the user's own.
-        mean: Per-channel mean of the normalisation, in pixel units. Empty: the backbone takes pixels as they are.
+        mean: Per-channel mean of the normalization, in pixel units. Empty: the backbone takes pixels as they are.
         std: Per-channel standard deviation, likewise.
         image_size: (H, W) the encoder was made for, or None where it takes any.
         interpolation: How its training images were resized: bilinear, bicubic and so on.
         channels: How many channels an image has.
+
+    Raises:
+        EncoderError: Mean and standard deviation are not those of pixels in [0, 1], or not of as many channels.
     """
 
     mean: Tensor
@@ -35,32 +44,34 @@ class PixelEncoder(nn.Module):
         backbone: nn.Module,
         *,
         source: str = "",
-        mean: Sequence[float] = (),
-        std: Sequence[float] = (),
+        mean: float | Sequence[float] = (),
+        std: float | Sequence[float] = (),
         image_size: tuple[int, int] | None = None,
         interpolation: str = "bilinear",
         channels: int = 3,
     ) -> None:
         super().__init__()
-        if len(mean) != len(std) or len(mean) not in (0, 1, channels):
-            raise EncoderError(
-                f"The normalisation has {len(mean)} means and {len(std)} standard deviations.",
-                expected=f"none, one, or {channels} of each, one a channel",
-            )
-        if any(value <= 0 for value in std):
-            raise EncoderError(f"A standard deviation is not positive: {tuple(std)}.", expected="positive numbers")
+        means, stds = numbers(mean, "mean"), numbers(std, "standard deviation")
+        _require_normalization(means, stds, channels)
         self.backbone = backbone
         self.source, self.image_size, self.channels = source, image_size, channels
         self.interpolation = interpolation
-        self.register_buffer("mean", torch.tensor(tuple(mean) or (0.0,)).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(tuple(std) or (1.0,)).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(means or (0.0,)).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(stds or (1.0,)).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels (N, C, H, W) in [0, 1] to features (N, D)."""
-        return pooled(self.backbone((pixels - self.mean) / self.std))
+        return as_feature_vectors(self.backbone((pixels - self.mean) / self.std))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PixelEncoder:
+        """Return a copy; what cannot be copied is named (``EncoderError``)."""
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__setstate__(copied_state(self, memo))  # type: ignore[no-untyped-call]  # torch states no types here
+        return new
 
     @torch.no_grad()
-    def measure(self, image_size: tuple[int, int]) -> int:
+    def feature_dim(self, image_size: tuple[int, int]) -> int:
         """Return the number of features D, found by a dry run on two grey images of (H, W) pixels.
 
         Raises:
@@ -83,12 +94,18 @@ class PixelEncoder(nn.Module):
                     expected="a module that maps (N, C, H, W) to (N, D)",
                     remedy="resize the data to the encoder's image size, or pass image_size",
                 ) from error
+        if features.dtype != torch.float32:
+            raise EncoderError(
+                f"The encoder gives features of type {features.dtype}.",
+                expected="features in float32, as its images are",
+                remedy="convert the module with .float(), or its output with .float()",
+            )
         if not torch.isfinite(features).all():
             raise EncoderError("The encoder gives NaN or infinity for a grey image.", expected="finite features")
         return int(features.shape[1])
 
 
-def pooled(output: object) -> Tensor:
+def as_feature_vectors(output: object) -> Tensor:
     """Reduce what an encoder returns to features (N, D).
 
     Understood: (N, D); maps (N, D, h, w), averaged; output objects with ``pooler_output`` or ``image_embeds``; a tuple,
@@ -116,3 +133,35 @@ def pooled(output: object) -> Tensor:
         expected="features (N, D) or maps (N, D, h, w)",
         remedy="wrap the encoder in a module that returns one such tensor",
     )
+
+
+def numbers(values: object, what: str) -> tuple[float, ...]:
+    """Return one number, or a sequence, array or tensor of them, as a tuple of floats.
+
+    Raises:
+        EncoderError: It is anything else, or a number is not finite.
+    """
+    try:
+        found = tuple(map(float, (values,) if isinstance(values, (int, float)) else values))  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise EncoderError(f"A {what} is {values!r}.", expected="numbers, one a channel") from error
+    if not all(math.isfinite(value) for value in found):
+        raise EncoderError(f"A {what} is not finite: {found}.", expected="finite numbers")
+    return found
+
+
+def _require_normalization(means: tuple[float, ...], stds: tuple[float, ...], channels: int) -> None:
+    if len(means) != len(stds) or len(means) not in (0, 1, channels):
+        raise EncoderError(
+            f"The normalization has {len(means)} means and {len(stds)} standard deviations.",
+            expected=f"none, one, or {channels} of each, one a channel",
+        )
+    if any(value <= 0 for value in stds):
+        raise EncoderError(f"A standard deviation is not positive: {stds}.", expected="positive numbers")
+    low, high = MEAN_RANGE
+    if any(not low <= value <= high for value in means) or any(value > LARGEST_STD for value in stds):
+        raise EncoderError(
+            f"Mean {means} and standard deviation {stds} are not those of pixels in [0, 1].",
+            expected="values in units of the pixel range, such as mean (0.485, 0.456, 0.406)",
+            remedy="divide values for bytes (0 to 255) by 255",
+        )

@@ -13,8 +13,8 @@ from torch import nn
 from genaf_sdk.encoders import build_backbone, load_encoder
 from genaf_sdk.encoders.small_resnet import SmallResNet
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.models.classifier import HardenedModel
-from genaf_sdk.models.heads import Head
+from genaf_sdk.hardened import HardenedModel
+from genaf_sdk.models.heads import build_head
 
 STATED = {"mean": (0.5,), "std": (0.25,), "image_size": (32, 32)}
 
@@ -43,7 +43,9 @@ def test_a_malicious_program_is_not_read_unless_trusted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nested", [None, "state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.encoder_q."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "model.", "module.encoder_q.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
 def test_weights_find_their_architecture_wherever_they_lie(nested: str | None, prefix: str, tmp_path: Path) -> None:
     backbone = build_backbone("timm/test_resnet")
     state = {f"{prefix}{name}": value for name, value in backbone.state_dict().items()}
@@ -56,6 +58,22 @@ def test_weights_find_their_architecture_wherever_they_lie(nested: str | None, p
     assert encoder.source == "checkpoint:timm/test_resnet"
 
 
+def test_weights_without_the_counters_of_batch_normalization_are_read(tmp_path: Path) -> None:
+    backbone = build_backbone("timm/test_resnet")
+    state = {name: value for name, value in backbone.state_dict().items() if "num_batches_tracked" not in name}
+    path = tmp_path / "encoder.safetensors"
+    save_file(state, path)
+    encoder = load_encoder(path, architecture="timm/test_resnet", **STATED)
+    torch.testing.assert_close(encoder.backbone.state_dict(), backbone.state_dict())
+
+
+def test_half_weights_are_loaded_in_single_precision(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.safetensors"
+    save_file(build_backbone("timm/test_resnet").half().state_dict(), path)
+    encoder = load_encoder(path, architecture="timm/test_resnet", **STATED)
+    assert {value.dtype for value in encoder.parameters()} == {torch.float32}
+
+
 def test_safetensors_need_what_they_do_not_state(tmp_path: Path) -> None:
     path = tmp_path / "encoder.safetensors"
     save_file(build_backbone("timm/test_resnet").state_dict(), path)
@@ -66,14 +84,14 @@ def test_safetensors_need_what_they_do_not_state(tmp_path: Path) -> None:
     assert "architecture=" not in one.value.remedy
     with pytest.raises(EncoderError, match="does not fit 'timm/test_vit'"):
         load_encoder(str(path), architecture="timm/test_vit", **STATED)
-    assert load_encoder(str(path), architecture="timm/test_resnet", **STATED).measure((32, 32)) == 96
+    assert load_encoder(str(path), architecture="timm/test_resnet", **STATED).feature_dim((32, 32)) == 96
 
 
 def test_a_hardened_checkpoint_loads_without_the_file_it_came_from(tmp_path: Path) -> None:
     path = tmp_path / "encoder.safetensors"
     save_file(build_backbone("timm/test_resnet").state_dict(), path)
     encoder = load_encoder(str(path), architecture="timm/test_resnet", **STATED)
-    model = HardenedModel(encoder, Head(96, 3), class_names="abc", image_size=(32, 32)).eval()
+    model = HardenedModel(encoder, build_head("mlp", 96, 3), class_names="abc", image_size=(32, 32)).eval()
     model.save_pretrained(tmp_path / "bundle")
     path.unlink()
     loaded = HardenedModel.from_pretrained(tmp_path / "bundle")

@@ -15,13 +15,13 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.models import save_for_hf
 from torch import nn
 
-from genaf_sdk.encoders import build_backbone, hub, load_encoder, repository, transformers
+from genaf_sdk.encoders import build_backbone, load_encoder, repository, transformers
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.export.parity import check_parity
 from genaf_sdk.export.to_onnx import export_onnx
-from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.heads import Head
+from genaf_sdk.models.heads import build_head
 
 PROCESSOR = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "size": 32, "resample": 3}
 
@@ -29,7 +29,9 @@ PROCESSOR = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "size"
 def round_trip(encoder: PixelEncoder, folder: Path) -> None:
     """Harden nothing, save, load without network, and compare."""
     size = encoder.image_size
-    model = HardenedModel(encoder, Head(encoder.measure(size), 3), class_names="abc", image_size=size).eval()
+    model = HardenedModel(
+        encoder, build_head("mlp", encoder.feature_dim(size), 3), class_names="abc", image_size=size
+    ).eval()
     model.save_pretrained(folder)
     images = torch.rand(2, 3, *size)
     with torch.no_grad():
@@ -68,7 +70,7 @@ def test_a_folder_of_timm_is_read_by_timms_own_loader(tmp_path: Path) -> None:
 
 def test_a_hub_id_of_a_hardened_model_can_be_hardened_again(hub_of, tmp_path: Path) -> None:
     encoder = load_encoder("bundled:simclr-cifar10")
-    model = HardenedModel(encoder, Head(192, 3), class_names="abc", image_size=(32, 32)).eval()
+    model = HardenedModel(encoder, build_head("mlp", 192, 3), class_names="abc", image_size=(32, 32)).eval()
     model.save_pretrained(tmp_path / "bundle")
     hub_of(tmp_path / "bundle")
     again = load_encoder("some/model")
@@ -110,7 +112,7 @@ def test_pickled_weights_of_a_timm_folder_are_not_executed(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["some/model", "some/model:{broken", 'some/model:{"library":"other"}'])
 def test_an_id_without_a_description_cannot_be_rebuilt(name: str) -> None:
     with pytest.raises(EncoderError, match=r"does not describe|is damaged"):
-        hub.build(name)
+        build_backbone(f"hf-hub:{name}")
 
 
 def test_without_transformers_the_pip_command_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +200,7 @@ def test_transformers_without_a_processor_ask_for_the_normalisation(place: str, 
     towers()["vit"][0].save_pretrained(tmp_path)
     hub_of(tmp_path)
     name = str(tmp_path) if place == "folder" else "some/model"
-    with pytest.raises(EncoderError, match="does not state its normalisation"):
+    with pytest.raises(EncoderError, match="does not state its normalization"):
         load_encoder(name)
     encoder = load_encoder(name, mean=(0.5,), std=(0.5,))
     assert encoder.image_size == (32, 32)

@@ -11,12 +11,18 @@ import torch
 from huggingface_hub import constants
 from torch import nn
 
-from genaf_sdk import encoders
-from genaf_sdk.encoders import SOURCES, build_backbone, known_encoders, load_encoder
+from genaf_sdk.encoders import (
+    SOURCES,
+    EncoderOptions,
+    Source,
+    build_backbone,
+    known_encoders,
+    load_encoder,
+)
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.heads import Head
+from genaf_sdk.models.heads import build_head
 
 
 @pytest.fixture
@@ -52,7 +58,7 @@ def test_every_id_loads_and_what_it_stores_rebuilds_it(encoder_id: str, size, fe
         return
     encoder = load_encoder(encoder_id)
     assert encoder.image_size == size
-    assert encoder.measure(size) == features
+    assert encoder.feature_dim(size) == features
     rebuilt = PixelEncoder(build_backbone(encoder.source), channels=encoder.channels).eval()
     rebuilt.backbone.load_state_dict(encoder.backbone.state_dict())
     images = torch.rand(2, encoder.channels, *size)
@@ -71,7 +77,7 @@ def test_normalisation_size_and_interpolation_are_the_models_own() -> None:
 def test_arguments_take_the_place_of_the_models_own() -> None:
     encoder = load_encoder("timm/test_vit:random", mean=(0.1,), std=(0.2,), image_size=(32, 48))
     assert (float(encoder.mean), float(encoder.std)) == pytest.approx((0.1, 0.2))
-    assert encoder.measure((32, 48)) == 64
+    assert encoder.feature_dim((32, 48)) == 64
     assert "image_size=32x48" in encoder.source
 
 
@@ -79,7 +85,7 @@ def test_four_bands_ask_for_a_normalisation_of_four() -> None:
     with pytest.raises(EncoderError, match="is for 3 channels, the images have 4"):
         load_encoder("timm/resnet18:random", channels=4)
     encoder = load_encoder("timm/resnet18:random", channels=4, mean=(0.5,) * 4, std=(0.2,) * 4)
-    assert encoder.measure((32, 32)) == 512
+    assert encoder.feature_dim((32, 32)) == 512
     assert build_backbone(encoder.source).conv1.in_channels == 4
 
 
@@ -105,7 +111,9 @@ def test_any_other_module_is_a_function_of_pixels(tiny_encoder: nn.Module) -> No
 def test_hardened_models_of_ids_load_without_their_module(name: str, tmp_path) -> None:
     encoder = load_encoder(name)
     size = encoder.image_size or (32, 32)
-    model = HardenedModel(encoder, Head(encoder.measure(size), 3), class_names="abc", image_size=size).eval()
+    model = HardenedModel(
+        encoder, build_head("mlp", encoder.feature_dim(size), 3), class_names="abc", image_size=size
+    ).eval()
     model.save_pretrained(tmp_path)
     loaded = HardenedModel.from_pretrained(tmp_path)
     assert loaded.encoder.interpolation == encoder.interpolation
@@ -176,7 +184,7 @@ def test_building_and_listing_never_ask_the_network() -> None:
     assert {entry.source for entry in listed} >= {"bundled", "timm", "torchvision", "hub", "solo-learn", "checkpoint"}
     assert len({entry.id for entry in listed}) == len(listed)
     by_id = {entry.id: entry for entry in listed}
-    assert by_id["timm/vit_small_patch14_dinov2.lvd142m"].licence == "apache-2.0"
+    assert by_id["timm/vit_small_patch14_dinov2.lvd142m"].license == "apache-2.0"
     assert by_id["torchvision:resnet18"].parameters == 11_689_512
     assert by_id["torchvision:resnet18"].image_size == (224, 224)
     assert by_id["timm/vit_small_patch14_dinov2.lvd142m"].image_size == (518, 518)
@@ -186,24 +194,18 @@ def test_building_and_listing_never_ask_the_network() -> None:
 def test_a_source_is_added_by_one_line_or_entry_point(
     how: str, monkeypatch: pytest.MonkeyPatch, tiny_encoder: nn.Module
 ) -> None:
-    class Ours:
-        @staticmethod
-        def load(name, wanted):
-            return wanted.encoder(tiny_encoder, source=f"ours:{name}")
+    def load(name: str, options: EncoderOptions) -> PixelEncoder:
+        return options.encoder(tiny_encoder, source=f"ours:{name}")
 
-        @staticmethod
-        def build(name):
-            return type(tiny_encoder)()
-
-        @staticmethod
-        def known():
-            return []
-
+    ours = Source("ours", load, lambda name: type(tiny_encoder)(), list)
+    monkeypatch.setattr(SOURCES, "_items", dict(SOURCES.items()))
     if how == "a line":
-        monkeypatch.setitem(SOURCES, "ours", Ours)
+        SOURCES.register(ours)
     else:
-        entry = EntryPoint("ours", "some.package:Ours", encoders.ENTRY_POINTS)
-        monkeypatch.setattr(EntryPoint, "load", lambda self: Ours)
-        monkeypatch.setattr(encoders, "entry_points", lambda group: [entry] if group == "genaf_sdk.encoders" else [])
+        entry = EntryPoint("ours", "some.package:ours", SOURCES.group)
+        monkeypatch.setattr(EntryPoint, "load", lambda self: ours)
+        monkeypatch.setattr(
+            "genaf_sdk.registry.entry_points", lambda group: [entry] if group == "genaf_sdk.encoders" else []
+        )
     assert load_encoder("ours:tiny").source == "ours:tiny"
     assert isinstance(build_backbone("ours:tiny"), type(tiny_encoder))

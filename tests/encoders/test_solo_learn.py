@@ -172,7 +172,7 @@ def test_every_method_gives_its_online_backbone(method: str, cifar_backbone: nn.
     assert encoder.source == "solo-learn:resnet18-cifar"
     assert encoder.image_size == (32, 32)
     images = torch.rand(2, 3, 32, 32)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in solo_learn.NORMALISATION["cifar10"])
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in solo_learn.NORMALIZATION["cifar10"])
     with torch.no_grad():
         torch.testing.assert_close(encoder(images), cifar_backbone((images - mean) / std))
 
@@ -192,14 +192,14 @@ def test_the_imagenet_stem_is_told_by_its_shape(depth: str, tmp_path: Path) -> N
     assert encoder.source == f"solo-learn:{depth}"
     assert encoder.image_size == (224, 224)
     assert encoder.mean.flatten().tolist() == pytest.approx(solo_learn.IMAGENET[0])
-    assert encoder.measure((64, 64)) == (512 if depth == "resnet18" else 2048)
+    assert encoder.feature_dim((64, 64)) == (512 if depth == "resnet18" else 2048)
 
 
 def test_the_first_versions_called_it_encoder(cifar_backbone: nn.Module, tmp_path: Path) -> None:
     old = {"dataset": "cifar100", "crop_size": [32, 32]}
     encoder = load_encoder(str(save_checkpoint(tmp_path, cifar_backbone, "byol", name="encoder", settings=old)))
     torch.testing.assert_close(encoder.backbone.state_dict(), cifar_backbone.state_dict())
-    assert encoder.mean.flatten().tolist() == pytest.approx(solo_learn.NORMALISATION["cifar100"][0])
+    assert encoder.mean.flatten().tolist() == pytest.approx(solo_learn.NORMALIZATION["cifar100"][0])
 
 
 @pytest.mark.parametrize(("method", "heads"), [("dino", 3), ("byol", 3), ("mocov3", 12), ("mae", 12)])
@@ -277,3 +277,11 @@ def test_damaged_weights_are_named(cifar_backbone: nn.Module, tmp_path: Path) ->
     torch.save(checkpoint, path)
     with pytest.raises(EncoderError, match=r"lacks 'layer4\.1\.bn2\.weight'"):
         load_encoder(str(path))
+
+
+def test_weights_without_counters_are_read(cifar_backbone: nn.Module, tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, cifar_backbone, settings=CIFAR10)
+    checkpoint = torch.load(path, weights_only=False)  # noqa: TID251  # made by this test
+    kept = {name: value for name, value in checkpoint["state_dict"].items() if "num_batches" not in name}
+    torch.save({"state_dict": kept}, path)
+    torch.testing.assert_close(load_encoder(str(path)).backbone.state_dict(), cifar_backbone.state_dict())

@@ -14,9 +14,9 @@ from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import LabelledImages
 from genaf_sdk.data.splits import DataSplits
 from genaf_sdk.engine.machine import MachineConfig
-from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.heads import Head
+from genaf_sdk.models.heads import build_head
 
 
 def main(preset: str, output: str, steps: int, micro_batch_size: int | None = None) -> None:
@@ -30,7 +30,7 @@ def main(preset: str, output: str, steps: int, micro_batch_size: int | None = No
     if micro_batch_size:
         backbone.norm = torch.nn.GroupNorm(2, 8)
     encoder = PixelEncoder(backbone)
-    model = HardenedModel(encoder, Head(16, 3), class_names=("red", "green", "blue"), image_size=(16, 16))
+    model = HardenedModel(encoder, build_head("mlp", 16, 3), class_names=("red", "green", "blue"), image_size=(16, 16))
     parts = [LabelledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((33 * steps, 30, 30))]
     data = DataSplits(*parts, class_names=("red", "green", "blue"))
     method = HardenConfig.preset(preset).method.with_(schedule={"epochs": 1, "batch_size": 33})

@@ -12,9 +12,9 @@ from genaf_sdk.data import DataSplits
 from genaf_sdk.engine.machine import MachineConfig
 from genaf_sdk.engine.views import FeaturesAndLogits
 from genaf_sdk.errors import ConfigError
+from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods import FineTuning, GenAF, Method
 from genaf_sdk.methods.adaptability import Adaptability
-from genaf_sdk.models.classifier import HardenedModel
 
 
 class Drawing(nn.Module):

@@ -13,11 +13,11 @@ from genaf_sdk.data import DataSplits
 from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.stage import Outputs
 from genaf_sdk.engine.views import FeaturesAndLogits
+from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods import PGD, GenAF
 from genaf_sdk.methods.pgd import ascend
-from genaf_sdk.models.classifier import HardenedModel
 from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.heads import Head
+from genaf_sdk.models.heads import build_head
 
 
 class HostReads(TorchDispatchMode):
@@ -38,7 +38,7 @@ class HostReads(TorchDispatchMode):
 
 def test_attack_loss_and_gradient_read_nothing_on_the_host(tiny_encoder: nn.Module, striped: DataSplits) -> None:
     encoder = PixelEncoder(tiny_encoder)
-    model = HardenedModel(encoder, Head(16, 3), class_names=striped.class_names, image_size=(16, 16))
+    model = HardenedModel(encoder, build_head("mlp", 16, 3), class_names=striped.class_names, image_size=(16, 16))
     pixels, labels = striped.train.head(24, seed=0)
 
     with HostReads() as reads:

@@ -16,15 +16,15 @@ from genaf_sdk.export.bundle import checksums, published_files, write_bundle
 from genaf_sdk.export.parity import check_parity
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.export.variants import write_variants
-from genaf_sdk.models.classifier import HardenedModel
+from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.heads import Head
+from genaf_sdk.models.heads import build_head
 
 
 def new_model(backbone: nn.Module | None = None, **options: object) -> HardenedModel:
     torch.manual_seed(0)
     encoder = PixelEncoder(backbone or TinyBackbone(), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
-    return HardenedModel(encoder, Head(16, 3), class_names=("ä", "b", "c"), image_size=(16, 16)).eval()
+    return HardenedModel(encoder, build_head("mlp", 16, 3), class_names=("ä", "b", "c"), image_size=(16, 16)).eval()
 
 
 def test_the_file_takes_pixels_of_any_batch_size_and_knows_its_classes(tmp_path: Path) -> None:
@@ -127,7 +127,9 @@ def test_a_resnet50_at_224_keeps_its_logits_and_labels(tmp_path: Path) -> None:
 
     encoder = load_encoder("torchvision:resnet50:random")
     torch.manual_seed(0)
-    model = HardenedModel(encoder, Head(2048, 10), class_names=tuple("abcdefghij"), image_size=(224, 224)).eval()
+    model = HardenedModel(
+        encoder, build_head("mlp", 2048, 10), class_names=tuple("abcdefghij"), image_size=(224, 224)
+    ).eval()
     path = export_onnx(model, tmp_path / "model.onnx")
     half = runtime.OnnxModel(export_onnx(model, tmp_path / "half.onnx", half=True))
     single = runtime.OnnxModel(path)
