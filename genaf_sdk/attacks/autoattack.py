@@ -31,15 +31,14 @@ class AutoAttack(SampleWiseAttack):
     name = "autoattack"
     source = "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble, ICML 2020"
 
+    def require(self, target: nn.Module, pixels: Tensor, classes: int) -> None:
+        """Refuse to begin where the package is missing."""
+        super().require(target, pixels, classes)
+        self._packages()
+
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Hand the batch to the package."""
-        try:
-            evasion, estimators = import_module("art.attacks.evasion"), import_module("art.estimators.classification")
-        except ImportError as error:
-            raise AttackError(
-                f"{self.name!r} needs the package adversarial-robustness-toolbox: {error}.",
-                remedy="pip install 'genaf-sdk[autoattack]'",
-            ) from error
+        evasion, estimators = self._packages()
         if not isinstance(model, nn.Module):
             raise AttackError(
                 f"{self.name!r} was given a {type(model).__name__}.", expected="a torch module", remedy="use 'square'"
@@ -48,6 +47,15 @@ class AutoAttack(SampleWiseAttack):
             ensemble = self._ensemble(evasion, estimators, model, pixels)
             adversarial = ensemble.generate(pixels.cpu().numpy(), labels.cpu().numpy())
         return torch.from_numpy(adversarial).to(pixels)
+
+    def _packages(self) -> tuple[Any, Any]:
+        try:
+            return import_module("art.attacks.evasion"), import_module("art.estimators.classification")
+        except ImportError as error:
+            raise AttackError(
+                f"{self.name!r} needs the package adversarial-robustness-toolbox: {error}.",
+                remedy="pip install 'genaf-sdk[autoattack]'",
+            ) from error
 
     def _ensemble(self, evasion: Any, estimators: Any, model: nn.Module, pixels: Tensor) -> Any:
         with torch.no_grad():

@@ -25,6 +25,7 @@ from genaf_sdk.attacks.checks import attack_mode, check_finite, check_labels, ch
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
+from genaf_sdk.inputs.patches import patch_sides
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.inputs.threat import Linf, Patch, Threat
 from genaf_sdk.precision import CraftingPrecision, forward_in, resolve
@@ -60,6 +61,21 @@ class Attack(Settings, ABC):
     def threat(self) -> Threat:
         """What the attacker may do to an image."""
         return Patch(self.budget) if self.is_patch else Linf(self.budget)
+
+    def require(self, target: nn.Module, pixels: Tensor, classes: int) -> None:
+        """Refuse what would fail only once a model is trained; subclasses add a missing package, layer or class.
+
+        Args:
+            target: The encoder, or the classifier, that the attack is for.
+            pixels: A few images (N, C, H, W) in [0, 1] at the size to attack.
+            classes: How many there are.
+
+        Raises:
+            AttackError: The attack cannot run on these.
+        """
+        del target, classes
+        if self.is_patch:
+            patch_sides(pixels.shape[-2], pixels.shape[-1], self.budget)
 
     def with_budget(self, budget: float) -> Self:
         """Return the same attack at another budget."""

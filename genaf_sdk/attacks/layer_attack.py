@@ -55,6 +55,11 @@ class LayerAttack(EncoderAttack):
         """Return the names of the attacked layers under the names that the record gives them."""
         return {"layer": layer_at(encoder, surrogate, self.depth, self.layer)}
 
+    def require(self, target: nn.Module, pixels: Tensor, classes: int) -> None:
+        """Refuse an encoder that has no such layer."""
+        super().require(target, pixels, classes)
+        self.layers(target, pixels)
+
     @abstractmethod
     def objective(self, layers: AttackedLayers, images: Tensor, delta: Tensor) -> Tensor:
         """Return the scalar to climb, for images (B, C, H, W) and a perturbation (C, H, W)."""

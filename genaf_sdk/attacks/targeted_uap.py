@@ -45,6 +45,12 @@ class TargetedUAP(UniversalModelAttack):
     relative_step_size: Share = 0.1
     """Length of the first step, as a share of the budget; it falls linearly to a tenth of that."""
 
+    def require(self, target: nn.Module, pixels: Tensor, classes: int) -> None:
+        """Refuse a target that is no class."""
+        super().require(target, pixels, classes)
+        if self.target is not None and not 0 <= self.target < classes:
+            raise AttackError(f"The target is {self.target}.", expected=f"a class from 0 to {classes - 1}, or None")
+
     def run(self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Perturbation:
         """Choose the class, then descend."""
         scores = outputs_of(model, pixels).log_softmax(dim=1)
