@@ -47,4 +47,4 @@ class Toy(Method):
 
 if __name__ == "__main__":
     result = harden("bundled:simclr-cifar10", "digits", HardenConfig.preset("toy"), output_dir="toy-output")
-    print(result.report.sections["config"]["method"]["name"], result.report.verdict)
+    print(result.report.config["method"]["name"], result.report.verdict)

@@ -13,20 +13,20 @@ import sys
 
 from genaf_sdk import HardenedModel, load_data
 from genaf_sdk.export.hub import fetch_bundle, push_bundle
-from genaf_sdk.export.verify import verify_bundle
+from genaf_sdk.verification import verify
 
 
 def main(folder: str, repo: str) -> None:
     """Push in one commit, then act as somebody else who finds it there."""
-    print(push_bundle(folder, repo, private=True))
+    print(push_bundle(folder, repo, on_files=lambda files: print(*(file.name for file in files), sep="\n")))
 
     model = HardenedModel.from_pretrained(repo)
     data = load_data("digits", image_size=model.image_size)
     images, labels = data.test.head(3)
     print("predicted", model.predict(images), "true", labels.tolist())
 
-    rows = verify_bundle(fetch_bundle(repo), data)  # the report's figures, measured again on the ONNX file
-    print(f"{sum(row.agrees for row in rows)} of {len(rows)} rows of the report agree")
+    found = verify(fetch_bundle(repo), "digits")  # its parts against one another, its rows; fresh=True attacks anew
+    print(found.summary)
 
 
 if __name__ == "__main__":

@@ -2,102 +2,149 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import shutil
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from genaf_sdk.export.card import model_card, write_eval_results
+from genaf_sdk.errors import ExportError, OutputError
+from genaf_sdk.export.card import ModelFacts, eval_results, model_card
+from genaf_sdk.export.integrity import seal
+from genaf_sdk.export.layout import (
+    CARD_FILE,
+    CHECKSUMS_FILE,
+    EVAL_RESULTS_FILE,
+    LABELS_FILE,
+    MODEL_FILE,
+    SERVE_FOLDER,
+)
 from genaf_sdk.export.parity import check_parity, replay
-from genaf_sdk.export.runtime import MODEL_FILE
+from genaf_sdk.export.staging import replacing_bundle
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.export.variants import write_variants
 from genaf_sdk.files import replacing, write_json
 from genaf_sdk.models.storage import save_classifier
+from genaf_sdk.report.scores import Failure
 
 if TYPE_CHECKING:
+    from genaf_sdk.data import DataSplits
     from genaf_sdk.models.classifier import Classifier
-    from genaf_sdk.pipeline import HardenResult
-
-LABELS_FILE, CHECKSUMS_FILE, CARD_FILE, SERVE_FOLDER = "labels.json", "checksums.json", "README.md", "serve"
-UNLISTED = {CHECKSUMS_FILE}
+    from genaf_sdk.report.robustness import RobustnessReport
 
 
-def write_bundle(model: Classifier, folder: Path, result: HardenResult | None = None) -> Path:
-    """Write a whole bundle.
+class Run(Protocol):
+    """What a bundle has to know of the run that its model comes from; a ``HardenResult`` is one."""
+
+    report: RobustnessReport | None
+    data: DataSplits
+    config: Any
+
+
+def save_model(model: Classifier, folder: Path) -> None:
+    """Write the model alone, as soon as it is trained; an older bundle in the folder goes.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    with replacing_bundle(folder) as partial:
+        save_classifier(model, partial)
+
+
+def save_report(report: RobustnessReport, folder: Path) -> None:
+    """Write the report and its perturbations beside what ``save_model`` wrote, as soon as they are measured.
+
+    Raises:
+        OutputError: The folder cannot be written, or holds a whole bundle, which has a report of its own.
+    """
+    if (folder / CHECKSUMS_FILE).exists():
+        raise OutputError(
+            f"{folder} holds a whole bundle, whose report would be replaced.",
+            expected="a folder of its own",
+            remedy="choose another output folder",
+        )
+    report.save(folder)
+
+
+def write_bundle(model: Classifier, folder: Path, result: Run | None = None) -> Path:
+    """Write a whole bundle, or nothing.
 
     ``config.json`` and ``model.safetensors`` (for ``HardenedModel.from_pretrained``), ``model.onnx`` and its variants,
     ``labels.json``, ``report.json`` and ``perturbations/``, the model card, ``serve/`` (a server that needs no torch)
-    and, last, ``checksums.json``: where it is, everything else is complete.
+    and ``checksums.json``, which lists all of them. All is written beside an older bundle in the folder, whose files
+    then make room for the new ones. A variant that cannot be exported is named in the report's ``failures``.
 
     Args:
         model: The classifier.
-        folder: Where to write; it exists.
+        folder: Where to write.
         result: The run that the model comes from. Without it there is no report, and no variant but fp32.
 
+    Returns:
+        ``folder``.
+
     Raises:
-        ExportError: The ONNX file differs from the model.
-        OutputError: The folder cannot be written.
+        ExportError: ``model.onnx`` cannot be made, or differs from the model. The model and the report, which names the
+            failure, are in the folder nevertheless.
+        OutputError: The folder cannot be written; an older bundle is as it was.
     """
-    (folder / CHECKSUMS_FILE).unlink(missing_ok=True)
-    save_classifier(model, folder)
-    path = export_onnx(model, folder / MODEL_FILE)
-    images = torch.rand(5, model.encoder.channels, *model.image_size, generator=torch.Generator().manual_seed(0))
-    parity = check_parity(model, path, images)
-    write_json(folder / LABELS_FILE, list(model.class_names))
-    report = result.report if result is not None else None
-    if result is not None:
-        samples, seed = result.config.evaluation.test_samples, result.config.seed
-        perturbations = report.perturbations if report is not None else {}
-        variants = write_variants(
-            model, folder, result.data, perturbations, result.config.export, samples=samples, seed=seed
-        )
-        if report is not None:
-            report.sections["onnx"] = {
-                "parity": dataclasses.asdict(parity),
-                "text": parity.text,
-                "replay": replay(path, result.data, perturbations, samples=samples, seed=seed),
-                "variants": [dataclasses.asdict(variant) for variant in variants],
-            }
-            report.save(folder)
-            write_eval_results(folder, report)
-    licence = "" if result is None else result.config.export.license
-    _copy_server(folder)
-    with replacing(folder / CARD_FILE) as temporary:
-        temporary.write_text(model_card(model, report, licence=licence), encoding="utf-8")
-    write_json(folder / CHECKSUMS_FILE, {"sha256": checksums(folder)})
+    report = None if result is None else result.report
+    try:
+        with replacing_bundle(folder) as partial:
+            save_classifier(model, partial)
+            _write_graphs(model, partial, result)
+            if report is not None:
+                report.save(partial)
+                _write_text(partial / EVAL_RESULTS_FILE, eval_results(report))
+            license_id = "" if result is None else str(result.config.export.license)
+            _write_text(partial / CARD_FILE, model_card(ModelFacts.of(model), report, license_id=license_id))
+            write_json(partial / LABELS_FILE, list(model.class_names))
+            _copy_server(partial)
+            seal(partial)
+    except ExportError as error:
+        with replacing_bundle(folder) as partial:
+            save_classifier(model, partial)
+            if report is not None:
+                report.failures = [f for f in report.failures if (f.part, f.name) != ("export", MODEL_FILE)]
+                report.failures.append(Failure("export", MODEL_FILE, error.problem))
+                report.save(partial)
+        raise
     return folder
 
 
-def checksums(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every published file of a bundle, by its path inside the folder."""
-    found = {}
-    for path in published_files(folder):
-        with path.open("rb") as file:
-            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return {name: digest for name, digest in found.items() if name not in UNLISTED}
+def _write_graphs(model: Classifier, folder: Path, result: Run | None) -> None:
+    path = export_onnx(model, folder / MODEL_FILE)
+    images = torch.rand(5, model.encoder.channels, *model.image_size, generator=torch.Generator().manual_seed(0))
+    parity = check_parity(model, path, images)
+    if result is None:
+        return
+    report, config = result.report, result.config
+    samples = config.evaluation.test_samples
+    seed = report.seed if report is not None else config.seed
+    perturbations = report.perturbations if report is not None else {}
+    reference = replay(path, result.data, perturbations, samples=samples, seed=seed)
+    failures: list[Failure] = []
+    variants = write_variants(
+        model, folder, result.data, perturbations, config.export,
+        samples=samples, seed=seed, reference=reference, failures=failures,
+    )  # fmt: skip
+    if report is not None:
+        report.failures = [failure for failure in report.failures if failure.part != "export"] + failures
+        section = {
+            "parity": {**asdict(parity), "differences": {str(k): v for k, v in parity.differences.items()}},
+            "text": parity.text,
+            "replay": reference,
+            "variants": [asdict(variant) for variant in variants],
+        }
+        report.complete({"onnx": section})
 
 
-def published_files(folder: Path) -> list[Path]:
-    """Return what of a run's folder belongs to the bundle: not its training checkpoints, logs or temporary files."""
-    kept = []
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        hidden = any(part.startswith(".") and part != ".eval_results" for part in inside.parts)
-        private = inside.parts[0] == "checkpoints" or "__pycache__" in inside.parts or path.suffix == ".jsonl"
-        if path.is_file() and not hidden and not private:
-            kept.append(path)
-    return kept
+def _write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _copy_server(folder: Path) -> None:
-    """Put the torch-free server into the bundle, as ``serve/``: unpacked beside it, then renamed."""
+    """Put the torch-free server into the bundle, as ``serve/``."""
     source = Path(__file__).parent / SERVE_FOLDER
-    partial, target = folder / f".{SERVE_FOLDER}.partial", folder / SERVE_FOLDER
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    shutil.copytree(source, folder / SERVE_FOLDER, ignore=shutil.ignore_patterns("__pycache__"))

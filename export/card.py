@@ -3,42 +3,70 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
 from genaf_sdk._version import __version__
-from genaf_sdk.files import replacing
+from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.report.markdown import escaped, markdown_summary
 from genaf_sdk.report.verdict import budget_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from genaf_sdk.models.classifier import Classifier
     from genaf_sdk.report.robustness import RobustnessReport
     from genaf_sdk.report.scores import Score
 
-EVAL_RESULTS = ".eval_results/robustness.yaml"
 SHOWN_CLASSES = 50
 
 
-def model_card(model: Classifier, report: RobustnessReport | None, *, licence: str = "") -> str:
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the card says of a model.
+
+    Args:
+        encoder: Id of the encoder, or the type of a module of the user's own.
+        channels: Of an image.
+        image_size: (H, W).
+        class_names: In the order of the logits.
+        interpolation: How images are resized.
+        version: Of genaf-sdk, which made it.
+    """
+
+    encoder: str
+    channels: int
+    image_size: tuple[int, int]
+    class_names: tuple[str, ...]
+    interpolation: str
+    version: str
+
+    @classmethod
+    def of(cls, model: Classifier) -> ModelFacts:
+        """Return the facts of a model that this version makes."""
+        encoder = model.encoder
+        source = encoder.source or type(encoder.backbone).__name__
+        return cls(
+            source, encoder.channels, model.image_size, tuple(model.class_names), encoder.interpolation, __version__
+        )
+
+
+def model_card(model: ModelFacts, report: RobustnessReport | None, *, license_id: str = "") -> str:
     """Return the card as Markdown with YAML metadata. Every inserted string is escaped; no template is executed.
 
     Args:
         model: The classifier.
         report: What was measured, or None.
-        licence: The Hub's identifier of the model's licence; empty states none.
+        license_id: The Hub's identifier of the model's license; empty states none.
     """
-    dataset = _hub_id(str(report.data["name"])) if report is not None else None
+    dataset = _hub_id(report.data.name) if report is not None else None
     metadata = ModelCardData(
         library_name="genaf-sdk",
         pipeline_tag="image-classification",
         tags=["adversarial-robustness", "onnx", "gen-af", "image-classification"],
-        base_model=_hub_id(model.encoder.source),
+        base_model=_hub_id(model.encoder),
         datasets=None if dataset is None else [dataset],
-        license=licence or None,
+        license=license_id or None,
         model_name="Hardened image classifier" if report is not None else None,
         eval_results=_model_index(report) if report is not None else None,
     )
@@ -46,21 +74,21 @@ def model_card(model: Classifier, report: RobustnessReport | None, *, licence: s
     return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def write_eval_results(folder: Path, report: RobustnessReport) -> None:
-    """Write the same figures in the Hub's newer form, ``.eval_results/robustness.yaml``."""
-    entries = [
-        EvalResultEntry(
-            dataset_id=str(report.data["name"]),
-            task_id=_task(score),
-            value=round(score.accuracy, 6),
-            notes=_settings(score, report),
-        )
-        for score in _hardened(report)
-    ]
+def eval_results(report: RobustnessReport) -> str:
+    """Return the same accuracies in the Hub's newer form, the YAML of ``.eval_results/robustness.yaml``."""
     import yaml
 
-    with replacing(folder / EVAL_RESULTS) as temporary:
-        temporary.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False), encoding="utf-8")
+    entries = [
+        EvalResultEntry(
+            dataset_id=report.data.name,
+            task_id=_task(score),
+            value=round(score.accuracy, 6),
+            notes=_settings(score),
+        )
+        for score in report.rows()
+    ]
+    text: str = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+    return text
 
 
 def _hub_id(source: str) -> str | None:
@@ -69,21 +97,19 @@ def _hub_id(source: str) -> str | None:
     return (match.group(1) or match.group(2)) if match else None
 
 
-def _hardened(report: RobustnessReport) -> list[Score]:
-    return [score for score in report.scores if score.model == "hardened"]
-
-
 def _task(score: Score) -> str:
-    return "-".join(part for part in (score.column, score.attack if score.column != "noise" else "") if part)
+    return "-".join(
+        part for part in (str(score.column), score.attack if score.column != Knowledge.NOISE else "") if part
+    )
 
 
-def _settings(score: Score, report: RobustnessReport) -> str:
+def _settings(score: Score) -> str:
     low, high = score.interval
     interval = f"n = {score.n}, 95 % interval {low:.4f} to {high:.4f}"
     return (
         interval
         if not score.attack
-        else f"{score.attack} at {budget_text(score, report)}, crafted on {score.crafted_on}, {interval}"
+        else f"{score.attack} at {budget_text(score)}, crafted on {score.crafting_data}, {interval}"
     )
 
 
@@ -92,31 +118,31 @@ def _model_index(report: RobustnessReport) -> list[EvalResult]:
         EvalResult(
             task_type="image-classification",
             task_name="Image classification",
-            dataset_type=str(report.data["name"]),
-            dataset_name=str(report.data["name"]),
+            dataset_type=report.data.name,
+            dataset_name=report.data.name,
             dataset_split="test",
             metric_type="accuracy",
             metric_name=f"accuracy, {_task(score)}",
             metric_value=round(score.accuracy, 6),
-            metric_args={"budget": score.budget, "n": score.n, "crafted_on": score.crafted_on}
+            metric_args={"budget": score.budget, "n": score.n, "crafted_on": score.crafting_data}
             if score.attack
             else None,
         )
-        for score in _hardened(report)
+        for score in report.rows()
     ]
 
 
-def _what(model: Classifier) -> str:
+def _what(model: ModelFacts) -> str:
     names = [escaped(name) for name in model.class_names[:SHOWN_CLASSES]]
     more = f" and {len(model.class_names) - SHOWN_CLASSES} more" if len(model.class_names) > SHOWN_CLASSES else ""
-    source = escaped(model.encoder.source or type(model.encoder.backbone).__name__)
+    source = escaped(model.encoder)
     height, width = model.image_size
     return (
         "# Hardened image classifier\n\n"
         f"An image classifier on top of the public encoder {source}, fine-tuned with Gen-AF (Zhou et al., IEEE S&P "
         "2024) so that perturbations which an attacker crafts from that encoder alone do not change what it says. "
-        f"Made with genaf-sdk {__version__}.\n\n"
-        f"- Input: `pixels`, float32 (batch, {model.encoder.channels}, {height}, {width}) in [0, 1]; normalisation is "
+        f"Made with genaf-sdk {model.version}.\n\n"
+        f"- Input: `pixels`, float32 (batch, {model.channels}, {height}, {width}) in [0, 1]; normalisation is "
         "inside.\n"
         f"- Output: `logits`, float32 (batch, {len(model.class_names)}).\n"
         f"- Classes: {', '.join(names)}{more}."
@@ -133,9 +159,9 @@ def _figures(report: RobustnessReport | None) -> str:
         "| column | attack | budget | accuracy | 95 % interval | n |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for score in _hardened(report):
+    for score in report.rows():
         low, high = score.interval
-        cells = [score.column, escaped(score.attack), budget_text(score, report), f"{score.accuracy:.1%}"]
+        cells = [score.column, escaped(score.attack), budget_text(score), f"{score.accuracy:.1%}"]
         lines.append(f"| {' | '.join(cells)} | {low:.1%} to {high:.1%} | {score.n} |")
     lines += [
         "",
@@ -146,10 +172,10 @@ def _figures(report: RobustnessReport | None) -> str:
     return "\n".join(lines)
 
 
-def _use(model: Classifier) -> str:
+def _use(model: ModelFacts) -> str:
     height, width = model.image_size
-    mode = "RGB" if model.encoder.channels == 3 else "L"
-    resampling = "BICUBIC" if model.encoder.interpolation in ("bicubic", "lanczos") else "BILINEAR"
+    mode = "RGB" if model.channels == 3 else "L"
+    resampling = "BICUBIC" if model.interpolation in ("bicubic", "lanczos") else "BILINEAR"
     axes = ".transpose(2, 0, 1)[None]" if mode == "RGB" else "[None, None]"
     return f"""## Use
 
@@ -170,15 +196,16 @@ session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionPro
 print(json.load(open("labels.json"))[int(logits[0].argmax())])
 ```
 
-As a server (no torch): `pip install -r serve/requirements-cpu.txt && python -m serve`, in the bundle's folder.
+As a server: `genaf serve FOLDER`, with the code of your own genaf-sdk. Without it, `pip install -r
+serve/requirements-cpu.txt && python -m serve` in the bundle's folder runs the publisher's copy of that code.
 With torch: `genaf_sdk.HardenedModel.from_pretrained(...)`."""
 
 
 def _intended_use() -> str:
     return (
         "## Intended use\n\n"
-        "For images like those it was trained on. The figures hold for the attacks, budgets and images stated, nothing "
-        "else. Accuracy on other populations of images is not known."
+        "For images like those it was trained on. The accuracies hold for the attacks, budgets and images stated, and "
+        "for nothing else. Accuracy on other populations of images is not known."
     )
 
 
@@ -187,9 +214,10 @@ def _verify(report: RobustnessReport | None) -> str:
         return "## Verify\n\nThere is no report to verify."
     return (
         "## Verify\n\n"
-        "`genaf verify FOLDER` replays the saved perturbations through `model.onnx` and exits with 1 where a figure "
-        "differs from the report by more than its interval. It needs the test images "
-        f"({escaped(str(report.data['name']))}, fingerprint `{str(report.data['fingerprint'])[:16]}`)."
+        "`genaf verify FOLDER --fresh` replays the saved perturbations through `model.onnx`, compares every count, the "
+        "page and every file, lists what it could not measure again, and attacks anew with a seed of its own. It "
+        "shows damage and mismatch, not who made this. It needs the test images "
+        f"({escaped(report.data.name)}, fingerprint `{report.data.fingerprint[:16]}`)."
     )
 
 

@@ -19,10 +19,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not in __all__
 
-from genaf_sdk.errors import HubError
-from genaf_sdk.export.bundle import CHECKSUMS_FILE, checksums, published_files
+from genaf_sdk.errors import ExportError, HubError, OutputError
+from genaf_sdk.export.integrity import BundleFile, check_whole, publishable
+from genaf_sdk.export.publication import publication
 from genaf_sdk.export.serve import ServeError, open_bundle
-from genaf_sdk.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,43 +38,45 @@ def push_bundle(
     folder: str | Path,
     repo_id: str,
     *,
-    private: bool | None = None,
+    private: bool = True,
+    pictures: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
     parent_commit: str | None = None,
     message: str = "Upload a hardened classifier",
     token: str | bool | None = None,
+    on_files: Callable[[list[BundleFile]], object] | None = None,
 ) -> str:
     """Publish a bundle in one commit and return the commit's URL.
 
-    Files that the Hub already has are not sent again, so an interrupted push is resumed by repeating it.
+    Only files that ``checksums.json`` lists are published; links, and files that belong neither to the bundle nor to
+    the
+    run that wrote it, are refused. Files that the Hub already has are not sent again, so an interrupted push is resumed
+    by repeating it.
 
     Args:
         folder: What ``harden(..., output_dir=...)`` or ``HardenResult.save`` wrote.
         repo_id: ``ORG/NAME``; made if it does not exist.
-        private: Whether a new repository is private; None is the organisation's default.
+        private: Whether a new repository is private. One that exists stays as it is.
+        pictures: Whether test images in the report's gallery are published with it.
         revision: Branch to commit to.
         create_pr: Open a pull request instead of committing to the branch.
         parent_commit: Refuse to commit if the branch has moved on from this commit.
         message: Commit message.
         token: Hub token; None takes the one that ``hf auth login`` stored.
+        on_files: Called with what is about to be published, before anything is sent; it may raise to stop.
 
     Raises:
         HubError: The folder is no whole bundle, or the Hub refuses; the error says why. No token is ever in it.
     """
     folder, repo_id = Path(folder), _checked(repo_id)
-    _require_whole(folder)
     api = HfApi(token=token)
-    operations = [
-        CommitOperationAdd(path_in_repo=path.relative_to(folder).as_posix(), path_or_fileobj=path)
-        for path in published_files(folder)
-    ]
 
-    def push() -> str:
+    def push(ready: Path, files: list[BundleFile]) -> str:
         api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.create_commit(
             repo_id,
-            operations,
+            [CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=ready / file.name) for file in files],
             commit_message=message,
             revision=revision,
             create_pr=create_pr,
@@ -82,7 +84,14 @@ def push_bundle(
         )
         return str(commit.pr_url or commit.commit_url)
 
-    return _translated(push, repo_id)
+    try:
+        with publication(folder, pictures=pictures) as ready:
+            files = publishable(ready)
+            if on_files is not None:
+                on_files(files)
+            return _translated(lambda: push(ready, files), repo_id)
+    except (ExportError, OutputError) as error:
+        raise HubError(error.problem, expected=error.expected, remedy=error.remedy) from error
 
 
 def fetch_bundle(
@@ -97,14 +106,14 @@ def fetch_bundle(
         cache_dir: Where the Hub's files are kept.
 
     Raises:
-        HubError: There is no such repository, it holds no bundle, one of a newer format or with an unsafe model, or a
-            file is not the one that was published.
+        HubError: There is no such repository, it holds no bundle, one of a newer format or with an unsafe model, a
+            file is not the one that was published, or one is not listed in its checksums.
     """
     folder = download(source, revision=revision, token=token, cache_dir=cache_dir)
-    _require_whole(folder)
     try:
+        check_whole(folder)
         open_bundle(folder)
-    except ServeError as error:
+    except (ExportError, OutputError, ServeError) as error:
         raise HubError(str(error)) from error
     return folder
 
@@ -130,24 +139,6 @@ def local_bundle(source: str) -> Path:
         HubError: As for ``fetch_bundle``.
     """
     return fetch_bundle(source) if source.startswith(PREFIX) else Path(source)
-
-
-def _require_whole(folder: Path) -> None:
-    """Check every file against ``checksums.json``."""
-    if not (folder / CHECKSUMS_FILE).is_file():
-        raise HubError(
-            f"{folder} holds no whole bundle: {CHECKSUMS_FILE} is missing.",
-            expected="a folder of `genaf harden`, which writes that file last",
-        )
-    content = read_json(folder / CHECKSUMS_FILE)
-    stated = content.get("sha256") if isinstance(content, dict) else None
-    if not isinstance(stated, dict):
-        raise HubError(f"{folder / CHECKSUMS_FILE} states no checksums.", expected='{"sha256": {FILE: DIGEST}}')
-    found = checksums(folder)
-    for name, digest in stated.items():
-        if found.get(name) != digest:
-            state = "is missing" if name not in found else "is not the file that was written"
-            raise HubError(f"{name} in {folder} {state}.", remedy="write or download the bundle again")
 
 
 def _checked(repo_id: str) -> str:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from genaf_sdk.data.sampling import Sample
 from genaf_sdk.errors import ExportError
 from genaf_sdk.export.runtime import OnnxModel
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -34,8 +36,8 @@ class Parity:
     @property
     def text(self) -> str:
         """One line for the terminal and the report."""
-        parts = ", ".join(f"batch {size}: {value:.1e}" for size, value in self.differences.items())
-        return f"logits of ONNX and torch differ by at most {parts} (threshold {self.tolerance:.0e})"
+        parts = ", ".join(f"{value:.1e} (batch {size})" for size, value in self.differences.items())
+        return f"Largest relative logit difference, ONNX against PyTorch: {parts}; threshold {self.tolerance:.0e}."
 
 
 def check_parity(model: Classifier, path: str | Path, pixels: Tensor, *, tolerance: float = TOLERANCE) -> Parity:
@@ -56,36 +58,47 @@ def check_parity(model: Classifier, path: str | Path, pixels: Tensor, *, toleran
         batch = pixels[:size].cpu()
         with torch.no_grad():
             expected = reference(batch)
-        scale = max(1.0, float(expected.abs().max()))
-        differences[size] = float((onnx_model(batch) - expected).abs().max()) / scale
+        differences[size] = relative_difference(onnx_model(batch), expected)
     parity = Parity(differences, tolerance)
     if not all(value <= tolerance for value in differences.values()):
-        raise ExportError(f"The ONNX file {path} is not the model: {parity.text}.", remedy="report this encoder")
+        raise ExportError(f"The ONNX file {path} is not the model. {parity.text}", remedy="report this encoder")
     return parity
 
 
+def relative_difference(logits: Tensor, expected: Tensor) -> float:
+    """Return the largest difference of two sets of logits (N, K), relative to the largest expected one (at least 1)."""
+    return float((logits - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+
+
+def predictions(model: OnnxModel, sample: Sample, perturbations: Mapping[str, Perturbation]) -> dict[str, Tensor]:
+    """Return the class of each image, int64 (N,), clean (empty name) and under every perturbation, by its name.
+
+    The images are read once, in batches.
+    """
+    parts: dict[str, list[Tensor]] = {name: [] for name in ("", *perturbations)}
+    for images, _ in sample.batches():
+        parts[""].append(model(images).argmax(dim=1))
+        for name, perturbation in perturbations.items():
+            parts[name].append(model(perturbation.apply(images)).argmax(dim=1))
+    return {name: torch.cat(found) for name, found in parts.items()}
+
+
 def replay(
-    path: str | Path, data: DataSplits, perturbations: dict[str, Perturbation], *, samples: int | None, seed: int
+    path: str | Path, data: DataSplits, perturbations: Mapping[str, Perturbation], *, samples: int | None, seed: int
 ) -> list[dict[str, Any]]:
     """Score the ONNX file, through onnxruntime, on clean test images and under every saved perturbation.
 
     Returns:
         Rows of perturbation (empty for clean), n, correct and accuracy, on the images that the report's rows use.
     """
-    model = OnnxModel(path)
-    pixels, labels = data.test.head(samples, seed=seed)
+    sample = Sample.draw(data.test, samples, seed=seed)
+    return counted(predictions(OnnxModel(path), sample, perturbations), sample.labels)
+
+
+def counted(predicted: Mapping[str, Tensor], labels: Tensor) -> list[dict[str, Any]]:
+    """Return rows of perturbation, n, correct and accuracy, for predicted classes (N,) and ``labels`` (N,)."""
     rows = []
-    for name, perturbation in {"": None, **perturbations}.items():
-        correct = 0
-        for images, targets in zip(pixels.split(500), labels.split(500), strict=True):
-            attacked = images if perturbation is None else perturbation.apply(images)
-            correct += int((model(attacked).argmax(dim=1) == targets).sum())
+    for name, classes in predicted.items():
+        correct = int((classes == labels).sum())
         rows.append({"perturbation": name, "n": len(labels), "correct": correct, "accuracy": correct / len(labels)})
     return rows
-
-
-def top1_agreement(first: str | Path, second: str | Path, pixels: Tensor) -> float:
-    """Return the share of images (N, C, H, W) in [0, 1] to which two ONNX files give the same label."""
-    one, other = OnnxModel(first), OnnxModel(second)
-    same = sum(int((one(batch).argmax(dim=1) == other(batch).argmax(dim=1)).sum()) for batch in pixels.split(500))
-    return same / len(pixels)

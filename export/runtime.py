@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from genaf_sdk.errors import ExportError
+from genaf_sdk.export.layout import MODEL_FILE
 from genaf_sdk.export.serve import ServeError, open_bundle
 from genaf_sdk.export.serve.providers import open_session
-
-MODEL_FILE = "model.onnx"
 
 
 class OnnxModel:

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genaf_sdk.export.parity import replay, top1_agreement
-from genaf_sdk.export.runtime import MODEL_FILE
+from genaf_sdk.data.sampling import Sample
+from genaf_sdk.errors import ExportError
+from genaf_sdk.export.layout import MODEL_FILE, variant_file
+from genaf_sdk.export.parity import counted, predictions, replay
+from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.to_onnx import INPUT, export_onnx
 from genaf_sdk.files import output_errors
+from genaf_sdk.report.scores import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -51,13 +55,15 @@ def write_variants(
     model: Classifier,
     folder: Path,
     data: DataSplits,
-    perturbations: dict[str, Perturbation],
+    perturbations: Mapping[str, Perturbation],
     config: ExportConfig,
     *,
     samples: int | None,
     seed: int,
+    reference: list[dict[str, Any]] | None = None,
+    failures: list[Failure] | None = None,
 ) -> list[Variant]:
-    """Make every configured variant, replay the perturbations through it, keep those within the tolerance.
+    """Write the variants that ``config`` asks for, and keep those whose accuracies fall by no more than its tolerance.
 
     Args:
         model: The classifier.
@@ -67,25 +73,33 @@ def write_variants(
         config: Which variants, and the tolerance.
         samples: How many test images; None is all.
         seed: Of their order, as in the report.
+        reference: What ``replay`` found of the fp32 file; None measures it.
+        failures: Where a variant that cannot be made or run is noted; None raises instead.
 
     Raises:
         ExportError: A variant cannot be exported or run.
         OutputError: The folder cannot be written.
     """
-    reference = replay(folder / MODEL_FILE, data, perturbations, samples=samples, seed=seed)
+    sample = Sample.draw(data.test, samples, seed=seed)
+    before = reference or replay(folder / MODEL_FILE, data, perturbations, samples=samples, seed=seed)
+    labels = predictions(OnnxModel(folder / MODEL_FILE), sample, {})[""]
     variants = []
     for name in [*config.precisions, *(["uint8"] if config.uint8_input else [])]:
-        target = folder / f"model.{name}.onnx"
+        target = folder / variant_file(name)
         target.unlink(missing_ok=True)  # an older file would not be the one that is measured
         with output_errors(target), tempfile.TemporaryDirectory(dir=folder, prefix=".variant-") as scratch:
             made = Path(scratch) / target.name
-            if name == "int8":
-                _quantise(folder / MODEL_FILE, made, data.train.head(CALIBRATION_IMAGES, seed=seed)[0])
-            else:
-                export_onnx(model, made, half=name == "fp16", raw_bytes=name == "uint8")
-            rows = replay(made, data, perturbations, samples=samples, seed=seed)
-            loss = max(before["accuracy"] - after["accuracy"] for before, after in zip(reference, rows, strict=True))
-            agreement = top1_agreement(folder / MODEL_FILE, made, data.test.head(samples, seed=seed)[0])
+            try:
+                _make(model, folder / MODEL_FILE, made, name, data, seed)
+                found = predictions(OnnxModel(made), sample, perturbations)
+            except ExportError as error:
+                if failures is None:
+                    raise
+                failures.append(Failure("export", target.name, error.problem))
+                continue
+            rows = counted(found, sample.labels)
+            loss = max(one["accuracy"] - other["accuracy"] for one, other in zip(before, rows, strict=True))
+            agreement = float((found[""] == labels).float().mean())
             kept = loss <= config.tolerance
             variants.append(Variant(target.name, kept, agreement, loss, rows, made.stat().st_size))
             if kept:
@@ -93,8 +107,15 @@ def write_variants(
     return variants
 
 
-def _quantise(source: Path, target: Path, pixels: Tensor) -> None:
-    """Static int8 quantisation (QDQ, one scale a channel), calibrated on ``pixels`` (N, C, H, W) in [0, 1]."""
+def _make(model: Classifier, source: Path, target: Path, name: str, data: DataSplits, seed: int) -> None:
+    if name == "int8":
+        _quantize(source, target, data.train.head(CALIBRATION_IMAGES, seed=seed)[0])
+    else:
+        export_onnx(model, target, half=name == "fp16", raw_bytes=name == "uint8")
+
+
+def _quantize(source: Path, target: Path, pixels: Tensor) -> None:
+    """Static int8 quantization (QDQ, one scale a channel), calibrated on ``pixels`` (N, C, H, W) in [0, 1]."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

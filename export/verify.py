@@ -1,72 +1,242 @@
-"""Replay a bundle's saved perturbations on its ONNX file and hold the figures against its report."""
+"""Hold a bundle against itself and against data: what was replayed, what follows, and what could not be looked at.
+
+Whoever writes a bundle writes its checksums, too. So a verification shows damage and mismatch between the parts of a
+bundle, and whether its accuracies are those of its model on the verifier's data; it does not show who made it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genaf_sdk.data.classes import aligned
+from genaf_sdk.data.sampling import Sample
+from genaf_sdk.encoders import build_backbone
 from genaf_sdk.errors import DataError, ExportError
-from genaf_sdk.export.parity import replay
-from genaf_sdk.export.runtime import MODEL_FILE
+from genaf_sdk.export.consistency import (
+    check_data,
+    check_names,
+    check_page,
+    check_perturbations,
+    check_report,
+    check_server,
+    read_config,
+)
+from genaf_sdk.export.integrity import check_whole
+from genaf_sdk.export.layout import MODEL_FILE, REPORT_FILE, model_files
+from genaf_sdk.export.outcome import Item, Verification, not_replayed, recomputed, replayed
+from genaf_sdk.export.parity import predictions
+from genaf_sdk.export.runtime import OnnxModel
+from genaf_sdk.export.ties import check_ties, trial_images
+from genaf_sdk.files import read_json
+from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.models.classifier import Classifier
+from genaf_sdk.models.storage import load_classifier
 from genaf_sdk.report.robustness import RobustnessReport
-from genaf_sdk.report.scores import Score
+from genaf_sdk.report.scores import Role, wilson_interval
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from genaf_sdk.data import DataSplits
+    from genaf_sdk.inputs.perturbation import Perturbation
+    from genaf_sdk.report.scores import Check, Score
+    from genaf_sdk.report.sections import ReplayRow
+
+LEAST_IMAGES = 100
+"""Rows of fewer images (where the data has so many) could be picked to flatter."""
 
 
-@dataclass(frozen=True)
-class Verification:
-    """One row of the report against its replay.
+def verify_bundle(
+    folder: str | Path, data: DataSplits, *, backbone: nn.Module | None = None, foreign_data: bool = False
+) -> Verification:
+    """Hold a bundle against itself and against the verifier's data.
 
-    Args:
-        reported: The row.
-        correct: How many of the row's n images the ONNX file gets right under the same perturbation.
-    """
-
-    reported: Score
-    correct: int
-
-    @property
-    def accuracy(self) -> float:
-        """Replayed accuracy, a share in [0, 1]."""
-        return self.correct / self.reported.n
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the replayed accuracy lies in the reported one's 95 % interval."""
-        low, high = self.reported.interval
-        return low <= self.accuracy <= high
-
-
-def verify_bundle(folder: str | Path, data: DataSplits) -> list[Verification]:
-    """Replay every perturbation of the report through ``model.onnx`` with onnxruntime.
+    Checksums come first, and no file may be unlisted. Then perturbations are held against what they may do, names and
+    weights and graphs against one another, page, card and verdict against the report, and every row that left a
+    perturbation is measured again by ``model.onnx`` with onnxruntime, on the verifier's images: counts are compared,
+    not intervals. What cannot be measured again is listed as such.
 
     Args:
         folder: What ``harden(..., output_dir=...)`` left.
-        data: The report's data; its fingerprint must be the report's.
+        data: The verifier's images, loaded as the model takes them.
+        backbone: The encoder's architecture, needed only for a module of the publisher's own: without it
+            ``model.safetensors`` is not compared.
+        foreign_data: Whether other images than the report's will do; no row is replayed then.
+
+    Returns:
+        One item for everything that the bundle states.
 
     Raises:
-        DataError: These are not the images or the classes that the report was made with.
-        ExportError: The report has no row that can be replayed, or a perturbation is missing.
-        OutputError: A file is missing or damaged.
+        DataError: These are not the images that the report was made with, and ``foreign_data`` is not set.
+        ExportError: A file is missing, damaged, not listed, or cannot be run; or the report has no row.
+        OutputError: A file does not hold what it should.
     """
+    folder = Path(folder)
+    names = check_whole(folder)
     report = RobustnessReport.load(folder)
-    data = aligned(data, report.data["class_names"], model="the report")
-    found = data.fingerprint
-    if found != report.data["fingerprint"]:
-        raise DataError(
-            f"The data {data.name!r} has the fingerprint {found[:12]}, the report's has "
-            f"{report.data['fingerprint'][:12]}.",
-            expected=f"the images of {report.data['name']!r} in the same splits and at the same size",
+    config = read_config(folder)
+    if not report.rows() or MODEL_FILE not in names:
+        raise ExportError(
+            f"{folder} has no rows or no {MODEL_FILE} to replay.", expected="the bundle as it was written"
         )
-    rows = [s for s in report.scores if s.model == "hardened" and (s.column == "clean" or s.perturbation)]
-    missing = sorted({s.perturbation for s in rows if s.perturbation} - set(report.perturbations))
-    if missing or not rows:
-        raise ExportError(f"{folder} lacks {missing or 'rows to replay'}.", expected="the bundle as it was written")
-    wanted = {s.perturbation: report.perturbations[s.perturbation] for s in rows if s.perturbation}
-    replayed = replay(Path(folder) / MODEL_FILE, data, wanted, samples=rows[0].n, seed=report.seed)
-    correct = {row["perturbation"]: int(row["correct"]) for row in replayed}
-    return [Verification(score, correct[score.perturbation]) for score in rows]
+    items = [recomputed("files", True, f"{len(names)} listed", "each is as it was written; none is unlisted")]
+    graphs = {name: OnnxModel(folder / name) for name in model_files(names)}
+    data = aligned(data, config.class_names, model="the bundle")
+    items += check_names(folder, config, graphs, report)
+    items += check_data(data, config, report)
+    items += check_perturbations(report)
+    fitting = {n: p for n, p in report.perturbations.items() if tuple(p.values.shape) == tuple(data.image_shape)}
+    sample = Sample.draw(data.test, None, seed=report.seed)
+    images = trial_images(sample, fitting)
+    items += check_ties(graphs, lambda: load_classifier(folder, Classifier, build_backbone, backbone=backbone), images)
+    same = _same_data(data, report, foreign=foreign_data)
+    items += _replayed(graphs, report, data, sample, fitting) if same else _all_unknown(report, "other images")
+    items += check_report(read_json(folder / REPORT_FILE), report)
+    items += check_page(folder, config, report)
+    items += check_server(folder, config)
+    return Verification(items)
+
+
+def _same_data(data: DataSplits, report: RobustnessReport, *, foreign: bool) -> bool:
+    found = data.fingerprint
+    if found == report.data.fingerprint:
+        return True
+    if foreign:
+        return False
+    raise DataError(
+        f"The data {data.name!r} has the fingerprint {found[:12]}, the report's has {report.data.fingerprint[:12]}.",
+        expected=f"the images of {report.data.name!r} in the same splits and at the same size",
+        remedy="with --fresh, images of your own will do",
+    )
+
+
+def _replayed(
+    graphs: dict[str, OnnxModel],
+    report: RobustnessReport,
+    data: DataSplits,
+    sample: Sample,
+    perturbations: dict[str, Perturbation],
+) -> list[Item]:
+    """Measure every graph once on all test images, and compare with what the report says of them, or of some."""
+    items: list[Item] = []
+    predicted = {name: predictions(graph, sample, perturbations) for name, graph in graphs.items()}
+    right = {name: {key: found == sample.labels for key, found in p.items()} for name, p in predicted.items()}
+    items += [_row(score, right[MODEL_FILE], len(data.test)) for score in report.scores]
+    items += _curve(report, items)
+    items += _classes(report, predicted[MODEL_FILE], sample, len(data.class_names))
+    if report.onnx is not None:
+        stated = {MODEL_FILE: report.onnx.replay} | {v.file: v.replay for v in report.onnx.variants if v.written}
+        for file, rows in stated.items():
+            items += [_graph_row(file, row, right.get(file)) for row in rows]
+        items += [
+            not_replayed(f"{variant.file}", "not written", "it is not in the bundle")
+            for variant in report.onnx.variants
+            if not variant.written
+        ]
+    items += [
+        not_replayed(f"check: {check.name}", _passed(check), "checks need gradients and attacks")
+        for check in report.checks
+    ]
+    if report.gallery is not None:
+        items.append(not_replayed("gallery", f"{len(report.gallery.images)} images", "its pictures are for people"))
+    return items
+
+
+def _row(score: Score, right: dict[str, Tensor], total: int) -> Item:
+    what = " ".join(part for part in (str(score.model), str(score.column), score.attack) if part)
+    stated = f"{score.correct} of {score.n} right ({score.accuracy:.1%})"
+    if score.model != Role.HARDENED:
+        return not_replayed(what, stated, "the baseline is not in the bundle")
+    if score.column != Knowledge.CLEAN and not score.perturbation:
+        without = int(right[""][: score.n].sum())
+        if score.n > total or score.correct > without + tolerance(score.n):
+            return recomputed(what, False, stated, f"more than without an attack: {without} of {min(score.n, total)}")
+        return not_replayed(what, stated, "it left no perturbation; --fresh attacks anew")
+    if score.perturbation not in right:
+        return replayed(what, False, stated, f"there is no perturbation {score.perturbation!r} to replay")
+    return _counted(what, stated, score.correct, score.n, right[score.perturbation], total)
+
+
+def _counted(what: str, stated: str, correct: int, n: int, right: Tensor, total: int) -> Item:
+    """Compare a count; where it is of some images only, those of all have to fit in its interval, too."""
+    if n > total or n < min(LEAST_IMAGES, total):
+        return replayed(
+            what, False, stated, f"n is {n}; at least {min(LEAST_IMAGES, total)} and at most {total} are wanted"
+        )
+    found, everything = int(right[:n].sum()), int(right.sum())
+    text = f"{found} of {n}" + (f"; {everything} of all {total} ({everything / total:.1%})" if n < total else "")
+    agrees = abs(found - correct) <= tolerance(n)
+    if n < total:
+        low, high = wilson_interval(correct, n)
+        margin = 1.96 * math.sqrt(0.25 / total)
+        agrees &= low - margin <= everything / total <= high + margin
+    return replayed(what, agrees, stated, text)
+
+
+def tolerance(n: int) -> int:
+    """Return by how many of ``n`` images a replay may differ: processors round differently."""
+    return 1 + n // 500
+
+
+def _graph_row(file: str, row: ReplayRow, right: dict[str, Tensor] | None) -> Item:
+    what = f"{file} under {row.perturbation or 'no perturbation'}"
+    stated = f"{row.correct} of {row.n} right"
+    if right is None or row.perturbation not in right:
+        return replayed(what, False, stated, "the file or the perturbation is not in the bundle")
+    total = len(right[""])
+    return _counted(what, stated, row.correct, row.n, right[row.perturbation], total)
+
+
+def _curve(report: RobustnessReport, rows: list[Item]) -> list[Item]:
+    """A point that belongs to a replayed row has its count; of the others nothing is known."""
+    items = []
+    for point in report.curve:
+        what = f"curve: {point.model} {point.column} {point.attack} at {point.budget * 255:.3g}/255"
+        stated = f"{point.correct} of {point.n} right"
+        twins = [
+            item
+            for score, item in zip(report.scores, rows, strict=True)
+            if (score.model, score.column, score.attack, score.crafting_data)
+            == (point.model, point.column, point.attack, "train")
+            and math.isclose(score.budget, point.budget)
+            and (score.correct, score.n) == (point.correct, point.n)
+            and item.agrees is not None
+        ]
+        if twins:
+            items.append(recomputed(what, bool(twins[0].agrees), stated, "a row of the table"))
+        else:
+            items.append(not_replayed(what, stated, "it left no perturbation"))
+    return items
+
+
+def _classes(report: RobustnessReport, predicted: dict[str, Tensor], sample: Sample, classes: int) -> list[Item]:
+    items: list[Item] = []
+    for model, counts in (report.classes or {}).items():
+        n = sum(counts.n)
+        if model != Role.HARDENED:
+            items.append(not_replayed(f"classes of the {model} model", "", "the baseline is not in the bundle"))
+            continue
+        labels = sample.labels[:n]
+        for kind, stated, name in (("clean", counts.clean, ""), ("attacked", counts.attacked, counts.perturbation)):
+            if stated is None or n > len(sample):
+                continue
+            right = labels[predicted[name][:n] == labels] if name in predicted else labels[:0]
+            found = right.bincount(minlength=classes).tolist()
+            off = sum(abs(one - other) for one, other in zip(found, stated, strict=True))
+            same = counts.n == labels.bincount(minlength=classes).tolist() and off <= tolerance(n)
+            items.append(
+                replayed(f"classes, {kind}", same, f"{sum(stated)} of {n}", f"{sum(found)}, {off} apart by class")
+            )
+    return items
+
+
+def _all_unknown(report: RobustnessReport, why: str) -> list[Item]:
+    rows = [f"{s.model} {s.column} {s.attack}".strip() for s in report.scores]
+    rows += [f"curve: {p.model} {p.column} {p.attack} at {p.budget * 255:.3g}/255" for p in report.curve]
+    return [not_replayed(what, "", why) for what in [*rows, *(f"check: {check.name}" for check in report.checks)]]
+
+
+def _passed(check: Check) -> str:
+    return "passed" if check.passed else "failed"

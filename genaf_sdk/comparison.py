@@ -23,8 +23,8 @@ from genaf_sdk.evaluation.evaluate import evaluate
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.files import replacing, require_writable
 from genaf_sdk.pipeline import harden, resolved
-from genaf_sdk.report.robustness import RobustnessReport
-from genaf_sdk.report.scores import Score
+from genaf_sdk.report.reading import plain, read
+from genaf_sdk.report.scores import Score, lowest_accuracy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,9 +70,9 @@ class ComparisonRow:
         """Accuracies in [0, 1]: clean, the worst of each column against DAEs and of both, each white-box attack."""
         found = {}
         for column in ("clean", "transfer", "adaptive"):
-            rows = [score for score in self.scores if score.column == column]
-            if rows:
-                found[column] = RobustnessReport.worst(rows).accuracy
+            row = lowest_accuracy(score for score in self.scores if score.column == column)
+            if row is not None:
+                found[column] = row.accuracy
         attacked = [found[column] for column in ("transfer", "adaptive") if column in found]
         if attacked:
             found[WORST_DAE] = min(attacked)
@@ -84,17 +84,16 @@ class ComparisonRow:
     def to_json(self) -> str:
         """Return one line of JSON."""
         content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        content["scores"] = [score.to_dict() for score in self.scores]
+        content["scores"] = plain(self.scores)
         return json.dumps({**content, "figures": self.figures}, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> ComparisonRow:
         """Read what ``to_json`` wrote."""
         content = json.loads(line)
-        known = {f.name for f in dataclasses.fields(Score)}
-        rows = [Score(**{k: v for k, v in row.items() if k in known}) for row in content.pop("scores")]
+        rows = read(tuple[Score, ...], content.pop("scores"), "scores")
         content.pop("figures")
-        return cls(scores=tuple(rows), **content)
+        return cls(scores=rows, **content)
 
 
 @dataclass

@@ -205,8 +205,8 @@ def harden(
             if evaluate:
                 result.report = evaluate_result(run, result, surrogate)
                 clock.stop("evaluation")
-                result.report.sections |= describe(result) | {"cost": cost.read()}
-                run.metrics.scores(run.history, result.report)
+                result.report.complete(describe(result) | {"cost": cost.read()})
+                run.metrics.scores(run.history, result.report.to_dict()["scores"])
             for module in (result.model, result.undefended):
                 if module is not None:
                     module.cpu().eval()
@@ -237,7 +237,7 @@ def evaluate_result(run: Run, result: HardenResult, surrogate: Tensor | None) ->
             result.model,
             result.data,
             encoder=result.published,
-            undefended=result.undefended,
+            baseline=result.undefended,
             surrogate=surrogate,
             config=result.config.evaluation,
             seed=result.config.seed,

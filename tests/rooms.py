@@ -51,8 +51,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 """Room -> rooms that its files may import, beside one another; inside functions and for type checkers, too."""
 
 FILES_OF = {
-    GROUND: ("_version", "errors", "files", "precision", "progress", "registry", "settings"),
-    FLOWS: ("comparison", "config", "doctor", "earlier", "hardened", "pipeline"),
+    GROUND: ("_version", "errors", "files", "precision", "progress", "registry", "settings", "terminal"),
+    FLOWS: ("comparison", "config", "doctor", "earlier", "hardened", "pipeline", "verification"),
     ENTRY: ("__init__", "__main__"),
 }
 """Rooms that have no folder of their own, or files beside it: their files in ``genaf_sdk/``."""

@@ -68,7 +68,7 @@ def test_a_report_of_others_is_shown_not_obeyed(
         data=striped.describe() | {"name": name},
         scores=[
             Score("hardened", "clean", "", 0, 9, 8, 0),
-            Score("hardened", "transfer", name, 10 / 255, 9, 5, 3, crafted_on=name),
+            Score("hardened", "transfer", name, 10 / 255, 9, 5, 3, crafting_data=name),
         ],
         checks=[Check(name, False, name)],
         notes=[name],

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from genaf_sdk.cli.arguments import DemoArguments, HardenArguments
-from genaf_sdk.cli.output import DONE, console, is_first_process
+from genaf_sdk.cli.output import DONE, FAILED, console, is_first_process
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.methods import presets
 
@@ -39,9 +39,10 @@ class Harden(HardenArguments):
         self.answer_report(result.report)
         if not self.json:
             parts = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in result.seconds.items())
-            console().print(result.report.sections["onnx"]["text"])
+            if result.report.onnx is not None:
+                console().print(result.report.onnx.text)
             console().print(f"{sum(result.seconds.values()):.0f} s: {parts}. Everything is in {self.output_dir}.")
-        return DONE
+        return FAILED if result.report.failures else DONE
 
 
 @dataclass(frozen=True)

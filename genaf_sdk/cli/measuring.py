@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from genaf_sdk.cli.output import DONE, FAILED, Command, console
-from genaf_sdk.errors import GenafError, OutputError
+from genaf_sdk.errors import OutputError
 from genaf_sdk.evaluation.settings import EvaluationConfig
-from genaf_sdk.files import read_json, write_json
 
 if TYPE_CHECKING:
     from genaf_sdk.models.encoder import PixelEncoder
@@ -31,7 +29,7 @@ class Evaluate(Command):
     output_dir: Path | None = None
     """Folder for report.json and perturbations/; by default nothing is written."""
     seed: int = 0
-    """Of the attacks, and of the validation split."""
+    """Random seed for the attacks and the validation split."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """YAML or JSON file of settings as for `genaf harden`, of which the part `evaluation` counts, or a report.json."""
     settings: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
@@ -41,11 +39,15 @@ class Evaluate(Command):
         from genaf_sdk.data import load_data
         from genaf_sdk.encoders import own_source
         from genaf_sdk.evaluation.evaluate import evaluate
+        from genaf_sdk.export.bundle import save_report
+        from genaf_sdk.export.integrity import check_listed
         from genaf_sdk.files import require_writable
         from genaf_sdk.hardened import HardenedModel
         from genaf_sdk.progress import make_display
 
         folder = None if self.output_dir is None else require_writable(self.output_dir)
+        if Path(self.model).is_dir():
+            check_listed(Path(self.model))
         model = HardenedModel.from_pretrained(self.model)
         data = load_data(
             self.data,
@@ -54,7 +56,8 @@ class Evaluate(Command):
             interpolation=model.encoder.interpolation,
             seed=self.seed,
         )
-        encoder = self.encoder or own_source(model.encoder.source) or None
+        source = model.encoder.source
+        encoder = self.encoder or own_source(source) or None
         with make_display(wanted=True) as display:
             task = display.add_task("evaluation", total=None)
 
@@ -62,10 +65,12 @@ class Evaluate(Command):
                 display.update(task, figures=attack)
 
             report = evaluate(model, data, encoder=encoder, config=self.settings, seed=self.seed, on_attack=show)
+        if encoder is None and source:
+            report.notes.append(f"The transfer column needs the published encoder: --encoder {source}")
         if folder is not None:
-            report.save(folder)
+            save_report(report, folder)
         self.answer_report(report)
-        return DONE
+        return FAILED if report.failures else DONE
 
 
 @dataclass(frozen=True)
@@ -123,48 +128,32 @@ class Attack(Command):
 
 @dataclass(frozen=True)
 class Verify(Command):
-    """Replay a bundle's saved perturbations on its ONNX file; exit with 1 where figures differ from the report's."""
+    """Hold a bundle against itself and your images; exit with 1 where something differs from what it states."""
 
     bundle: Annotated[str, tyro.conf.Positional]
     """Folder that `genaf harden` left, or hf-hub:ORG/NAME."""
     data: str | None = None
-    """Data id or image folder; by default the name in the report."""
+    """Data id or image folder; by default the data set of the report, if it has an id and lies on this machine."""
+    fresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Attack anew, with your own seed: the way to check a bundle of somebody else's. Any images of the task do."""
+    seed: int | None = None
+    """Seed of the fresh attacks; by default one that nobody could know."""
 
     def __call__(self) -> int:
         """Run."""
         from rich.table import Table
 
-        from genaf_sdk.data import load_data
         from genaf_sdk.export.hub import local_bundle
-        from genaf_sdk.export.verify import verify_bundle
+        from genaf_sdk.verification import verify
 
-        folder = local_bundle(self.bundle)
-        content = read_json(folder / "report.json")
-        try:
-            shape, config = content["data"]["image_shape"], content["config"]
-            name, seed, fraction = content["data"]["name"], config["seed"], config["validation_fraction"]
-        except (KeyError, TypeError) as error:
-            raise GenafError(f"{self.bundle}/report.json is no report of `genaf harden`: {error!r}.") from error
-        data = load_data(
-            self.data or name,
-            image_size=(shape[1], shape[2]),
-            channels=shape[0],
-            interpolation=content["data"].get("interpolation", "bilinear"),
-            validation_fraction=fraction,
-            seed=seed,
-            **config.get("loading", {}),
-        )
-        rows = verify_bundle(folder, data)
-        table = Table("column", "attack", "report", "replayed", "agrees")
-        for row in rows:
-            reported = f"{row.reported.accuracy:.1%}"
-            table.add_row(
-                row.reported.column, row.reported.attack, reported, f"{row.accuracy:.1%}", "yes" if row.agrees else "NO"
-            )
-        agrees = all(row.agrees for row in rows)
-        content = [row.reported.to_dict() | {"replayed": row.correct, "agrees": row.agrees} for row in rows]
-        self.answer({"agrees": agrees, "rows": content}, table)
-        return DONE if agrees else FAILED
+        found = verify(local_bundle(self.bundle), self.data, fresh=self.fresh, seed=self.seed)
+        table = Table("what", "was", "stated", "found", "agrees")
+        for item in found.items:
+            agrees = {True: "yes", False: "NO", None: ""}[item.agrees]
+            table.add_row(item.what, str(item.outcome), item.stated, item.found, agrees)
+        items = [asdict(item) for item in found.items]
+        self.answer({"agrees": found.agrees, "summary": found.summary, "items": items}, table, found.summary)
+        return DONE if found.agrees else FAILED
 
 
 @dataclass(frozen=True)
@@ -180,6 +169,7 @@ class Report(Command):
 
     def __call__(self) -> int:
         """Run."""
+        from genaf_sdk.export.integrity import check_listed, renew
         from genaf_sdk.report.markdown import markdown_summary
         from genaf_sdk.report.robustness import HTML_FILE, REPORT_FILE, RobustnessReport
 
@@ -188,25 +178,16 @@ class Report(Command):
                 f"{self.folder} holds no {REPORT_FILE}.",
                 expected="a folder that `genaf harden` or `genaf evaluate --output-dir` left",
             )
+        check_listed(self.folder)
         report = RobustnessReport.load(self.folder)
         if self.markdown:
             self.answer({"markdown": markdown_summary(report)}, markdown_summary(report).rstrip())
             return DONE
         page = self.output or self.folder / HTML_FILE
         report.save_html(page)
-        _renew_checksum(self.folder, page)
+        if page.resolve().parent == self.folder.resolve():
+            renew(self.folder, page.name)
         self.answer_report(report)
         if not self.json:
             console().print(str(page))
         return DONE
-
-
-def _renew_checksum(folder: Path, page: Path) -> None:
-    """State the new page's SHA-256 where the bundle stated the old one's."""
-    from genaf_sdk.export.bundle import CHECKSUMS_FILE
-
-    path = folder / CHECKSUMS_FILE
-    content = read_json(path) if path.is_file() else {"sha256": {}}
-    if page.parent == folder and page.name in content["sha256"]:
-        content["sha256"][page.name] = hashlib.sha256(page.read_bytes()).hexdigest()
-        write_json(path, content)

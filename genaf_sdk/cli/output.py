@@ -36,16 +36,10 @@ class Command:
             console().print(part)
 
     def answer_report(self, report: RobustnessReport) -> None:
-        """Print a report: as in report.json, or its table, sanity checks and verdict."""
-        from rich.text import Text
+        """Print a report: as in report.json, or its verdict, table, sanity checks and limits."""
+        from genaf_sdk.report.terminal import terminal_report
 
-        from genaf_sdk.terminal import printable
-
-        marks = {True: ("passed", "green"), False: ("WARNING", "bold red")}
-        checks = [
-            Text.assemble(marks[check.passed], printable(f" {check.name} ({check.figures})")) for check in report.checks
-        ]
-        self.answer(report.to_dict(), report.table(), *checks, report.verdict)
+        self.answer(report.to_dict(), *terminal_report(report))
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -16,7 +16,6 @@ from genaf_sdk.files import replacing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from genaf_sdk.report.robustness import RobustnessReport
 
 METRICS_FILE, PROJECT = "metrics.jsonl", "genaf-sdk"
 LogWith: TypeAlias = "str | GeneralTracker | Sequence[str | GeneralTracker] | None"
@@ -75,14 +74,13 @@ class Metrics:
             }
             self.accelerator.log(values, step=len(history))
 
-    def scores(self, history: list[dict[str, Any]], report: RobustnessReport) -> None:
-        """Tell the accuracies of a report, shares in [0, 1]."""
-        rows = [{"stage": "evaluation", **score.to_dict()} for score in report.scores]
-        self._write([*history, *rows])
+    def scores(self, history: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+        """Report the accuracies of a report's rows, shares in [0, 1]; rows as they stand in ``report.json``."""
+        self._write([*history, *({"stage": "evaluation", **row} for row in rows)])
         if self.accelerator is not None and self.accelerator.trackers:
             values = {
-                "/".join(part for part in (score.model, score.column, score.attack) if part): score.accuracy
-                for score in report.scores
+                "/".join(part for part in (row["model"], row["column"], row["attack"]) if part): row["accuracy"]
+                for row in rows
             }
             self.accelerator.log(values, step=len(history))
 

@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from genaf_sdk.attacks.pgd import PGD
-from genaf_sdk.report.scores import Check, CurvePoint, Score, wilson_interval
+from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.report.scores import Z_95, Check, CurvePoint, Score, wilson_interval
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
-    from genaf_sdk.evaluation.subject import Subject
+    from genaf_sdk.evaluation.crafting import Row
+    from genaf_sdk.evaluation.model import EvaluatedModel
 
 UNBOUNDED_IMAGES = 100
 
 
 def gradient_masking_checks(
-    subject: Subject, scores: list[Score], curve: list[CurvePoint], pixels: Tensor, labels: Tensor, seed: int
+    model: EvaluatedModel,
+    rows: Sequence[Row],
+    scores: Sequence[Score],
+    curve: Sequence[CurvePoint],
+    images: tuple[Tensor, Tensor],
+    labels: Tensor,
+    seed: int,
 ) -> list[Check]:
-    """Return the checks that the rows at hand allow, each with the figures that decided it."""
-    own = [score for score in scores if score.model == subject.name]
-    checks = [
-        check
-        for check in (_larger_budgets(curve), _adaptive_not_weaker(own), _attacks_beat_noise(own))
-        if check is not None
-    ]
-    if subject.module is not None:
-        checks.append(_unbounded(subject, pixels[:UNBOUNDED_IMAGES], labels[:UNBOUNDED_IMAGES], seed))
-    return checks
+    """Return the checks that the rows at hand allow, each with the numbers that decided it.
+
+    Args:
+        model: The hardened model.
+        rows: Rows of the table, with what every model says of each image.
+        scores: The same, counted.
+        curve: Accuracy against budget.
+        images: Pixels (n, C, H, W) and labels (n,) for an attack of its own.
+        labels: Classes of all test images (N,), in the order of the rows.
+        seed: Of the attack.
+    """
+    own = [score for score in scores if score.model == model.name]
+    checks = [larger_budgets(curve), adaptive_not_weaker(model, rows, labels), attacks_beat_noise(own)]
+    if model.module is not None:
+        checks.append(_unbounded(model, *(tensor[:UNBOUNDED_IMAGES] for tensor in images), seed))
+    return [check for check in checks if check is not None]
 
 
-def _larger_budgets(curve: list[CurvePoint]) -> Check | None:
-    """A larger budget never helps the defender, by more than chance allows."""
+def larger_budgets(curve: Sequence[CurvePoint]) -> Check | None:
+    """Accuracy does not rise with the budget, by more than chance allows."""
     lines: dict[tuple[str, str], list[CurvePoint]] = defaultdict(list)
     for point in sorted(curve, key=lambda point: point.budget):
         lines[point.column, point.attack].append(point)
@@ -44,24 +61,44 @@ def _larger_budgets(curve: list[CurvePoint]) -> Check | None:
         for before, after in pairwise(points):
             passed &= after.accuracy <= wilson_interval(before.correct, before.n)[1]
         texts.append(f"{column} {attack} " + ", ".join(f"{p.budget * 255:.3g}: {p.accuracy:.1%}" for p in points))
-    return Check("A larger budget never helps the defender", passed, "; ".join(texts))
+    return Check("Accuracy does not rise with the budget", passed, "; ".join(texts))
 
 
-def _adaptive_not_weaker(scores: list[Score]) -> Check | None:
-    """An attack on the model's own encoder is not weaker than the same attack on the published one."""
-    transfer = {score.attack: score for score in scores if score.column == "transfer"}
-    pairs = [(transfer[s.attack], s) for s in scores if s.column == "adaptive" and s.attack in transfer]
-    if not pairs:
-        return None
-    passed = all(adaptive.interval[0] <= before.interval[1] for before, adaptive in pairs)
-    text = "; ".join(f"{a.attack} transfer {t.accuracy:.1%}, adaptive {a.accuracy:.1%}" for t, a in pairs)
-    return Check("Adaptive attacks are not weaker than transferred ones", passed, text)
+def adaptive_not_weaker(model: EvaluatedModel, rows: Sequence[Row], labels: Tensor) -> Check | None:
+    """An attack on the model's own encoder is not weaker than the same attack, transferred from the published one.
+
+    Both are put on the same images, so the images on which they differ are counted (McNemar): the check fails where
+    the transferred one wins on more of these than chance allows, by 1.96 standard errors.
+    """
+    own = [row for row in rows if row.model is model and row.predicted is not None]
+    passed, texts = True, []
+    for adaptive in (row for row in own if row.column == Knowledge.ADAPTIVE):
+        transferred = next((row for row in own if _same_attack(row, adaptive)), None)
+        if transferred is None or transferred.predicted is None or adaptive.predicted is None:
+            continue
+        right, right_transferred = adaptive.predicted == labels, transferred.predicted == labels
+        lost, won = int((right & ~right_transferred).sum()), int((~right & right_transferred).sum())
+        passed &= lost - won <= Z_95 * math.sqrt(lost + won)
+        texts.append(
+            f"{adaptive.name} transferred {right_transferred.float().mean():.1%}, adaptive {right.float().mean():.1%}: "
+            f"only the transferred one fools {lost} images, only the adaptive one {won}"
+        )
+    return Check("Adaptive attacks are not weaker than transferred ones", passed, "; ".join(texts)) if texts else None
 
 
-def _attacks_beat_noise(scores: list[Score]) -> Check | None:
+def _same_attack(transferred: Row, adaptive: Row) -> bool:
+    if transferred.column != Knowledge.TRANSFER or transferred.perturbation is None or adaptive.perturbation is None:
+        return False
+    one, other = transferred.perturbation, adaptive.perturbation
+    return (one.attack, one.threat, one.key.run) == (other.attack, other.threat, other.key.run) and (
+        transferred.source in (adaptive.source, "replayed")
+    )
+
+
+def attacks_beat_noise(scores: Sequence[Score]) -> Check | None:
     """Random noise of the same budget is not stronger than any attack."""
-    noise = next((score for score in scores if score.column == "noise"), None)
-    attacks = [s for s in scores if s.column in ("adaptive", "white-box")]
+    noise = next((score for score in scores if score.column == Knowledge.NOISE), None)
+    attacks = [s for s in scores if s.column in (Knowledge.ADAPTIVE, Knowledge.WHITE_BOX)]
     if noise is None or not attacks:
         return None
     weak = [score for score in attacks if score.interval[0] > noise.interval[1]]
@@ -71,14 +108,13 @@ def _attacks_beat_noise(scores: list[Score]) -> Check | None:
     return Check("Every attack is at least as strong as noise", not weak, text)
 
 
-def _unbounded(subject: Subject, pixels: Tensor, labels: Tensor, seed: int) -> Check:
+def _unbounded(model: EvaluatedModel, pixels: Tensor, labels: Tensor, seed: int) -> Check:
     """An attack without a bound leaves (almost) nothing right."""
     attack = PGD(budget=1.0, steps=50, relative_step_size=0.05)
-    module = subject.module
-    if module is None:
+    if model.module is None:
         raise TypeError("an unbounded gradient attack needs a module")
-    adversarial = attack(module, pixels.to(subject.device), labels.to(subject.device), seed=seed)
-    correct = int((subject.predict(adversarial) == labels).sum())
+    adversarial = attack(model.module, pixels.to(model.device), labels.to(model.device), seed=seed)
+    correct = int((model.predict(adversarial) == labels).sum())
     share = correct / len(labels)
     return Check(
         "An unbounded attack succeeds", share <= 0.02, f"PGD at budget 1.0 leaves {share:.1%} of {len(labels)}"

@@ -1,6 +1,6 @@
-"""Charts as inline SVG: no pyplot, no clock, no random ids, colours left to the page's style sheet.
+"""Charts as inline SVG: no pyplot, no clock, no random ids, colors left to the page's style sheet.
 
-Matplotlib draws with stand-in colours, which are replaced by CSS variables; so one drawing serves the light, the dark
+Matplotlib draws with stand-in colors, which are replaced by CSS variables; so one drawing serves the light, the dark
 and the printed page. Names of series stand in the page's own legend: nothing but numbers and fixed words is drawn.
 """
 
@@ -11,17 +11,19 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from genaf_sdk.report.scores import wilson_interval
+from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.report.scores import Role, wilson_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from genaf_sdk.report.robustness import RobustnessReport
+    from genaf_sdk.report.data import Report
+    from genaf_sdk.report.sections import EpochRecord
 
 INK, MUTED, RULE = "#010101", "#020202", "#030303"
 SERIES = ("#040404", "#050505", "#060606", "#070707", "#080808")
 VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {
-    colour: f"--series-{index + 1}" for index, colour in enumerate(SERIES)
+    color: f"--series-{index + 1}" for index, color in enumerate(SERIES)
 }
 MARKERS, DASHES = ("o", "s", "^", "D", "v"), ("-", "--", "-.", ":", "-")
 SIZE = (5.2, 3.3)
@@ -55,22 +57,22 @@ WIDE_RANGE = 30  # losses further apart than this factor are drawn on a logarith
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart: what it shows, the SVG, and the names of its series in the order of the colours."""
+    """One chart: what it shows, the SVG, and the names of its series in the order of the colors."""
 
     title: str
     svg: str
     series: list[str]
 
 
-def curve_chart(report: RobustnessReport) -> Chart | None:
+def curve_chart(report: Report) -> Chart | None:
     """Accuracy of the hardened model against the budget, one line a column, with 95 % bands; None without a curve."""
     lines: dict[tuple[str, str], list[Any]] = {}
     for point in sorted(report.curve, key=lambda point: point.budget):
-        if point.model == "hardened":
+        if point.model == Role.HARDENED:
             lines.setdefault((point.column, point.attack), []).append(point)
     if not lines:
         return None
-    clean = report.worst_of("clean")
+    clean = report.strongest_attack(Knowledge.CLEAN)
     start = [] if clean is None else [(0.0, clean.correct, clean.n)]
 
     def draw(axes: Any) -> None:
@@ -81,22 +83,22 @@ def curve_chart(report: RobustnessReport) -> Chart | None:
             bands = [wilson_interval(correct, n) for _, correct, n in counts]
             _line(axes, index, budgets, [100 * correct / n for _, correct, n in counts])
             low, high = ([100 * band[side] for band in bands] for side in (0, 1))
-            axes.fill_between(budgets, low, high, color=_colour(index), alpha=0.14, linewidth=0)
+            axes.fill_between(budgets, low, high, color=_color(index), alpha=0.14, linewidth=0)
         _percent(axes)
         axes.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
-        axes.set_xlabel("budget, grey levels of 255")
+        axes.set_xlabel("budget, gray levels of 255")
 
     return Chart("Accuracy against budget", _svg("curve", draw), [f"{column} ({attack})" for column, attack in lines])
 
 
-def training_charts(report: RobustnessReport) -> list[Chart]:
+def training_charts(report: Report) -> list[Chart]:
     """Return two charts for every stage in the history: accuracies and losses by epoch."""
-    stages: dict[str, list[dict[str, Any]]] = {}
-    for record in report.sections.get("history") or []:
-        stages.setdefault(str(record["stage"]), []).append(record)
+    stages: dict[str, list[EpochRecord]] = {}
+    for record in report.history or []:
+        stages.setdefault(record.stage, []).append(record)
     charts: list[Chart] = []
     for stage, records in stages.items():
-        names = [name for name in records[0] if name not in ("stage", "epoch", "seconds")]
+        names = list(records[0].figures)
         accuracies = [name for name in names if name.endswith("accuracy")]
         losses = [name for name in names if name not in accuracies]
         for what, chosen, shape in (("accuracy", accuracies, _percent), ("loss", losses, _loss)):
@@ -106,17 +108,18 @@ def training_charts(report: RobustnessReport) -> list[Chart]:
     return charts
 
 
-def guard_chart(report: RobustnessReport) -> Chart | None:
+def guard_chart(report: Report) -> Chart | None:
     """Validation accuracies between the weights of stage 1 and the fine-tuned ones; None without stage 2."""
-    adaptation = report.sections.get("adaptation")
-    if not adaptation or not adaptation["points"]:
+    adaptation = report.adaptation
+    if adaptation is None or not adaptation.points:
         return None
-    shares = [100 * point["share"] for point in adaptation["points"]]
+    shares = [100 * point.share for point in adaptation.points]
 
     def draw(axes: Any) -> None:
-        axes.axvline(100 * adaptation["share"], color=MUTED, linewidth=1.2)
-        for index, key in enumerate(("clean_accuracy", "universal_accuracy", "sample_wise_accuracy")):
-            _line(axes, index, shares, [100 * point[key] for point in adaptation["points"]])
+        axes.axvline(100 * adaptation.share, color=MUTED, linewidth=1.2)
+        measured = [(p.clean_accuracy, p.universal_accuracy, p.sample_wise_accuracy) for p in adaptation.points]
+        for index, accuracies in enumerate(zip(*measured, strict=True)):
+            _line(axes, index, shares, [100 * accuracy for accuracy in accuracies])
         _percent(axes)
         axes.set_xlabel("share of the way to the fine-tuned weights, %")
 
@@ -125,7 +128,7 @@ def guard_chart(report: RobustnessReport) -> Chart | None:
 
 def key(index: int) -> str:
     """Return the sample of a line for the legend, an inline SVG."""
-    x, y, colour = 14, 6, f"var({VARIABLES[_colour(index)]})"
+    x, y, color = 14, 6, f"var({VARIABLES[_color(index)]})"
     look = index % len(MARKERS)
     shapes = {
         "o": f'<circle cx="{x}" cy="{y}" r="3.5"/>',
@@ -138,16 +141,16 @@ def key(index: int) -> str:
     line = f'<path d="M0 {y}h28" fill="none" stroke-width="2" stroke-dasharray="{dash}"/>'
     return (
         f'<svg viewBox="0 0 28 12" width="28" height="12" aria-hidden="true" '
-        f'style="stroke: {colour}; fill: {colour}; stroke-width: 0">{line}{shapes[MARKERS[look]]}</svg>'
+        f'style="stroke: {color}; fill: {color}; stroke-width: 0">{line}{shapes[MARKERS[look]]}</svg>'
     )
 
 
-def _history(records: list[dict[str, Any]], names: list[str], shape: Callable[[Any], None]) -> Callable[[Any], None]:
+def _history(records: list[EpochRecord], names: list[str], shape: Callable[[Any], None]) -> Callable[[Any], None]:
     scale = 100 if shape is _percent else 1
 
     def draw(axes: Any) -> None:
         for index, name in enumerate(names):
-            points = [(record["epoch"], scale * record[name]) for record in records if name in record]
+            points = [(record.epoch, scale * record.figures[name]) for record in records if name in record.figures]
             _line(axes, index, [x for x, _ in points], [y for _, y in points])
         shape(axes)
         axes.set_xlabel("epoch")
@@ -162,10 +165,10 @@ def _spoken(name: str) -> str:
 
 def _line(axes: Any, index: int, x: list[float], y: list[float]) -> None:
     look = index % len(MARKERS)
-    axes.plot(x, y, color=_colour(index), marker=MARKERS[look], linestyle=DASHES[look], clip_on=False)
+    axes.plot(x, y, color=_color(index), marker=MARKERS[look], linestyle=DASHES[look], clip_on=False)
 
 
-def _colour(index: int) -> str:
+def _color(index: int) -> str:
     return SERIES[index % len(SERIES)]
 
 
@@ -200,7 +203,7 @@ def _svg(name: str, draw: Callable[[Any], None]) -> str:
 
 
 def _inline(document: str, name: str) -> str:
-    """Cut the SVG out of its document: no size but the view box, ids of its own, colours of the page."""
+    """Cut the SVG out of its document: no size but the view box, ids of its own, colors of the page."""
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     view_box = re.search(r'viewBox="[^"]*"', svg)
@@ -208,6 +211,6 @@ def _inline(document: str, name: str) -> str:
         raise ValueError("matplotlib wrote an SVG without a view box")
     svg = re.sub(r"<svg[^>]*>", f'<svg {view_box.group(0)} aria-hidden="true" focusable="false">', svg, count=1)
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{name}-", svg).replace("xlink:href", "href")
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
+    for color, variable in VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
     return svg.strip()

@@ -3,70 +3,27 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import io
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from genaf_sdk.evaluation.classes import is_universal
-from genaf_sdk.inputs.perturbation import Perturbation
-from genaf_sdk.report.scores import Score
+from genaf_sdk.errors import OutputError
+from genaf_sdk.report.scores import Score, is_universal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from genaf_sdk.inputs.perturbation import Perturbation
+    from genaf_sdk.report.data import Report
 
-    from genaf_sdk.report.robustness import RobustnessReport
-
-MOST_IMAGES, SMALL, LARGEST = 6, 48, 96
-"""Up to so many images; four where they are larger than ``SMALL`` pixels; shown at no more than ``LARGEST`` pixels."""
+LARGEST = 96
+"""Pictures have no side of more pixels."""
 MOST_BYTES = 1_600_000
 """Of encoded pictures in one report; what does not fit is left out and counted."""
-
-
-def gallery_images(
-    pixels: Tensor,
-    labels: Tensor,
-    classify: dict[str, Callable[[Tensor], Tensor]],
-    perturbations: dict[str, Perturbation],
-) -> dict[str, Any]:
-    """Choose test images and record what each model says of them, clean and perturbed.
-
-    The rule of choice looks at no prediction: the first image of each class, in the order given, then the next ones.
-
-    Args:
-        pixels: Test images (N, C, H, W) in [0, 1], in the order of the evaluation.
-        labels: Their classes (N,).
-        classify: Model name -> function from pixels to classes (N,).
-        perturbations: What was crafted, by key.
-
-    Returns:
-        ``images``: PNG in base64 and label of each; ``predictions``: perturbation key (empty for clean) -> model ->
-        classes. No images where they have neither one nor three channels.
-    """
-    if pixels.shape[1] not in (1, 3):
-        return {"images": [], "predictions": {}}
-    most = MOST_IMAGES if max(pixels.shape[2:]) <= SMALL else 4
-    firsts: dict[int, int] = {}
-    for index, label in enumerate(labels.tolist()):
-        firsts.setdefault(label, index)
-    order = list(firsts.values()) + [i for i in range(len(labels)) if i not in set(firsts.values())]
-    shown = sorted(order[:most])
-    images = pixels[shown]
-    inputs = {"": images} | {key: perturbation.apply(images) for key, perturbation in perturbations.items()}
-    return {
-        "images": [
-            {"png": base64.b64encode(png(_reduced(image))).decode(), "label": int(labels[index])}
-            for image, index in zip(images, shown, strict=True)
-        ],
-        "predictions": {
-            key: {model: function(batch).tolist() for model, function in classify.items()}
-            for key, batch in inputs.items()
-        },
-    }
 
 
 @dataclass(frozen=True)
@@ -96,26 +53,30 @@ class Gallery:
     omitted: int
 
 
-def draw_gallery(report: RobustnessReport) -> Gallery:
-    """Perturb the stored images with the stored perturbations: the clean row, then the hardened model's rows."""
-    stored = report.sections.get("gallery") or {}
-    if not stored.get("images"):
+def draw_gallery(report: Report) -> Gallery:
+    """Perturb the stored images with the stored perturbations: the clean row, then the hardened model's rows.
+
+    Raises:
+        OutputError: A stored picture is no PNG of at most ``LARGEST`` pixels a side, or of another kind than the data.
+    """
+    stored = report.gallery
+    if stored is None or not stored.images:
         return Gallery([], 0)
-    labels = [int(image["label"]) for image in stored["images"]]
-    images = torch.stack([_read_png(base64.b64decode(image["png"])) for image in stored["images"]])
-    scores = {s.perturbation: s for s in report.scores if s.model == "hardened" and is_universal(s)}
-    rows = [GalleryRow(None, "", 0.0, _pictures(images, labels, stored["predictions"][""]))]
+    labels = [image.label for image in stored.images]
+    images = _stored_images(report)
+    scores = {s.perturbation: s for s in report.rows() if is_universal(s)}
+    rows = [GalleryRow(None, "", 0.0, _pictures(images, labels, stored.predictions[""]))]
     spent, omitted = 0, 0
     for key, score in scores.items():
         perturbation = report.perturbations.get(key)
-        if perturbation is None or key not in stored["predictions"]:
+        if perturbation is None or key not in stored.predictions:
             continue
         small = _resized(perturbation, images.shape[2], images.shape[3])
         row = GalleryRow(
             score,
             data_uri(amplified(small)),
             0.0 if small.mask is not None else 0.5 / small.budget,
-            _pictures(small.apply(images), labels, stored["predictions"][key]),
+            _pictures(small.apply(images), labels, stored.predictions[key]),
         )
         size = len(row.amplified) + sum(len(picture.uri) for picture in row.pictures)
         if spent + size > MOST_BYTES:
@@ -126,10 +87,20 @@ def draw_gallery(report: RobustnessReport) -> Gallery:
     return Gallery(rows, omitted)
 
 
-def amplified(perturbation: Perturbation) -> Tensor:
-    """Return the perturbation as a picture (C, H, W): mid-grey is no change, black and white are the whole budget.
+def without_pictures(report: Report) -> None:
+    """Take the test images out of a report; everything else stays."""
+    report.gallery = None
 
-    A patch is shown as it is, on mid-grey.
+
+def stored_picture(image: Tensor) -> str:
+    """Return an image (1 or 3, H, W) in [0, 1], reduced to ``LARGEST`` pixels, as PNG in base64."""
+    return base64.b64encode(png(_reduced(image))).decode()
+
+
+def amplified(perturbation: Perturbation) -> Tensor:
+    """Return the perturbation as a picture (C, H, W): mid-gray is no change, black and white are the whole budget.
+
+    A patch is shown as it is, on mid-gray.
     """
     if perturbation.mask is not None:
         return perturbation.values * perturbation.mask + 0.5 * (1 - perturbation.mask)
@@ -170,11 +141,35 @@ def _resized(perturbation: Perturbation, height: int, width: int) -> Perturbatio
     size = (height, width)
     values = F.interpolate(perturbation.values[None], size, mode="nearest")[0]
     mask = None if perturbation.mask is None else F.interpolate(perturbation.mask[None], size, mode="nearest")[0]
-    return Perturbation(values, perturbation.threat, mask, perturbation.key)
+    return replace(perturbation, values=values, mask=mask)
 
 
-def _read_png(content: bytes) -> Tensor:
-    with Image.open(io.BytesIO(content)) as image:
-        data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-        channels = len(image.getbands())
-        return data.view(image.height, image.width, channels).permute(2, 0, 1).float() / 255
+def _stored_images(report: Report) -> Tensor:
+    stored = report.gallery.images if report.gallery is not None else []
+    channels, height, width = report.data.image_shape
+    shrink = min(1.0, LARGEST / max(height, width))
+    size = tuple(max(1, round(side * shrink)) for side in (height, width))
+    images = [_read_png(image.png, f"gallery.images[{index}]") for index, image in enumerate(stored)]
+    for index, image in enumerate(images):
+        if image.shape != (channels, *size):
+            raise OutputError(
+                f"gallery.images[{index}] has the shape {tuple(image.shape)}.",
+                expected=f"{(channels, *size)}, as the data",
+            )
+    return torch.stack(images)
+
+
+def _read_png(text: str, where: str) -> Tensor:
+    """Decode a PNG of eight bits a channel; its size is looked at before its pixels are."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as image:
+            if max(image.size) > LARGEST or image.mode not in ("L", "RGB"):
+                raise OutputError(
+                    f"{where} is a picture of {image.width} x {image.height} pixels, mode {image.mode}.",
+                    expected=f"a gray or RGB picture of at most {LARGEST} x {LARGEST}",
+                )
+            data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+            pixels = data.view(image.height, image.width, len(image.getbands()))
+            return pixels.permute(2, 0, 1).float() / 255
+    except (binascii.Error, OSError, SyntaxError, ValueError) as error:
+        raise OutputError(f"{where} cannot be read: {error!s:.100}.", expected="a PNG in base64") from error

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from genaf_sdk import HardenConfig, evaluate
-from genaf_sdk.attacks import PGD, Perturbation
-from genaf_sdk.config import EvaluationConfig
-from genaf_sdk.data import DataSplits
+from genaf_sdk.attacks import PGD, EncoderAttack, Perturbation
+from genaf_sdk.data import DataSplits, LabelledImages
 from genaf_sdk.errors import AttackError
-from genaf_sdk.inputs.keys import PerturbationKey
-from genaf_sdk.inputs.threat import Linf
-from genaf_sdk.report.scores import Score, wilson_interval
+from genaf_sdk.evaluation.checks import adaptive_not_weaker
+from genaf_sdk.evaluation.crafting import Row
+from genaf_sdk.evaluation.model import EvaluatedModel
+from genaf_sdk.evaluation.settings import EvaluationConfig
+from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
+from genaf_sdk.report.scores import Role, Score, wilson_interval
 
 
 class Redness(nn.Module):
@@ -39,7 +41,7 @@ def test_figures_are_exact_counts_of_the_deployed_function(striped: DataSplits, 
     model = Redness()
     values = torch.zeros(3, 16, 16)
     values[0] = 0.5  # redder than any stripe is green
-    red = Perturbation(values, Linf(0.5), key=PerturbationKey(attack="red"))
+    red = Perturbation(values, 0.5, key=PerturbationKey(attack="red"))
 
     report = evaluate(model, striped, perturbations={"red": red}, config=replace(config, checks=False))
 
@@ -66,7 +68,7 @@ def test_a_model_that_masks_its_gradients_is_warned_about(striped: DataSplits, c
     ("model", "message"),
     [
         (lambda x: x.mean((2, 3)) * float("nan"), "NaN"),
-        (lambda x: x.mean((1, 2, 3)), r"\(60,\)"),
+        (lambda x: x.mean((1, 2, 3)), r"\(30,\)"),
         (3, "a int"),
     ],
 )
@@ -89,7 +91,7 @@ def test_surrogate_images_of_another_size_are_resized(
         config=config,
     )
     rows = [score for score in report.scores if score.column == "transfer"]
-    assert [row.crafted_on for row in rows] == ["surrogate"]
+    assert [row.crafting_data for row in rows] == ["surrogate"]
 
 
 def test_an_attack_given_as_an_object_keeps_its_budget(striped: DataSplits, config: EvaluationConfig) -> None:
@@ -103,3 +105,163 @@ def test_wilson_interval_has_its_known_values() -> None:
     assert wilson_interval(0, 50)[0] == 0.0
     assert wilson_interval(50, 50)[1] == 1.0
     assert Score("hardened", "clean", "", 0.0, 10, 8, 0).interval == (low, high)
+
+
+def rows_of(report, attack: str) -> list[Score]:  # type: ignore[no-untyped-def]
+    return [score for score in report.scores if score.attack == attack]
+
+
+class Flipped(nn.Module):
+    """A user's model that turns RGB into the BGR that the network inside was trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Redness()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model(pixels.flip(1))
+
+
+class Holder:
+    """A callable that is no module, and has a model inside."""
+
+    def __init__(self) -> None:
+        self.model = Redness()
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return self.model(pixels.flip(1)).detach()
+
+
+@pytest.mark.parametrize("wrapper", [Flipped, Holder])
+def test_a_wrapper_with_a_model_inside_is_measured_as_it_is(
+    wrapper: type, striped: DataSplits, config: EvaluationConfig
+) -> None:
+    model = wrapper()
+    pixels, labels = striped.test.head()
+    expected = float((model(pixels).argmax(1) == labels).float().mean())
+    report = evaluate(model, striped, config=replace(config, checks=False))
+    assert expected == pytest.approx(1 / 3)
+    assert report.accuracy("clean") == pytest.approx(expected)
+
+
+def test_a_result_is_unwrapped(striped: DataSplits, config: EvaluationConfig, tiny_encoder: nn.Module) -> None:
+    @dataclass
+    class Result:
+        model: nn.Module
+        published: nn.Module
+
+    from genaf_sdk.models.encoder import PixelEncoder
+
+    result = Result(Redness(), PixelEncoder(tiny_encoder))
+    report = evaluate(result, striped, attacks=["uapgd:steps=2"], config=replace(config, checks=False))
+    assert report.accuracy("clean") == 1.0
+    assert [row.column for row in rows_of(report, "uapgd")] == ["transfer"]
+
+
+def test_the_curve_uses_the_seed_of_the_evaluation(
+    striped: DataSplits, config: EvaluationConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+    original = PGD.__call__
+    monkeypatch.setattr(PGD, "__call__", lambda self, *a, seed=0: seeds.append(seed) or original(self, *a, seed=seed))
+    evaluate(Redness(), striped, config=replace(config, curve=(4 / 255, 16 / 255)), seed=7)
+    assert len(seeds) == 4  # the table, two points, the check
+    assert set(seeds) == {7}
+
+
+def test_what_a_callable_does_not_allow_is_said(striped: DataSplits, config: EvaluationConfig) -> None:
+    report = evaluate(lambda x: x.mean((2, 3)), striped, attacks=["pgd", "label-uap"], config=config)
+    assert not rows_of(report, "pgd") + rows_of(report, "label-uap")
+    said = " ".join(report.notes)
+    assert "pgd was not run: it needs gradients" in said
+    assert "label-uap was not run" in said
+
+
+def test_one_attack_with_two_settings_on_two_models_is_kept_once_each(
+    striped: DataSplits, config: EvaluationConfig, tiny_encoder: nn.Module
+) -> None:
+    quick = replace(config, checks=False)
+    attacks = ["uapgd:steps=1", "uapgd:steps=2"]
+    report = evaluate(Redness(), striped, attacks=attacks, encoder=tiny_encoder, baseline=Redness(), config=quick)
+    assert set(report.perturbations) == {"noise", "transfer-uapgd", "transfer-uapgd-2"}
+    rows = rows_of(report, "uapgd")
+    assert [(row.model, row.perturbation) for row in rows] == [
+        ("hardened", "transfer-uapgd"),
+        ("undefended", "transfer-uapgd"),
+        ("hardened", "transfer-uapgd-2"),
+        ("undefended", "transfer-uapgd-2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"), [("pgd", 8 / 255), ("pgd:budget=4/255", 4 / 255), ("pgd:steps=2", 8 / 255)]
+)
+def test_a_stated_budget_is_kept(text: str, budget: float, striped: DataSplits, config: EvaluationConfig) -> None:
+    report = evaluate(Redness(), striped, attacks=[text], config=replace(config, checks=False))
+    assert [row.budget for row in rows_of(report, "pgd")] == [budget]
+
+
+@dataclass(frozen=True)
+class Broken(EncoderAttack):
+    name = "broken"
+    source = "here"
+
+    def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
+        raise RuntimeError("out of memory, say")
+
+
+def test_an_attack_that_fails_costs_its_row_and_is_named(
+    striped: DataSplits, config: EvaluationConfig, tiny_encoder: nn.Module
+) -> None:
+    attacks = [Broken(), "uapgd:steps=2", PGD(steps=2)]
+    report = evaluate(Redness(), striped, attacks=attacks, encoder=tiny_encoder, config=replace(config, checks=False))
+    assert not rows_of(report, "broken")
+    assert len(rows_of(report, "uapgd")) == len(rows_of(report, "pgd")) == 1
+    (failure,) = report.failures
+    assert (failure.part, failure.name, failure.column) == ("attack", "broken", "transfer")
+    assert "out of memory, say" in failure.error
+    assert "NOT DONE: attack broken" in report.verdict
+
+
+def test_images_are_read_once_and_in_batches(config: EvaluationConfig, tiny_encoder: nn.Module) -> None:
+    read: list[int] = []
+
+    class Reader:
+        def __call__(self, indices):  # type: ignore[no-untyped-def]
+            read.append(len(indices))
+            return torch.full((len(indices), 3, 224, 224), 0.5)
+
+        def identities(self, indices):  # type: ignore[no-untyped-def]
+            return None
+
+    small = LabelledImages(torch.arange(6) % 3, Reader(), on_disk=True)
+    data = DataSplits(small, small, LabelledImages(torch.arange(300) % 3, Reader(), on_disk=True), ("a", "b", "c"))
+    data.describe()
+    read.clear()
+    quick = replace(config, checks=False, sample_wise_samples=4)
+    evaluate(Redness(), data, attacks=["uapgd:steps=1", "uapgd:steps=2"], encoder=tiny_encoder, config=quick)
+    assert max(read) <= 256  # those of the fingerprint
+    assert sum(count for count in read if count <= 60) < 2 * 300 + 100, "two perturbations, one pass"
+
+
+def test_an_adaptive_attack_weaker_than_the_transferred_one_fails_its_check() -> None:
+    model = EvaluatedModel.of(Redness(), Role.HARDENED)
+    labels = torch.zeros(200, dtype=torch.long)
+
+    def row(column: Knowledge, fooled: range, run: int = 1) -> Row:
+        predicted = labels.clone()
+        predicted[list(fooled)] = 1
+        found = Perturbation(torch.zeros(3, 4, 4), 0.1, key=PerturbationKey(column, "uapgd", run=run))
+        return Row(model, column, None, found, "train", predicted)
+
+    transferred = row(Knowledge.TRANSFER, range(30))
+    weaker, as_strong = row(Knowledge.ADAPTIVE, range(10)), row(Knowledge.ADAPTIVE, range(5, 33))
+    failed = adaptive_not_weaker(model, [transferred, weaker], labels)
+    assert failed is not None
+    assert not failed.passed  # 15.0 against 5.0 % of 200: the intervals overlap, the images do not
+    assert "20 images, only the adaptive one 0" in failed.figures
+    passed = adaptive_not_weaker(model, [transferred, as_strong], labels)
+    assert passed is not None
+    assert passed.passed
+    other = row(Knowledge.ADAPTIVE, range(10), run=2)
+    assert adaptive_not_weaker(model, [transferred, other], labels) is None, "another attack's"

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk import HardenConfig, harden
+from genaf_sdk import HardenConfig, HardenedModel, RobustnessReport, harden
 from genaf_sdk.data import DataSplits, LabelledImages
 from genaf_sdk.export.settings import ExportConfig
 from genaf_sdk.pipeline import HardenResult
+
+
+@dataclass
+class Made:
+    """What a run leaves, without its training."""
+
+    model: HardenedModel
+    report: RobustnessReport
+    data: DataSplits
+    config: Any
 
 
 class TinyBackbone(nn.Module):

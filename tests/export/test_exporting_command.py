@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from test_hub import PUSH, client, hub  # noqa: F401  # hub is a fixture
 
 from genaf_sdk import harden
 from genaf_sdk.cli import DONE, FAILED, UNUSABLE, main
-from genaf_sdk.export.bundle import CHECKSUMS_FILE, write_bundle
+from genaf_sdk.export.bundle import write_bundle
+from genaf_sdk.export.integrity import seal
 from genaf_sdk.export.triton import check_triton_model
 
 
@@ -99,9 +99,7 @@ def test_anyone_can_verify_what_lies_on_the_hub(
     for score in flattering["scores"]:
         score["correct"] = score["n"] if score["column"] == "transfer" else 0
     (bundle / "report.json").write_text(json.dumps(flattering))
-    sums = json.loads((bundle / CHECKSUMS_FILE).read_text())
-    sums["sha256"]["report.json"] = hashlib.sha256((bundle / "report.json").read_bytes()).hexdigest()
-    (bundle / CHECKSUMS_FILE).write_text(json.dumps(sums))
+    seal(bundle)
     assert client(hub, tmp_path, PUSH, bundle).returncode == 0
     assert client(hub, tmp_path, verify).returncode == FAILED
     elsewhere = client(hub, tmp_path, verify.replace("REPO", "'tester/none'"))

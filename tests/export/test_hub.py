@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from export_helpers import tiny_result
 from hub_server import TOKEN, LoopbackHub
 
 from genaf_sdk.cli import UNUSABLE
-from genaf_sdk.export.bundle import checksums, write_bundle
-from genaf_sdk.export.card import card_metadata
+from genaf_sdk.export.bundle import write_bundle
+from genaf_sdk.export.card import ModelFacts, card_metadata
+from genaf_sdk.export.integrity import seal
 from genaf_sdk.files import read_json, write_json
 from genaf_sdk.pipeline import HardenResult
 
@@ -74,11 +76,11 @@ def client(
 def test_a_bundle_is_pushed_in_one_commit_and_comes_back_verified(
     hub: LoopbackHub, bundle: Path, tmp_path: Path
 ) -> None:
-    pushed = client(hub, tmp_path, PUSH, bundle, private=True)
+    pushed = client(hub, tmp_path, PUSH, bundle, pictures=True)
     assert pushed.returncode == 0, pushed.stderr
     assert f"{REPO}/commit/" in pushed.stdout
     repository = hub.repositories[REPO]
-    assert repository.private
+    assert repository.private, "unless told otherwise"
     assert len(repository.commits) == 1
 
     fetched = client(hub, tmp_path, FETCH)
@@ -105,7 +107,7 @@ def test_a_repository_that_holds_no_bundle_we_know_is_refused(
     folder = shutil.copytree(bundle, tmp_path / "bundle")
     if not kept:
         write_json(folder / "config.json", read_json(folder / "config.json") | {"format": 99})
-        write_json(folder / "checksums.json", {"sha256": checksums(folder)})
+        seal(folder)
     assert client(hub, tmp_path / "author", PUSH, folder).returncode == 0
     files = hub.repositories[REPO].files[hub.repositories[REPO].branches["main"]]
     for name in set(files) - {kept} if kept else ():
@@ -170,7 +172,7 @@ def test_a_hub_that_does_not_answer_is_an_error_of_ours(bundle: Path, tmp_path: 
 
 
 def test_a_private_repository_is_not_shown_to_strangers(hub: LoopbackHub, bundle: Path, tmp_path: Path) -> None:
-    assert client(hub, tmp_path, PUSH, bundle, private=True).returncode == 0
+    assert client(hub, tmp_path, PUSH, bundle).returncode == 0
     stranger = client(hub, tmp_path / "other", FETCH, token=None)
     assert "may not see it" in stranger.stderr
 
@@ -184,6 +186,52 @@ def test_a_damaged_bundle_is_neither_published_nor_accepted(
     assert "labels.json" in pushed.stderr
     assert "not the file that was written" in pushed.stderr
     assert REPO not in hub.repositories
+
+
+def test_links_and_stray_files_are_not_published(hub: LoopbackHub, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("the secret")
+    for name, spoil, message in (
+        ("linked", lambda f: (f / "linked.txt").symlink_to(tmp_path / "secret"), "linked.txt"),
+        ("stray", lambda f: (f / "credentials.json").write_text("{}"), "credentials.json"),
+        ("replaced", lambda f: replaced_by_a_link(f / "labels.json", tmp_path / "labels"), "labels.json in"),
+    ):
+        folder = shutil.copytree(bundle, tmp_path / name)
+        spoil(folder)
+        refused = client(hub, tmp_path / "home", command("push", str(folder), REPO))
+        assert refused.returncode == UNUSABLE
+        assert message in " ".join(refused.stderr.split())
+    assert REPO not in hub.repositories
+
+
+def replaced_by_a_link(path: Path, elsewhere: Path) -> None:
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+
+
+def test_a_push_shows_what_goes_up_and_keeps_test_pictures_back(hub: LoopbackHub, bundle: Path, tmp_path: Path) -> None:
+    assert read_json(bundle / "report.json")["gallery"]["images"]
+    pushed = client(hub, tmp_path, command("push", str(bundle), REPO))
+    assert pushed.returncode == 0, pushed.stderr
+    files = hub.repositories[REPO].files[hub.repositories[REPO].branches["main"]]
+    for name in files:
+        assert f" {name}\n" in pushed.stderr
+    assert "private" in pushed.stderr
+    assert "gallery" not in json.loads(files["report.json"])
+    assert b"data:image/png" not in files["report.html"]
+    assert read_json(bundle / "report.json")["gallery"]["images"], "the folder stays as it is"
+    fetched = client(hub, tmp_path / "reader", FETCH)
+    assert fetched.returncode == 0, fetched.stderr
+
+
+def test_a_fetched_bundle_with_a_file_that_no_list_names_is_refused(
+    hub: LoopbackHub, bundle: Path, tmp_path: Path
+) -> None:
+    assert client(hub, tmp_path / "author", PUSH, bundle).returncode == 0
+    repository = hub.repositories[REPO]
+    repository.files[repository.branches["main"]]["serve/__pycache__/settings.cpython-311.pyc"] = b"code"
+    fetched = client(hub, tmp_path / "reader", FETCH)
+    assert fetched.returncode != 0
+    assert "settings.cpython-311.pyc" in fetched.stderr
 
 
 def test_the_card_has_valid_metadata_and_escapes_what_it_quotes(bundle: Path, result: HardenResult) -> None:
@@ -203,17 +251,14 @@ def test_the_card_has_valid_metadata_and_escapes_what_it_quotes(bundle: Path, re
     assert not {"license", "datasets", "base_model"} & set(metadata)  # nothing is known of them here, nothing is said
     assert result.report is not None
     report = copy.copy(result.report)
-    report.data = report.data | {"name": "hub:org/pictures"}
-    model = copy.copy(result.model)
-    model.encoder = copy.copy(model.encoder)
-    model.encoder.source = "timm/vit_tiny_patch16_224.augreg_in21k"
-    stated = card_metadata(model_card(model, report, licence="apache-2.0"))
+    report.data = replace(report.data, name="hub:org/pictures")
+    model = replace(ModelFacts.of(result.model), encoder="timm/vit_tiny_patch16_224.augreg_in21k")
+    stated = card_metadata(model_card(model, report, license_id="apache-2.0"))
     assert (stated["license"], stated["datasets"]) == ("apache-2.0", ["org/pictures"])
     assert stated["base_model"] == "timm/vit_tiny_patch16_224.augreg_in21k"
 
-    result.model.class_names = ("<script>alert(1)</script>", "[link](http://x)", "| a | b |\n# heading")
-    hostile = model_card(result.model, None)
-    result.model.class_names = ("red", "green", "blue")
+    names = ("<script>alert(1)</script>", "[link](http://x)", "| a | b |\n# heading")
+    hostile = model_card(replace(model, class_names=names), None)
     assert "<script>" not in hostile
     assert "[link](" not in hostile
     assert "\n# heading" not in hostile

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from genaf_sdk.config import ExportConfig
 from genaf_sdk.errors import ExportError
 from genaf_sdk.export import runtime
-from genaf_sdk.export.bundle import checksums, published_files, write_bundle
+from genaf_sdk.export.bundle import write_bundle
+from genaf_sdk.export.integrity import checksums, publishable
 from genaf_sdk.export.parity import check_parity
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.export.variants import write_variants
@@ -77,10 +78,10 @@ def test_an_encoder_that_cannot_be_traced_is_refused_and_leaves_no_file(tmp_path
 def test_variants_are_kept_only_within_the_tolerance(tmp_path: Path) -> None:
     result = tiny_result(ExportConfig(precisions=("fp16", "int8"), uint8_input=True, tolerance=1.0))
     folder = write_bundle(result.model, tmp_path, result)
-    variants = result.report.sections["onnx"]["variants"]  # type: ignore[union-attr]
-    assert [variant["file"] for variant in variants] == ["model.fp16.onnx", "model.int8.onnx", "model.uint8.onnx"]
-    assert all(variant["written"] and (folder / variant["file"]).is_file() for variant in variants)
-    assert variants[0]["agreement"] > 0.95
+    variants = result.report.onnx.variants  # type: ignore[union-attr]
+    assert [variant.file for variant in variants] == ["model.fp16.onnx", "model.int8.onnx", "model.uint8.onnx"]
+    assert all(variant.written and (folder / variant.file).is_file() for variant in variants)
+    assert variants[0].agreement > 0.95
 
     # A model whose half-precision weights overflow is no better than chance, and is not shipped.
     with torch.no_grad():
@@ -102,7 +103,7 @@ def test_checksums_cover_what_is_published_and_nothing_else(tmp_path: Path) -> N
     listed = set(checksums(folder))
     assert {"model.onnx", "model.safetensors", "config.json", "labels.json", "README.md", "serve/server.py"} <= listed
     assert not [name for name in listed if "checkpoints" in name or "partial" in name or "pycache" in name]
-    assert {path.relative_to(folder).as_posix() for path in published_files(folder)} == listed | {"checksums.json"}
+    assert {file.name for file in publishable(folder)} == listed | {"checksums.json"}
 
 
 def test_both_onnxruntime_packages_at_once_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

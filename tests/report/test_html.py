@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import io
 import itertools
 import re
@@ -17,13 +16,14 @@ import torch
 from PIL import Image
 
 from genaf_sdk.errors import OutputError
-from genaf_sdk.inputs.keys import PerturbationKey
+from genaf_sdk.evaluation.pictures import chosen_images, gallery_section
 from genaf_sdk.inputs.perturbation import Perturbation
-from genaf_sdk.inputs.threat import Linf, Patch
-from genaf_sdk.report.gallery import MOST_BYTES, amplified, draw_gallery, gallery_images
+from genaf_sdk.inputs.threat import Linf
+from genaf_sdk.report.gallery import MOST_BYTES, amplified, draw_gallery
 from genaf_sdk.report.html import html_report
 from genaf_sdk.report.robustness import RobustnessReport
-from genaf_sdk.report.scores import Check, Score
+from genaf_sdk.report.scores import Check, Failure, Score
+from genaf_sdk.report.sections import DataDescription, Sizes
 
 SECTIONS = (
     *("verdict", "columns", "attacks", "curve", "gallery", "classes"),
@@ -75,8 +75,8 @@ def test_every_section_is_there_and_filled(report: RobustnessReport) -> None:
     for score in report.scores:
         low, high = score.interval
         assert f"{low:.1%} to {high:.1%}, n = {score.n}" in page.text.replace("\xa0", " ")
-    assert report.data["fingerprint"] in page.text
-    assert page.text.count("fine-tuned in stage 2") == len(report.sections["adaptation"]["layers"])
+    assert report.data.fingerprint in page.text
+    assert page.text.count("fine-tuned in stage 2") == len(report.adaptation.layers)  # type: ignore[union-attr]
     assert "method.against.bank_size" in page.text
     assert "Peak main memory of the process" in page.text
     assert "Energy of the CPU packages" in page.text
@@ -107,7 +107,7 @@ def test_nothing_is_loaded_from_elsewhere(report: RobustnessReport) -> None:
 
 
 def test_strings_of_the_report_are_text_never_markup(report: RobustnessReport) -> None:
-    attack, name = "<script>alert(1)</script>", report.data["class_names"][2]
+    attack, name = "<script>alert(1)</script>", report.data.class_names[2]
     assert "<b class" in name
     report.scores = [
         replace(score, attack=attack if score.attack == "pgd" else score.attack) for score in report.scores
@@ -115,9 +115,9 @@ def test_strings_of_the_report_are_text_never_markup(report: RobustnessReport) -
     report.curve = [replace(point, attack=attack) for point in report.curve]
     report.checks = [Check("<i>check</i>", False, "<img src=x>")]
     report.notes = ["<u>note</u>"]
-    report.data["name"] = '"><base href="//x">'
-    report.sections["sensitivity"] = {"<em>layer</em>$x_2$": 1.0}
-    report.sections["history"][0]["stage"] = "<svg onload=x>"
+    report.data.name = '"><base href="//x">'
+    report.sensitivity = {"<em>layer</em>$x_2$": 1.0}
+    report.history[0].stage = "<svg onload=x>"  # type: ignore[index]
     report.versions["<tt>"] = "</style>"
     page = Page(html_report(report))
     used = {tag for tag, _ in page.tags}
@@ -155,14 +155,7 @@ def test_a_failed_check_is_the_first_thing_said(report: RobustnessReport) -> Non
 
 
 def test_what_is_missing_is_said_in_its_place() -> None:
-    data = {
-        "name": "mine",
-        "sizes": {"train": 4, "validation": 2, "test": 10},
-        "class_names": ["a", "b"],
-        "image_shape": [3, 8, 8],
-        "notes": [],
-        "fingerprint": "0" * 64,
-    }
+    data = DataDescription("mine", Sizes(4, 2, 10), ["a", "b"], (3, 8, 8), "0" * 64)
     bare = RobustnessReport(data, [Score("hardened", "clean", "", 0.0, 10, 9, 0)])
     page = Page(html_report(bare))
     assert tuple(attributes["id"] for attributes in page.all("section")) == SECTIONS
@@ -173,16 +166,31 @@ def test_what_is_missing_is_said_in_its_place() -> None:
     assert len([span for span in page.all("span") if span.get("class") == "absent"]) == 4, "empty columns"
 
 
-def test_a_damaged_section_is_an_error_that_says_so(report: RobustnessReport) -> None:
-    for damage in ({"history": [{"epoch": 1}]}, {"adaptation": {"points": 3}}, {"classes": {"hardened": {}}}):
-        broken = copy.deepcopy(report)
-        broken.sections |= damage
-        with pytest.raises(OutputError, match="damaged"):
-            html_report(broken)
-    broken = copy.deepcopy(report)
-    broken.sections["gallery"]["images"][0]["png"] = base64.b64encode(b"GIF89a").decode()
-    with pytest.raises(OutputError, match="damaged"):
-        html_report(broken)
+def test_what_could_not_be_done_is_told(report: RobustnessReport) -> None:
+    report.failures = [Failure("attack", "autoattack", "needs <a package>", "white-box", "hardened")]
+    page = Page(html_report(report))
+    assert "FAILED attack autoattack (white-box, hardened) failed: needs <a package>" in page.text
+    assert "NOT DONE: attack autoattack" in page.text
+
+
+def test_pictures_other_than_small_pngs_are_refused(report: RobustnessReport) -> None:
+    assert report.gallery is not None
+    image = Image.new("RGB", (16, 16))
+    for kind in ("TIFF", "BMP", "GIF", "EPS"):
+        file = io.BytesIO()
+        image.save(file, kind)
+        report.gallery.images[1].png = base64.b64encode(file.getvalue()).decode()
+        with pytest.raises(OutputError, match=r"gallery\.images\[1\] cannot be read"):
+            html_report(report)
+    for size, mode in (((97, 16), "RGB"), ((16, 16), "RGBA"), ((8, 16), "RGB"), ((16, 16), "L")):
+        file = io.BytesIO()
+        Image.new(mode, size).save(file, "PNG")
+        report.gallery.images[1].png = base64.b64encode(file.getvalue()).decode()
+        with pytest.raises(OutputError, match=r"gallery\.images\[1\]"):
+            html_report(report)
+    report.gallery.images[1].png = "no base64!"
+    with pytest.raises(OutputError, match="cannot be read"):
+        html_report(report)
 
 
 def test_the_gallery_shows_what_was_scored(report: RobustnessReport) -> None:
@@ -202,29 +210,29 @@ def test_the_gallery_shows_what_was_scored(report: RobustnessReport) -> None:
 
 
 def test_pictures_are_chosen_blindly_and_kept_small() -> None:
-    pixels, labels = torch.rand(9, 3, 224, 160), torch.tensor([2, 2, 2, 1, 1, 0, 0, 0, 0])
-    patch = Perturbation(torch.ones(3, 224, 160), Patch(0.03), torch.zeros(1, 224, 160))
-    section = gallery_images(
-        pixels, labels, {"hardened": lambda x: torch.zeros(len(x), dtype=torch.long)}, {"p": patch}
-    )
-    assert [image["label"] for image in section["images"]] == [2, 2, 1, 0]
-    assert section["predictions"] == {"": {"hardened": [0] * 4}, "p": {"hardened": [0] * 4}}
-    with Image.open(io.BytesIO(base64.b64decode(section["images"][0]["png"]))) as image:
+    labels = torch.tensor([2, 2, 2, 1, 1, 0, 0, 0, 0])
+    places = chosen_images(labels, (224, 160))
+    assert labels[places].tolist() == [2, 2, 1, 0]
+    assert len(chosen_images(labels, (32, 32))) == 6
+    patch = Perturbation(torch.ones(3, 224, 160), 0.03, torch.zeros(1, 224, 160))
+    images = torch.rand(4, 3, 224, 160)
+    section = gallery_section(images, labels[places], {"hardened": nothing}, {"p": patch})
+    assert section is not None
+    assert [image.label for image in section.images] == [2, 2, 1, 0]
+    assert section.predictions == {"": {"hardened": [0] * 4}, "p": {"hardened": [0] * 4}}
+    with Image.open(io.BytesIO(base64.b64decode(section.images[0].png))) as image:
         assert image.size == (69, 96)
-    assert gallery_images(torch.rand(2, 4, 8, 8), labels[:2], {}, {})["images"] == []
+    assert gallery_section(torch.rand(2, 4, 8, 8), labels[:2], {}, {}) is None
+
+
+def nothing(images: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(len(images), dtype=torch.long)
 
 
 def test_many_large_pictures_stay_under_the_limit(report: RobustnessReport) -> None:
-    def say(x: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(len(x), dtype=torch.long)
-
-    noise = {
-        f"p{i}": Perturbation((torch.rand(3, 224, 224) - 0.5) / 10, Linf(0.05), key=PerturbationKey(attack="uapgd"))
-        for i in range(40)
-    }
-    report.sections["gallery"] = gallery_images(
-        torch.rand(9, 3, 224, 224), torch.arange(9) % 3, {"hardened": say}, noise
-    )
+    noise = {f"p{i}": Perturbation((torch.rand(3, 224, 224) - 0.5) / 10, Linf(0.05)) for i in range(40)}
+    report.gallery = gallery_section(torch.rand(4, 3, 224, 224), torch.arange(4) % 3, {"hardened": nothing}, noise)
+    report.data.image_shape = (3, 224, 224)
     report.perturbations = noise
     report.scores += [Score("hardened", "adaptive", "uapgd", 0.05, 24, 12, 3, "train", key) for key in noise]
     gallery = draw_gallery(report)
@@ -237,19 +245,19 @@ def test_many_large_pictures_stay_under_the_limit(report: RobustnessReport) -> N
 
 def test_amplified_perturbations_use_the_whole_range() -> None:
     values = torch.tensor([-0.1, 0.0, 0.1]).expand(1, 3, 3)
-    assert amplified(Perturbation(values, Linf(0.1)))[0, 0].tolist() == pytest.approx([0.0, 0.5, 1.0])
+    assert amplified(Perturbation(values, 0.1))[0, 0].tolist() == pytest.approx([0.0, 0.5, 1.0])
     mask = torch.tensor([0.0, 1.0, 0.0]).expand(1, 3, 3)
-    assert amplified(Perturbation(values.abs(), Patch(0.1), mask))[0, 0].tolist() == pytest.approx([0.5, 0.0, 0.5])
+    assert amplified(Perturbation(values.abs(), 0.1, mask))[0, 0].tolist() == pytest.approx([0.5, 0.0, 0.5])
 
 
 def test_classes_are_counted_exactly(report: RobustnessReport) -> None:
-    counted = report.sections["classes"]["hardened"]
+    counted = report.classes["hardened"]  # type: ignore[index]
     worst = min(s.correct for s in report.scores if s.model == "hardened" and s.perturbation and s.column != "noise")
-    assert counted["n"] == [8, 8, 8]
-    assert sum(counted["attacked"]) == worst
-    assert sum(counted["clean"]) == round(report.accuracy("clean") * 24)
-    assert sum(pair["count"] for pair in counted["confusions"]) == 24 - worst
-    assert all(pair["true"] != pair["predicted"] for pair in counted["confusions"])
+    assert counted.n == [8, 8, 8]
+    assert sum(counted.attacked or []) == worst
+    assert sum(counted.clean) == round(report.accuracy("clean") * 24)
+    assert sum(pair.count for pair in counted.confusions) == 24 - worst
+    assert all(pair.true != pair.predicted for pair in counted.confusions)
 
 
 @pytest.mark.slow

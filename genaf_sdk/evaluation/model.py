@@ -10,34 +10,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genaf_sdk.data.sampling import batch_size
 from genaf_sdk.errors import AttackError
-from genaf_sdk.models.classifier import Classifier
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.modes import inference_mode_of
-
-BATCH = 500
+from genaf_sdk.report.scores import Role
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """A model under test.
 
     Args:
-        name: ``hardened`` or ``undefended`` in a report.
+        name: What a report calls it.
         classify: Pixels (N, C, H, W) in [0, 1] to logits (N, K).
         module: The same as a differentiable module, or None (an ONNX file, a remote model).
         encoder: The encoder inside, which the adaptive column attacks, or None where it is not known.
         device: Where pixels have to be.
+        class_names: What the logits stand for; None where the model does not say.
     """
 
-    name: str
+    name: Role
     classify: Callable[[Tensor], Tensor]
     module: nn.Module | None
     encoder: nn.Module | None
     device: torch.device
+    class_names: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, model: Any, name: str, encoder: nn.Module | None = None) -> Subject:
+    def of(cls, model: Any, name: Role, encoder: nn.Module | None = None) -> EvaluatedModel:
         """Wrap a ``HardenResult``, a module, a folder or file with an ONNX model, or any callable on pixels.
 
         Raises:
@@ -47,18 +48,19 @@ class Subject:
             from genaf_sdk.export.runtime import OnnxModel
 
             model = OnnxModel(model)
-        model = getattr(model, "model", model)
+        model = model_of(model)
         if isinstance(model, nn.Module):
             inner = encoder if encoder is not None else getattr(model, "encoder", None)
             parameter = next(model.parameters(), None)
             device = parameter.device if parameter is not None else torch.device("cpu")
-            return cls(name, model, model, inner if isinstance(inner, nn.Module) else None, device)
+            found = inner if isinstance(inner, nn.Module) else None
+            return cls(name, model, model, found, device, _class_names(model))
         if not callable(model):
             raise AttackError(
                 f"The model is a {type(model).__name__}.",
                 expected="a HardenResult, an nn.Module, a bundle's folder, or a callable from pixels to logits",
             )
-        return cls(name, model, None, encoder, torch.device("cpu"))
+        return cls(name, model, None, encoder, torch.device("cpu"), _class_names(model))
 
     @torch.no_grad()
     def predict(self, pixels: Tensor) -> Tensor:
@@ -70,7 +72,7 @@ class Subject:
         parts = []
         mode = inference_mode_of(self.module) if self.module is not None else torch.no_grad()
         with mode:
-            for batch in pixels.split(BATCH):
+            for batch in pixels.split(batch_size(pixels.shape[1:])):
                 logits = torch.as_tensor(self.classify(batch.to(self.device)))
                 if logits.ndim != 2 or len(logits) != len(batch):
                     raise AttackError(
@@ -83,12 +85,38 @@ class Subject:
         return torch.cat(parts)
 
 
-def published_encoder(encoder: Any) -> nn.Module | None:
-    """Return the encoder that the transfer column attacks: a module as it is, an id loaded, None as None."""
+def is_result(model: Any) -> bool:
+    """Whether ``model`` is a result that holds a classifier as ``model``, rather than something that classifies itself.
+
+    A user's wrapper with an attribute of that name classifies: what it does to the pixels belongs to the model.
+    """
+    return not callable(model) and isinstance(getattr(model, "model", None), nn.Module)
+
+
+def model_of(model: Any) -> Any:
+    """Return the classifier of a result; anything else as it is."""
+    return model.model if is_result(model) else model
+
+
+def published_encoder(encoder: Any, model: Any = None) -> nn.Module | None:
+    """Return the encoder that the transfer column attacks.
+
+    Args:
+        encoder: A module as it is, a classifier of this package (its encoder), an id (loaded), or None.
+        model: Where ``encoder`` is None: a result that knows what it was made from.
+    """
+    if encoder is None:
+        encoder = getattr(model, "published", None) if is_result(model) else None
     if encoder is None or isinstance(encoder, PixelEncoder):
         return encoder
-    if isinstance(encoder, Classifier):
-        return encoder.encoder
+    inner = getattr(encoder, "encoder", None)
+    if isinstance(encoder, nn.Module) and isinstance(inner, PixelEncoder):
+        return inner
     from genaf_sdk.encoders import load_encoder
 
     return load_encoder(encoder)
+
+
+def _class_names(model: Any) -> tuple[str, ...] | None:
+    names = getattr(model, "class_names", None)
+    return tuple(map(str, names)) if isinstance(names, (list, tuple)) and names else None

@@ -1,0 +1,268 @@
+"""Parts of a bundle that follow from one another: names, page, card, report, budgets, server."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from genaf_sdk._version import __version__
+from genaf_sdk.export.card import ModelFacts, eval_results, model_card
+from genaf_sdk.export.integrity import digest
+from genaf_sdk.export.layout import (
+    CARD_FILE,
+    CONFIG_FILE,
+    EVAL_RESULTS_FILE,
+    HTML_FILE,
+    LABELS_FILE,
+    PERTURBATION_FOLDER,
+    REPORT_FILE,
+    SERVE_FOLDER,
+)
+from genaf_sdk.export.outcome import Item, not_replayed, recomputed
+from genaf_sdk.files import read_json
+from genaf_sdk.report.html import html_report
+from genaf_sdk.report.reading import Length, read_document
+from genaf_sdk.report.sections import Side
+from genaf_sdk.settings import Between
+
+if TYPE_CHECKING:
+    from genaf_sdk.data import DataSplits
+    from genaf_sdk.export.runtime import OnnxModel
+    from genaf_sdk.inputs.perturbation import Perturbation
+    from genaf_sdk.report.robustness import RobustnessReport
+    from genaf_sdk.report.scores import Score
+
+LEAST_USED = 0.9
+"""Share of its budget that a perturbation has to use: attacks end at the edge of it."""
+DRAWING = re.compile(r"<svg.*?</svg>|data:image/png;base64,[A-Za-z0-9+/=]+", re.DOTALL)
+"""What libraries of other versions draw and compress differently."""
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """What ``config.json`` says of the model, as far as other files say it, too.
+
+    Args:
+        genaf_sdk: Version that wrote it.
+        encoder: Id of the encoder; empty for a module of the user's own.
+        channels: Of an image.
+        image_size: (H, W).
+        class_names: In the order of the logits.
+        interpolation: How images are resized.
+    """
+
+    open: ClassVar[bool] = True
+
+    genaf_sdk: str
+    encoder: str
+    channels: Annotated[int, Between(1, 64)]
+    image_size: tuple[Side, Side]
+    class_names: Annotated[list[str], Length(2, 100_000)]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+
+
+def read_config(folder: Path) -> ConfigFile:
+    """Read ``config.json``.
+
+    Raises:
+        OutputError: It is missing, or does not say what it should.
+    """
+    return read_document(ConfigFile, read_json(folder / CONFIG_FILE), CONFIG_FILE)
+
+
+def check_names(folder: Path, config: ConfigFile, graphs: dict[str, OnnxModel], report: RobustnessReport) -> list[Item]:
+    """Compare class names, sizes and channels in every file that states them."""
+    names = config.class_names
+    stated: dict[str, object] = {LABELS_FILE: read_json(folder / LABELS_FILE), REPORT_FILE: report.data.class_names}
+    items = [_same(f"class names in {file}", found, names) for file, found in stated.items()]
+    shape = (config.channels, *config.image_size)
+    items.append(_same("image shape in the report", report.data.image_shape, shape))
+    if report.model is not None and config.encoder:
+        items.append(_same("encoder in the report", report.model.encoder, config.encoder))
+    for file, graph in graphs.items():
+        meta = graph.metadata
+        items.append(_same(f"class names in {file}", _json(meta.get("class_names", "")), names))
+        size = [_json(meta.get("channels", "")), *(_json(meta.get("image_size", "")) or [])]
+        items.append(_same(f"image shape in {file}", size, list(shape)))
+        items.append(_same(f"interpolation in {file}", meta.get("interpolation", "bilinear"), config.interpolation))
+    return items
+
+
+def check_data(data: DataSplits, config: ConfigFile, report: RobustnessReport) -> list[Item]:
+    """Compare names and shape with those of the verifier's data."""
+    shape = (config.channels, *config.image_size)
+    return [
+        _same("class names, against the data", config.class_names, list(data.class_names)),
+        _same("image shape, against the data", shape, tuple(data.image_shape)),
+        _same("interpolation, against the report's data", config.interpolation, report.data.interpolation),
+    ]
+
+
+def check_perturbations(report: RobustnessReport) -> list[Item]:
+    """Hold every saved perturbation against its budget, area and shape, and against the rows that refer to it."""
+    items = []
+    for name, perturbation in report.perturbations.items():
+        what = f"{PERTURBATION_FOLDER}/{name}"
+        shape = tuple(perturbation.values.shape)
+        problems = [f"its shape is {shape}"] if shape != tuple(report.data.image_shape) else []
+        problems += _unused(perturbation)
+        rows = [row for row in report.scores if row.perturbation == name]
+        problems += [problem for row in rows for problem in _contradictions(row, perturbation)]
+        if not rows:
+            problems.append("no row of the report refers to it")
+        used = "; ".join(dict.fromkeys(problems)) or "holds to its threat and uses it"
+        items.append(recomputed(what, not problems, perturbation.threat.text(), used))
+    missing = sorted({row.perturbation for row in report.scores if row.perturbation} - set(report.perturbations))
+    items += [
+        recomputed(f"{PERTURBATION_FOLDER}/{name}", False, "a row refers to it", "it is missing") for name in missing
+    ]
+    return items
+
+
+def _unused(perturbation: Perturbation) -> list[str]:
+    """Return what of its threat a perturbation leaves unused: one that is weaker than stated flatters the model."""
+    if perturbation.mask is None:
+        largest = float(perturbation.values.abs().max())
+        if largest < LEAST_USED * perturbation.budget:
+            return [f"its largest value is {largest * 255:.3g}/255, {largest / perturbation.budget:.0%} of the budget"]
+        return []
+    pixels, height, width = float(perturbation.mask.sum()), *perturbation.mask.shape[1:]
+    if (math.sqrt(pixels) + 1) ** 2 <= perturbation.budget * height * width:
+        return [f"it covers {pixels / (height * width):.2%}"]
+    return []
+
+
+def _contradictions(row: Score, perturbation: Perturbation) -> list[str]:
+    found = []
+    if not math.isclose(row.budget, perturbation.budget, rel_tol=1e-6):
+        found.append(f"a row states the budget {row.budget:g}, the file {perturbation.budget:g}")
+    if row.threat != perturbation.threat.kind:
+        found.append(f"a row says {row.threat}, the file {perturbation.threat.kind}")
+    if row.attack != (perturbation.attack or "unnamed"):
+        found.append(f"a row says {row.attack}, the file {perturbation.attack}")
+    key = perturbation.key
+    if not key.label and (row.column != key.knowledge or (key.model and row.model != key.model)):
+        found.append(f"a row is of the {row.model} model in the column {row.column}, the file of {key}")
+    return found
+
+
+def check_report(content: Any, report: RobustnessReport) -> list[Item]:
+    """Write the report anew from its own rows and compare: verdict, limits, shares, intervals."""
+    again = json.loads(json.dumps(report.to_dict()))
+    stated = content if isinstance(content, dict) else {}
+    items = [
+        recomputed(name, stated.get(name) == again[name], _short(stated.get(name)), _short(again[name]))
+        for name in ("verdict", "limits")
+    ]
+    for name in ("scores", "curve"):
+        same = _close(stated.get(name), again[name])
+        items.append(
+            recomputed(f"shares and intervals of {name}", same, "", "" if same else "they do not follow from counts")
+        )
+    unknown = sorted(set(stated) - set(again))
+    items += [not_replayed(f"section {name!r} of the report", "", "this version does not know it") for name in unknown]
+    return items
+
+
+def _close(stated: Any, again: Any) -> bool:
+    """Whether every number that is stated follows; what an older version did not state is passed over."""
+    if isinstance(again, list):
+        return isinstance(stated, list) and len(stated) == len(again) and all(map(_close, stated, again))
+    if isinstance(again, dict):
+        return isinstance(stated, dict) and all(_close(value, again.get(name)) for name, value in stated.items())
+    if isinstance(again, float) and isinstance(stated, (int, float)):
+        return math.isclose(stated, again, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(stated == again)
+
+
+def facts_of(config: ConfigFile, report: RobustnessReport | None) -> ModelFacts:
+    """Return what the card says of the model, from the bundle's own files."""
+    encoder = config.encoder or (report.model.encoder if report is not None and report.model is not None else "")
+    names = tuple(config.class_names)
+    return ModelFacts(encoder, config.channels, config.image_size, names, config.interpolation, config.genaf_sdk)
+
+
+def check_page(folder: Path, config: ConfigFile, report: RobustnessReport) -> list[Item]:
+    """Write page, card and ``.eval_results`` anew from the report and compare."""
+    if config.genaf_sdk != __version__:
+        why = f"written by genaf-sdk {config.genaf_sdk}, this is {__version__}"
+        return [not_replayed(name, "", why) for name in (HTML_FILE, CARD_FILE, EVAL_RESULTS_FILE)]
+    export = (report.config or {}).get("export")
+    license_id = export.get("license", "") if isinstance(export, dict) else ""
+    written = {
+        CARD_FILE: model_card(facts_of(config, report), report, license_id=str(license_id)),
+        EVAL_RESULTS_FILE: eval_results(report),
+    }
+    items = [_same_text(folder / name, name, text) for name, text in written.items()]
+    return [_page(folder, report), *items]
+
+
+def _page(folder: Path, report: RobustnessReport) -> Item:
+    again, stated = html_report(report), _text(folder / HTML_FILE)
+    if stated == again:
+        return recomputed(HTML_FILE, True, "", "the page that follows from the report")
+    others = [name for name in ("matplotlib", "pillow") if report.versions.get(name) != _version(name)]
+    if others and DRAWING.sub("", stated) == DRAWING.sub("", again):
+        return not_replayed(f"drawings in {HTML_FILE}", "", f"drawn by another {' and '.join(others)}; all else agrees")
+    return recomputed(HTML_FILE, False, "", "it is not the page that follows from the report")
+
+
+def check_server(folder: Path, config: ConfigFile) -> list[Item]:
+    """Compare ``serve/`` with this package's own copy; what differs is the publisher's code."""
+    own = Path(__file__).parent / SERVE_FOLDER
+    ours = {path.relative_to(own).as_posix(): digest(path) for path in own.rglob("*") if _is_source(path)}
+    theirs = {
+        p.relative_to(folder / SERVE_FOLDER).as_posix(): digest(p)
+        for p in (folder / SERVE_FOLDER).rglob("*")
+        if p.is_file()
+    }
+    if ours == theirs:
+        return [recomputed(f"{SERVE_FOLDER}/", True, "", "the server of this version")]
+    if config.genaf_sdk == __version__:
+        return [recomputed(f"{SERVE_FOLDER}/", False, f"the server of genaf-sdk {__version__}", "other code")]
+    why = f"the publisher's code (genaf-sdk {config.genaf_sdk}): serve with `genaf serve` instead"
+    return [not_replayed(f"{SERVE_FOLDER}/", "", why)]
+
+
+def _is_source(path: Path) -> bool:
+    return path.is_file() and "__pycache__" not in path.parts
+
+
+def _same_text(path: Path, name: str, expected: str) -> Item:
+    same = _text(path) == expected
+    return recomputed(name, same, "", "follows from the report" if same else "does not follow from the report")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _same(what: str, stated: object, expected: object) -> Item:
+    return recomputed(what, stated == expected, _short(stated), "" if stated == expected else _short(expected))
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

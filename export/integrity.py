@@ -1,0 +1,152 @@
+"""Which files a bundle has: those that ``checksums.json`` lists, each as it was written, and no others."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from genaf_sdk.errors import ExportError
+from genaf_sdk.export.layout import CHECKSUMS_FILE, LEFTOVERS
+from genaf_sdk.files import read_json, write_json
+
+MOST_FILES = 10_000
+TEMPORARY = re.compile(r"\.[^/]*\.partial(/.*)?|\.bundle\.[a-z]+/.*")
+"""What a write that was killed leaves; the next one removes it."""
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """One file of a bundle: its path inside the folder, with slashes, and its size in bytes."""
+
+    name: str
+    size: int
+
+
+def seal(folder: Path) -> None:
+    """Write ``checksums.json`` over every file of a folder that holds nothing but a bundle."""
+    write_json(folder / CHECKSUMS_FILE, {"sha256": checksums(folder)})
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file that belongs to the bundle in ``folder``, by its path inside."""
+    return {name: digest(folder / name) for name in sorted(found_files(folder)) if name != CHECKSUMS_FILE}
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def renew(folder: Path, name: str) -> None:
+    """State a file's new SHA-256 where the list of a bundle states an older one."""
+    if (folder / CHECKSUMS_FILE).is_file():
+        stated = listed(folder)
+        if name in stated:
+            write_json(folder / CHECKSUMS_FILE, {"sha256": stated | {name: digest(folder / name)}})
+
+
+def check_listed(folder: Path) -> None:
+    """Check a folder against its list, if it has one: that of a bundle is whole, others are as they are.
+
+    Raises:
+        ExportError: A file is missing, is not the one that was written, or is not listed.
+        OutputError: The list is no JSON.
+    """
+    if (folder / CHECKSUMS_FILE).exists():
+        check_whole(folder)
+
+
+def listed(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file that the bundle's list states, by its path inside the folder.
+
+    Raises:
+        ExportError: There is no list, or none that can be used.
+        OutputError: The list is no JSON.
+    """
+    if not (folder / CHECKSUMS_FILE).is_file():
+        raise ExportError(
+            f"{folder} holds no whole bundle: {CHECKSUMS_FILE} is missing.",
+            expected="a folder of `genaf harden`, which writes that file last",
+        )
+    content = read_json(folder / CHECKSUMS_FILE)
+    stated = content.get("sha256") if isinstance(content, dict) else None
+    if not isinstance(stated, dict) or not 0 < len(stated) <= MOST_FILES:
+        raise ExportError(f"{folder / CHECKSUMS_FILE} states no checksums.", expected='{"sha256": {FILE: DIGEST}}')
+    for name, value in stated.items():
+        if not _is_inside(name) or not isinstance(value, str) or re.fullmatch("[0-9a-f]{64}", value) is None:
+            raise ExportError(
+                f"{folder / CHECKSUMS_FILE} lists {name!r:.100} with {value!r:.100}.",
+                expected="paths inside the folder, with slashes, and SHA-256 digests",
+            )
+    return dict(stated)
+
+
+def check_whole(folder: Path) -> list[str]:
+    """Check that a folder holds exactly the files that its list states, and return their names.
+
+    What a run leaves beside its bundle (``layout.LEFTOVERS``) is passed over.
+
+    Raises:
+        ExportError: A file is missing, is not the one that was written, or is not listed.
+        OutputError: The list is no JSON.
+    """
+    stated = listed(folder)
+    for name, value in stated.items():
+        path = folder / name
+        state = "" if path.is_file() else "is missing"
+        if not state and digest(path) != value:
+            state = "is not the file that was written"
+        if state:
+            raise ExportError(f"{name} in {folder} {state}.", remedy="write or download the bundle again")
+    stray = sorted(found_files(folder) - set(stated) - {CHECKSUMS_FILE})
+    if stray:
+        more = f", nor are {len(stray) - 1} more" if len(stray) > 1 else ""
+        raise ExportError(
+            f"{stray[0]} in {folder} is not listed in {CHECKSUMS_FILE}{more}.",
+            expected="the files of the bundle and no others",
+            remedy="move it elsewhere if it is yours; otherwise use nothing of this folder",
+        )
+    return sorted(stated)
+
+
+def publishable(folder: Path) -> list[BundleFile]:
+    """Return what of a folder may be published: the listed files, each a regular one inside the folder.
+
+    Raises:
+        ExportError: The bundle is not whole, something beside it is not of a run, or a file is a link.
+    """
+    files = []
+    for name in [*check_whole(folder), CHECKSUMS_FILE]:
+        steps = [
+            folder.joinpath(*PurePosixPath(name).parts[:depth])
+            for depth in range(1, len(PurePosixPath(name).parts) + 1)
+        ]
+        if any(step.is_symlink() for step in steps):
+            raise ExportError(
+                f"{name} in {folder} is a link.", expected="regular files", remedy="copy what it leads to, or remove it"
+            )
+        files.append(BundleFile(name, (folder / name).stat().st_size))
+    return files
+
+
+def found_files(folder: Path) -> set[str]:
+    """Return every file in a folder by its path inside, but for what a run, the Hub or a killed write leaves there."""
+    found = set()
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        known = any(
+            name == leftover or (leftover.endswith("/") and name.startswith(leftover)) for leftover in LEFTOVERS
+        )
+        if not known and TEMPORARY.fullmatch(name) is None and (path.is_symlink() or not path.is_dir()):
+            found.add(name)
+    return found
+
+
+def _is_inside(name: object) -> bool:
+    if not isinstance(name, str) or not name or not name.isprintable() or "\\" in name:
+        return False
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and path.as_posix() == name and ":" not in name

@@ -1,0 +1,64 @@
+"""Every file of a bundle by name. The rooms that write one know its name; here all of them stand together.
+
+``export/serve`` also runs without this package and keeps its own copy of four of them; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE
+from genaf_sdk.report.robustness import HTML_FILE, PERTURBATION_FOLDER, REPORT_FILE
+
+__all__ = [
+    "CARD_FILE",
+    "CHECKSUMS_FILE",
+    "CONFIG_FILE",
+    "EVAL_RESULTS_FILE",
+    "HTML_FILE",
+    "LABELS_FILE",
+    "LEFTOVERS",
+    "MODEL_FILE",
+    "PERTURBATION_FOLDER",
+    "REPORT_FILE",
+    "SERVE_FOLDER",
+    "WEIGHTS_FILE",
+    "is_ours",
+    "model_files",
+    "variant_file",
+]
+
+MODEL_FILE, LABELS_FILE, CHECKSUMS_FILE = "model.onnx", "labels.json", "checksums.json"
+CARD_FILE, EVAL_RESULTS_FILE, SERVE_FOLDER = "README.md", ".eval_results/robustness.yaml", "serve"
+LEFTOVERS = ("checkpoints/", "metrics.jsonl", "genaf-sdk/", ".genaf.lock", ".gitattributes", ".cache/")
+"""What a run, a tracker or the Hub leaves beside a bundle; it is neither listed nor published."""
+
+
+def variant_file(precision: str) -> str:
+    """Return the name of a smaller or faster model beside ``model.onnx``."""
+    return f"model.{precision}.onnx"
+
+
+def model_files(names: list[str]) -> list[str]:
+    """Return which of a bundle's files are ONNX models, ``model.onnx`` first."""
+    others = sorted(
+        name for name in names if name.startswith("model.") and name.endswith(".onnx") and name != MODEL_FILE
+    )
+    return ([MODEL_FILE] if MODEL_FILE in names else []) + others
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of that name was written by this package, whatever else lies in the folder.
+
+    ``README.md`` and ``serve/`` are not: a user may have such files, too.
+    """
+    known = {
+        CONFIG_FILE,
+        WEIGHTS_FILE,
+        MODEL_FILE,
+        LABELS_FILE,
+        REPORT_FILE,
+        HTML_FILE,
+        CHECKSUMS_FILE,
+        EVAL_RESULTS_FILE,
+    }
+    perturbation = name.startswith(f"{PERTURBATION_FOLDER}/") and name.endswith(".safetensors")
+    return name in known or perturbation or bool(model_files([name]))

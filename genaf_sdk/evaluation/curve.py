@@ -1,0 +1,53 @@
+"""Accuracy against budget: UAPGD on the published and on the own encoder, PGD on the whole model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from genaf_sdk.attacks.base import Attack, EncoderAttack
+from genaf_sdk.attacks.registry import load_attack
+from genaf_sdk.evaluation.crafting import Row
+from genaf_sdk.inputs.keys import Knowledge
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from genaf_sdk.evaluation.crafting import Crafting
+
+UNIVERSAL, SAMPLE_WISE = "uapgd", "pgd"
+
+
+def curve_rows(
+    crafting: Crafting, budgets: Sequence[float], chosen: Sequence[Attack], table: Sequence[Row]
+) -> list[tuple[float, Row]]:
+    """Return a row for every point of the curve of the hardened model, by budget.
+
+    A row of the table that holds the same attack, budget, images and model is taken from there; others are crafted, on
+    training images, and belong to the curve alone.
+    """
+    named = {attack.name: attack for attack in reversed(chosen)}
+    universal, sample_wise = (named.get(name) or load_attack(name) for name in (UNIVERSAL, SAMPLE_WISE))
+    model = crafting.models[0]
+    encoders = {Knowledge.TRANSFER: crafting.public, Knowledge.ADAPTIVE: model.encoder}
+    found: list[tuple[float, Row]] = []
+    for budget in budgets:
+        crafting.on_attack(f"curve: {budget * 255:.3g}/255")
+        attack = universal.with_budget(budget)
+        for column, encoder in encoders.items():
+            row = _same(table, Row(model, column, attack, source="train"))
+            if row is None and encoder is not None and isinstance(attack, EncoderAttack):
+                with crafting.costs_a_row(f"curve {attack.name}", column, model.name):
+                    crafted = crafting.craft(attack, encoder, crafting.sources["train"])
+                    row = Row(model, column, attack, crafted, "train")
+            found += [(budget, row)] if row is not None else []
+        each = Row(model, Knowledge.WHITE_BOX, sample_wise.with_budget(budget), source="test")
+        if model.module is not None:
+            found.append((budget, _same(table, each) or each))
+    return found
+
+
+def _same(table: Sequence[Row], wanted: Row) -> Row | None:
+    def identity(row: Row) -> tuple[object, ...]:
+        return row.model.name, row.column, row.attack, row.source
+
+    return next((row for row in table if identity(row) == identity(wanted)), None)

@@ -1,0 +1,122 @@
+"""Scoring: one pass over the test images, batch by batch, in which every model sees every perturbation."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from genaf_sdk.attacks.base import SampleWiseAttack
+from genaf_sdk.data.sampling import Sample
+from genaf_sdk.evaluation.crafting import Crafting, Row
+from genaf_sdk.inputs.images import image_space
+from genaf_sdk.report.scores import CurvePoint, Score
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from genaf_sdk.evaluation.model import EvaluatedModel
+
+
+@dataclass
+class Scoring:
+    """Says what the models say, and counts it.
+
+    Args:
+        sample: Test images in the evaluation's order.
+        few: How many of the first of them sample-wise attacks are scored on.
+        crafting: Where failures are noted; its seed is that of sample-wise attacks.
+        clean: Class of each clean image (N,), by name of the model.
+    """
+
+    sample: Sample
+    few: int
+    crafting: Crafting
+    clean: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        pixels, labels = self.sample.first(self.few)
+        self.sample_wise_subset = image_space(pixels).arranged(pixels), labels
+
+    def require_usable(self, models: Sequence[EvaluatedModel]) -> None:
+        """Put a few images through every model, before minutes are spent on crafting.
+
+        Raises:
+            AttackError: A model gives NaN, or something else than logits (N, K).
+        """
+        for model in models:
+            model.predict(self.sample_wise_subset[0])
+
+    def universal(self, rows: Sequence[Row]) -> None:
+        """Fill in what the models say of clean images and under every perturbation; a row that fails stays empty.
+
+        Raises:
+            AttackError: A model cannot be used on clean images.
+        """
+        parts: dict[int, list[Tensor]] = {index: [] for index, row in enumerate(rows) if not row.is_sample_wise}
+        for pixels, _ in self.sample.batches():
+            images = image_space(pixels).arranged(pixels)
+            perturbed: dict[int, Tensor] = {}  # two models see the very same images
+            for index in list(parts):
+                row = rows[index]
+                if row.perturbation is None:
+                    parts[index].append(row.model.predict(images))
+                    continue
+                with self.crafting.costs_a_row(row.name, row.column, row.model.name):
+                    if id(row.perturbation) not in perturbed:
+                        perturbed = {id(row.perturbation): row.perturbation.apply(images)}
+                    parts[index].append(row.model.predict(perturbed[id(row.perturbation)]))
+                    continue
+                del parts[index]
+        for index, found in parts.items():
+            rows[index].predicted = torch.cat(found)
+            if rows[index].perturbation is None:
+                self.clean[rows[index].model.name] = rows[index].predicted  # type: ignore[assignment]
+
+    def sample_wise(self, row: Row) -> None:
+        """Attack the first images each by itself, where gradients, or for query-only attacks answers, can be had."""
+        model, attack = row.model, row.attack
+        if not isinstance(attack, SampleWiseAttack):
+            return
+        self.crafting.on_attack(f"white-box: {attack.name} ({model.name})")
+        with self.crafting.costs_a_row(attack.name, row.column, model.name):
+            pixels, labels = (tensor.to(model.device) for tensor in self.sample_wise_subset)
+            target = model.module if model.module is not None else model.classify
+            started = time.monotonic()
+            adversarial = attack(target, pixels, labels, seed=self.crafting.seed)
+            row.seconds = round(time.monotonic() - started, 3)
+            row.predicted = model.predict(adversarial)
+
+    def score(self, row: Row) -> Score | None:
+        """Count; None for a row that failed."""
+        if row.predicted is None:
+            return None
+        threat = row.perturbation.threat.kind if row.perturbation is not None else "linf"
+        budget = row.perturbation.budget if row.perturbation is not None else row.attack.budget if row.attack else 0.0
+        if row.is_sample_wise and row.attack is not None and row.attack.is_patch:
+            threat = "patch"
+        n = len(row.predicted)
+        return Score(
+            row.model.name,
+            row.column,
+            row.name,
+            budget,
+            n,
+            int((row.predicted == self.sample.labels[:n]).sum()),
+            int((row.predicted != self.clean[row.model.name][:n]).sum()),
+            row.source,  # type: ignore[arg-type]  # the names of Crafting.sources
+            str(row.perturbation.key) if row.perturbation is not None else "",
+            row.seconds,
+            threat if row.name else "",  # type: ignore[arg-type]  # the kinds of THREATS
+        )
+
+    def point(self, row: Row, budget: float) -> CurvePoint | None:
+        """Count for the curve; None for a row that failed."""
+        if row.predicted is None:
+            return None
+        n = len(row.predicted)
+        correct = int((row.predicted == self.sample.labels[:n]).sum())
+        return CurvePoint(row.model.name, row.column, row.name, budget, n, correct)

@@ -1,0 +1,341 @@
+"""The sections of a report beside its rows: data, model, stage 2, cost, classes, gallery, exported files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from genaf_sdk.errors import OutputError
+from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.report.reading import Amount, Length, Number, Pattern, Positive, Rest
+from genaf_sdk.settings import Between, Share
+
+Side = Annotated[int, Between(1, 8192)]
+PNG_LENGTH = 200_000
+"""Most characters of one picture in base64: a PNG of 96 x 96 pixels that cannot be compressed has 37,000."""
+
+
+@dataclass
+class Sizes:
+    """Number of images by split.
+
+    Args:
+        train: What the model learned from.
+        validation: What decided between models.
+        test: What was touched once, for the report.
+    """
+
+    train: Number
+    validation: Number
+    test: Positive
+
+
+@dataclass
+class DataDescription:
+    """The images of the task, as ``DataSplits.describe()`` gives them.
+
+    Args:
+        name: Data id, or name of the folder.
+        sizes: Number of images by split.
+        class_names: One name a class, in the order of the labels.
+        image_shape: Channels, height, width.
+        fingerprint: SHA-256 of labels and images.
+        notes: What was decided for the user.
+        class_counts: Number of training images by class.
+        interpolation: How images of another size were resized.
+    """
+
+    open: ClassVar[bool] = True  # data may say more of itself
+
+    name: str
+    sizes: Sizes
+    class_names: Annotated[list[str], Length(2, 100_000)]
+    image_shape: tuple[Annotated[int, Between(1, 64)], Side, Side]
+    fingerprint: Annotated[str, Pattern("[0-9a-f]{64}")]
+    notes: list[str] = field(default_factory=list)
+    class_counts: list[Number] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.class_counts is not None and len(self.class_counts) != len(self.class_names):
+            raise OutputError(
+                f"class_counts has {len(self.class_counts)} numbers for {len(self.class_names)} classes.",
+                expected="one a class",
+            )
+
+
+@dataclass
+class ModelDescription:
+    """The hardened model.
+
+    Args:
+        encoder: Id of the published encoder, or the type of a module of the user's own.
+        image_size: Height, width.
+        channels: Of an image.
+        classes: How many it tells apart.
+        parameters: How many it has.
+    """
+
+    open: ClassVar[bool] = True
+
+    encoder: str
+    image_size: tuple[Side, Side]
+    channels: Annotated[int, Between(1, 64)]
+    classes: Positive
+    parameters: Number
+
+
+@dataclass
+class EpochRecord:
+    """One epoch of training.
+
+    Args:
+        stage: Which training.
+        epoch: Its number in the stage, from 1.
+        seconds: How long it took.
+        figures: Losses and accuracies by name; in the file they stand beside the others.
+    """
+
+    stage: str
+    epoch: Positive
+    seconds: Amount
+    figures: Annotated[dict[str, float], Rest()] = field(default_factory=dict)
+
+
+@dataclass
+class InterpolationPoint:
+    """One point between the weights of stage 1 and the fine-tuned ones, measured on validation images.
+
+    Args:
+        share: Interpolation coefficient: 0 is stage 1, 1 the fine-tuned weights.
+        clean_accuracy: Without an attack.
+        universal_accuracy: Lowest over the universal perturbations of stage 1; 1 where it kept none.
+        sample_wise_accuracy: Under a small PGD.
+    """
+
+    share: Share
+    clean_accuracy: Share
+    universal_accuracy: Share
+    sample_wise_accuracy: Share
+
+
+@dataclass
+class AdaptationSection:
+    """Stage 2.
+
+    Args:
+        layers: Weights that were fine-tuned, least sensitive first.
+        points: What the guard measured.
+        share: The point that was kept.
+    """
+
+    layers: list[str]
+    points: list[InterpolationPoint]
+    share: Share
+
+
+@dataclass
+class GpuMemory:
+    """Memory of one GPU.
+
+    Args:
+        name: Its name.
+        peak_memory: Most bytes that torch had allocated on it.
+    """
+
+    name: str
+    peak_memory: Number
+
+
+@dataclass
+class Energy:
+    """Energy of whole packages or GPUs, whatever else ran on them.
+
+    Args:
+        joules: None where it cannot be read.
+        reason: Why it cannot.
+    """
+
+    joules: Amount | None
+    reason: str | None = None
+
+
+@dataclass
+class EnergySection:
+    """Energy by part of the machine.
+
+    Args:
+        cpu: Of the CPU packages.
+        gpu: Of the GPUs.
+    """
+
+    cpu: Energy
+    gpu: Energy
+
+
+@dataclass
+class CostSection:
+    """Memory and energy of the run, on the process that wrote the report.
+
+    Args:
+        peak_memory: Most main memory of the process since it started, in bytes; None where it cannot be read.
+        gpus: Memory of each GPU.
+        energy: In joules.
+    """
+
+    peak_memory: Number | None
+    gpus: list[GpuMemory]
+    energy: EnergySection
+
+
+@dataclass
+class Confusion:
+    """How often one class was taken for another.
+
+    Args:
+        true: Index of the true class.
+        predicted: Index of the predicted class.
+        count: Number of images.
+    """
+
+    true: Number
+    predicted: Number
+    count: Positive
+
+
+@dataclass
+class ClassCounts:
+    """Right predictions of one model by class.
+
+    Args:
+        n: Number of test images by class.
+        clean: How many of them are classified right without an attack.
+        attacked: How many under the universal attack that leaves this model the fewest; None where none was crafted.
+        column: What that attacker knew.
+        attack: Its name.
+        perturbation: Name of its file in ``perturbations/``, without its ending.
+        confusions: Errors under that attack, most frequent first.
+        omitted: Images whose confusion was left out because there are too many pairs.
+    """
+
+    n: list[Number]
+    clean: list[Number]
+    attacked: list[Number] | None = None
+    column: Knowledge | None = None
+    attack: str = ""
+    perturbation: str = ""
+    confusions: list[Confusion] = field(default_factory=list)
+    omitted: Number = 0
+
+    def __post_init__(self) -> None:
+        for counts in (self.clean, self.attacked or self.n):
+            if len(counts) != len(self.n) or any(count > n for count, n in zip(counts, self.n, strict=True)):
+                raise OutputError(
+                    f"{counts!r:.100} images are right of {self.n!r:.100}.", expected="at most all of every class"
+                )
+
+
+@dataclass
+class GalleryImage:
+    """A test image.
+
+    Args:
+        png: The clean image as PNG of at most 96 x 96 pixels, in base64.
+        label: Index of its class.
+    """
+
+    png: Annotated[str, Length(1, PNG_LENGTH)]
+    label: Number
+
+
+@dataclass
+class GallerySection:
+    """Test images for the gallery of report.html; the perturbed ones follow from perturbations/.
+
+    Args:
+        images: A few test images, chosen without looking at predictions.
+        predictions: Predicted classes of the images, by name of the perturbation (empty: clean images), then by model.
+    """
+
+    images: Annotated[list[GalleryImage], Length(0, 16)]
+    predictions: dict[str, dict[str, list[Number]]]
+
+    def __post_init__(self) -> None:
+        listed = [classes for models in self.predictions.values() for classes in models.values()]
+        if any(len(classes) != len(self.images) for classes in listed) or (self.images and "" not in self.predictions):
+            raise OutputError(
+                f"The predictions do not belong to {len(self.images)} images.",
+                expected="one class an image for each perturbation and model, and for the clean images",
+            )
+
+
+@dataclass
+class ParitySection:
+    """The exported file against the model.
+
+    Args:
+        differences: Largest difference of logits, relative to their largest absolute value, by batch size.
+        tolerance: Largest difference that passes.
+    """
+
+    differences: dict[str, Amount]
+    tolerance: Amount
+
+
+@dataclass
+class ReplayRow:
+    """Accuracy of an exported file under one saved perturbation.
+
+    Args:
+        perturbation: Name of its file, without the ending; empty for clean images.
+        n: Number of test images.
+        correct: How many are classified right.
+        accuracy: Their share.
+    """
+
+    perturbation: str
+    n: Positive
+    correct: Number
+    accuracy: Share
+
+
+@dataclass
+class VariantSection:
+    """A smaller or faster file that was tried.
+
+    Args:
+        file: Its name in the bundle.
+        written: Whether it was kept.
+        agreement: Share of the clean test images on which its label is that of the fp32 file.
+        largest_loss: Largest loss of accuracy against the fp32 file, clean or under a perturbation.
+        replay: Accuracy on clean images and under every saved perturbation.
+        bytes: Size of the file.
+    """
+
+    file: Annotated[str, Pattern(r"model\.[a-z0-9]+\.onnx")]
+    written: bool
+    agreement: Share
+    largest_loss: Annotated[float, Between(-1.0, 1.0)]
+    replay: list[ReplayRow]
+    bytes: Number
+
+
+@dataclass
+class OnnxSection:
+    """The exported files.
+
+    Args:
+        text: Their difference from the model in one line.
+        parity: The same in numbers.
+        replay: Accuracies of ``model.onnx``.
+        variants: What else was exported.
+    """
+
+    text: str
+    parity: ParitySection
+    replay: list[ReplayRow]
+    variants: list[VariantSection] = field(default_factory=list)
+
+
+Config = dict[str, Any]
+"""All settings of a run, as ``HardenConfig.from_dict`` reads them: the one section that is left open."""

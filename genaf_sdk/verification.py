@@ -1,0 +1,202 @@
+"""Verify a bundle as whoever did not make it: hold its parts together, replay it, and attack it anew."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genaf_sdk.attacks.base import EncoderAttack, SampleWiseAttack, UniversalModelAttack
+from genaf_sdk.attacks.registry import load_attack
+from genaf_sdk.data import DATA_IDS, load_data
+from genaf_sdk.data.classes import aligned
+from genaf_sdk.data.sampling import Sample
+from genaf_sdk.data.settings import LoadingConfig
+from genaf_sdk.errors import DataError, EncoderError, OutputError
+from genaf_sdk.evaluation.model import EvaluatedModel
+from genaf_sdk.export.consistency import ConfigFile, read_config
+from genaf_sdk.export.integrity import check_whole
+from genaf_sdk.export.outcome import Item, Outcome, Verification, not_replayed
+from genaf_sdk.export.runtime import OnnxModel
+from genaf_sdk.export.verify import tolerance, verify_bundle
+from genaf_sdk.hardened import HardenedModel
+from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.report.robustness import RobustnessReport
+from genaf_sdk.report.scores import Role
+from genaf_sdk.settings import Seed, converted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+    from genaf_sdk.attacks.base import Attack
+    from genaf_sdk.data import DataSplits
+    from genaf_sdk.report.scores import Score
+
+FRESH = ("uapgd:steps=100", "label-uap:steps=100", "pgd")
+"""Attacks of a verifier: on the model's encoder, on the whole model for all images, and for each image."""
+CRAFTING_IMAGES, SAMPLE_WISE_IMAGES = 512, 250
+MARGIN = 0.02
+"""How much lower than stated, beyond chance, a fresh attack may leave the accuracy: attacks are lucky or not."""
+SAFE_DATA = tuple(name for name in DATA_IDS if ":" not in name)
+"""Data whose ids lead to no folder of the verifier's choice and ask no network."""
+
+
+def verify(
+    bundle: str | Path,
+    data: Any = None,
+    *,
+    fresh: bool = False,
+    seed: int | None = None,
+    backbone: nn.Module | None = None,
+    on_attack: Callable[[str], object] = str,
+) -> Verification:
+    """Verify a bundle. Its report is data: it decides neither which images are read nor whether anything is fetched.
+
+    Args:
+        bundle: A bundle's folder.
+        data: The verifier's images: an id, a folder, ``DataSplits``; as for ``load_data``. None takes the data set that
+            the report names if it is one with an id, from this machine.
+        fresh: Whether to attack anew: with the verifier's own seed, on weights and ONNX file. Images other than the
+            report's will do then.
+        seed: Of the fresh attacks; None draws one that nobody could know.
+        backbone: The encoder's architecture, needed only where it is a module of the publisher's own.
+        on_attack: Called with a line of text before each attack.
+
+    Returns:
+        One item for everything that the bundle states; ``agrees`` is the verdict.
+
+    Raises:
+        GenafError: The bundle is damaged or not whole (``ExportError``, ``OutputError``), or the data cannot be had
+            or is not that of the report (``DataError``).
+    """
+    folder = Path(bundle)
+    check_whole(folder)
+    report, config = RobustnessReport.load(folder), read_config(folder)
+    images = verifiers_data(data, report, config)
+    found = verify_bundle(folder, images, backbone=backbone, foreign_data=fresh)
+    if fresh:
+        chosen = secrets.randbelow(2**31) if seed is None else seed
+        found.items += _attacked_anew(folder, report, config, images, chosen, backbone, on_attack)
+    return found
+
+
+def verifiers_data(data: Any, report: RobustnessReport, config: ConfigFile) -> DataSplits:
+    """Return the images that a bundle is verified on, as its model takes them.
+
+    Of the report, only what divides and resizes the images is used, each held to its type and range.
+
+    Raises:
+        DataError: No data is given, and the report names none that has an id and lies on this machine.
+    """
+    if data is None:
+        if report.data.name not in SAFE_DATA:
+            raise DataError(
+                f"The report was made with {report.data.name[:80]!r}, which is no data set that this package knows.",
+                expected=f"images of your own, or one of {', '.join(SAFE_DATA)}",
+                remedy="say where the images are: --data FOLDER",
+            )
+        data = report.data.name
+    settings = report.config or {}
+    loading = settings.get("loading")
+    stated = {"validation_fraction": settings.get("validation_fraction", LoadingConfig().validation_fraction)}
+    stated |= (
+        {name: value for name, value in loading.items() if name != "download"} if isinstance(loading, dict) else {}
+    )
+    return load_data(
+        data,
+        image_size=config.image_size,
+        channels=config.channels,
+        interpolation=config.interpolation,
+        seed=converted(Seed, settings.get("seed", report.seed), "config.seed of the report", error=OutputError),
+        **LoadingConfig.from_dict(stated, "config.loading.").to_dict(),
+    )
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Weights and file of one bundle, and the images that both are measured on."""
+
+    weights: EvaluatedModel
+    graph: OnnxModel
+    sample: Sample
+    same_data: bool
+
+
+def _attacked_anew(
+    folder: Path,
+    report: RobustnessReport,
+    config: ConfigFile,
+    images: DataSplits,
+    seed: int,
+    backbone: nn.Module | None,
+    on_attack: Callable[[str], object],
+) -> list[Item]:
+    try:
+        model = HardenedModel.from_pretrained(folder, backbone=backbone)
+    except EncoderError as error:
+        return [not_replayed("fresh attacks", "", f"{error.problem} Pass backbone= to attack.")]
+    data = aligned(images, config.class_names, model="the bundle")
+    weights = EvaluatedModel.of(model, Role.HARDENED)
+    same = data.fingerprint == report.data.fingerprint
+    target = _Target(weights, OnnxModel(folder), Sample.draw(data.test, None, seed=seed), same)
+    pixels, labels = data.train.head(CRAFTING_IMAGES, seed=seed)
+    items = []
+    for text in FRESH:
+        attack = load_attack(text)
+        attack = attack.with_budget(_budget(report, attack))
+        on_attack(f"fresh: {attack.name}")
+        if isinstance(attack, EncoderAttack):
+            perturbation = attack(model.encoder, pixels, seed=seed)
+            items.append(_compared(target, report, attack, Knowledge.ADAPTIVE, perturbation.apply))
+        elif isinstance(attack, UniversalModelAttack):
+            perturbation = attack(model, pixels, labels, seed=seed)
+            items.append(_compared(target, report, attack, Knowledge.WHITE_BOX, perturbation.apply))
+        elif isinstance(attack, SampleWiseAttack):
+            few = _Target(weights, target.graph, Sample(data.test, target.sample.order[:SAMPLE_WISE_IMAGES]), same)
+            ones, targets = few.sample.first(SAMPLE_WISE_IMAGES)
+            adversarial = attack(model, ones, targets, seed=seed)
+            items.append(_counted(few, report, attack, Knowledge.WHITE_BOX, [(adversarial, targets)]))
+    return items
+
+
+def _budget(report: RobustnessReport, attack: Attack) -> float:
+    """Return the budget that the report states for this attack, so that both can be compared; else its own."""
+    stated = [row.budget for row in report.rows() if row.attack == attack.name and not row.is_patch and row.budget > 0]
+    return stated[0] if stated else attack.budget
+
+
+def _compared(
+    target: _Target, report: RobustnessReport, attack: Attack, column: Knowledge, apply: Callable[[Tensor], Tensor]
+) -> Item:
+    return _counted(
+        target, report, attack, column, ((apply(pixels), labels) for pixels, labels in target.sample.batches())
+    )
+
+
+def _counted(target: _Target, report: RobustnessReport, attack: Attack, column: Knowledge, batches: Any) -> Item:
+    """Count what weights and file get right, and compare with the report's row of the same attack and budget."""
+    by_weights, by_file = 0, 0
+    for pixels, labels in batches:
+        by_weights += int((target.weights.predict(pixels) == labels).sum())
+        by_file += int((target.graph(pixels).argmax(dim=1) == labels).sum())
+    n = len(target.sample)
+    rows = [r for r in report.rows(column) if r.attack == attack.name and math.isclose(r.budget, attack.budget)]
+    stated = min(rows, key=lambda row: row.accuracy, default=None)
+    agrees = abs(by_weights - by_file) <= tolerance(n)
+    found = f"{by_file} of {n} right ({by_file / n:.1%}) by the file, {by_weights} by the weights"
+    if stated is not None and target.same_data:
+        agrees &= by_file / n >= _least(stated, n)
+    said = "no such row" if stated is None else f"{stated.accuracy:.1%} of {stated.n}"
+    if stated is not None and not target.same_data:
+        said += ", on other images"
+    return Item(f"fresh: {column} {attack.name}, {attack.budget * 255:.3g}/255", Outcome.ATTACKED, agrees, said, found)
+
+
+def _least(row: Score, n: int) -> float:
+    """Return the lowest accuracy on ``n`` images that chance and luck allow under what a row states."""
+    share = row.accuracy
+    return share - MARGIN - 1.96 * math.sqrt(max(share * (1 - share), 0.25 / max(row.n, n)) * (1 / row.n + 1 / n))

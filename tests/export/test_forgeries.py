@@ -1,0 +1,375 @@
+"""A bundle is held against itself and against data: whatever a forger changes, and however well it is sealed again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import marshal
+from collections.abc import Callable
+from importlib.util import MAGIC_NUMBER
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from genaf_sdk.cli import DONE, FAILED, UNUSABLE, main
+from genaf_sdk.data import DataSplits
+from genaf_sdk.errors import GenafError
+from genaf_sdk.export.card import eval_results, model_card
+from genaf_sdk.export.consistency import facts_of, read_config
+from genaf_sdk.export.integrity import seal
+from genaf_sdk.export.outcome import Outcome, Verification
+from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.report.robustness import RobustnessReport
+from genaf_sdk.verification import verify
+
+Json = dict[str, Any]
+
+
+def edit(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
+    content = json.loads((folder / name).read_text())
+    changed = change(content)
+    (folder / name).write_text(json.dumps(content if changed is None else changed))
+
+
+def rewrite(folder: Path) -> None:
+    """Write everything that follows from the report anew, as a forger who knows this package does, and seal it."""
+    report = RobustnessReport.load(folder)
+    report.save(folder)
+    (folder / ".eval_results/robustness.yaml").write_text(eval_results(report))
+    config = read_config(folder)
+    (folder / "README.md").write_text(model_card(facts_of(config, report), report, license_id="mit"))
+    seal(folder)
+
+
+def rows(folder: Path, change: Callable[[Json], object]) -> None:
+    """Change the rows of the hardened model and rewrite the bundle."""
+
+    def each(content: Json) -> None:
+        for row in content["scores"]:
+            if row["model"] == "hardened":
+                change(row)
+
+    edit(folder, "report.json", each)
+    rewrite(folder)
+
+
+def perturbations(folder: Path, change: Callable[[Perturbation], Perturbation]) -> None:
+    for path in (folder / "perturbations").glob("*.safetensors"):
+        change(Perturbation.load(path)).save(path)
+    seal(folder)
+
+
+def graph(folder: Path, name: str, change: Callable[[onnx.ModelProto], None]) -> None:
+    model = onnx.load(folder / name)
+    change(model)
+    onnx.save(model, folder / name)
+
+
+def reverse_logits(model: onnx.ModelProto) -> None:
+    output = model.graph.output[0].name
+    for node in model.graph.node:
+        for index, made in enumerate(node.output):
+            if made == output:
+                node.output[index] = "forward_logits"
+    order = onnx.numpy_helper.from_array(torch.arange(9, -1, -1).numpy(), "reversed_order")
+    model.graph.initializer.append(order)
+    model.graph.node.append(onnx.helper.make_node("Gather", ["forward_logits", "reversed_order"], [output], axis=1))
+
+
+def reverse_names(folder: Path) -> None:
+    def of_graph(model: onnx.ModelProto) -> None:
+        for entry in model.metadata_props:
+            if entry.key == "class_names":
+                entry.value = json.dumps(json.loads(entry.value)[::-1])
+
+    edit(folder, "labels.json", lambda names: names[::-1])
+    edit(folder, "config.json", lambda config: config.update(class_names=config["class_names"][::-1]))
+    edit(folder, "report.json", lambda report: report["data"].update(class_names=report["data"]["class_names"][::-1]))
+    for path in folder.glob("model*.onnx"):
+        graph(folder, path.name, of_graph)
+    rewrite(folder)
+
+
+def other_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    torch.manual_seed(1)
+    changed = {name: torch.randn_like(value) if value.is_floating_point() else value for name, value in weights.items()}
+    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+    seal(folder)
+
+
+def scaled(factor: float) -> Callable[[Perturbation], Perturbation]:
+    def change(found: Perturbation) -> Perturbation:
+        values = found.values * factor if found.mask is None else found.values
+        return Perturbation(values, found.threat, found.mask, found.key, found.details)
+
+    return change
+
+
+def tenfold(folder: Path) -> None:
+    """State ten times the budget, in files and rows alike."""
+
+    def larger(found: Perturbation) -> Perturbation:
+        threat = type(found.threat)(min(1.0, 10 * found.budget))
+        return Perturbation(found.values, threat, found.mask, found.key, found.details)
+
+    perturbations(folder, larger)
+    rows(folder, lambda row: row.update(budget=min(1.0, 10 * row["budget"])) if row["perturbation"] else None)
+
+
+def invented(folder: Path) -> None:
+    """White-box attacks that were never run, all images right."""
+    row = {"model": "hardened", "column": "white-box", "budget": 16 / 255, "n": 200, "correct": 200, "changed": 0}
+    more = [{**row, "attack": name, "crafted_on": "test"} for name in ("autoattack", "apgd-ce", "square")]
+    edit(folder, "report.json", lambda report: report["scores"].extend(more))
+    rewrite(folder)
+
+
+def flattered(folder: Path) -> None:
+    """All attacked rows as good as the clean one."""
+    clean = next(r for r in json.loads((folder / "report.json").read_text())["scores"] if r["model"] == "hardened")
+    rows(folder, lambda row: row.update(correct=clean["correct"]) if row["perturbation"] else None)
+
+
+def one_image(folder: Path) -> None:
+    rows(folder, lambda row: row.update(n=1, correct=1, changed=0))
+    edit(folder, "report.json", lambda report: report.update(classes={}))
+    rewrite(folder)
+
+
+def everything(folder: Path) -> None:
+    flattered(folder)
+    invented(folder)
+    perturbations(folder, scaled(0.0))
+    other_weights(folder)
+    (folder / "model.fp16.onnx").write_bytes(bytes(10_000))
+    reverse_names_in_files(folder)
+    (folder / "report.html").write_text("<h1>100 %</h1>")
+    (folder / "README.md").write_text("---\n---\n100 %")
+    seal(folder)
+
+
+def reverse_names_in_files(folder: Path) -> None:
+    edit(folder, "labels.json", lambda names: names[::-1])
+    edit(folder, "config.json", lambda config: config.update(class_names=config["class_names"][::-1]))
+
+
+def sealed(change: Callable[[Path], object]) -> Callable[[Path], None]:
+    def changed(folder: Path) -> None:
+        change(folder)
+        seal(folder)
+
+    return changed
+
+
+FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "everything at once": (everything, ""),
+    "rows that flatter": (flattered, "hardened adaptive uapgd"),
+    "one image a row": (one_image, "at least 100"),
+    "rows that were never measured": (invented, "more than without an attack"),
+    "perturbations of zeros": (lambda f: perturbations(f, scaled(0.0)), "0/255, 0% of the budget"),
+    "perturbations at a fiftieth": (lambda f: perturbations(f, scaled(0.02)), "2% of the budget"),
+    "budgets ten times as large": (tenfold, "10% of the budget"),
+    "other weights": (other_weights, "model.safetensors against model.onnx"),
+    "a half-precision graph that answers backwards": (
+        sealed(lambda f: graph(f, "model.fp16.onnx", reverse_logits)),
+        "model.fp16.onnx against model.onnx",
+    ),
+    "class names backwards everywhere": (reverse_names, "the report's has"),
+    "class names backwards in the labels": (
+        sealed(lambda f: edit(f, "labels.json", lambda names: names[::-1])),
+        "class names",
+    ),
+    "another page": (sealed(lambda f: (f / "report.html").write_text("<h1>100 %</h1>")), "report.html"),
+    "another card": (sealed(lambda f: (f / "README.md").write_text("---\n---\n100 %")), "README.md"),
+    "another verdict": (
+        sealed(lambda f: edit(f, "report.json", lambda r: r.update(verdict="Accuracy: 100 %."))),
+        "verdict",
+    ),
+    "shares that do not follow from counts": (
+        sealed(lambda f: edit(f, "report.json", lambda r: r["scores"][2].update(accuracy=1.0))),
+        "shares and intervals of scores",
+    ),
+    "another server": (sealed(lambda f: (f / "serve/models.py").write_text("import os")), "serve/"),
+    "a row of another attack": (
+        lambda f: rows(f, lambda row: row.update(attack="autoattack") if row["perturbation"] else None),
+        "a row says autoattack",
+    ),
+    "a perturbation that is missing": (
+        sealed(lambda f: next((f / "perturbations").glob("adaptive-uapgd*")).unlink()),
+        "it is missing",
+    ),
+}
+
+
+def differences(found: Verification) -> str:
+    return " | ".join(f"{item.what}: {item.stated}: {item.found}" for item in found.differences)
+
+
+def test_a_sound_bundle_agrees_and_says_what_was_not_replayed(sound: Path, digits: DataSplits) -> None:
+    found = verify(sound, digits)
+    assert found.agrees, differences(found)
+    whats = {item.what: item for item in found.items}
+    for column in ("clean", "noise noise", "transfer uapgd", "adaptive uapgd", "adaptive advencoder-pat"):
+        assert whats[f"hardened {column}"].outcome == Outcome.REPLAYED
+    assert whats["hardened white-box pgd"].outcome == Outcome.NOT_REPLAYED
+    assert whats["curve: hardened adaptive uapgd at 10/255"].outcome == Outcome.RECOMPUTED
+    assert whats["curve: hardened adaptive uapgd at 16/255"].outcome == Outcome.NOT_REPLAYED
+    assert whats["model.safetensors against model.onnx"].agrees
+    assert whats["model.fp16.onnx against model.onnx"].agrees
+    assert "not who made them" in found.summary
+    report = RobustnessReport.load(sound)
+    assert len([w for w in whats if w.startswith(("hardened", "undefended"))]) == len(report.scores)
+    assert len([w for w in whats if w.startswith("curve")]) == len(report.curve)
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forgery_is_refused_with_the_reason(name: str, forged: Path, digits: DataSplits) -> None:
+    forge, reason = FORGERIES[name]
+    forge(forged)
+    try:
+        found = verify(forged, digits)
+    except GenafError as error:
+        said = str(error)
+    else:
+        assert not found.agrees
+        said = differences(found)
+    assert reason in said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "labels.json").write_text("[]"), "labels.json"),
+        (lambda f: (f / "checksums.json").unlink(), "holds no whole bundle"),
+        (lambda f: (f / "checksums.json").write_text("[]"), "states no checksums"),
+        (lambda f: (f / "checksums.json").write_text('{"sha256": {"../x": "00"}}'), "paths inside the folder"),
+        (lambda f: (f / "prometheus_client.py").write_text("import os"), "prometheus_client.py"),
+        (lambda f: (f / "model.fp16.onnx").unlink(), "model.fp16.onnx in .* is missing"),
+    ],
+)
+@pytest.mark.parametrize("command", ["verify", "report", "evaluate"])
+def test_checksums_come_first(
+    command: str,
+    change: Callable[[Path], object],
+    message: str,
+    forged: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    change(forged)
+    if command != "verify" and "holds no whole" in message:
+        return  # a folder without a list is no bundle, and may hold a report
+    assert main([command, str(forged)]) == UNUSABLE
+    import re
+
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+def test_a_compiled_file_that_no_list_names_is_refused(forged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = forged / "serve" / "__pycache__"
+    cache.mkdir()
+    code = marshal.dumps(compile("raise SystemExit('ran')", "settings.py", "exec"))
+    (cache / "settings.cpython-311.pyc").write_bytes(MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + code)
+    assert main(["verify", str(forged)]) == UNUSABLE
+    assert "settings.cpython-311.pyc" in capsys.readouterr().err
+
+
+def test_what_a_run_leaves_beside_its_bundle_is_passed_over(forged: Path, digits: DataSplits) -> None:
+    (forged / "checkpoints" / "stage 1").mkdir(parents=True)
+    (forged / "checkpoints" / "stage 1" / "x.safetensors").write_bytes(b"x")
+    (forged / "metrics.jsonl").write_text("{}")
+    assert verify(forged, digits).agrees
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda report: report["data"].update(name="folder:/etc"), "--data FOLDER"),
+        (lambda report: report["data"].update(name="hub:evil/set"), "--data FOLDER"),
+        (lambda report: report["config"].update(loading={"root": "planted"}), "root"),
+        (lambda report: report["config"].update(loading={"balance": 3}), "balance"),
+        (lambda report: report["config"].update(seed="x"), "config.seed of the report"),
+        (lambda report: report["data"].update(image_shape=[3, 10**6, 10**6]), "image_shape"),
+        (lambda report: report["scores"][0].update(n=0), "scores[0].n"),
+        (lambda report: report["scores"][0].update(column="x"), "scores[0].column"),
+    ],
+)
+def test_the_report_chooses_neither_data_nor_keywords(
+    change: Callable[[Json], object],
+    message: str,
+    forged: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    edit(forged, "report.json", change)
+    seal(forged)
+    monkeypatch.chdir(forged.parent)
+    before = sorted(forged.parent.rglob("*"))
+    assert main(["verify", str(forged)]) == UNUSABLE
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert sorted(forged.parent.rglob("*")) == before
+
+
+def test_nothing_is_downloaded_because_a_report_says_so(forged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setenv("GENAF_DATA_ROOT", str(forged.parent / "data"))
+    edit(forged, "report.json", lambda report: report["data"].update(name="usps"))
+    edit(forged, "report.json", lambda report: report["config"].update(loading={"download": True}))
+    seal(forged)
+    assert main(["verify", str(forged)]) == UNUSABLE
+    assert not (forged.parent / "data").exists()
+
+
+def test_fresh_attacks_find_what_replays_cannot(
+    forged: Path, sound: Path, digits: DataSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genaf_sdk.verification.FRESH", ("uapgd:steps=5", "pgd:steps=5"))
+    honest = verify(sound, digits, fresh=True, seed=5)
+    assert honest.agrees, differences(honest)
+    assert honest.count(Outcome.ATTACKED) == 2
+
+    clean = json.loads((forged / "report.json").read_text())["scores"][0]
+    rows(forged, lambda row: row.update(correct=28, changed=0) if row["crafted_on"] == "test" else None)
+    assert clean["n"] > 28
+    found = verify(forged, digits, fresh=True, seed=5)
+    assert "fresh: white-box pgd" in differences(found)
+
+
+def test_anyone_can_attack_on_images_of_their_own(
+    sound: Path, digits: DataSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    monkeypatch.setattr("genaf_sdk.verification.FRESH", ("uapgd:steps=2",))
+    own = dataclasses.replace(digits, test=digits.validation, name="mine")
+    with pytest.raises(GenafError, match="--fresh"):
+        verify(sound, own)
+    found = verify(sound, own, fresh=True, seed=1)
+    assert found.count(Outcome.REPLAYED) == 0
+    assert found.count(Outcome.ATTACKED) == 1
+    assert not found.differences
+
+
+def test_the_command_lists_everything_and_its_exit_code_says_whether_it_agrees(
+    sound: Path, forged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(sound), "--json"]) == DONE
+    told = json.loads(capsys.readouterr().out)
+    assert told["agrees"]
+    assert {item["outcome"] for item in told["items"]} == {"replayed", "recomputed", "not replayed"}
+    flattered(forged)
+    assert main(["verify", str(forged)]) == FAILED
+    assert "DIFFER" in capsys.readouterr().out
+
+
+def test_checksums_state_what_is_there(sound: Path) -> None:
+    stated = json.loads((sound / "checksums.json").read_text())["sha256"]
+    for name, value in stated.items():
+        assert hashlib.sha256((sound / name).read_bytes()).hexdigest() == value
