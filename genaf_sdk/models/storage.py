@@ -104,7 +104,17 @@ def read_config(path: Path) -> StoredConfig:
     missing = [name for name in needed[:7] if name not in config]
     if missing:
         raise OutputError(f"{path} states no {missing[0]!r}.", expected=", ".join(needed))
-    return StoredConfig.from_dict({name: config[name] for name in needed if name in config})
+    try:
+        return StoredConfig.from_dict({name: config[name] for name in needed if name in config})
+    except OutputError as error:
+        raise _shortened(error) from error
+
+
+def _shortened(error: GenafError) -> GenafError:
+    """Return the error, which may repeat a foreign text, at a length that can be read."""
+    if len(str(error)) < LONGEST:
+        return error
+    return type(error)(error.problem[:SHOWN], expected=error.expected[:SHOWN], remedy=error.remedy[:SHOWN])
 
 
 def save_classifier(model: Classifier, folder: Path) -> None:
@@ -228,9 +238,7 @@ def load_classifier(
         model = _assemble(kind, stored, weights, inner)
         load_weights(model, weights)
     except EncoderError as error:
-        if len(str(error)) < LONGEST:
-            raise
-        raise EncoderError(error.problem[:SHOWN], expected=error.expected[:SHOWN], remedy=error.remedy) from error
+        raise _shortened(error) from error
     except Exception as error:  # the libraries of encoders raise whatever their authors chose
         raise OutputError(
             f"The files in {folder} do not fit together, or not the encoder {stored.encoder[:SHOWN]!r}: "
