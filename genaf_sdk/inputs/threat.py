@@ -24,6 +24,7 @@ class Threat(ABC):
     """A set of allowed changes.
 
     Args:
+        kind: Spelling in files and reports; of the class.
         size: How large they may be: an epsilon or an area, as ``text`` says; above 0 and at most 1.
 
     Raises:
@@ -31,8 +32,6 @@ class Threat(ABC):
     """
 
     kind: ClassVar[str]
-    """Spelling in files and reports."""
-
     size: float
 
     def __post_init__(self) -> None:

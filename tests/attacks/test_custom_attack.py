@@ -6,6 +6,7 @@ import runpy
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from genaf_sdk import registry
 from genaf_sdk.attacks import EncoderAttack, Perturbation, known_attacks, load_attack, register
 from genaf_sdk.attacks.registry import ATTACKS
 from genaf_sdk.errors import AttackError
+from genaf_sdk.inputs.threat import Patch
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_attack.py"
 
@@ -66,6 +68,28 @@ def test_two_attacks_of_one_name_are_refused_and_an_unknown_name_is_answered() -
         register(Other)
     with pytest.raises(AttackError, match="checkerboard"):
         load_attack("chekerboard")
+
+
+def test_an_attack_that_hands_over_its_budget_in_place_of_a_threat_still_runs() -> None:
+    @dataclass(frozen=True)
+    class Corner(EncoderAttack):
+        name = "corner"
+        source = "nowhere"
+        is_patch: ClassVar[bool] = True
+        side: int = 2
+
+        def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
+            mask = torch.zeros(1, *surrogate.shape[2:])
+            mask[:, : self.side, : self.side] = 1
+            return Perturbation(3 * surrogate[0], self.budget, mask, details={"note": 1})  # type: ignore[arg-type]
+
+    images = torch.rand(2, 3, 4, 4)
+    found = Corner(budget=0.25)(nn.Flatten(), images)
+    assert found.threat == Patch(0.25)
+    assert (str(found.key), found.details["note"], found.details["side"]) == ("transfer-corner", 1, 2)
+    torch.testing.assert_close(found.values, (3 * images[0]).clamp(0, 1))
+    with pytest.raises(AttackError, match="side"):
+        Corner(side=2.5)  # type: ignore[arg-type]
 
 
 def test_a_patch_larger_than_its_budget_is_refused() -> None:
