@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 """Room -> rooms that its files may import, beside one another; inside functions and for type checkers, too."""
 
 FILES_OF = {
-    GROUND: ("_version", "errors", "files", "precision", "progress", "registry", "settings"),
+    GROUND: ("_version", "errors", "files", "precision", "progress", "registry", "settings", "terminal"),
     FLOWS: ("comparison", "config", "doctor", "earlier", "hardened", "pipeline"),
     ENTRY: ("__init__", "__main__"),
 }
