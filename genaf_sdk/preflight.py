@@ -142,7 +142,7 @@ def _encoder(candidate: Candidate) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "encoder",
-            f"{len(frozen)} of its parameters are frozen and stay as they are, such as {frozen[0]!r}: what the attacker "
+            f"{len(frozen)} of its parameters are frozen and stay as they are, such as {frozen[0]!r}: what an attacker "
             "knows of them stays true.",
             "call encoder.requires_grad_(True) if that is not wanted",
         )

@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 FILES_OF = {
     GROUND: ("_version", "errors", "files", "precision", "progress", "registry", "settings", "terminal"),
-    FLOWS: ("comparison", "config", "doctor", "earlier", "hardened", "pipeline", "verification"),
+    FLOWS: ("comparison", "config", "doctor", "earlier", "hardened", "pipeline", "preflight", "verification"),
     ENTRY: ("__init__", "__main__"),
 }
 """Rooms that have no folder of their own, or files beside it: their files in ``genaf_sdk/``."""
