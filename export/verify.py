@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genaf_sdk.data.classes import aligned
+from genaf_sdk.data.alignment import aligned
 from genaf_sdk.errors import DataError, ExportError
 from genaf_sdk.export.parity import replay
 from genaf_sdk.export.runtime import MODEL_FILE

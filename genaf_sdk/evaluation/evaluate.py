@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from genaf_sdk.attacks.base import Attack, EncoderAttack, SampleWiseAttack, UniversalModelAttack
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.data import DataSplits
-from genaf_sdk.data.classes import aligned_to_all
+from genaf_sdk.data.alignment import aligned_to_all
 from genaf_sdk.errors import AttackError
 from genaf_sdk.evaluation.checks import gradient_masking_checks
 from genaf_sdk.evaluation.classes import class_counts
