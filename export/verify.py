@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genaf_sdk.data.classes import aligned
+from genaf_sdk.data.alignment import aligned
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.encoders import build_backbone
 from genaf_sdk.errors import DataError, ExportError

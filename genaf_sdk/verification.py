@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genaf_sdk.attacks.base import EncoderAttack, SampleWiseAttack, UniversalModelAttack
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.data import DATA_IDS, load_data
-from genaf_sdk.data.classes import aligned
+from genaf_sdk.data.alignment import aligned
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.data.settings import LoadingConfig
 from genaf_sdk.errors import DataError, EncoderError, OutputError

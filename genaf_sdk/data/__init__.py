@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.utils.data import Dataset
 
+from genaf_sdk.data.alignment import aligned
 from genaf_sdk.data.arrays import Arrays, is_pair, read_arrays
-from genaf_sdk.data.classes import aligned, numbered
+from genaf_sdk.data.classes import numbered
 from genaf_sdk.data.decoding import Decoded, Target, changes, decode, first_size
 from genaf_sdk.data.folders import read_folder
 from genaf_sdk.data.hub import is_rows, open_hub, open_rows

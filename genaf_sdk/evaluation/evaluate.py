@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.data import DataSplits
-from genaf_sdk.data.classes import aligned_to_all
+from genaf_sdk.data.alignment import aligned_to_all
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.evaluation.checks import gradient_masking_checks
 from genaf_sdk.evaluation.classes import class_counts

@@ -87,5 +87,5 @@ def test_harden_reads_data_as_the_settings_and_the_encoder_say(
     assert asked.items() >= {"balance": "repeat", "skip_corrupt": True, "download": False}.items()
     assert asked["interpolation"] == result.data.interpolation == "bilinear"
     assert len(set(result.data.class_counts())) == 1
-    with pytest.raises(ConfigError, match="'none' or 'repeat'"):
+    with pytest.raises(ConfigError, match="one of 'none', 'repeat'"):
         LoadingConfig(balance="weights")

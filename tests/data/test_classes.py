@@ -21,7 +21,8 @@ from torchvision.datasets import ImageFolder
 from genaf_sdk import evaluate
 from genaf_sdk.config import EvaluationConfig
 from genaf_sdk.data import DataSplits, LabelledImages, decoding, load_data
-from genaf_sdk.data.classes import aligned, aligned_to_all, checked_names, label_map, names_by_label
+from genaf_sdk.data.alignment import aligned, aligned_to_all
+from genaf_sdk.data.classes import checked_names, label_map, names_by_label
 from genaf_sdk.data.samples import as_labels
 from genaf_sdk.errors import DataError
 
