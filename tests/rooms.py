@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "methods",
         "report",
         "export",
+        "export/serve",
         "evaluation",
     ),
     ENTRY: (
@@ -60,5 +61,9 @@ FILES_OF = {
 EVALUATION_TAKES_FROM_EXPORT = ("genaf_sdk.export.runtime",)
 """Exported models are evaluated as any other; nothing else of the export is known there."""
 
-TYPE_CIRCLES: dict[frozenset[str], str] = {}
+TYPE_CIRCLES: dict[frozenset[str], str] = {
+    frozenset(
+        {"genaf_sdk.methods.base", "genaf_sdk.methods.lab"}
+    ): "a method makes its stages in a lab, and a lab makes a stage of a method",
+}
 """Circles of imports that exist for type checkers alone, each with its reason."""

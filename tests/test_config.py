@@ -45,7 +45,7 @@ def test_the_paper_preset_states_the_papers_numbers() -> None:
         ({"method": {"name": "gen-af", "schedule": {"epochs": 2.5}}}, r"method\.schedule\.epochs is 2\.5"),
         ({"method": {"name": "gen-af", "against": {"name": "none of these"}}}, "mixture"),
         ({"method": {"name": "tradez"}}, r"'tradez'.*trades"),
-        ({"method": {"epochs": 3}}, r"method\.name is missing"),
+        ({"method": {"epochs": 3}}, r"method\.'epochs'"),
         ({"method": 3}, "JSON object"),
         ({"evaluation": {"attacks": "pgd"}}, "a list"),
         ({"seed": True}, "whole number"),

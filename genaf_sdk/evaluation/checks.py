@@ -45,7 +45,8 @@ def gradient_masking_checks(
     own = [score for score in scores if score.model == model.name]
     checks = [larger_budgets(curve), adaptive_not_weaker(model, rows, labels), attacks_beat_noise(own)]
     if model.module is not None:
-        checks.append(_unbounded(model, *(tensor[:UNBOUNDED_IMAGES] for tensor in images), seed))
+        pixels, own_labels = images
+        checks.append(_unbounded(model, pixels[:UNBOUNDED_IMAGES], own_labels[:UNBOUNDED_IMAGES], seed))
     return [check for check in checks if check is not None]
 
 

@@ -65,12 +65,13 @@ class Scoring:
                 if row.perturbation is None:
                     parts[index].append(row.model.predict(images))
                     continue
+                scored = len(parts[index])
                 with self.crafting.costs_a_row(row.name, row.column, row.model.name):
                     if id(row.perturbation) not in perturbed:
                         perturbed = {id(row.perturbation): row.perturbation.apply(images)}
                     parts[index].append(row.model.predict(perturbed[id(row.perturbation)]))
-                    continue
-                del parts[index]
+                if len(parts[index]) == scored:
+                    del parts[index]
         for index, found in parts.items():
             rows[index].predicted = torch.cat(found)
             if rows[index].perturbation is None:

@@ -14,7 +14,6 @@ import types
 import typing
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
 from genaf_sdk.errors import OutputError
@@ -140,16 +139,22 @@ def plain(value: Any) -> Any:
     return content | {name: plain(getattr(value, source)) for name, source in getattr(value, "derived", {}).items()}
 
 
-@lru_cache(maxsize=64)
-def fields_of(cls: type[Any]) -> tuple[tuple[dataclasses.Field[Any], Any, str], ...]:
+Fields = tuple[tuple[dataclasses.Field[Any], Any, str], ...]
+_FIELDS: dict[type[Any], Fields] = {}
+
+
+def fields_of(cls: type[Any]) -> Fields:
     """Return every field that is written: the field, its hint with the marks, its name in the document."""
+    if cls in _FIELDS:
+        return _FIELDS[cls]
     hints = typing.get_type_hints(cls, include_extras=True)
     found = []
     for entry in dataclasses.fields(cls):
         if entry.metadata.get("written", True):
             spelled = mark_of(hints[entry.name], Spelled)
             found.append((entry, hints[entry.name], spelled.name if spelled else entry.name))
-    return tuple(found)
+    _FIELDS[cls] = tuple(found)
+    return _FIELDS[cls]
 
 
 Mark = TypeVar("Mark")
