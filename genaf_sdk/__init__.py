@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from genaf_sdk.errors import GenafError
     from genaf_sdk.evaluation.evaluate import evaluate
     from genaf_sdk.hardened import HardenedModel
-    from genaf_sdk.pipeline import HardenResult, harden
+    from genaf_sdk.pipeline import HardenResult, check, harden
     from genaf_sdk.report.robustness import RobustnessReport
 
 _HOME = {
@@ -29,6 +29,7 @@ _HOME = {
     "HardenResult": "pipeline",
     "HardenedModel": "hardened",
     "RobustnessReport": "report.robustness",
+    "check": "pipeline",
     "compare": "comparison",
     "evaluate": "evaluation.evaluate",
     "harden": "pipeline",
@@ -45,6 +46,7 @@ __all__ = [
     "HardenedModel",
     "RobustnessReport",
     "__version__",
+    "check",
     "compare",
     "evaluate",
     "harden",

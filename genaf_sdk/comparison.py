@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from genaf_sdk.config import HardenConfig
-from genaf_sdk.data import load_data
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.errors import ConfigError, OutputError
 from genaf_sdk.evaluation.evaluate import evaluate
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.files import replacing, require_writable
-from genaf_sdk.pipeline import harden, resolved
+from genaf_sdk.pipeline import harden, load_images, resolved
+from genaf_sdk.preflight import require_attacks
 from genaf_sdk.report.reading import plain, read
 from genaf_sdk.report.scores import Score, lowest_accuracy
 
@@ -222,9 +222,10 @@ def compare(
         for name, chosen in configs.items():
             config = chosen.with_(seed=seed, evaluation=evaluation)
             if config.loading not in loaded:
-                loaded[config.loading] = (_load(dataset, public, config), {})
+                loaded[config.loading] = (load_images(dataset, public, config), {})
             data, transferred = loaded[config.loading]
             public = data.space.placed(public)
+            require_attacks(evaluation.attacks, public, data, seed)
             identity = (name, seed, _settings(config.to_dict()), data.describe()["fingerprint"])
             row = next((row for known, row in zip(identities, rows, strict=True) if known == identity), None)
             if row is None:
@@ -263,17 +264,6 @@ def _configurations(methods: Sequence[str | Method] | Mapping[str, HardenConfig]
     }
 
 
-def _load(dataset: Any, public: PixelEncoder, config: HardenConfig) -> DataSplits:
-    return load_data(
-        dataset,
-        image_size=public.image_size,
-        channels=public.channels,
-        interpolation=public.interpolation,
-        seed=config.seed,
-        **config.loading.to_dict(),
-    )
-
-
 def _settings(content: dict[str, Any]) -> dict[str, Any]:
     """Return what a row depends on, as JSON: not the machine nor the export; later settings have their defaults."""
     with contextlib.suppress(ConfigError):  # a setting that no longer exists: such a row matches nothing
@@ -293,7 +283,7 @@ def _measure(
 ) -> ComparisonRow:
     """Train and attack one method; ``transferred`` is filled by the first and replayed by the others."""
     started, started_cpu = time.monotonic(), time.process_time()
-    result = harden(public, data, config, progress=progress, evaluate=False)
+    result = harden(public, data, config, progress=progress, evaluate=False, preflight=not transferred)
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - started_cpu
     report = evaluate(
         result.model,

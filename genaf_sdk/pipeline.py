@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import tempfile
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,23 +20,27 @@ from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.engine.checkpoints import fingerprint, open_checkpoints
 from genaf_sdk.engine.cost import CostMeter
-from genaf_sdk.engine.processes import Processes
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.tracking import Metrics, require_trackers
 from genaf_sdk.engine.train import train
-from genaf_sdk.errors import ConfigError, EncoderError
+from genaf_sdk.errors import ConfigError, DataError, EncoderError, ExportError, GenafError
 from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
-from genaf_sdk.files import require_writable
+from genaf_sdk.export.bundle import save_model, save_report, write_bundle
+from genaf_sdk.export.hub import push_bundle
+from genaf_sdk.files import locked_folder, require_writable
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods import Method, presets
 from genaf_sdk.methods.lab import Clock, Lab
 from genaf_sdk.models.classifier import describe_architecture
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import DEFAULT, build_head
-from genaf_sdk.models.soundness import require_sound
+from genaf_sdk.preflight import Candidate, Finding, require_ready
+from genaf_sdk.preflight import preflight as preflight_of
 from genaf_sdk.report.robustness import RobustnessReport
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from accelerate import Accelerator
     from torch import Tensor, nn
 
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
     from genaf_sdk.methods.adaptability import Adaptation
 
 
+logger = logging.getLogger(__name__)
 AFTER_TRAINING = ("evaluation", "export")
 """Groups of settings that no trained weight depends on: a run may be resumed with others."""
 
@@ -94,8 +100,6 @@ class HardenResult:
             ExportError: The ONNX file differs from the model.
             OutputError: The folder cannot be written.
         """
-        from genaf_sdk.export.bundle import write_bundle
-
         return write_bundle(self.model, require_writable(Path(folder)), self)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -109,8 +113,6 @@ class HardenResult:
         Raises:
             HubError: The Hub refuses; the error says why.
         """
-        from genaf_sdk.export.hub import push_bundle
-
         with tempfile.TemporaryDirectory() as folder:
             return push_bundle(self.save(folder), repo_id, **options)
 
@@ -127,7 +129,9 @@ def harden(
     accelerator: Accelerator | None = None,
     method: str | Method | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     log_with: LogWith = None,
+    preflight: bool = True,
 ) -> HardenResult:
     """Fine-tune a public encoder into a classifier that withstands downstream-agnostic adversarial examples.
 
@@ -150,8 +154,10 @@ def harden(
             ``config``, while its schedule stays; without a ``config`` it is the preset itself.
         resume: Go on from the last checkpoint in ``output_dir`` of the run that was started with the same encoder, data
             and settings; where there is none, start.
+        overwrite: Replace the checkpoints that an unfinished run left in ``output_dir``, instead of refusing to.
         log_with: Trackers of accelerate: ``"tensorboard"``, ``"wandb"``, several, or objects of your own. With an
             ``accelerator`` of your own, give them to that.
+        preflight: Whether encoder, attacks, export, memory and time are tried first, as ``check`` does alone.
 
     Returns:
         The classifier, its report, and how it came about.
@@ -166,39 +172,37 @@ def harden(
     if log_with is not None and accelerator is not None:
         raise ConfigError("Both log_with and accelerator are given.", remedy="give log_with to your Accelerator")
     trackers = require_trackers(log_with, folder)
-    published = copy.deepcopy(load_encoder(encoder)).eval()
-    data = load_data(
-        dataset,
-        image_size=published.image_size,
-        channels=published.channels,
-        interpolation=published.interpolation,
-        seed=config.seed,
-        **config.loading.to_dict(),
-    )
+    published = load_published(encoder)
+    data = load_images(dataset, published, config)
     published = data.space.placed(published)
-    feature_dim = published.feature_dim(data.image_shape[1:])
-    require_sound(published, data.image_shape[1:])
+    frozen = frozen_parameters(published)
     precision = config.machine.mixed_precision
     engines = own_accelerator(precision, trackers, folder) if accelerator is None else nullcontext(accelerator)
-    with engines as engine, CostMeter() as cost:
+    with engines as engine, CostMeter() as cost, _held(folder, engine):
+        writes = folder is not None and engine.is_main_process
+        run = Run(engine, config.seed, show_progress=progress, machine=config.machine)
+        if preflight:
+            with run.progress:
+                require_ready(new_candidate(published, data, config, engine, folder, evaluate), run.announce("before"))
         identity = run_identity(published, data, config)
-        checkpoints = open_checkpoints(folder, identity, Processes.of(engine), resume=resume)
-        run = Run(engine, config.seed, checkpoints, progress, machine=config.machine)
+        run.checkpoints = open_checkpoints(folder, identity, run.processes, resume=resume, overwrite=overwrite)
         run.metrics = Metrics(engine, folder)
         run.metrics.start(config.to_dict())
         clock, undefended = Clock(), None
         with run.termination.listening():
             with run.progress, torch.random.fork_rng():
                 if evaluate:
-                    undefended = new_classifier(published, feature_dim, data, config.seed)
-                    lab = Lab(run, undefended, data, frozen_parameters(published), clock=clock)
+                    undefended = new_classifier(published, data, config.seed)
+                    lab = Lab(run, undefended, data, frozen, clock=clock)
                     train(run, undefended, data, lab.stage("undefended", config.standard_fine_tuning()))
                     clock.stop("undefended")
-                model = new_classifier(published, feature_dim, data, config.seed)
-                lab = Lab(run, model, data, frozen_parameters(published), clock=clock)
+                model = new_classifier(published, data, config.seed)
+                lab = Lab(run, model, data, frozen, clock=clock)
                 for stage in config.method.stages(lab):
                     train(run, model, data, stage)
                     clock.stop(stage.name)
+            if folder is not None and writes:  # what was trained is never lost to what comes after it
+                save_model(model, folder)
             result = HardenResult(
                 model, None, published, undefended, data, config, lab.findings, run.history, clock.seconds
             )
@@ -207,12 +211,106 @@ def harden(
                 clock.stop("evaluation")
                 result.report.complete(describe(result) | {"cost": cost.read()})
                 run.metrics.scores(run.history, result.report.to_dict()["scores"])
+                if folder is not None and writes:
+                    save_report(result.report, folder)
             for module in (result.model, result.undefended):
                 if module is not None:
                     module.cpu().eval()
-            if folder is not None and engine.is_main_process:
-                result.save(folder)
+            if folder is not None and writes:
+                _save_bundle(result, folder)
+            run.checkpoints.finish()
     return result
+
+
+def check(
+    encoder: str | nn.Module,
+    dataset: Any,
+    config: HardenConfig | str | None = None,
+    *,
+    output_dir: str | Path | None = None,
+    accelerator: Accelerator | None = None,
+    method: str | Method | None = None,
+) -> list[Finding]:
+    """Try everything that ``harden`` would need, in seconds, and train nothing.
+
+    Args:
+        encoder: As for ``harden``.
+        dataset: As for ``harden``.
+        config: As for ``harden``.
+        output_dir: As for ``harden``; with it, an ONNX export is tried, too.
+        accelerator: As for ``harden``.
+        method: As for ``harden``.
+
+    Returns:
+        What was found, worst first: errors that ``harden`` would raise, warnings, and notes on memory and time.
+
+    Raises:
+        ConfigError: ``config`` or ``method`` cannot be used.
+    """
+    config = resolved(config, method)
+    try:
+        folder = None if output_dir is None else require_writable(Path(output_dir))
+        published = load_published(encoder)
+        data = load_images(dataset, published, config)
+        published = data.space.placed(published)
+        precision = config.machine.mixed_precision
+        engines = own_accelerator(precision) if accelerator is None else nullcontext(accelerator)
+        with engines as engine:
+            return preflight_of(new_candidate(published, data, config, engine, folder, evaluate=True))
+    except GenafError as error:
+        return [Finding.of({EncoderError: "encoder", DataError: "data"}.get(type(error), "output folder"), error)]
+
+
+def load_published(encoder: str | nn.Module) -> PixelEncoder:
+    """Return a copy of the encoder, in eval mode."""
+    return copy.deepcopy(load_encoder(encoder)).eval()
+
+
+def load_images(dataset: Any, published: PixelEncoder, config: HardenConfig) -> DataSplits:
+    """Return the images as the encoder takes them."""
+    return load_data(
+        dataset,
+        image_size=published.image_size,
+        channels=published.channels,
+        interpolation=published.interpolation,
+        seed=config.seed,
+        **config.loading.to_dict(),
+    )
+
+
+def new_candidate(
+    published: PixelEncoder,
+    data: DataSplits,
+    config: HardenConfig,
+    accelerator: Accelerator,
+    folder: Path | None,
+    evaluate: bool,
+) -> Candidate:
+    """Return the run that is to be tried before it begins."""
+    with torch.random.fork_rng():
+        model = new_classifier(published, data, config.seed)
+    return Candidate(published, model, data, config, accelerator, folder, evaluate)
+
+
+@contextmanager
+def _held(folder: Path | None, accelerator: Accelerator) -> Iterator[None]:
+    """Context: no other run writes into ``folder``; the first process asks for all."""
+    with locked_folder(folder) if folder is not None and accelerator.is_main_process else nullcontext():
+        yield
+
+
+def _save_bundle(result: HardenResult, folder: Path) -> None:
+    """Write everything; where an export fails, model and report, which names the failure, are there all the same.
+
+    Raises:
+        ExportError: An export failed, and there is no report to name it.
+    """
+    try:
+        result.save(folder)
+    except ExportError as error:
+        if result.report is None:
+            raise
+        logger.error("%s Model and report are in %s; `genaf export` tries again.", error, folder)
 
 
 def run_identity(published: PixelEncoder, data: DataSplits, config: HardenConfig) -> dict[str, Any]:
@@ -245,10 +343,9 @@ def evaluate_result(run: Run, result: HardenResult, surrogate: Tensor | None) ->
         )
 
 
-def new_classifier(
-    published: PixelEncoder, feature_dim: int, data: DataSplits, seed: int, *, head_name: str = DEFAULT
-) -> HardenedModel:
+def new_classifier(published: PixelEncoder, data: DataSplits, seed: int, *, head_name: str = DEFAULT) -> HardenedModel:
     """Put a fresh head, drawn by ``seed``, on a copy of the encoder."""
+    feature_dim = published.feature_dim(data.image_shape[1:])
     torch.manual_seed(seed)
     head = build_head(head_name, feature_dim, len(data.class_names))
     return HardenedModel(copy.deepcopy(published), head, class_names=data.class_names, image_size=data.image_shape[1:])

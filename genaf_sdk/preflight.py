@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 import statistics
 import tempfile
@@ -16,7 +17,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from genaf_sdk.attacks import EncoderAttack, load_attack
+from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
 from genaf_sdk.engine.fitting import Fitting
@@ -32,12 +33,13 @@ from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.soundness import require_sound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
     from genaf_sdk.engine.stage import Stage
 
+logger = logging.getLogger(__name__)
 STEPS = 3
 """How many steps are timed; the first one warms up."""
 MOMENTS = 4
@@ -126,6 +128,21 @@ def preflight(candidate: Candidate, announce: Callable[[str], object] = str) -> 
     return sorted(findings, key=lambda finding: order.index(finding.level))
 
 
+def require_ready(candidate: Candidate, announce: Callable[[str], object]) -> None:
+    """Try a run as ``preflight`` does; tell what is good to know, warn of what may surprise.
+
+    Raises:
+        GenafError: The run would fail, or its result would be wrong.
+    """
+    for finding in preflight(candidate, announce):
+        if finding.error is not None:
+            raise finding.error
+        if finding.level == "note":
+            announce(finding.text)
+        elif candidate.accelerator.is_main_process:
+            logger.warning("%s: %s To do: %s.", finding.subject, finding.text, finding.remedy)
+
+
 def _encoder(candidate: Candidate) -> Iterator[Finding]:
     published, model = candidate.published, candidate.model
     require_sound(published, candidate.data.image_shape[1:])
@@ -149,15 +166,27 @@ def _encoder(candidate: Candidate) -> Iterator[Finding]:
 
 
 def _attacks(candidate: Candidate) -> Iterator[Finding]:
-    if not candidate.evaluate:
-        return
-    data = candidate.data
-    pixels, _ = data.train.head(2, seed=candidate.config.seed)
-    for text in candidate.config.evaluation.attacks:
-        attack = load_attack(text)
-        target = candidate.published if isinstance(attack, EncoderAttack) else candidate.model
-        attack.require(target, pixels.to(candidate.published.mean.device), len(data.class_names))
+    if candidate.evaluate:
+        config = candidate.config
+        require_attacks(config.evaluation.attacks, candidate.published, candidate.data, config.seed)
     yield from ()
+
+
+def require_attacks(attacks: Sequence[str], published: PixelEncoder, data: DataSplits, seed: int = 0) -> None:
+    """Refuse attacks that could not run.
+
+    Args:
+        attacks: As in ``EvaluationConfig``.
+        published: The encoder; its layers are the model's.
+        data: Tells the size of an image and the number of classes.
+        seed: Of the order of the images.
+
+    Raises:
+        AttackError: A name or setting is unknown, or a package, a layer or a class is missing.
+    """
+    pixels, _ = data.train.head(2, seed=seed)
+    for text in attacks:
+        load_attack(text).require(published, pixels.to(published.mean.device), len(data.class_names))
 
 
 def _export(candidate: Candidate) -> Iterator[Finding]:

@@ -31,6 +31,7 @@ shell: `genaf --tyro-print-completion bash` (or zsh)."""
 COMMANDS = {
     "demo": ("arguments", "DemoArguments"),
     "harden": ("arguments", "HardenArguments"),
+    "check": ("arguments", "CheckArguments"),
     "compare": ("comparing", "Compare"),
     "evaluate": ("measuring", "Evaluate"),
     "attack": ("measuring", "Attack"),
@@ -75,10 +76,10 @@ def _command(name: str, given: Sequence[str]) -> tuple[type[Any], dict[str, Any]
 
     The settings of ``harden`` are those of the methods, which bring torch with them; only who trains waits for that.
     """
-    if name in ("harden", "demo"):
-        from genaf_sdk.cli.making import Demo, Harden
+    if name in ("harden", "demo", "check"):
+        from genaf_sdk.cli.making import Check, Demo, Harden
 
-        kind = Demo if name == "demo" else Harden
+        kind = {"harden": Harden, "demo": Demo, "check": Check}[name]
         settings, run = starting_settings(given)
         return kind, {"default": kind(settings=settings, **run)}
     if name == "evaluate":

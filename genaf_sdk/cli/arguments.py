@@ -28,6 +28,8 @@ class HardenArguments(Command):
     of a run to repeat. It overrides the preset; options override it."""
     resume: bool = False
     """Go on from the last checkpoint in the output folder, with the same encoder, data and settings."""
+    overwrite: bool = False
+    """Replace the checkpoints that an unfinished run left in the output folder."""
     log_with: tuple[str, ...] = ()
     """Trackers that are told of every epoch, beside metrics.jsonl: tensorboard, wandb and others of accelerate."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -40,3 +42,8 @@ class DemoArguments(HardenArguments):
 
     output_dir: Path = Path("demo-output")
     """Folder for model.safetensors, config.json, model.onnx, report.html, report.json and perturbations/."""
+
+
+@dataclass(frozen=True)
+class CheckArguments(HardenArguments):
+    """Try encoder, data, attacks, export, output folder, memory and time of a run, in seconds; train nothing."""

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
+from rich.text import Text
 
 from genaf_sdk.cli.arguments import DemoArguments, HardenArguments
 from genaf_sdk.cli.output import DONE, FAILED, console, is_first_process
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.methods import presets
+from genaf_sdk.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Harden(HardenArguments):
             output_dir=self.output_dir,
             progress=not self.quiet,
             resume=self.resume,
+            overwrite=self.overwrite,
             log_with=self.log_with or None,
         )
         if result.report is None or not is_first_process():
@@ -43,6 +46,28 @@ class Harden(HardenArguments):
                 console().print(result.report.onnx.text)
             console().print(f"{sum(result.seconds.values()):.0f} s: {parts}. Everything is in {self.output_dir}.")
         return FAILED if result.report.failures else DONE
+
+
+@dataclass(frozen=True)
+class Check(Harden):
+    """Try encoder, data, attacks, export, output folder, memory and time of a run, in seconds; train nothing."""
+
+    def __call__(self) -> int:
+        """Run."""
+        from dataclasses import asdict
+
+        from genaf_sdk.pipeline import check
+
+        findings = check(self.encoder, self.data, self.settings, output_dir=self.output_dir)
+        marks = {"error": "red", "warning": "yellow", "note": "green"}
+        lines = []
+        for finding in findings:
+            remedy = f" To do: {finding.remedy}." if finding.remedy else ""
+            mark = Text(f"{finding.level:8}", style=marks[finding.level])
+            lines.append(mark + Text(printable(f"{finding.subject}: {finding.text}{remedy}")))
+        content = [{k: v for k, v in asdict(finding).items() if k != "error"} for finding in findings]
+        self.answer(content, *lines)
+        return FAILED if any(finding.level == "error" for finding in findings) else DONE
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ A checkpoint is a folder of ``tensors.safetensors`` and ``metadata.json``, which
     OUTPUT_DIR/checkpoints/run.json                  what the run was started with
                            stage-1/00000120/         after 120 steps of stage 1
                            sensitivity.json          results that are no weights
+                           finished.json             once the run is over
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 
 KEPT = 2  # checkpoints of a stage: the last one, and the one to fall back on
+FINISHED_FILE = "finished.json"
 FOLDER, RUN_FILE, TENSORS_FILE, METADATA_FILE = "checkpoints", "run.json", "tensors.safetensors", "metadata.json"
 PARTIAL = ".partial"
 
@@ -121,9 +123,14 @@ class Checkpoints:
             write_json(path, value)
         return value
 
+    def finish(self) -> None:
+        """Note that the run is over: a later one may replace its checkpoints."""
+        if self.folder is not None and self.processes.is_first:
+            write_json(self.folder / FINISHED_FILE, {})
+
 
 def open_checkpoints(
-    output_dir: Path | None, identity: dict[str, Any], processes: Processes, *, resume: bool
+    output_dir: Path | None, identity: dict[str, Any], processes: Processes, *, resume: bool, overwrite: bool = False
 ) -> Checkpoints:
     """Return the checkpoints of a run: those that are there if it resumes, none if it starts.
 
@@ -132,9 +139,11 @@ def open_checkpoints(
         identity: What a run that goes on must share with the one that started, as JSON.
         processes: The first one writes.
         resume: Whether to go on; where nothing was kept, the run starts.
+        overwrite: Whether a run that starts may remove what one that was not finished kept.
 
     Raises:
-        ConfigError: The run was started with something else; every difference is listed.
+        ConfigError: The run was started with something else; every difference is listed. Or it does not resume, and an
+            unfinished one left checkpoints there.
         OutputError: The folder cannot be read or written, or holds what is not of this package.
     """
     if output_dir is None:
@@ -145,7 +154,7 @@ def open_checkpoints(
     problem: Exception | None = None
     if processes.is_first:
         try:
-            _open(folder, identity, resume=resume)
+            _open(folder, identity, resume=resume, overwrite=overwrite)
         except (ConfigError, OutputError) as error:
             problem = error
     problem = processes.broadcast(problem)
@@ -154,7 +163,7 @@ def open_checkpoints(
     return Checkpoints(folder, processes)
 
 
-def _open(folder: Path, identity: dict[str, Any], *, resume: bool) -> None:
+def _open(folder: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     run_file = folder / RUN_FILE
     if resume and run_file.is_file():
         changed = differences(read_json(run_file), identity)
@@ -172,8 +181,12 @@ def _open(folder: Path, identity: dict[str, Any], *, resume: bool) -> None:
         return
     if resume:
         logger.warning("There is nothing to resume in %s: the run starts from the beginning.", folder.parent)
-    elif run_file.is_file():
-        logger.warning("The checkpoints of an earlier run in %s are replaced; resume goes on from them.", folder)
+    elif run_file.is_file() and not overwrite and _is_unfinished(folder):
+        raise ConfigError(
+            f"{folder} holds the checkpoints of a run that was not finished.",
+            expected="resume=True (--resume) to go on, or overwrite=True (--overwrite) to replace them",
+            remedy="choose one of these, or another output_dir",
+        )
     try:
         if not run_file.is_file() and folder.exists() and any(PARTIAL not in path.name for path in folder.iterdir()):
             raise OutputError(
@@ -186,6 +199,10 @@ def _open(folder: Path, identity: dict[str, Any], *, resume: bool) -> None:
     except OSError as error:
         raise OutputError(f"{folder} cannot be emptied: {error.strerror or error}.") from error
     write_json(run_file, identity)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    return not (folder / FINISHED_FILE).is_file() and any(folder.rglob(METADATA_FILE))
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:
