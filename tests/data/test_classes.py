@@ -368,12 +368,13 @@ def test_evaluation_maps_labels_to_the_models_classes() -> None:
     data = data_of("ant", "bee", "cat")
     report = evaluate(Knowing("cat", "ant", "bee"), data, config=config)
     assert next(score for score in report.scores if score.column == "clean").accuracy == 1
-    assert report.data["class_names"] == ["cat", "ant", "bee"]
-    assert any("mapped by class name to the hardened model" in note for note in report.data["notes"])
+    described = report.to_dict()["data"]
+    assert described["class_names"] == ["cat", "ant", "bee"]
+    assert any("mapped by class name to the hardened model" in note for note in described["notes"])
     with pytest.raises(DataError, match="the hardened model"):
         evaluate(Knowing("cat", "ant", "dog"), data, config=config)
     with pytest.raises(DataError, match="in another order"):
-        evaluate(Knowing("cat", "ant", "bee"), data, undefended=Knowing("ant", "bee", "cat"), config=config)
+        evaluate(Knowing("cat", "ant", "bee"), data, baseline=Knowing("ant", "bee", "cat"), config=config)
 
 
 def test_data_is_aligned_to_a_model() -> None:
