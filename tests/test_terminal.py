@@ -13,11 +13,11 @@ from rich.table import Table
 from genaf_sdk import progress
 from genaf_sdk.cli import DONE, UNUSABLE, main
 from genaf_sdk.cli.output import print_json
-from genaf_sdk.data import DataSplits
 from genaf_sdk.errors import GenafError
 from genaf_sdk.export.serve.logs import printable as printable_of_the_server
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Check, Score
+from genaf_sdk.report.sections import DataDescription, Sizes
 from genaf_sdk.terminal import PlainConsole, json_text, printable
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202etxt [/red] [link=https://e.invalid]x[/link] :smile: \x9b31m \udce9"
@@ -60,15 +60,13 @@ def test_a_console_takes_strings_for_text_in_lines_and_cells() -> None:
     assert text.count(r"\x1b]0;owned\x07\x1b[2J\u202etxt") == 2
 
 
-def test_a_report_of_others_is_shown_not_obeyed(
-    tmp_path: Path, striped: DataSplits, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_of_others_is_shown_not_obeyed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = HOSTILE.strip("\udce9")
     RobustnessReport(
-        data=striped.describe() | {"name": name},
+        data=DataDescription(name, Sizes(9, 9, 9), [name, "b"], (3, 8, 8), "0" * 64),
         scores=[
             Score("hardened", "clean", "", 0, 9, 8, 0),
-            Score("hardened", "transfer", name, 10 / 255, 9, 5, 3, crafting_data=name),
+            Score("hardened", "transfer", name, 10 / 255, 9, 5, 3, crafting_data="train"),
         ],
         checks=[Check(name, False, name)],
         notes=[name],
