@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from genaf_sdk.errors import GenafError
     from genaf_sdk.evaluation.evaluate import evaluate
     from genaf_sdk.hardened import HardenedModel
-    from genaf_sdk.pipeline import HardenResult, check, harden
+    from genaf_sdk.pipeline import check, harden
     from genaf_sdk.report.robustness import RobustnessReport
+    from genaf_sdk.result import HardenResult
 
 _HOME = {
     "Comparison": "comparison",
     "DataSplits": "data",
     "GenafError": "errors",
     "HardenConfig": "config",
-    "HardenResult": "pipeline",
+    "HardenResult": "result",
     "HardenedModel": "hardened",
     "RobustnessReport": "report.robustness",
     "check": "pipeline",

@@ -21,8 +21,9 @@ from genaf_sdk.errors import ConfigError, OutputError
 from genaf_sdk.evaluation.evaluate import evaluate
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.files import replacing, require_writable
-from genaf_sdk.pipeline import harden, load_images, resolved
+from genaf_sdk.pipeline import harden
 from genaf_sdk.preflight import require_attacks
+from genaf_sdk.preparation import load_images, resolved
 from genaf_sdk.report.reading import plain, read
 from genaf_sdk.report.scores import Score, lowest_accuracy
 

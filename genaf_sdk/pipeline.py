@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import logging
-import tempfile
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from genaf_sdk._version import __version__
-from genaf_sdk.config import HardenConfig
-from genaf_sdk.data import DataSplits, load_data
-from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
-from genaf_sdk.engine.checkpoints import fingerprint, open_checkpoints
+from genaf_sdk.engine.checkpoints import open_checkpoints
 from genaf_sdk.engine.cost import CostMeter
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.tracking import Metrics, require_trackers
 from genaf_sdk.engine.train import train
 from genaf_sdk.errors import ConfigError, DataError, EncoderError, ExportError, GenafError
 from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
-from genaf_sdk.export.bundle import save_model, save_report, write_bundle
-from genaf_sdk.export.hub import push_bundle
+from genaf_sdk.export.bundle import save_model, save_report
 from genaf_sdk.files import locked_folder, require_writable
-from genaf_sdk.hardened import HardenedModel
-from genaf_sdk.methods import Method, presets
 from genaf_sdk.methods.lab import Clock, Lab
-from genaf_sdk.models.classifier import describe_architecture
-from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.heads import DEFAULT, build_head
 from genaf_sdk.preflight import Candidate, Finding, require_ready
 from genaf_sdk.preflight import preflight as preflight_of
-from genaf_sdk.report.robustness import RobustnessReport
+from genaf_sdk.preparation import (
+    frozen_parameters,
+    load_images,
+    load_published,
+    new_classifier,
+    resolved,
+    run_identity,
+)
+from genaf_sdk.result import HardenResult, describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,77 +38,15 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
 
+    from genaf_sdk.config import HardenConfig
+    from genaf_sdk.data import DataSplits
     from genaf_sdk.engine.tracking import LogWith
-    from genaf_sdk.methods.adaptability import Adaptation
+    from genaf_sdk.methods import Method
+    from genaf_sdk.models.encoder import PixelEncoder
+    from genaf_sdk.report.robustness import RobustnessReport
 
 
 logger = logging.getLogger(__name__)
-AFTER_TRAINING = ("evaluation", "export")
-"""Groups of settings that no trained weight depends on: a run may be resumed with others."""
-
-
-@dataclass
-class HardenResult:
-    """What ``harden`` returns.
-
-    Args:
-        model: The hardened classifier, in eval mode, on the CPU.
-        report: What it withstands; None if ``evaluate=False`` was asked for.
-        published: The encoder as it was before.
-        undefended: The same encoder fine-tuned without defence ("before"), or None.
-        data: The images that were used.
-        config: The settings that were used.
-        findings: What the method found on the way, by name.
-        history: One record an epoch.
-        seconds: Duration of each part.
-    """
-
-    model: HardenedModel
-    report: RobustnessReport | None
-    published: PixelEncoder
-    undefended: HardenedModel | None
-    data: DataSplits
-    config: HardenConfig
-    findings: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def sensitivity(self) -> dict[str, float]:
-        """Layer -> rise of the adversarial loss: what each layer contributes to robustness; empty if not measured."""
-        return dict(self.findings.get("sensitivity", {}))
-
-    @property
-    def adaptation(self) -> Adaptation | None:
-        """What stage 2 trained and kept; None where there was none."""
-        found: Adaptation | None = self.findings.get("adaptation")
-        return found
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the model, its ONNX file and the report with its perturbations into ``folder`` and return it.
-
-        The ONNX file is compared with the model, and the perturbations are replayed through it with onnxruntime, so
-        that the report's figures stand for the file that is served.
-
-        Raises:
-            ExportError: The ONNX file differs from the model.
-            OutputError: The folder cannot be written.
-        """
-        return write_bundle(self.model, require_writable(Path(folder)), self)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Publish the whole bundle on the Hugging Face Hub in one commit and return its URL.
-
-        Args:
-            repo_id: ``ORG/NAME``; made if it does not exist.
-            **options: ``private``, ``revision``, ``create_pr``, ``token`` and the others of
-                ``genaf_sdk.export.hub.push_bundle``.
-
-        Raises:
-            HubError: The Hub refuses; the error says why.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            return push_bundle(self.save(folder), repo_id, **options)
 
 
 def harden(
@@ -261,23 +193,6 @@ def check(
         return [Finding.of({EncoderError: "encoder", DataError: "data"}.get(type(error), "output folder"), error)]
 
 
-def load_published(encoder: str | nn.Module) -> PixelEncoder:
-    """Return a copy of the encoder, in eval mode."""
-    return copy.deepcopy(load_encoder(encoder)).eval()
-
-
-def load_images(dataset: Any, published: PixelEncoder, config: HardenConfig) -> DataSplits:
-    """Return the images as the encoder takes them."""
-    return load_data(
-        dataset,
-        image_size=published.image_size,
-        channels=published.channels,
-        interpolation=published.interpolation,
-        seed=config.seed,
-        **config.loading.to_dict(),
-    )
-
-
 def new_candidate(
     published: PixelEncoder,
     data: DataSplits,
@@ -313,21 +228,6 @@ def _save_bundle(result: HardenResult, folder: Path) -> None:
         logger.error("%s Model and report are in %s; `genaf export` tries again.", error, folder)
 
 
-def run_identity(published: PixelEncoder, data: DataSplits, config: HardenConfig) -> dict[str, Any]:
-    """Return what a resumed run must share with the one that was started, as JSON: all that training depends on."""
-    identity: dict[str, Any] = json.loads(
-        json.dumps(
-            {
-                "genaf_sdk": __version__,
-                "encoder": fingerprint(published.state_dict()),
-                "data": data.describe()["fingerprint"],
-                "config": {key: value for key, value in config.to_dict().items() if key not in AFTER_TRAINING},
-            }
-        )
-    )
-    return identity
-
-
 def evaluate_result(run: Run, result: HardenResult, surrogate: Tensor | None) -> RobustnessReport:
     """Attack the hardened and the undefended classifier."""
     with run.progress, torch.random.fork_rng():
@@ -341,59 +241,3 @@ def evaluate_result(run: Run, result: HardenResult, surrogate: Tensor | None) ->
             seed=result.config.seed,
             on_attack=run.announce("evaluation"),
         )
-
-
-def new_classifier(published: PixelEncoder, data: DataSplits, seed: int, *, head_name: str = DEFAULT) -> HardenedModel:
-    """Put a fresh head, drawn by ``seed``, on a copy of the encoder."""
-    feature_dim = published.feature_dim(data.image_shape[1:])
-    torch.manual_seed(seed)
-    head = build_head(head_name, feature_dim, len(data.class_names))
-    return HardenedModel(copy.deepcopy(published), head, class_names=data.class_names, image_size=data.image_shape[1:])
-
-
-def frozen_parameters(published: PixelEncoder) -> frozenset[str]:
-    """Return the names, in a classifier, of the encoder's parameters that its user froze.
-
-    Raises:
-        EncoderError: All of them are.
-    """
-    parameters = {f"encoder.{name}": parameter.requires_grad for name, parameter in published.named_parameters()}
-    frozen = frozenset(name for name, required in parameters.items() if not required)
-    if parameters and len(frozen) == len(parameters):
-        raise EncoderError(
-            "All parameters of the encoder are frozen.",
-            expected="parameters with requires_grad=True: frozen ones stay as they are",
-            remedy="call encoder.requires_grad_(True), or use the preset 'linear-probe'",
-        )
-    return frozen
-
-
-def describe(result: HardenResult) -> dict[str, Any]:
-    """Return what the report says beside its scores: model, settings, both stages, cost."""
-    adaptation = result.adaptation
-    return {
-        "model": describe_architecture(result.model),
-        "config": result.config.to_dict(),
-        "sensitivity": result.sensitivity,
-        "adaptation": None if adaptation is None else adaptation.to_dict(),
-        "history": result.history,
-        "seconds": result.seconds,
-    }
-
-
-def resolved(config: HardenConfig | str | None, method: str | Method | None) -> HardenConfig:
-    """Return the settings that ``harden`` was asked for.
-
-    Raises:
-        ConfigError: There is no such preset or method, or ``config`` is something else.
-    """
-    if config is None and isinstance(method, str) and method in presets():
-        return HardenConfig.preset(method)
-    if config is None or isinstance(config, str):
-        config = HardenConfig.preset(config or "default")
-    if not isinstance(config, HardenConfig):
-        raise ConfigError(f"config is a {type(config).__name__}.", expected="a HardenConfig or the name of a preset")
-    if method is None:
-        return config
-    chosen = Method.from_value(method, "method")
-    return config.with_(method=chosen.with_(schedule=config.method.schedule) if isinstance(method, str) else chosen)

@@ -53,7 +53,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 FILES_OF = {
     GROUND: ("_version", "errors", "files", "precision", "progress", "registry", "settings", "terminal"),
-    FLOWS: ("comparison", "config", "doctor", "earlier", "hardened", "pipeline", "preflight", "verification"),
+    FLOWS: (
+        "comparison",
+        "config",
+        "doctor",
+        "earlier",
+        "hardened",
+        "pipeline",
+        "preflight",
+        "preparation",
+        "result",
+        "verification",
+    ),
     ENTRY: ("__init__", "__main__"),
 }
 """Rooms that have no folder of their own, or files beside it: their files in ``genaf_sdk/``."""

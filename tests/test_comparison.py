@@ -16,7 +16,7 @@ from genaf_sdk.data import DataSplits, load_data
 from genaf_sdk.errors import ConfigError, OutputError
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.methods import presets
-from genaf_sdk.pipeline import resolved
+from genaf_sdk.preparation import resolved
 from genaf_sdk.report.scores import Score
 
 QUICK = EvaluationConfig(

@@ -11,7 +11,7 @@ from genaf_sdk.engine.schedule import Schedule
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.methods import MART, PGD, TRADES, GenAF, Mixture, RiFT, presets
-from genaf_sdk.pipeline import resolved
+from genaf_sdk.preparation import resolved
 
 PRESETS = sorted(presets())
 

@@ -14,7 +14,7 @@ from genaf_sdk.data import DataSplits
 from genaf_sdk.errors import ConfigError, EncoderError, OutputError
 from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.verify import verify_bundle
-from genaf_sdk.pipeline import HardenResult
+from genaf_sdk.result import HardenResult
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def test_harden_reads_data_as_the_settings_and_the_encoder_say(
         asked.update(options)
         return load_data(dataset, **options)
 
-    monkeypatch.setattr("genaf_sdk.pipeline.load_data", spy)
+    monkeypatch.setattr("genaf_sdk.preparation.load_data", spy)
     parts = [LabelledImages.in_memory(*split.head()) for split in (striped.train.subset(range(1, 60)), striped.test)]
     settings = LoadingConfig(balance="repeat", skip_corrupt=True)
     config = quick_config.with_(loading=settings, method={"schedule": {"epochs": 1}})

@@ -19,7 +19,7 @@ from genaf_sdk.engine import fitting
 from genaf_sdk.engine.checkpoints import Checkpoint, open_checkpoints
 from genaf_sdk.engine.processes import ALONE
 from genaf_sdk.errors import ConfigError, OutputError, RunStoppedError, TrainingError
-from genaf_sdk.pipeline import HardenResult
+from genaf_sdk.result import HardenResult
 
 CONFIG = HardenConfig().with_(
     method={

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from genaf_sdk import HardenConfig, HardenedModel, RobustnessReport, harden
 from genaf_sdk.data import DataSplits, LabelledImages
 from genaf_sdk.export.settings import ExportConfig
-from genaf_sdk.pipeline import HardenResult
+from genaf_sdk.result import HardenResult
 
 
 @dataclass

@@ -23,7 +23,7 @@ from genaf_sdk.export.bundle import write_bundle
 from genaf_sdk.export.card import ModelFacts, card_metadata
 from genaf_sdk.export.integrity import seal
 from genaf_sdk.files import read_json, write_json
-from genaf_sdk.pipeline import HardenResult
+from genaf_sdk.result import HardenResult
 
 REPO = "tester/hardened-digits"
 PUSH = "from genaf_sdk.export.hub import push_bundle; print(push_bundle(FOLDER, REPO, **OPTIONS))"

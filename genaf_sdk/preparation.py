@@ -1,0 +1,102 @@
+"""What a run is made of before it begins: settings, encoder, images, an untrained classifier."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from genaf_sdk._version import __version__
+from genaf_sdk.config import HardenConfig
+from genaf_sdk.data import DataSplits, load_data
+from genaf_sdk.encoders import load_encoder
+from genaf_sdk.engine.checkpoints import fingerprint
+from genaf_sdk.errors import ConfigError, EncoderError
+from genaf_sdk.hardened import HardenedModel
+from genaf_sdk.methods import Method, presets
+from genaf_sdk.models.heads import DEFAULT, build_head
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from genaf_sdk.models.encoder import PixelEncoder
+
+AFTER_TRAINING = ("evaluation", "export")
+"""Groups of settings that no trained weight depends on: a run may be resumed with others."""
+
+
+def resolved(config: HardenConfig | str | None, method: str | Method | None) -> HardenConfig:
+    """Return the settings that ``harden`` was asked for.
+
+    Raises:
+        ConfigError: There is no such preset or method, or ``config`` is something else.
+    """
+    if config is None and isinstance(method, str) and method in presets():
+        return HardenConfig.preset(method)
+    if config is None or isinstance(config, str):
+        config = HardenConfig.preset(config or "default")
+    if not isinstance(config, HardenConfig):
+        raise ConfigError(f"config is a {type(config).__name__}.", expected="a HardenConfig or the name of a preset")
+    if method is None:
+        return config
+    chosen = Method.from_value(method, "method")
+    return config.with_(method=chosen.with_(schedule=config.method.schedule) if isinstance(method, str) else chosen)
+
+
+def load_published(encoder: str | nn.Module) -> PixelEncoder:
+    """Return a copy of the encoder, in eval mode."""
+    return copy.deepcopy(load_encoder(encoder)).eval()
+
+
+def load_images(dataset: Any, published: PixelEncoder, config: HardenConfig) -> DataSplits:
+    """Return the images as the encoder takes them."""
+    return load_data(
+        dataset,
+        image_size=published.image_size,
+        channels=published.channels,
+        interpolation=published.interpolation,
+        seed=config.seed,
+        **config.loading.to_dict(),
+    )
+
+
+def new_classifier(published: PixelEncoder, data: DataSplits, seed: int, *, head_name: str = DEFAULT) -> HardenedModel:
+    """Put a fresh head, drawn by ``seed``, on a copy of the encoder."""
+    feature_dim = published.feature_dim(data.image_shape[1:])
+    torch.manual_seed(seed)
+    head = build_head(head_name, feature_dim, len(data.class_names))
+    return HardenedModel(copy.deepcopy(published), head, class_names=data.class_names, image_size=data.image_shape[1:])
+
+
+def frozen_parameters(published: PixelEncoder) -> frozenset[str]:
+    """Return the names, in a classifier, of the encoder's parameters that its user froze.
+
+    Raises:
+        EncoderError: All of them are.
+    """
+    parameters = {f"encoder.{name}": parameter.requires_grad for name, parameter in published.named_parameters()}
+    frozen = frozenset(name for name, required in parameters.items() if not required)
+    if parameters and len(frozen) == len(parameters):
+        raise EncoderError(
+            "All parameters of the encoder are frozen.",
+            expected="parameters with requires_grad=True: frozen ones stay as they are",
+            remedy="call encoder.requires_grad_(True), or use the preset 'linear-probe'",
+        )
+    return frozen
+
+
+def run_identity(published: PixelEncoder, data: DataSplits, config: HardenConfig) -> dict[str, Any]:
+    """Return what a resumed run must share with the one that was started, as JSON: all that training depends on."""
+    identity: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                "genaf_sdk": __version__,
+                "encoder": fingerprint(published.state_dict()),
+                "data": data.describe()["fingerprint"],
+                "config": {key: value for key, value in config.to_dict().items() if key not in AFTER_TRAINING},
+            }
+        )
+    )
+    return identity

@@ -1,0 +1,98 @@
+"""What ``harden`` returns: the classifier, its report, and how it came about."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genaf_sdk.config import HardenConfig
+from genaf_sdk.data import DataSplits
+from genaf_sdk.export.bundle import write_bundle
+from genaf_sdk.export.hub import push_bundle
+from genaf_sdk.files import require_writable
+from genaf_sdk.hardened import HardenedModel
+from genaf_sdk.models.classifier import describe_architecture
+from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.report.robustness import RobustnessReport
+
+if TYPE_CHECKING:
+    from genaf_sdk.methods.adaptability import Adaptation
+
+
+@dataclass
+class HardenResult:
+    """What ``harden`` returns.
+
+    Args:
+        model: The hardened classifier, in eval mode, on the CPU.
+        report: What it withstands; None if ``evaluate=False`` was asked for.
+        published: The encoder as it was before.
+        undefended: The same encoder fine-tuned without defence ("before"), or None.
+        data: The images that were used.
+        config: The settings that were used.
+        findings: What the method found on the way, by name.
+        history: One record an epoch.
+        seconds: Duration of each part.
+    """
+
+    model: HardenedModel
+    report: RobustnessReport | None
+    published: PixelEncoder
+    undefended: HardenedModel | None
+    data: DataSplits
+    config: HardenConfig
+    findings: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def sensitivity(self) -> dict[str, float]:
+        """Layer -> rise of the adversarial loss: what each layer contributes to robustness; empty if not measured."""
+        return dict(self.findings.get("sensitivity", {}))
+
+    @property
+    def adaptation(self) -> Adaptation | None:
+        """What stage 2 trained and kept; None where there was none."""
+        found: Adaptation | None = self.findings.get("adaptation")
+        return found
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model, its ONNX file and the report with its perturbations into ``folder`` and return it.
+
+        The ONNX file is compared with the model, and the perturbations are replayed through it with onnxruntime, so
+        that the report's figures stand for the file that is served.
+
+        Raises:
+            ExportError: The ONNX file differs from the model.
+            OutputError: The folder cannot be written.
+        """
+        return write_bundle(self.model, require_writable(Path(folder)), self)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish the whole bundle on the Hugging Face Hub in one commit and return its URL.
+
+        Args:
+            repo_id: ``ORG/NAME``; made if it does not exist.
+            **options: ``private``, ``revision``, ``create_pr``, ``token`` and the others of
+                ``genaf_sdk.export.hub.push_bundle``.
+
+        Raises:
+            HubError: The Hub refuses; the error says why.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            return push_bundle(self.save(folder), repo_id, **options)
+
+
+def describe(result: HardenResult) -> dict[str, Any]:
+    """Return what the report says beside its scores: model, settings, both stages, cost."""
+    adaptation = result.adaptation
+    return {
+        "model": describe_architecture(result.model),
+        "config": result.config.to_dict(),
+        "sensitivity": result.sensitivity,
+        "adaptation": None if adaptation is None else adaptation.to_dict(),
+        "history": result.history,
+        "seconds": result.seconds,
+    }
