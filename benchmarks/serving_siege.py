@@ -28,6 +28,8 @@ from tiny import make_bundle
 
 LIMITS = {"max-body": 64 * MIB, "max-memory": 512 * MIB, "max-connections": 100, "timeout": 5}
 MOST_MEMORY, MOST_SECONDS = 64, 0.1
+QUIET = 8
+"""Seconds after a round: by then what the allocator has kept is given back."""
 
 
 @dataclass
@@ -70,6 +72,7 @@ def besiege(target: Target, names: list[str], minutes: float, shares: tuple[floa
     while number < 2 or time.monotonic() < until:
         for name in names:
             attack(name, target, chance.uniform(*shares) if number else 1.0, found[name])
+        time.sleep(QUIET)
         memory = resident(target.process)
         if number == 0:
             started = memory
