@@ -103,6 +103,7 @@ def _container(image: str, resources: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": "kserve-container",
         "image": image,
+        "args": ["--open"],  # who reaches a service inside the cluster is the cluster's business
         "ports": [{"containerPort": 8000, "protocol": "TCP"}],
         "resources": resources,
         "readinessProbe": {"httpGet": {"path": "/v2/health/ready", **probe}},

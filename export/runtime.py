@@ -28,7 +28,7 @@ class OnnxModel:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
         try:
-            self.session, _ = open_session(open_bundle(self.path).path, provider="cpu")
+            self.session, _ = open_session(open_bundle(self.path), provider="cpu")
         except ServeError as error:
             raise ExportError(str(error)) from error
         self.takes_bytes = self.session.get_inputs()[0].type == "tensor(uint8)"

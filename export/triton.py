@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -70,7 +69,7 @@ def write_triton_repository(
     kind = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}[device]
     config.instance_group.add(count=instances, kind=kind)
     if tensorrt:
-        _accelerate(config, chosen)
+        _accelerate(config, opened.sha256)
     if opened.class_names:
         config.output[0].label_filename = LABELS_FILE
     try:
@@ -78,7 +77,7 @@ def write_triton_repository(
         with tempfile.TemporaryDirectory(dir=repository, prefix=".partial-") as temporary:
             folder = Path(temporary) / chosen
             (folder / VERSION).mkdir(parents=True)
-            shutil.copyfile(opened.path, folder / VERSION / "model.onnx")
+            (folder / VERSION / "model.onnx").write_bytes(opened.content)
             (folder / CONFIG_FILE).write_text(text_format.MessageToString(config), encoding="utf-8")
             if opened.class_names:
                 lines = (" ".join(label.split()) for label in opened.class_names)
@@ -157,13 +156,13 @@ def _config(name: str, path: Path, max_batch: int) -> Any:
     return config
 
 
-def _accelerate(config: Any, name: str) -> None:
+def _accelerate(config: Any, sha256: str) -> None:
     accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
     # Half precision is a file of its own, whose robustness was measured; TensorRT must not choose it here.
     accelerator.parameters["precision_mode"] = "FP32"
     accelerator.parameters["max_workspace_size_bytes"] = str(WORKSPACE)
     accelerator.parameters["trt_engine_cache_enable"] = "true"
-    accelerator.parameters["trt_engine_cache_path"] = f"/tmp/{name}-tensorrt"  # noqa: S108  # inside the container
+    accelerator.parameters["trt_engine_cache_path"] = f"/tmp/tensorrt-{sha256}"  # noqa: S108  # the container's
 
 
 def _check_numbers(**numbers: int) -> None:

@@ -68,7 +68,7 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     "a number for an input": ('{"inputs": [1]}', 400, "inputs"),
     "NaN": (request(NAN), 400, "NaN"),
     "beyond 1": (request(images(1) * 255), 400, "divide bytes by 255"),
-    "words": (request(data=["a"] * 3 * SIZE * SIZE), 400, "type <U1"),
+    "words": (request(data=["a"] * 3 * SIZE * SIZE), 400, "type str"),
     "ragged": (request(data=[[1, 2], [3]]), 400, "ragged"),
     "huge integers": (request(data=[10**400]), 400, "values"),
     "too few": (request(data=[0.5]), 400, "holds 1 values"),
@@ -182,7 +182,7 @@ def test_a_large_body_is_refused_while_it_streams(served: tuple[int, int], path:
 
 def test_an_endless_body_is_answered(served: tuple[int, int]) -> None:
     with socket.create_connection(("127.0.0.1", served[0]), timeout=20) as connection:
-        connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
         chunk, stop = b"10000\r\n" + b"x" * 65536 + b"\r\n", time.monotonic() + 15
 
         def send() -> None:
@@ -369,7 +369,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
         our_server(str(make_bundle(tmp_path / "tiny")), *options, log=tmp_path / "log") as (port, _, _),
         socket.create_connection(("127.0.0.1", port), timeout=10) as connection,
     ):
-        connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc".encode())
+        connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc".encode())
         assert connection.recv(4096).startswith(b"HTTP/1.1 504")
 
 

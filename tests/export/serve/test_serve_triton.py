@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import onnx
@@ -42,6 +43,8 @@ def test_tensorrt_keeps_the_precision_of_the_file(bundle: Path, tmp_path: Path) 
     (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
     assert accelerator.name == "tensorrt"
     assert accelerator.parameters["precision_mode"] == "FP32"
+    digest = hashlib.sha256((bundle / "model.onnx").read_bytes()).hexdigest()
+    assert digest in accelerator.parameters["trt_engine_cache_path"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,7 @@ def test_the_manifest_of_a_triton_repository(tmp_path: Path) -> None:
 def test_the_manifest_of_our_own_image() -> None:
     predictor = kserve_manifest("digits", image="registry.example/digits:1", namespace="vision")["spec"]["predictor"]
     (container,) = predictor["containers"]
-    assert container["name"] == "kserve-container"
+    assert (container["name"], container["args"]) == ("kserve-container", ["--open"])
     assert container["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": 8000}
 
 
