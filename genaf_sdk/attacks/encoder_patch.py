@@ -32,8 +32,8 @@ class EncoderPatch(PlacedPatch, EncoderAttack):
 
     losses = ("info-nce", "cosine")
 
-    finalists: Count = 2
-    """How many places go on, with each of the losses."""
+    finalists: Count = 1
+    """How many places go on, with each of the losses, from what is there and from a new random start."""
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Try the places, then climb at the best."""
