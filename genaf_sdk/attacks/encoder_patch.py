@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class EncoderPatch(PlacedPatch, EncoderAttack):
     """Drives the features of patched images away from the clean ones: InfoNCE at every place, then also the cosine.
 
-    A quarter of the surrogate images is held out; kept is what moves most of them into another cluster of the clean
-    features (k-means).
+    A quarter of the surrogate images is held out; kept is what brings most of them nearest to the clean features of
+    another one (cosine).
     """
 
     name = "encoder-patch"
@@ -32,8 +32,8 @@ class EncoderPatch(PlacedPatch, EncoderAttack):
 
     losses = ("info-nce", "cosine")
 
-    finalists: Count = 2
-    """How many places go on, with each of the losses."""
+    finalists: Count = 1
+    """How many places go on, with each of the losses, from what is there and from a new random start."""
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Try the places, then climb at the best."""

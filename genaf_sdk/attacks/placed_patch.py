@@ -51,8 +51,8 @@ class PlacedPatch(UniversalAttack):
     """Places along each axis that are tried."""
     scout_steps: Count = 10
     """Steps at every place."""
-    finalists: Count = 3
-    """How many places go on."""
+    finalists: Count = 2
+    """How many places go on, each from what is there and from a new random start."""
     steps: Count = 60
     batch_size: Count = 128
     step_size: Epsilon = 0.1
@@ -80,7 +80,11 @@ class PlacedPatch(UniversalAttack):
                 target, space, [(begin, mask) for mask in free], self.losses[:1], self.scout_steps, generator
             )
             begin, covered = ranked[0].values, ranked[0].mask
-        starts = [(found.values, found.mask) for found in ranked[: self.finalists]]
+        starts = [
+            (values, found.mask)
+            for found in ranked[: self.finalists]
+            for values in (found.values, self.threat.start(like, generator))
+        ]
         ranked += self._candidates(target, space, starts, self.losses, self.steps, generator)
         best = max(ranked, key=lambda found: found.success)
         top, left = torch.nonzero(best.mask[0])[0].tolist()

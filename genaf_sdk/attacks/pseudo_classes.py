@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from genaf_sdk.attacks.batches import outputs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from genaf_sdk.attacks.base import Classifier
 
 CLUSTERS = 10
@@ -44,21 +42,6 @@ def probe_classes(encoder: nn.Module, images: Tensor, generator: torch.Generator
         optimizer.step()
     final_weight, final_bias = weight.detach(), bias.detach()
     return lambda pixels: F.linear((encoder(pixels) - mean) / deviation, final_weight, final_bias)
-
-
-def nearest_center(features: Tensor, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """Return a function from features (N, D) to the nearest of the k-means centers of ``features``, (N,).
-
-    One center for every 40 images, 10 to 50 of them; features are brought to mean 0 and deviation 1 first.
-    """
-    from sklearn.cluster import KMeans
-
-    mean, deviation = _statistics(features)
-    count = min(max(len(features) // 40, CLUSTERS), 50, len(features))
-    seed = int(torch.randint(2**31, (1,), generator=generator))
-    scaled = ((features - mean) / deviation).cpu().numpy()
-    centers = torch.from_numpy(KMeans(count, n_init=1, random_state=seed).fit(scaled).cluster_centers_).to(features)
-    return lambda found: torch.cdist((found - mean) / deviation, centers).argmin(dim=1)
 
 
 def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:

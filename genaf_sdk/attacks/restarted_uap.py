@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from genaf_sdk.attacks.targets import Target
     from genaf_sdk.inputs.space import InputSpace
 
+LAST_EPOCHS = 2  # in which the step size falls to zero once nothing is gained any more
 MOMENTUM = 0.9  # of every second restart, on gradients of L1 norm 1
 
 
@@ -46,7 +47,8 @@ class RestartedUAP(UniversalAttack):
     """What is climbed; a restart takes the next one."""
 
     epochs: Count = 12
-    """At most; a restart ends when two epochs have brought less than a standard error on the held-out images."""
+    """At most; once, after half of them, two have brought less than a standard error on the held-out images, the step
+    size falls to zero within two more."""
     batch_size: Count = 128
     restarts: Count = 3
     relative_step_size: Share = 0.2
@@ -78,24 +80,27 @@ class RestartedUAP(UniversalAttack):
     ) -> Trial:
         order = endless_batches(len(target.crafting), self.batch_size, generator)
         batches = max(1, len(target.crafting) // self.batch_size)
-        first, steps = self.relative_step_size * self.budget, self.epochs * batches
+        first, advance, progress = self.relative_step_size * self.budget, 1 / (self.epochs * batches), 0.0
         velocity = torch.zeros_like(delta)
         best = delta
         curve = [target.success(lambda images: space.clip(images + delta))]
-        for step in range(steps):
+        for step in range(self.epochs * batches):
             indices = target.crafting[next(order).to(target.crafting.device)]
             delta = delta.detach().requires_grad_()
             attacked = space.add(target.images[indices], delta)
             gradient = gradient_of(target.objective(loss, attacked, indices), delta)
             velocity = momentum * velocity + gradient / gradient.abs().sum().clamp(min=1e-30)
-            delta = self.threat.ascend(delta.detach(), velocity, first * (1 - step / steps))
+            delta = self.threat.ascend(delta.detach(), velocity, first * max(1 - progress, 0.0))
+            progress += advance
             if (step + 1) % batches:
                 continue
             success = target.success(lambda images, found=delta: space.clip(images + found))  # type: ignore[misc]
             best = delta if success > max(curve) else best
             curve.append(success)
-            if len(curve) > self.epochs // 2 and settled(curve):
+            if progress > 1 - advance / 2:
                 break
+            if len(curve) > self.epochs // 2 and settled(curve):
+                advance = max(advance, (1 - progress) / (LAST_EPOCHS * batches))
         return Trial(best, max(curve), loss, len(curve) - 1, converged(curve))
 
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class UAPGDRestarts(RestartedUAP, EncoderAttack):
     """Climbs InfoNCE, minus the cosine similarity and the squared distance to the clean features, one after the other.
 
-    A quarter of the surrogate images is held out. Kept is what moves most of them into another cluster of the clean
-    features (k-means), over all epochs and restarts; every second restart has momentum. ``details`` say which loss won
-    and whether it had converged. Native budgets as UAPGD's.
+    A quarter of the surrogate images is held out. Kept is what brings most of them nearest to the clean features of
+    another one (cosine), over all epochs and restarts; every second restart has momentum. ``details`` say which loss
+    won and whether it had converged. Native budgets as UAPGD's.
     """
 
     name = "uapgd-restarts"

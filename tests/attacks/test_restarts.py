@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,15 +25,15 @@ def naive_uapgd(encoder: nn.Module, images: Tensor, epochs: int, batch: int, bud
     order = torch.randperm(len(images), generator=generator)
     held, crafting = order[: len(images) // 2], order[len(images) // 2 :]
     clean = encoder(images).detach()
-    mean, deviation = clean.mean(0), clean.std(0).clamp(min=1e-6)
-    kmeans_seed = int(torch.randint(2**31, (1,), generator=generator))
-    kmeans = KMeans(10, n_init=1, random_state=kmeans_seed).fit(((clean - mean) / deviation).numpy())
     delta = torch.empty(images.shape[1:]).uniform_(-budget, budget, generator=generator)
 
     def rate(delta: Tensor) -> tuple[float, float]:
         moved = encoder((images[held] + delta).clamp(0, 1)).detach()
-        clusters = [kmeans.predict(((f - mean) / deviation).numpy()) for f in (moved, clean[held])]
-        return float((clusters[0] != clusters[1]).mean()), float((1 - F.cosine_similarity(moved, clean[held])).mean())
+        lost = 0
+        for i in range(len(held)):
+            others = [float(F.cosine_similarity(moved[i], clean[row], dim=0)) for row in held]
+            lost += others.index(max(others)) != i
+        return lost / len(held), float((1 - F.cosine_similarity(moved, clean[held])).mean())
 
     best, highest = delta, rate(delta)
     batches = len(crafting) // batch
