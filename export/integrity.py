@@ -87,7 +87,7 @@ def listed(folder: Path) -> dict[str, str]:
 def check_whole(folder: Path, *, renewed: str = "") -> list[str]:
     """Check that a folder holds exactly the files that its list states, and return their names.
 
-    What a run leaves beside its bundle (``layout.LEFTOVERS``) is passed over, as is a file that is about to be made anew.
+    What a run leaves beside its bundle (``layout.LEFTOVERS``) is passed over, as is a file that is to be made anew.
 
     Raises:
         ExportError: A file is missing, is not the one that was written, or is not listed.
