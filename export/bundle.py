@@ -21,7 +21,7 @@ from genaf_sdk.export.layout import (
     SERVE_FOLDER,
 )
 from genaf_sdk.export.parity import check_parity, replay
-from genaf_sdk.export.staging import replacing_bundle
+from genaf_sdk.export.staging import replacing_bundle, require_free
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.export.variants import write_variants
 from genaf_sdk.files import replacing, write_json
@@ -86,9 +86,11 @@ def write_bundle(model: Classifier, folder: Path, result: Run | None = None) -> 
     Raises:
         ExportError: ``model.onnx`` cannot be made, or differs from the model. The model and the report, which names the
             failure, are in the folder nevertheless.
-        OutputError: The folder cannot be written; an older bundle is as it was.
+        OutputError: The folder cannot be written, or holds a README.md or serve/ of the user's; an older bundle is as
+            it was.
     """
     report = None if result is None else result.report
+    require_free(folder)
     try:
         with replacing_bundle(folder) as partial:
             save_classifier(model, partial)

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not in __all__
 
 from genaf_sdk.errors import ExportError, HubError, OutputError
-from genaf_sdk.export.integrity import BundleFile, check_whole, publishable
+from genaf_sdk.export.integrity import BundleFile, check_listed, check_whole, publishable
 from genaf_sdk.export.publication import publication
 from genaf_sdk.export.serve import ServeError, open_bundle
 
@@ -137,8 +137,12 @@ def local_bundle(source: str) -> Path:
 
     Raises:
         HubError: As for ``fetch_bundle``.
+        ExportError: The folder is not what its list of checksums says.
     """
-    return fetch_bundle(source) if source.startswith(PREFIX) else Path(source)
+    if source.startswith(PREFIX):
+        return fetch_bundle(source)
+    check_listed(Path(source))
+    return Path(source)
 
 
 def _checked(repo_id: str) -> str:

@@ -48,15 +48,15 @@ def renew(folder: Path, name: str) -> None:
             write_json(folder / CHECKSUMS_FILE, {"sha256": stated | {name: digest(folder / name)}})
 
 
-def check_listed(folder: Path) -> None:
-    """Check a folder against its list, if it has one: that of a bundle is whole, others are as they are.
+def check_listed(folder: Path, *, renewed: str = "") -> None:
+    """Check a folder against its list, if it has one: a bundle has to be whole, but for a file that is made anew.
 
     Raises:
         ExportError: A file is missing, is not the one that was written, or is not listed.
         OutputError: The list is no JSON.
     """
     if (folder / CHECKSUMS_FILE).exists():
-        check_whole(folder)
+        check_whole(folder, renewed=renewed)
 
 
 def listed(folder: Path) -> dict[str, str]:
@@ -84,10 +84,10 @@ def listed(folder: Path) -> dict[str, str]:
     return dict(stated)
 
 
-def check_whole(folder: Path) -> list[str]:
+def check_whole(folder: Path, *, renewed: str = "") -> list[str]:
     """Check that a folder holds exactly the files that its list states, and return their names.
 
-    What a run leaves beside its bundle (``layout.LEFTOVERS``) is passed over.
+    What a run leaves beside its bundle (``layout.LEFTOVERS``) is passed over, as is a file that is to be made anew.
 
     Raises:
         ExportError: A file is missing, is not the one that was written, or is not listed.
@@ -95,6 +95,8 @@ def check_whole(folder: Path) -> list[str]:
     """
     stated = listed(folder)
     for name, value in stated.items():
+        if name == renewed:
+            continue
         path = folder / name
         state = "" if path.is_file() else "is missing"
         if not state and digest(path) != value:

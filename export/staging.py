@@ -32,7 +32,6 @@ def replacing_bundle(folder: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _recover(folder)
-        require_free(folder)
         partial.mkdir()
         yield partial
         _exchange(folder)
@@ -55,11 +54,15 @@ def require_free(folder: Path) -> None:
     generic = [name for name in found_files(folder) if name == CARD_FILE or name.startswith(f"{SERVE_FOLDER}/")]
     foreign = sorted(set(generic) - ours)
     if foreign:
-        raise OutputError(
-            f"{folder} holds {foreign[0]}, which no bundle wrote and a bundle would overwrite.",
-            expected="a folder of its own",
-            remedy="choose another output folder, or move the file",
-        )
+        raise _not_ours(folder, foreign[0])
+
+
+def _not_ours(folder: Path, name: str) -> OutputError:
+    return OutputError(
+        f"{folder} holds {name}, which no bundle wrote and a bundle would overwrite.",
+        expected="a folder of its own",
+        remedy="choose another output folder, or move the file",
+    )
 
 
 def _of_older_bundle(folder: Path) -> set[str]:
@@ -77,6 +80,9 @@ def _exchange(folder: Path) -> None:
     new = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if not path.is_dir())
     new.sort(key=lambda name: name == CHECKSUMS_FILE)  # the list comes last: where it is, everything else is complete
     old = sorted(_of_older_bundle(folder), key=lambda name: name != CHECKSUMS_FILE)
+    in_the_way = sorted(set(new) & found_files(folder) - set(old))
+    if in_the_way:
+        raise _not_ours(folder, in_the_way[0])
     previous.mkdir()
     write_json(previous / NAMES, new)
     try:

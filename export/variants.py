@@ -81,7 +81,8 @@ def write_variants(
         OutputError: The folder cannot be written.
     """
     sample = Sample.draw(data.test, samples, seed=seed)
-    before = reference or replay(folder / MODEL_FILE, data, perturbations, samples=samples, seed=seed)
+    if reference is None:
+        reference = replay(folder / MODEL_FILE, data, perturbations, samples=samples, seed=seed)
     labels = predictions(OnnxModel(folder / MODEL_FILE), sample, {})[""]
     variants = []
     for name in [*config.precisions, *(["uint8"] if config.uint8_input else [])]:
@@ -98,7 +99,7 @@ def write_variants(
                 failures.append(Failure("export", target.name, error.problem))
                 continue
             rows = counted(found, sample.labels)
-            loss = max(one["accuracy"] - other["accuracy"] for one, other in zip(before, rows, strict=True))
+            loss = max(one["accuracy"] - other["accuracy"] for one, other in zip(reference, rows, strict=True))
             agreement = float((found[""] == labels).float().mean())
             kept = loss <= config.tolerance
             variants.append(Variant(target.name, kept, agreement, loss, rows, made.stat().st_size))

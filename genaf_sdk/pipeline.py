@@ -18,6 +18,7 @@ from genaf_sdk.engine.train import train
 from genaf_sdk.errors import ConfigError, DataError, EncoderError, ExportError, GenafError
 from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
 from genaf_sdk.export.bundle import save_model, save_report
+from genaf_sdk.export.staging import require_free
 from genaf_sdk.files import locked_folder, require_writable
 from genaf_sdk.methods.lab import Clock, Lab
 from genaf_sdk.preflight import Candidate, Finding, require_ready
@@ -101,6 +102,8 @@ def harden(
     """
     config = resolved(config, method)
     folder = None if output_dir is None else require_writable(Path(output_dir))
+    if folder is not None:
+        require_free(folder)
     if log_with is not None and accelerator is not None:
         raise ConfigError("Both log_with and accelerator are given.", remedy="give log_with to your Accelerator")
     trackers = require_trackers(log_with, folder)

@@ -11,6 +11,7 @@ import pytest
 from genaf_sdk.cli import DONE, FAILED, INTERRUPTED, UNEXPECTED, UNUSABLE, listing, main
 from genaf_sdk.cli.settings import starting_settings
 from genaf_sdk.errors import ConfigError
+from genaf_sdk.export.integrity import seal
 from genaf_sdk.methods import PGD
 
 QUICK = [
@@ -28,7 +29,7 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
     printed = capsys.readouterr().out
     assert "transfer" in printed
     assert f"genaf verify {folder}" in " ".join(printed.split())
-    assert "logits of ONNX and torch differ" in printed
+    assert "Largest relative logit difference" in printed
     report = json.loads((folder / "report.json").read_text())
     assert report["model"]["encoder"] == "bundled:simclr-cifar10"
     assert report["data"]["name"] == "digits"
@@ -36,7 +37,8 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["verify", str(folder), "--json"]) == DONE
     verified = json.loads(capsys.readouterr().out)
     assert verified["agrees"]
-    assert {row["attack"] for row in verified["rows"]} == {"", "noise", "uapgd"}
+    replayed = {item["what"] for item in verified["items"] if item["outcome"] == "replayed"}
+    assert {"hardened clean", "hardened noise noise", "hardened adaptive uapgd"} <= replayed
     assert main(["report", str(folder), "--json"]) == DONE
     assert json.loads(capsys.readouterr().out) == report
     (folder / "report.html").write_text("")
@@ -63,6 +65,9 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
     for row in report["scores"]:
         row["correct"] = 0 if row["column"] == "adaptive" else row["correct"]
     (folder / "report.json").write_text(json.dumps(report))
+    assert main(["verify", str(folder)]) == UNUSABLE
+    assert "report.json" in capsys.readouterr().err
+    seal(folder)
     assert main(["verify", str(folder)]) == FAILED
     assert "NO" in capsys.readouterr().out
 

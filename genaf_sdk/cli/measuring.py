@@ -178,7 +178,7 @@ class Report(Command):
                 f"{self.folder} holds no {REPORT_FILE}.",
                 expected="a folder that `genaf harden` or `genaf evaluate --output-dir` left",
             )
-        check_listed(self.folder)
+        check_listed(self.folder, renewed=HTML_FILE)
         report = RobustnessReport.load(self.folder)
         if self.markdown:
             self.answer({"markdown": markdown_summary(report)}, markdown_summary(report).rstrip())

@@ -127,6 +127,9 @@ def test_files_of_the_users_are_not_overwritten(name: str, made: Made, tmp_path:
     with pytest.raises(OutputError, match=name):
         write_bundle(made.model, tmp_path)
     assert contents(tmp_path) == {name: hashlib.sha256(b"mine").hexdigest()}
+    save_model(made.model, tmp_path)
+    assert path.read_text() == "mine", "the model alone needs no such name"
+    assert HardenedModel.from_pretrained(tmp_path).class_names == made.model.class_names
 
 
 def test_an_export_that_fails_costs_neither_model_nor_report(
