@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: threads that spin starve the other test process
 
 import pytest
 import torch
@@ -19,7 +22,7 @@ from genaf_sdk.methods.lab import Lab
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import build_head
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the tests run in as many processes as there are cores
 
 
 class TinyEncoder(nn.Module):

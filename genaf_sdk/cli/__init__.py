@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import platform
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Union
@@ -49,6 +50,7 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``genaf`` and return its exit code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded, which no command has done yet
     prepare_streams()
     _tame_warnings()
     given = [_expanded(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
