@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from genaf_sdk.inputs.keys import Knowledge
-from genaf_sdk.inputs.threat import THREATS
+from genaf_sdk.inputs.threat import THREATS, Patch
 from genaf_sdk.report.data import missing_columns
 from genaf_sdk.report.scores import Role, lowest_accuracy
 
@@ -50,6 +50,7 @@ def limits(report: Report) -> list[str]:
     return [
         *_price(report),
         *_sample_wise(own),
+        *_placed_patches(own),
         *_missing(report),
         *(f"Not measured: {failure.text}" for failure in report.failures if failure.part == "attack"),
         _budgets(own),
@@ -81,6 +82,16 @@ def _warning(report: Report) -> str:
         f"WARNING: {len(failed)} of {len(report.checks)} sanity checks failed ({'; '.join(failed)}), "
         "so the accuracies may overstate robustness."
     )
+
+
+def _placed_patches(rows: list[Score]) -> list[str]:
+    """Say so where no patch was run that knows the model and chooses its place: it finds far more than the others."""
+    if any(row.column == Knowledge.WHITE_BOX and row.threat == Patch.kind for row in rows):
+        return []
+    return [
+        "No patch was crafted against the whole model at a place of its own choice, which fools it far more often than "
+        "the patches above: `genaf evaluate MODEL --attacks patch patch-uap encoder-patch` measures it."
+    ]
 
 
 def _by_attacker(report: Report) -> str:

@@ -50,6 +50,7 @@ def test_the_limits_never_flatter(report: RobustnessReport) -> None:
     assert "(pgd, 8/255) changes 90.0% of the predictions and leaves 10.0% right" in limits
     assert "Neither a parameter-free attack (APGD) nor a black-box one (Square) was run" in limits
     assert "Not measured: the columns noise, transfer." in limits
+    assert "No patch was crafted against the whole model" in limits
     assert "(10/255, 3.0% of the area, 8/255)" in limits
     assert "No sanity check was run" in limits
 
