@@ -42,9 +42,21 @@ class OnnxModel:
         return names
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return logits (N, K) for pixels (N, C, H, W); a graph on bytes gets them rounded to 8 bits."""
+        """Return logits (N, K) for pixels (N, C, H, W); a graph on bytes gets them rounded to 8 bits.
+
+        Raises:
+            ExportError: onnxruntime refuses the images, such as a graph whose batch has one size.
+        """
         images = pixels.detach().cpu()
         if self.takes_bytes:
             images = images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1)
         array = images.contiguous().numpy()
-        return torch.from_numpy(self.session.run([self.output], {self.input: array})[0])
+        try:
+            return torch.from_numpy(self.session.run([self.output], {self.input: array})[0])
+        except Exception as error:  # onnxruntime's own, which have no common base
+            reason = " ".join(str(error).split())
+            raise ExportError(
+                f"{self.path.name} cannot be run on images of shape {tuple(images.shape)}: {reason}",
+                expected="a graph whose batch may have any size",
+                remedy="leave Python numbers such as len(x) out of the encoder's forward pass",
+            ) from error

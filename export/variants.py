@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.errors import ExportError
 from genaf_sdk.export.layout import MODEL_FILE, variant_file
@@ -92,7 +94,9 @@ def write_variants(
             made = Path(scratch) / target.name
             try:
                 _make(model, folder / MODEL_FILE, made, name, data, seed)
-                found = predictions(OnnxModel(made), sample, perturbations)
+                variant = OnnxModel(made)
+                _require_finite(variant, data)
+                found = predictions(variant, sample, perturbations)
             except ExportError as error:
                 if failures is None:
                     raise
@@ -106,6 +110,21 @@ def write_variants(
             if kept:
                 made.replace(target)
     return variants
+
+
+def _require_finite(variant: OnnxModel, data: DataSplits) -> None:
+    """Run black, white and noisy images: half precision overflows on some inputs alone.
+
+    Raises:
+        ExportError: A logit is NaN or infinite.
+    """
+    images = torch.rand(3, *data.image_shape, generator=torch.Generator().manual_seed(0))
+    images[0], images[1] = 0.0, 1.0
+    if not torch.isfinite(variant(images)).all():
+        raise ExportError(
+            f"{variant.path.name} gives NaN or infinity for a black, a white or a noisy image.",
+            remedy="leave this precision out of export.precisions",
+        )
 
 
 def _make(model: Classifier, source: Path, target: Path, name: str, data: DataSplits, seed: int) -> None:

@@ -6,11 +6,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from export_helpers import TinyBackbone, tiny_result
+from export_helpers import TinyBackbone, tiny_data, tiny_result
 from torch import Tensor, nn
 
 from genaf_sdk.config import ExportConfig
-from genaf_sdk.errors import ExportError
+from genaf_sdk.errors import ConfigError, ExportError
 from genaf_sdk.export import runtime
 from genaf_sdk.export.bundle import write_bundle
 from genaf_sdk.export.integrity import checksums, publishable
@@ -20,6 +20,7 @@ from genaf_sdk.export.variants import write_variants
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import build_head
+from genaf_sdk.report.scores import Failure
 
 
 def new_model(backbone: nn.Module | None = None, **options: object) -> HardenedModel:
@@ -146,3 +147,40 @@ def test_a_resnet50_at_224_keeps_its_logits_and_labels(tmp_path: Path) -> None:
         half_same += int((half(pixels).argmax(1) == labels).sum())
     assert same == 1000
     assert half_same >= 995
+
+
+def test_a_batch_that_the_graph_does_not_take_is_an_error_of_the_package(tmp_path: Path) -> None:
+    path = export_onnx(new_model(), tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match=r"cannot be run on images of shape \(2, 3, 15, 15\)"):
+        runtime.OnnxModel(path)(torch.rand(2, 3, 15, 15))
+
+
+class Overflowing(nn.Module):
+    """Finite in float32; in half precision infinite for a white picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = TinyBackbone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.body(x)
+        return features + 1e7 * torch.relu(x.mean((1, 2, 3))[:, None] - 0.9)
+
+
+def test_half_precision_that_overflows_on_a_white_picture_is_not_written(tmp_path: Path) -> None:
+    model = new_model(Overflowing())
+    model.encoder.mean.zero_()
+    model.encoder.std.fill_(1.0)
+    export_onnx(model, tmp_path / "model.onnx")
+    failures: list[Failure] = []
+    config = ExportConfig(precisions=("fp16",), tolerance=1.0)
+    write_variants(model, tmp_path, tiny_data(), {}, config, samples=10, seed=0, failures=failures)
+    assert [failure.name for failure in failures] == ["model.fp16.onnx"]
+    assert "white" in failures[0].error
+    assert not (tmp_path / "model.fp16.onnx").exists()
+
+
+def test_a_license_that_the_hub_does_not_know_is_refused_before_anything_is_done() -> None:
+    with pytest.raises(ConfigError, match=r"'apache2'.*apache-2\.0"):
+        ExportConfig(license="apache2")
+    assert ExportConfig(license="apache-2.0").license
