@@ -68,6 +68,10 @@ class HardenConfig(Settings):
     def from_dict(cls, content: Any, path: str = "") -> Self:
         """Read what ``to_dict`` wrote, of earlier versions, too. Settings that are missing take their defaults.
 
+        Args:
+            content: A JSON object.
+            path: What errors write before a setting's name.
+
         Raises:
             ConfigError: A setting is unknown, of another type or out of range.
         """

@@ -32,7 +32,11 @@ class Against(Settings, ABC):
 
     @classmethod
     def kind_of(cls, content: dict[str, Any], path: str) -> type[Self]:
-        """Return the class that ``content["name"]`` names."""
+        """Return the class that ``content["name"]`` names; ``path`` stands before it in errors.
+
+        Raises:
+            ConfigError: There is no such adversary.
+        """
         if "name" not in content and hasattr(cls, "name"):
             return cls
         kind = ADVERSARIES[str(content.get("name"))]

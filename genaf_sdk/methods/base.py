@@ -67,7 +67,12 @@ class Method(Settings, ABC):
         return False
 
     def adversary(self, lab: Lab, stage: str) -> Adversary | None:
-        """Return what perturbs the batches of a stage, or None."""
+        """Return what perturbs the batches of a stage, or None.
+
+        Args:
+            lab: Gives keys of random numbers, and the processes.
+            stage: Name of the stage.
+        """
         return None if self.against is None else self.against.adversary(lab.key(stage, "adversary"), lab.run.processes)
 
     @abstractmethod
@@ -82,7 +87,12 @@ class Method(Settings, ABC):
 
     @abstractmethod
     def losses(self, outputs: Outputs, batch: Batch) -> Losses:
-        """Return the loss of every row, from features (n, D) and logits (n, K) of every view."""
+        """Return the loss of every row.
+
+        Args:
+            outputs: Features (n, D) and logits (n, K) of every view.
+            batch: The labels (n,), and the other rows of the global batch.
+        """
 
     def stages(self, lab: Lab) -> Iterator[Stage]:
         """Yield the stages one after the other; each is trained before the next is asked for."""
@@ -90,7 +100,11 @@ class Method(Settings, ABC):
 
     @classmethod
     def kind_of(cls, content: dict[str, Any], path: str) -> type[Self]:
-        """Return the class that ``content["name"]`` names."""
+        """Return the class that ``content["name"]`` names; ``path`` stands before it in errors.
+
+        Raises:
+            ConfigError: There is no such method.
+        """
         if "name" not in content:
             if hasattr(cls, "name"):
                 return cls
@@ -102,7 +116,11 @@ class Method(Settings, ABC):
 
     @classmethod
     def from_value(cls, value: Any, path: str) -> Self:
-        """Return a method: itself, or that of a JSON object, or that of a preset's name."""
+        """Return a method from ``value``: itself, a JSON object or the name of a preset; errors call it ``path``.
+
+        Raises:
+            ConfigError: It is none of these.
+        """
         if isinstance(value, str):
             kind, strength = presets()[value] if value in presets() else (METHODS[value], None)
             made = kind() if strength is None else kind().with_(**strength.changes)

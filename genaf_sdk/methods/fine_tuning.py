@@ -39,12 +39,12 @@ class FineTuning(Method):
     schedule: Schedule = Schedule(epochs=32)
 
     def views(self, model: nn.Module, batch: Batch, adversary: Adversary | None) -> Views:
-        """Return the clean images alone."""
+        """Return the images of ``batch`` as they are; ``model`` and ``adversary`` play no part."""
         del model, adversary
         return (batch.inputs,)
 
     def losses(self, outputs: Outputs, batch: Batch) -> Losses:
-        """Return the cross-entropy of every row."""
+        """Return the cross-entropy of every row of ``batch`` from ``outputs``."""
         return Losses(cross_entropy(outputs.logits[0], batch.labels))
 
 

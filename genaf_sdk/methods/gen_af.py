@@ -105,11 +105,11 @@ class GenAF(Method):
         return self.genetic_weight > 0
 
     def views(self, model: nn.Module, batch: Batch, adversary: Adversary | None) -> Views:
-        """Return adversarial and clean images: the two tracks."""
+        """Return the images of ``batch`` perturbed by ``adversary`` against ``model``, and clean: the two tracks."""
         return (batch.inputs if adversary is None else adversary.perturb(model, batch), batch.inputs)
 
     def losses(self, outputs: Outputs, batch: Batch) -> Losses:
-        """Return the loss of every row; a term of weight 0 is not computed."""
+        """Return the loss of every row of ``batch`` from ``outputs``; a term of weight 0 is not computed."""
         (attacked, clean), (attacked_logits, clean_logits) = outputs.features, outputs.logits
         adversarial_ce = cross_entropy(attacked_logits, batch.labels)
         clean_ce = cross_entropy(clean_logits, batch.labels)

@@ -48,7 +48,7 @@ class MART(TRADES):
     """Weight of the divergence (the paper's lambda)."""
 
     def losses(self, outputs: Outputs, batch: Batch) -> Losses:
-        """Return the loss of every row."""
+        """Return the loss of every row of ``batch`` from ``outputs``."""
         attacked, clean = outputs.logits
         others = attacked.softmax(dim=1).scatter(1, batch.labels[:, None], 0.0).amax(dim=1)
         boosted = cross_entropy(attacked, batch.labels) - torch.log1p(-others.clamp(max=1 - 1e-6))

@@ -71,7 +71,7 @@ class Mixture(Against):
             )
 
     def adversary(self, key: int, processes: Processes) -> Adversary:
-        """Return the adversary; it makes its bank for the first batch that it sees."""
+        """Return the adversary, whose bank ``key`` draws and ``processes`` share; it is made for the first batch."""
         return MixtureAdversary(self, key, processes)
 
 

@@ -38,7 +38,7 @@ class PGD(Against):
     gradient."""
 
     def adversary(self, key: int, processes: Processes) -> Adversary:
-        """Return the adversary; it keeps nothing."""
+        """Return the adversary; it keeps nothing, and so needs neither ``key`` nor ``processes``."""
         del key, processes
         return PGDAdversary(self)
 

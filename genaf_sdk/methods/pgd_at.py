@@ -43,9 +43,9 @@ class PGDAT(Method):
     against: Against = PGD()
 
     def views(self, model: nn.Module, batch: Batch, adversary: Adversary | None) -> Views:
-        """Return the adversarial images alone."""
+        """Return the images of ``batch`` perturbed by ``adversary`` against ``model``, and nothing else."""
         return (batch.inputs if adversary is None else adversary.perturb(model, batch),)
 
     def losses(self, outputs: Outputs, batch: Batch) -> Losses:
-        """Return the cross-entropy of every adversarial row."""
+        """Return the cross-entropy of every adversarial row of ``batch`` from ``outputs``."""
         return Losses(cross_entropy(outputs.logits[0], batch.labels))

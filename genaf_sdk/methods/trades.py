@@ -45,11 +45,11 @@ class TRADES(PGDAT):
     """Weight of the divergence."""
 
     def views(self, model: nn.Module, batch: Batch, adversary: Adversary | None) -> Views:
-        """Return adversarial and clean images."""
+        """Return the images of ``batch`` perturbed by ``adversary`` against ``model``, and clean."""
         return (*super().views(model, batch, adversary), batch.inputs)
 
     def losses(self, outputs: Outputs, batch: Batch) -> Losses:
-        """Return the loss of every row."""
+        """Return the loss of every row of ``batch`` from ``outputs``."""
         attacked, clean = outputs.logits
         clean_ce, moved = cross_entropy(clean, batch.labels), divergence(clean, attacked)
         return Losses(clean_ce + self.beta * moved, {"clean": clean_ce, "divergence": moved})
