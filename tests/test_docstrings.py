@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import re
@@ -89,8 +90,8 @@ def test_every_field_of_a_documented_dataclass_is_explained() -> None:
     for path, value in documented().items():
         if inspect.isclass(value) and "Args:" in (inspect.getdoc(value) or ""):
             text = inspect.getdoc(value) or ""
-            fields = getattr(value, "__dataclass_fields__", {})
-            missing += [f"{path}.{name}" for name in fields if not re.search(rf"^\s+{name}:", text, re.MULTILINE)]
+            names = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
+            missing += [f"{path}.{name}" for name in names if not re.search(rf"^\s+{name}:", text, re.MULTILINE)]
     assert not missing
 
 
