@@ -145,13 +145,22 @@ class Settings:
 
     @classmethod
     def kind_of(cls, content: dict[str, Any], path: str) -> type[Self]:
-        """Return which class ``content`` are the settings of; the base of several kinds looks at their name."""
+        """Return which class ``content`` are the settings of; the base of several kinds looks at their name.
+
+        Args:
+            content: A JSON object.
+            path: What errors write before a setting's name.
+        """
         del content, path
         return cls
 
     @classmethod
     def from_value(cls, value: Any, path: str) -> Self:
-        """Return settings of this class from what was given in their place: themselves, or a JSON object.
+        """Return settings of this class from what was given in their place.
+
+        Args:
+            value: Settings, or a JSON object.
+            path: What errors call it.
 
         Raises:
             GenafError: It is neither.

@@ -67,7 +67,12 @@ class Method(Settings, ABC):
         return False
 
     def adversary(self, lab: Lab, stage: str) -> Adversary | None:
-        """Return what perturbs the batches of a stage, or None."""
+        """Return what perturbs the batches of a stage, or None.
+
+        Args:
+            lab: The model, the data and the run.
+            stage: Its name, from which the adversary's random numbers follow.
+        """
         return None if self.against is None else self.against.adversary(lab.key(stage, "adversary"), lab.run.processes)
 
     @abstractmethod
@@ -82,7 +87,12 @@ class Method(Settings, ABC):
 
     @abstractmethod
     def losses(self, outputs: Outputs, batch: Batch) -> Losses:
-        """Return the loss of every row, from features (n, D) and logits (n, K) of every view."""
+        """Return the loss of every row; the engine averages them over the global batch.
+
+        Args:
+            outputs: Features (n, D) and logits (n, K) of every view, in the order of ``views``.
+            batch: The rows that they belong to, with their labels.
+        """
 
     def stages(self, lab: Lab) -> Iterator[Stage]:
         """Yield the stages one after the other; each is trained before the next is asked for."""
@@ -90,7 +100,11 @@ class Method(Settings, ABC):
 
     @classmethod
     def kind_of(cls, content: dict[str, Any], path: str) -> type[Self]:
-        """Return the class that ``content["name"]`` names."""
+        """Return the class that ``content["name"]`` names.
+
+        Raises:
+            ConfigError: There is no name, no such method, or one of another kind.
+        """
         if "name" not in content:
             if hasattr(cls, "name"):
                 return cls
