@@ -53,7 +53,7 @@ def drawing() -> str:
     """Return the SVG: the encoder at the left, who uses it in the middle, what comes of it at the right."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
-        "<title>One perturbation, crafted on the public encoder alone, fools every classifier fine-tuned from it; "
+        "<title>One perturbation, crafted on the public encoder alone, fools classifiers fine-tuned from it; "
         "a hardened one withstands it</title>",
         f"<style>{STYLE}</style>",
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
