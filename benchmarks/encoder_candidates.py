@@ -71,7 +71,7 @@ def of_transformers(kind: str) -> Callable[[], PixelEncoder]:
 
 
 FOUR = {"mean": (0.5,) * 4, "std": (0.25,) * 4}
-GREY = {"mean": (0.5,), "std": (0.25,)}
+GRAY = {"mean": (0.5,), "std": (0.25,)}
 VIT_TINY = "solo-learn:vit_tiny:patch_size=8,heads=3,image_size=64x64"
 CANDIDATES = [
     Candidate("ResNet, CIFAR stem", "solo-learn:resnet18-cifar", (32, 32),
@@ -104,11 +104,11 @@ CANDIDATES = [
     Candidate("EdgeNeXt", "timm/edgenext_xx_small:random"),
     Candidate("GhostNet", "timm/ghostnet_100:random"),
     Candidate("RepVGG", "timm/repvgg_a0:random"),
-    Candidate("NFNet, no normalisation", "timm/test_nfnet:random"),
+    Candidate("NFNet, no normalization", "timm/test_nfnet:random"),
     Candidate("CoAtNet", "timm/test_coatnet:random"),
     Candidate("MaxViT", "timm/test_maxvit:random"),
     Candidate("EfficientNet, GroupNorm", "timm/test_efficientnet_gn:random"),
-    Candidate("ResNet, grey images", "timm/resnet18:random", channels=1, options=GREY),
+    Candidate("ResNet, gray images", "timm/resnet18:random", channels=1, options=GRAY),
     Candidate("ViT, four bands", "timm/vit_tiny_patch16_224:random", channels=4, options=FOUR),
     Candidate("ViT, not square", "timm/vit_tiny_patch16_224:random", (64, 96)),
     Candidate("ConvNeXt, not square", "timm/convnext_atto:random", (64, 96)),

@@ -58,16 +58,16 @@ class Encoder(nn.Module):
 
 
 def images() -> DataSplits:
-    """Return three classes of random images that differ by a colour."""
+    """Return three classes of random images that differ by a color."""
     generator = torch.Generator().manual_seed(0)
     parts = []
     for count in (192, 30, 30):
         labels = torch.arange(count) % 3
-        colours = torch.eye(3)[labels][:, :, None, None]
+        colors = torch.eye(3)[labels][:, :, None, None]
         parts.append(
-            LabelledImages.in_memory(0.6 * torch.rand(count, 3, 16, 16, generator=generator) + 0.4 * colours, labels)
+            LabelledImages.in_memory(0.6 * torch.rand(count, 3, 16, 16, generator=generator) + 0.4 * colors, labels)
         )
-    return DataSplits(*parts, class_names=("red", "green", "blue"), name="colours")
+    return DataSplits(*parts, class_names=("red", "green", "blue"), name="colors")
 
 
 def run(folder: Path) -> None:

@@ -24,12 +24,12 @@ from genaf_sdk.encoders.small_resnet import SmallResNet
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-def normalise(pixels: Tensor) -> Tensor:
+def normalize(pixels: Tensor) -> Tensor:
     return (pixels - pixels.new_tensor(MEAN)[:, None, None]) / pixels.new_tensor(STD)[:, None, None]
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """SimCLR's augmentations for 32 x 32 pixels on a whole batch: resized crop, flip, colour jitter, greyscale."""
+    """SimCLR's augmentations for 32 x 32 pixels on a whole batch: resized crop, flip, color jitter, grayscale."""
     n = len(images)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -46,10 +46,10 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     views = F.grid_sample(images, F.affine_grid(theta, list(images.shape), False), "bilinear", "reflection", False)
 
     jittered = views * uniform(0.6, 1.4, 1, 1, 1)
-    grey = jittered.mean(1, keepdim=True)
-    jittered = grey.mean((2, 3), keepdim=True).lerp(jittered, uniform(0.6, 1.4, 1, 1, 1))
+    gray = jittered.mean(1, keepdim=True)
+    jittered = gray.mean((2, 3), keepdim=True).lerp(jittered, uniform(0.6, 1.4, 1, 1, 1))
     jittered = jittered.mean(1, keepdim=True).lerp(jittered, uniform(0.6, 1.4, 1, 1, 1))
-    # Hue: a rotation of the colour cube around its grey diagonal by up to 0.1 turn.
+    # Hue: a rotation of the color cube around its gray diagonal by up to 0.1 turn.
     angle = uniform(-0.1, 0.1) * 2 * math.pi
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
@@ -73,13 +73,13 @@ def knn_accuracy(encoder: nn.Module, train: tuple[Tensor, Tensor], test: tuple[T
     encoder.eval()
 
     def features(images: Tensor) -> Tensor:
-        batches = (encoder(normalise(batch.float() / 255)) for batch in images.split(1000))
+        batches = (encoder(normalize(batch.float() / 255)) for batch in images.split(1000))
         return F.normalize(torch.cat(list(batches)), dim=1)
 
     bank, correct = features(train[0]), 0
     for query, labels in zip(features(test[0]).split(1000), test[1].split(1000), strict=True):
-        similarity, neighbours = (query @ bank.T).topk(k, dim=1)
-        votes = torch.zeros(len(query), 10).scatter_add_(1, train[1][neighbours], (similarity / 0.1).exp())
+        similarity, neighbors = (query @ bank.T).topk(k, dim=1)
+        votes = torch.zeros(len(query), 10).scatter_add_(1, train[1][neighbors], (similarity / 0.1).exp())
         correct += int((votes.argmax(1) == labels).sum())
     return correct / len(test[1])
 
@@ -133,7 +133,7 @@ def main() -> None:
             images = train[0][indices].float() / 255
             views = torch.cat([augment(images, generator), augment(images, generator)])
             with torch.autocast("cpu", torch.bfloat16):
-                features = compiled(normalise(views).contiguous(memory_format=torch.channels_last))
+                features = compiled(normalize(views).contiguous(memory_format=torch.channels_last))
             loss = nt_xent(projector(features.float()), args.temperature)
             optimizer.zero_grad()
             loss.backward()

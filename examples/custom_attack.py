@@ -29,7 +29,7 @@ from genaf_sdk.settings import Count
 @register
 @dataclass(frozen=True)
 class Collapse(EncoderAttack):
-    """Maximises the cosine similarity between the features of every two perturbed images of a batch."""
+    """Maximizes the cosine similarity between the features of every two perturbed images of a batch."""
 
     name = "collapse"
     source = "examples/custom_attack.py"

@@ -18,18 +18,18 @@ from genaf_sdk import harden, load_data, load_encoder
 
 
 def draw_shapes(folder: Path, count: int = 300) -> Path:
-    """Draw discs and squares of random colour, size and place, three frames of each scene: what a video would give."""
+    """Draw discs and squares of random color, size and place, three frames of each scene: what a video would give."""
     chance = random.Random(0)  # noqa: S311  # pictures, not secrets
     for name in ("disc", "square"):
         (folder / name).mkdir(parents=True)
         for index in range(count):
             if index % 3 == 0:
-                colour = tuple(chance.randrange(90, 256) for _ in range(3))
+                color = tuple(chance.randrange(90, 256) for _ in range(3))
                 left, top, side = chance.randrange(3, 12), chance.randrange(3, 12), chance.randrange(10, 16)
             image = Image.effect_noise((32, 32), 40).convert("RGB")
             box = (left, top, left + side + index % 3, top + side + index % 3)
             draw = ImageDraw.Draw(image)
-            (draw.ellipse if name == "disc" else draw.rectangle)(box, fill=colour)
+            (draw.ellipse if name == "disc" else draw.rectangle)(box, fill=color)
             image.save(folder / name / f"scene{index // 3}_{index:03d}.png")
     return folder
 

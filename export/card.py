@@ -140,9 +140,9 @@ def _what(model: ModelFacts) -> str:
     return (
         "# Hardened image classifier\n\n"
         f"An image classifier on top of the public encoder {source}, fine-tuned with Gen-AF (Zhou et al., IEEE S&P "
-        "2024) so that perturbations which an attacker crafts from that encoder alone do not change what it says. "
+        "2024) to withstand perturbations that an attacker crafts from that encoder alone. "
         f"Made with genaf-sdk {model.version}.\n\n"
-        f"- Input: `pixels`, float32 (batch, {model.channels}, {height}, {width}) in [0, 1]; normalisation is "
+        f"- Input: `pixels`, float32 (batch, {model.channels}, {height}, {width}) in [0, 1]; normalization is "
         "inside.\n"
         f"- Output: `logits`, float32 (batch, {len(model.class_names)}).\n"
         f"- Classes: {', '.join(names)}{more}."

@@ -1,4 +1,4 @@
-"""A classifier as one ONNX file: pixels in [0, 1] in, logits out, normalisation inside, any batch size."""
+"""A classifier as one ONNX file: pixels in [0, 1] in, logits out, normalization inside, any batch size."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ServedModel(nn.Module):
 
     Args:
         model: The classifier; it is not changed.
-        half: Backbone and head in half precision; normalisation before and logits after it stay in single.
+        half: Backbone and head in half precision; normalization before and logits after it stay in single.
         raw_bytes: Input is uint8 (batch, H, W, C), 0 to 255, instead of float32 (batch, C, H, W) in [0, 1].
     """
 
@@ -50,8 +50,8 @@ class ServedModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map a batch of images to float32 logits (batch, K)."""
         pixels = images.permute(0, 3, 1, 2).float() / 255 if self.raw_bytes else images
-        normalised = (pixels - self.mean) / self.std
-        logits: Tensor = self.head(as_feature_vectors(self.backbone(normalised.to(self.dtype)))).float()
+        normalized = (pixels - self.mean) / self.std
+        logits: Tensor = self.head(as_feature_vectors(self.backbone(normalized.to(self.dtype)))).float()
         return logits
 
 

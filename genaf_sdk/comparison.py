@@ -167,9 +167,9 @@ class Comparison:
                 continue
             (x, x_spread), (y, y_spread) = figures["clean"], figures[WORST_DAE]
             area = 30 + 600 * self.cpu_seconds(method) / max(most, 1e-9)
-            colour = f"C{index % 10}"
-            axes.scatter(100 * x, 100 * y, s=area, color=colour, alpha=0.5, linewidths=0)
-            axes.errorbar(100 * x, 100 * y, 100 * y_spread, 100 * x_spread, color=colour, fmt=".", linewidth=1)
+            color = f"C{index % 10}"
+            axes.scatter(100 * x, 100 * y, s=area, color=color, alpha=0.5, linewidths=0)
+            axes.errorbar(100 * x, 100 * y, 100 * y_spread, 100 * x_spread, color=color, fmt=".", linewidth=1)
             axes.annotate(method, (100 * x, 100 * y), xytext=(7, 5), textcoords="offset points", fontsize=9)
         axes.set(xlabel="clean accuracy in %", ylabel="accuracy under the worst DAE in %")
         axes.margins(0.15)

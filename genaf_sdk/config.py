@@ -1,6 +1,6 @@
 """Every setting of a hardening run: frozen, checked when made, written to and read from JSON.
 
-Budgets are fractions of the pixel range [0, 1]: ``8 / 255`` is eight grey levels. Each room of the package has its own
+Budgets are fractions of the pixel range [0, 1]: ``8 / 255`` is eight gray levels. Each room of the package has its own
 settings; here they come together.
 """
 

@@ -1,4 +1,4 @@
-"""What works on this machine, found by trying it, and what mends the rest."""
+"""What works on this machine, found by trying it, and how to fix the rest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Status = Literal["ok", "warn", "fail"]
 PACKAGE, PYTHON = "genaf-sdk", (3, 11)
 SIZE = 64  # of the matrices that devices multiply
-COLOURS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+COLORS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Finding:
         status: ``ok``: works, or is not needed here; ``warn``: the package runs, but not as it could; ``fail``:
             something that the package needs does not work.
         detail: What was found.
-        mend: The command or setting that changes it; empty where there is nothing to do.
+        remedy: The command or setting that changes it; empty where there is nothing to do.
     """
 
     name: str
     status: Status
     detail: str
-    mend: str = ""
+    remedy: str = ""
 
 
 def diagnose() -> list[Finding]:
@@ -68,8 +68,8 @@ def findings_table(findings: list[Finding]) -> Table:
 
     table = Table("", "what", "found", "to do", title_justify="left", show_lines=False)
     for finding in findings:
-        mark = Text(finding.status, style=COLOURS[finding.status])
-        table.add_row(mark, *(Text(printable(text)) for text in (finding.name, finding.detail, finding.mend)))
+        mark = Text(finding.status, style=COLORS[finding.status])
+        table.add_row(mark, *(Text(printable(text)) for text in (finding.name, finding.detail, finding.remedy)))
     return table
 
 
@@ -120,18 +120,20 @@ def _satisfied(requirement: Requirement) -> bool:
 def _torchvision() -> list[Finding]:
     """Check torchvision against the torch that it was built for, by its metadata and by a compiled operator."""
     versions = f"torchvision {importlib.metadata.version('torchvision')}, torch {importlib.metadata.version('torch')}"
-    mend = "pip install -U torch torchvision, both from the same index"
+    remedy = "pip install -U torch torchvision, both from the same index"
     for text in importlib.metadata.requires("torchvision") or []:
         requirement = Requirement(text)
         if requirement.name == "torch" and not _satisfied(requirement):
-            return [Finding("torchvision", "fail", f"{versions}: it was built for torch{requirement.specifier}", mend)]
+            return [
+                Finding("torchvision", "fail", f"{versions}: it was built for torch{requirement.specifier}", remedy)
+            ]
     try:
         from torchvision.ops import nms
 
         kept = nms(torch.tensor([[0.0, 0, 1, 1], [0.0, 0, 1, 1]]), torch.tensor([0.2, 0.9]), 0.5).tolist()
     except (ImportError, RuntimeError) as error:
-        return [Finding("torchvision", "fail", f"{versions}: {_one_line(error)}", mend)]
-    return [Finding("torchvision", "ok" if kept == [1] else "fail", versions, "" if kept == [1] else mend)]
+        return [Finding("torchvision", "fail", f"{versions}: {_one_line(error)}", remedy)]
+    return [Finding("torchvision", "ok" if kept == [1] else "fail", versions, "" if kept == [1] else remedy)]
 
 
 def devices() -> list[torch.device]:
@@ -150,16 +152,16 @@ def _devices() -> list[Finding]:
         findings.append(_multiplies(device, torch.bfloat16, f"torch {device} bf16", "", "warn"))
     if has_nvidia_gpu() and not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        mend = "install torch's CUDA build (pytorch.org/get-started), and check nvidia-smi"
+        remedy = "install torch's CUDA build (pytorch.org/get-started), and check nvidia-smi"
         findings.append(
-            Finding("torch cuda", "warn", f"an NVIDIA driver is here, but torch, {built}, finds no GPU", mend)
+            Finding("torch cuda", "warn", f"an NVIDIA driver is here, but torch, {built}, finds no GPU", remedy)
         )
     return findings
 
 
 def _multiplies(device: torch.device, dtype: torch.dtype, name: str, detail: str, otherwise: Status) -> Finding:
     """Multiply two matrices on the device and compare with the CPU in float64."""
-    mends: dict[Status, str] = {
+    remedies: dict[Status, str] = {
         "fail": "update the driver, or hide the device (CUDA_VISIBLE_DEVICES='')",
         "warn": "use mixed_precision='no'",
     }
@@ -168,11 +170,11 @@ def _multiplies(device: torch.device, dtype: torch.dtype, name: str, detail: str
     try:
         product = (a.to(device, dtype) @ b.to(device, dtype)).double().cpu()
     except RuntimeError as error:
-        return Finding(name, otherwise, _one_line(error), mends[otherwise])
+        return Finding(name, otherwise, _one_line(error), remedies[otherwise])
     error_of = float((product - a.double() @ b.double()).abs().max()) / SIZE**0.5
     tolerance = 8 * torch.finfo(dtype).eps if dtype is torch.bfloat16 else 1e-2  # TF32 may be on
     if not error_of <= tolerance:
-        return Finding(name, otherwise, f"matrix product is wrong by {error_of:.2g}", mends[otherwise])
+        return Finding(name, otherwise, f"matrix product is wrong by {error_of:.2g}", remedies[otherwise])
     return Finding(name, "ok", ", ".join(part for part in (detail, "multiplies matrices") if part))
 
 
@@ -189,8 +191,8 @@ def _onnxruntime() -> list[Finding]:
     try:
         providers.require_one_onnxruntime()
     except ProviderError as error:
-        mend = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
-        return [Finding("onnxruntime", "fail", _one_line(error), mend)]
+        remedy = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+        return [Finding("onnxruntime", "fail", _one_line(error), remedy)]
     findings = []
     with tempfile.TemporaryDirectory() as folder:
         model = _tiny_model(Path(folder) / "tiny.onnx")
@@ -206,9 +208,9 @@ def _onnxruntime() -> list[Finding]:
                 status: Status = "fail" if provider == "cpu" else "warn"
                 findings.append(Finding(name, status, _one_line(error), providers.REMEDIES[provider]))
                 continue
-            mend = "" if right else providers.REMEDIES[provider]
+            remedy = "" if right else providers.REMEDIES[provider]
             findings.append(
-                Finding(name, "ok" if right else "fail", "runs a convolution" if right else "wrong result", mend)
+                Finding(name, "ok" if right else "fail", "runs a convolution" if right else "wrong result", remedy)
             )
     return findings
 
@@ -226,12 +228,12 @@ def _cuda() -> list[Finding]:
     newer = {name: version for name, version in built.items() if version and _major(version) > _major(driver)}
     if not newer:
         return [Finding("CUDA", "ok", detail)]
-    mends = {
+    remedies = {
         "torch": f"install a torch that is built for CUDA {_major(driver)} (pytorch.org/get-started)",
         "onnxruntime": "serve with --provider cpu",
     }
-    mend = "update the NVIDIA driver; or " + ", and ".join(mends[name] for name in newer)
-    return [Finding("CUDA", "warn", detail, mend)]
+    remedy = "update the NVIDIA driver; or " + ", and ".join(remedies[name] for name in newer)
+    return [Finding("CUDA", "warn", detail, remedy)]
 
 
 def onnxruntime_cuda() -> str:
@@ -286,8 +288,8 @@ def _bundled_encoder() -> list[Finding]:
     try:
         width = load_encoder("bundled:simclr-cifar10").feature_dim((32, 32))
     except (GenafError, OSError) as error:
-        mend = f"install {PACKAGE} again, from where it came"
-        return [Finding("bundled encoder", "fail", _one_line(error), mend)]
+        remedy = f"install {PACKAGE} again, from where it came"
+        return [Finding("bundled encoder", "fail", _one_line(error), remedy)]
     return [Finding("bundled encoder", "ok", f"simclr-cifar10 gives {width} features")]
 
 
@@ -309,8 +311,8 @@ def _cache(name: str, folder: Path, variable: str) -> Finding:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
-        mend = f"set {variable} to a folder that can be written"
-        return Finding(name, "warn", f"{folder}: {error.strerror or error}", mend)
+        remedy = f"set {variable} to a folder that can be written"
+        return Finding(name, "warn", f"{folder}: {error.strerror or error}", remedy)
     offline = ", HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") == "1" and variable == "HF_HOME" else ""
     return Finding(name, "ok", f"{folder}, {free:.0f} GiB free{offline}")
 

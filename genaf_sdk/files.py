@@ -153,7 +153,7 @@ def read_json(path: Path) -> Any:
 
 
 def require_writable(folder: Path) -> Path:
-    """Create ``folder`` and prove that files can be written there, before hours of work depend on it.
+    """Create ``folder`` and find out whether files can be written there, before hours of work depend on it.
 
     Raises:
         OutputError: The folder cannot be created or written to.

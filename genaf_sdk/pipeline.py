@@ -86,7 +86,7 @@ def harden(
         method: A method, or the name of a preset or method whose losses, adversary and stages replace those of
             ``config``, while its schedule stays; without a ``config`` it is the preset itself.
         resume: Go on from the last checkpoint in ``output_dir`` of the run that was started with the same encoder, data
-            and settings; where there is none, start.
+            and settings, or start from scratch if there is none.
         overwrite: Replace the checkpoints that an unfinished run left in ``output_dir``, instead of refusing to.
         log_with: Trackers of accelerate: ``"tensorboard"``, ``"wandb"``, several, or objects of your own. With an
             ``accelerator`` of your own, give them to that.

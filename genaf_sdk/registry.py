@@ -79,7 +79,7 @@ class Registry(Generic[Item]):
         if name in self._broken:
             raise self.error(
                 f"The {self.noun} {name!r} cannot be loaded: {self._broken[name]}.",
-                remedy="mend or uninstall the package that has it",
+                remedy="fix or uninstall the package that has it",
             )
         raise self.error(f"There is no {self.noun} {name!r}.", expected=f"one of {nearest(name, known)}")
 

@@ -28,8 +28,8 @@ class HardenResult:
     Args:
         model: The hardened classifier, in eval mode, on the CPU.
         report: What it withstands; None if ``evaluate=False`` was asked for.
-        published: The encoder as it was before.
-        undefended: The same encoder fine-tuned without defence ("before"), or None.
+        published: The public encoder, before hardening.
+        undefended: The same encoder fine-tuned without defense ("before"), or None.
         data: The images that were used.
         config: The settings that were used.
         findings: What the method found on the way, by name.

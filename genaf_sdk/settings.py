@@ -156,7 +156,11 @@ class Settings:
 
     @classmethod
     def from_value(cls, value: Any, path: str) -> Self:
-        """Return settings of this class from what was given in their place: themselves, or a JSON object.
+        """Return settings of this class from what was given in their place.
+
+        Args:
+            value: Settings, or a JSON object.
+            path: What errors call it.
 
         Args:
             value: What was given.
@@ -330,7 +334,7 @@ def _plain(value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """Write a setting as a reader would: budgets that are no short decimal as grey levels, ``8/255``."""
+    """Write a setting as a reader would: budgets that are no short decimal as gray levels, ``8/255``."""
     levels = round(value * 255) if isinstance(value, float) else 0
     is_budget = 0 < levels < 255 and value == levels / 255 and len(repr(value)) > len("0.12345")
     return f"{levels}/255" if is_budget else repr(value)

@@ -43,9 +43,9 @@ def stripes(count: int, seed: int, size: int = 16) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
     ramp = (torch.arange(size) // 2 % 2).float().expand(size, size)
-    colours = torch.eye(3)[labels][:, :, None, None]
+    colors = torch.eye(3)[labels][:, :, None, None]
     noise = torch.rand(count, 3, size, size, generator=generator)
-    return 0.2 + 0.4 * noise + 0.4 * colours * ramp, labels
+    return 0.2 + 0.4 * noise + 0.4 * colors * ramp, labels
 
 
 @pytest.fixture

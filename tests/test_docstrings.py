@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ FAMILY = {name for name in vars(errors) if name.endswith("Error")}
 SHAPE = re.compile(r"\((?:[A-Z0-9][A-Za-z0-9']*(?:, )?|\.\.\., )+\)|one number|\bshape")
 
 
+@cache
 def documented() -> dict[str, Any]:
     """Public names, and those that the reference pages document, by their path."""
     found = {f"genaf_sdk.{name}": getattr(genaf_sdk, name) for name in genaf_sdk.__all__ if name != "__version__"}
@@ -52,6 +55,14 @@ def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
 FUNCTIONS = dict(functions())
 
 
+def explained(path: str) -> str:
+    """What is said of a function: by itself, and for a method by those that it overrides."""
+    owner, _, name = path.rpartition(".")
+    kinds = inspect.getmro(documented()[owner]) if inspect.isclass(documented().get(owner)) else ()
+    overridden = [inspect.getdoc(vars(kind)[name]) or "" for kind in kinds if name in vars(kind)]
+    return "\n".join([inspect.getdoc(FUNCTIONS[path]) or "", *overridden])
+
+
 @pytest.mark.parametrize("path", documented())
 def test_a_name_is_described_in_a_sentence(path: str) -> None:
     first = (inspect.getdoc(documented()[path]) or "").partition("\n\n")[0]
@@ -60,8 +71,8 @@ def test_a_name_is_described_in_a_sentence(path: str) -> None:
 
 @pytest.mark.parametrize("path", FUNCTIONS)
 def test_every_argument_is_explained(path: str) -> None:
-    text = inspect.getdoc(FUNCTIONS[path]) or ""
-    assert text, "no docstring"
+    assert inspect.getdoc(FUNCTIONS[path]), "no docstring"
+    text = explained(path)
     names = [name for name in inspect.signature(FUNCTIONS[path]).parameters if name not in ("self", "cls")]
     missing = [name for name in names if not re.search(rf"\b{name}\b", text)]
     assert len(names) == 1 or not missing, missing  # of a single argument the first sentence tells
@@ -89,8 +100,8 @@ def test_every_field_of_a_documented_dataclass_is_explained() -> None:
     for path, value in documented().items():
         if inspect.isclass(value) and "Args:" in (inspect.getdoc(value) or ""):
             text = inspect.getdoc(value) or ""
-            fields = getattr(value, "__dataclass_fields__", {})
-            missing += [f"{path}.{name}" for name in fields if not re.search(rf"^\s+{name}:", text, re.MULTILINE)]
+            names = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
+            missing += [f"{path}.{name}" for name in names if not re.search(rf"^\s+{name}:", text, re.MULTILINE)]
     assert not missing
 
 

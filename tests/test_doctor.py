@@ -26,7 +26,7 @@ def test_what_this_machine_can_do_is_found(findings: dict[str, Finding]) -> None
     assert "multiplies matrices" in findings["torch cpu"].detail
     assert "features" in findings["bundled encoder"].detail
     assert "extra dev" in findings
-    assert all(finding.mend for finding in findings.values() if finding.status != "ok")
+    assert all(finding.remedy for finding in findings.values() if finding.status != "ok")
 
 
 def test_a_provider_counts_only_if_it_really_loads(findings: dict[str, Finding]) -> None:
@@ -40,7 +40,7 @@ def test_a_provider_that_fails_beside_a_gpu_is_a_warning(monkeypatch: pytest.Mon
     monkeypatch.setattr(doctor, "has_nvidia_gpu", lambda: True)
     found = {finding.name: finding for finding in doctor._onnxruntime()}
     assert found["onnxruntime cuda"].status == "warn"
-    assert found["onnxruntime cuda"].mend == providers.REMEDIES["cuda"]
+    assert found["onnxruntime cuda"].remedy == providers.REMEDIES["cuda"]
     assert found["onnxruntime cpu"].status == "ok"
     devices = {finding.name: finding for finding in doctor._devices()}
     assert devices["torch cuda"].status == "warn"
@@ -56,7 +56,7 @@ def test_a_driver_too_old_for_a_build_is_told_with_both_versions(monkeypatch: py
     assert finding.detail == (
         "torch is built for CUDA 12.8, onnxruntime is built for CUDA 13.0; the driver runs CUDA up to 12.9"
     )
-    assert finding.mend == "update the NVIDIA driver; or serve with --provider cpu"
+    assert finding.remedy == "update the NVIDIA driver; or serve with --provider cpu"
     monkeypatch.setattr(doctor, "driver_cuda", lambda: "13.1")
     assert doctor._cuda()[0].status == "ok"
     monkeypatch.setattr(doctor, "has_nvidia_gpu", lambda: False)
@@ -73,7 +73,7 @@ def test_two_onnxruntimes_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(providers, "version", lambda package: "1.20")
     (finding,) = doctor._onnxruntime()
     assert finding.status == "fail"
-    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in finding.mend
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in finding.remedy
 
 
 def test_missing_and_old_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,8 +90,8 @@ def test_missing_and_old_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert found["requirements"].status == "fail"
     assert found["requirements"].detail == "missing or too old: torch>=99, nowhere>=1"
     assert found["extra dev"].detail == "installed"
-    assert found["requirements"].mend == "pip install -U 'torch>=99' 'nowhere>=1'"
-    assert found["extra energy"].mend == "pip install -U 'nvidia-ml-py[a]>=99'"
+    assert found["requirements"].remedy == "pip install -U 'torch>=99' 'nowhere>=1'"
+    assert found["extra energy"].remedy == "pip install -U 'nvidia-ml-py[a]>=99'"
     assert real("numpy") in str(importlib.metadata.version("numpy"))
 
 
@@ -130,7 +130,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, monkeypatch
     assert doctor._cache("Hub cache", fresh, "HF_HOME").status == "ok"
     assert not fresh.exists(), "looking changes nothing"
     (tmp_path / "a").write_text("a file where a folder should be")
-    assert doctor._cache("Hub cache", fresh, "HF_HOME").mend == "set HF_HOME to a folder that can be written"
+    assert doctor._cache("Hub cache", fresh, "HF_HOME").remedy == "set HF_HOME to a folder that can be written"
 
 
 def test_the_table_shows_text_as_it_is() -> None:

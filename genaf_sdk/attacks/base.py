@@ -2,8 +2,8 @@
 
 An attack is a frozen dataclass of its settings with one method to write. Three kinds, by what the attacker knows:
 
-- ``EncoderAttack``: the encoder and unlabelled surrogate images; gives one perturbation (downstream-agnostic).
-- ``UniversalModelAttack``: the whole classifier and labelled images; gives one perturbation.
+- ``EncoderAttack``: the encoder and unlabeled surrogate images; gives one perturbation (downstream-agnostic).
+- ``UniversalModelAttack``: the whole classifier and labeled images; gives one perturbation.
 - ``SampleWiseAttack``: the whole classifier; perturbs every image by itself.
 
 Checks, seeds, eval mode and timing are done here once; ``run`` holds the mathematics alone.
@@ -115,7 +115,7 @@ class UniversalAttack(Attack):
 
 @dataclass(frozen=True)
 class EncoderAttack(UniversalAttack):
-    """Crafts one perturbation from an encoder and unlabelled images."""
+    """Crafts one perturbation from an encoder and unlabeled images."""
 
     knowledge = Knowledge.TRANSFER
 
@@ -167,7 +167,7 @@ class EncoderAttack(UniversalAttack):
 
 @dataclass(frozen=True)
 class UniversalModelAttack(UniversalAttack):
-    """Crafts one perturbation from the whole classifier and labelled images."""
+    """Crafts one perturbation from the whole classifier and labeled images."""
 
     knowledge = Knowledge.WHITE_BOX
 

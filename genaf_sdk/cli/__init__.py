@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console(stderr=True).print("genaf: interrupted", style="red")
         return INTERRUPTED
-    except Exception as error:  # the last line of defence: no user is shown a traceback unasked
+    except Exception as error:  # the last line of defense: no user is shown a traceback unasked
         return show_error(error, as_json="--json" in given, debug=debug)
 
 

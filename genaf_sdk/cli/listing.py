@@ -44,13 +44,13 @@ class Data(Command):
 
         from genaf_sdk.data import known_data
 
-        table = Table("id", "classes", "images", "licence")
+        table = Table("id", "classes", "images", "license")
         table.add_column("source", overflow="fold")
         for entry in known_data():
             classes = str(entry.classes or "")
             sizes = " + ".join(f"{size:,}" for size in entry.sizes)
-            table.add_row(entry.id, classes, sizes, entry.licence, entry.url)
-        listed = ("id", "classes", "sizes", "licence", "url")
+            table.add_row(entry.id, classes, sizes, entry.license, entry.url)
+        listed = ("id", "classes", "sizes", "license", "url")
         self.answer([{name: getattr(entry, name) for name in listed} for entry in known_data()], table)
         return DONE
 
@@ -84,7 +84,7 @@ class Attacks(Command):
 
 @dataclass(frozen=True)
 class Doctor(Command):
-    """Say what is installed, which devices and providers really work, and the command that mends what does not."""
+    """Say what is installed, which devices and providers really work, and how to fix what does not work."""
 
     def __call__(self) -> int:
         """Run."""

@@ -58,7 +58,7 @@ def is_first_process() -> bool:
 
 
 def print_json(content: Any) -> None:
-    """Print one JSON value on standard output, as it is: never wrapped, never coloured."""
+    """Print one JSON value on standard output, as it is: never wrapped, never colored."""
     from genaf_sdk.terminal import json_text
 
     text = json_text(content)
@@ -71,7 +71,11 @@ def show_error(error: Exception, *, as_json: bool, debug: bool) -> int:
     """Say what went wrong in one or two lines, with --debug after the traceback, and return the exit code."""
     known = isinstance(error, GenafError)
     problem = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())}"
-    hint = "" if known or debug else " To do: run `genaf --debug ...` to see where; this may be a fault of genaf-sdk."
+    hint = (
+        ""
+        if known or debug
+        else " To do: run `genaf --debug ...` to see where; this may be a bug in genaf-sdk; please report it."
+    )
     if debug:
         console(stderr=True).print(traceback.format_exc(), highlight=False, soft_wrap=True)
     if as_json:

@@ -79,7 +79,7 @@ def load_data(
             float in [0, 1].
         image_size: (H, W) that every image is resized to (antialiased, aspect ratio not kept); None keeps the size of
             the first image.
-        channels: 3 (grey images are repeated), 1, or as many as the images have.
+        channels: 3 (gray images are repeated), 1, or as many as the images have.
         validation_fraction: Share of the training images set aside, stratified by class, where there is no such split.
         seed: Decides which.
         interpolation: How images are resized: nearest, bilinear or bicubic.
@@ -202,7 +202,7 @@ def _open_id(spec: str, root: str | Path | None, *, download: bool) -> _Opened:
 
 
 def _digits() -> tuple[LabelledImages, LabelledImages]:
-    """scikit-learn's digits: 1,797 scans of 8 x 8 pixels, 16 grey levels, from 13 writers; a quarter is for testing."""
+    """scikit-learn's digits: 1,797 scans of 8 x 8 pixels, 16 gray levels, from 13 writers; a quarter is for testing."""
     from sklearn.datasets import load_digits
 
     scans = load_digits()

@@ -37,7 +37,7 @@ def augmented(pixels: Tensor, augmentation: str, seeds: Tensor) -> Tensor:
         raise ConfigError(f"augmentation is {augmentation!r}.", expected=f"one of {', '.join(AUGMENTATIONS)}")
     if augmentation == "trivial" and pixels.shape[1] not in (1, 3):
         raise ConfigError(
-            f"The augmentation 'trivial' changes colours, and the images have {pixels.shape[1]} channels.",
+            f"The augmentation 'trivial' changes colors, and the images have {pixels.shape[1]} channels.",
             expected="images of 1 or 3 channels",
             remedy="use augmentation='crop'",
         )

@@ -99,7 +99,7 @@ def first_size(source: Any, channels: int, name: str) -> tuple[int, int]:
         if isinstance(image, Tensor):
             return int(image.shape[1]), int(image.shape[2])
         reason = reason or f": {image}"
-    raise DataError(f"The data {name!r} holds no image that can be read{reason}.", expected="labelled images")
+    raise DataError(f"The data {name!r} holds no image that can be read{reason}.", expected="labeled images")
 
 
 def decode(source: Any, target: Target) -> Decoded:
@@ -108,7 +108,7 @@ def decode(source: Any, target: Target) -> Decoded:
     Images that cannot be read are left out and named; of data that stays on disk, only headers are looked at now.
     """
     if len(source) == 0:
-        raise DataError(f"The data {target.name!r} is empty.", expected="labelled images")
+        raise DataError(f"The data {target.name!r} is empty.", expected="labeled images")
     if isinstance(source, LabelledImages):
         batches = [resize(_match_channels(batch, target), target) for batch in source.raw_batches()]
         return Decoded(LabelledImages.in_memory(torch.cat(batches), source.labels), list(range(len(source))), [])
@@ -283,7 +283,7 @@ def _match_channels(batch: Tensor, target: Target) -> Tensor:
 def resize(pixels: Tensor, target: Target) -> Tensor:
     """Bring images (N, C, H, W) to the size, antialiased, aspect ratio not kept; the type stays what it was.
 
-    Bytes are resized as bytes: the same within a grey level, 25 times as fast, and large photographs take no gigabytes.
+    Bytes are resized as bytes: the same within a gray level, 25 times as fast, and large photographs take no gigabytes.
     """
     if pixels.shape[2:] == torch.Size(target.size):
         return pixels

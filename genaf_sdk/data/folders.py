@@ -189,7 +189,7 @@ def read_folder(folder: Path) -> tuple[tuple[ImageFiles, ...], tuple[str, ...], 
         others = list(classes[split])
         if len(others) == 1 and others[0] not in names and len(names) > 1:
             # Some loaders need one folder around images of unknown class, such as test/unknown.
-            notes.append(_unlabelled(path, survey, survey.pictures(classes[split][others[0]])))
+            notes.append(_unlabeled(path, survey, survey.pictures(classes[split][others[0]])))
             del splits[split]
         else:
             require_same_names(others, names, shown(path), shown(splits["train"]))
@@ -212,7 +212,7 @@ def _split_folders(folder: Path, survey: _Survey) -> tuple[dict[str, Path], list
         elif pictures:
             flat[name] = pictures
     chosen = {key: split[name] for key, name in by_split(split, f"The folder {shown(folder)}").items()}
-    unlabelled = [pictures for name, pictures in flat.items() if split_of(name) != "train"]
+    unlabeled = [pictures for name, pictures in flat.items() if split_of(name) != "train"]
     beside = [path for path in below.values() if path.name not in flat and _unnested(path) not in chosen.values()]
     if "train" not in chosen:
         if not below or any(name not in split and name.lower() not in PLAIN for name in below):
@@ -222,7 +222,7 @@ def _split_folders(folder: Path, survey: _Survey) -> tuple[dict[str, Path], list
             expected="train/CLASS/IMAGE, test/CLASS/IMAGE and perhaps val/CLASS/IMAGE",
             remedy="move the images into one folder for each class",
         )
-    if len(chosen) == 1 and not unlabelled:
+    if len(chosen) == 1 and not unlabeled:
         if any(looked_at.entries(path)[1] for path in beside):
             return {"train": folder}, []
         raise DataError(
@@ -230,15 +230,15 @@ def _split_folders(folder: Path, survey: _Survey) -> tuple[dict[str, Path], list
             expected="train/, test/ and perhaps val/",
         )
     survey.loose += survey.entries(folder)[1]
-    notes = [_unlabelled(pictures[0].parent, survey, pictures) for pictures in unlabelled]
+    notes = [_unlabeled(pictures[0].parent, survey, pictures) for pictures in unlabeled]
     if beside:
         counts = ", ".join(f"{shown(path.name)} ({len(looked_at.pictures(path))} images)" for path in beside)
         notes.append(f"folders beside those for training and testing were left out: {counts}")
     return chosen, notes
 
 
-def _unlabelled(folder: Path, survey: _Survey, pictures: list[Path]) -> str:
-    return f"{survey.name(folder)} is unlabelled, as it has no class folders: its {len(pictures)} images were left out"
+def _unlabeled(folder: Path, survey: _Survey, pictures: list[Path]) -> str:
+    return f"{survey.name(folder)} is unlabeled, as it has no class folders: its {len(pictures)} images were left out"
 
 
 def _unnested(folder: Path) -> Path:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from io import BufferedReader, BytesIO
     from types import ModuleType
 
-UNLABELLED = (-1, None)
+UNLABELED = (-1, None)
 Opened = tuple[tuple[Any, ...], "tuple[str, ...] | None", list[str]]
 
 
@@ -111,8 +111,8 @@ def open_rows(value: Any, title: str) -> Opened:
     names = None
     for split, key in chosen.items():
         part, found = _part(value[key], f"{title}, split {key!r}")
-        if set(part.known_labels() if isinstance(part, Samples) else part.labels) <= set(UNLABELLED):
-            notes.append(f"the split {key!r} is unlabelled: its {len(part)} images were left out")
+        if set(part.known_labels() if isinstance(part, Samples) else part.labels) <= set(UNLABELED):
+            notes.append(f"the split {key!r} is unlabeled: its {len(part)} images were left out")
             continue
         if split == "train":
             names = found

@@ -37,7 +37,7 @@ def duplicate_notes(data: DataSplits) -> list[str]:
 
 
 def darkness_notes(data: DataSplits) -> list[str]:
-    """Return a sentence where the first images of a split in memory hold hardly more than one grey level of 256."""
+    """Return a sentence where the first images of a split in memory hold hardly more than one gray level of 256."""
     notes = []
     for name, split in data.splits().items():
         if split.on_disk:

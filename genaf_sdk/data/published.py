@@ -24,7 +24,7 @@ class KnownData:
         id: What ``load_data`` takes.
         classes: How many; 0 where it depends.
         sizes: Images of the training, validation and test split as published; one number is data without splits.
-        licence: As the publisher states it; empty where none is stated.
+        license: As the publisher states it; empty where none is stated.
         url: Where it is described, or downloaded by hand.
         maker: Class of ``torchvision.datasets``; empty for folders and spellings.
         parts: Arguments of the class, for each split.
@@ -36,7 +36,7 @@ class KnownData:
     id: str
     classes: int = 0
     sizes: tuple[int, ...] = ()
-    licence: str = ""
+    license: str = ""
     url: str = ""
     maker: str = ""
     parts: tuple[dict[str, Any], ...] = ()

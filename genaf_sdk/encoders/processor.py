@@ -137,5 +137,5 @@ def _refused(name: str, what: str, expected: str) -> EncoderError:
     return EncoderError(
         f"The {PROCESSOR} of {name!r} cannot be followed: {what}.",
         expected=expected,
-        remedy="pass load_encoder(..., mean=(...), std=(...), image_size=(H, W)) and mend the file",
+        remedy="pass load_encoder(..., mean=(...), std=(...), image_size=(H, W)) and fix the file",
     )

@@ -88,7 +88,7 @@ class Checkpoints:
         except (OSError, SafetensorError) as error:
             raise OutputError(
                 f"The checkpoint {final} cannot be written: {getattr(error, 'strerror', None) or error}.",
-                remedy="free space or mend the folder, then go on with resume=True: earlier checkpoints are intact",
+                remedy="free space or repair the folder, then go on with resume=True: earlier checkpoints are intact",
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -38,7 +38,7 @@ def in_precision(prepared: nn.Module, accelerator: Accelerator) -> Callable[[Ten
     """Return ``prepared`` as training calls it, in the accelerator's precision.
 
     accelerate makes a module that is not shared out run under autocast. One that is would get weights and *images* in
-    the lower precision instead, and bfloat16 rounds bright pixels by up to half a grey level, too much for
+    the lower precision instead, and bfloat16 rounds bright pixels by up to half a gray level, too much for
     perturbations of a few. So weights travel in float32, and autocast does here what it does for the others.
     """
 

@@ -71,4 +71,4 @@ def _is_due_to_interruption(error: BaseException | None) -> bool:
 
 def stopped() -> RunStoppedError:
     """Return the error that ends a run at somebody's request."""
-    return RunStoppedError("The run was stopped by SIGTERM; what it had done is kept.", remedy="go on with resume=True")
+    return RunStoppedError("Stopped by SIGTERM; progress was saved.", remedy="go on with resume=True")

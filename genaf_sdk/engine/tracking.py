@@ -48,10 +48,10 @@ def require_trackers(log_with: LogWith, folder: Path | None) -> list[Any]:
 
 @dataclass
 class Metrics:
-    """Tells the figures of a run as they come; the first process does.
+    """Reports the metrics of a run as they come (main process only).
 
     Args:
-        accelerator: Its trackers are told, if they are initialised.
+        accelerator: Its trackers are told, if they are initialized.
         folder: Where ``metrics.jsonl`` is kept: one JSON object an epoch, then one for each score. None keeps none.
     """
 
@@ -59,7 +59,7 @@ class Metrics:
     folder: Path | None = None
 
     def start(self, settings: dict[str, Any]) -> None:
-        """Initialise the accelerator's trackers, unless its owner has; ``settings`` are nested plain objects."""
+        """Initialize the accelerator's trackers, unless its owner has; ``settings`` are nested plain objects."""
         accelerator = self.accelerator
         if accelerator is not None and accelerator.log_with and not accelerator.trackers:
             accelerator.init_trackers(PROJECT, config=dict(_flat(settings)))

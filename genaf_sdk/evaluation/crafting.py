@@ -1,4 +1,4 @@
-"""Crafting: every attack on encoders or on labelled images, from every source of images, each in a row of its own."""
+"""Crafting: every attack on encoders or on labeled images, from every source of images, each in a row of its own."""
 
 from __future__ import annotations
 

@@ -21,10 +21,9 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Threat(ABC):
-    """A set of allowed changes.
+    """A set of allowed changes. A class's ``kind`` is its spelling in files and reports.
 
     Args:
-        kind: Spelling in files and reports; of the class.
         size: How large they may be: an epsilon or an area, as ``text`` says; above 0 and at most 1.
 
     Raises:

@@ -70,8 +70,8 @@ class Method(Settings, ABC):
         """Return what perturbs the batches of a stage, or None.
 
         Args:
-            lab: Gives keys of random numbers, and the processes.
-            stage: Name of the stage.
+            lab: The model, the data and the run.
+            stage: Its name, from which the adversary's random numbers follow.
         """
         return None if self.against is None else self.against.adversary(lab.key(stage, "adversary"), lab.run.processes)
 
@@ -87,11 +87,11 @@ class Method(Settings, ABC):
 
     @abstractmethod
     def losses(self, outputs: Outputs, batch: Batch) -> Losses:
-        """Return the loss of every row.
+        """Return the loss of every row; the engine averages them over the global batch.
 
         Args:
-            outputs: Features (n, D) and logits (n, K) of every view.
-            batch: The labels (n,), and the other rows of the global batch.
+            outputs: Features (n, D) and logits (n, K) of every view, in the order of ``views``.
+            batch: The rows that they belong to, with their labels.
         """
 
     def stages(self, lab: Lab) -> Iterator[Stage]:
@@ -100,10 +100,10 @@ class Method(Settings, ABC):
 
     @classmethod
     def kind_of(cls, content: dict[str, Any], path: str) -> type[Self]:
-        """Return the class that ``content["name"]`` names; ``path`` stands before it in errors.
+        """Return the class that ``content["name"]`` names.
 
         Raises:
-            ConfigError: There is no such method.
+            ConfigError: There is no name, no such method, or one of another kind.
         """
         if "name" not in content:
             if hasattr(cls, "name"):

@@ -66,7 +66,7 @@ def robust_sensitivity(
 ) -> dict[str, float]:
     """Return, for every layer, the largest rise of the adversarial loss that moving its weight can reach.
 
-    ``max_d CE(f(x_adv; w + d), y) - CE(f(x_adv; w), y)`` subject to ``||d||_F <= radius ||w||_F``, by normalised
+    ``max_d CE(f(x_adv; w + d), y) - CE(f(x_adv; w), y)`` subject to ``||d||_F <= radius ||w||_F``, by normalized
     gradient ascent that is projected at every step; the images stay fixed and the model in eval mode. One backward pass
     gives the first step of all layers, and their rises to first order, ``radius ||w||_F ||gradient||_F``.
 

@@ -72,7 +72,7 @@ class PixelEncoder(nn.Module):
 
     @torch.no_grad()
     def feature_dim(self, image_size: tuple[int, int]) -> int:
-        """Return the number of features D, found by a dry run on two grey images of (H, W) pixels.
+        """Return the number of features D, found by a dry run on two gray images of (H, W) pixels.
 
         Raises:
             EncoderError: The encoder refuses such images, gives no (N, D) features or has NaN in its weights.
@@ -101,7 +101,7 @@ class PixelEncoder(nn.Module):
                 remedy="convert the module with .float(), or its output with .float()",
             )
         if not torch.isfinite(features).all():
-            raise EncoderError("The encoder gives NaN or infinity for a grey image.", expected="finite features")
+            raise EncoderError("The encoder gives NaN or infinity for a gray image.", expected="finite features")
         return int(features.shape[1])
 
 

@@ -16,9 +16,9 @@ from genaf_sdk.settings import AtLeast, Between
 
 ABOUT = (
     "What report.json holds. Accuracies, rates and intervals are shares in [0, 1], times are seconds, budgets are "
-    'shares of the pixel range. The number under "schema" rises when a field changes its meaning or goes away; fields '
-    "may be added under the same number at the top level, under data and under model, and where readers may leave them "
-    "out. report.html is made from this file and from perturbations/ alone."
+    'shares of the pixel range. The number under "schema" rises when a field changes its meaning or goes away. '
+    "Fields may be added under the same number at the top level, under data and under model, and where readers may "
+    "leave them out. The page, report.html, is made from this file and from perturbations/ alone."
 )
 WRITTEN = {
     "verdict": {

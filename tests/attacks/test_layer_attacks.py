@@ -27,25 +27,25 @@ def pointwise(*weights: float) -> nn.Module:
     return nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def grey(count: int = 8, low: float = 0.3, high: float = 0.6) -> Tensor:
+def gray(count: int = 8, low: float = 0.3, high: float = 0.6) -> Tensor:
     return torch.empty(count, 1, 6, 5).uniform_(low, high, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("attack", [PapBase(), PapFuse(), PapUgs()])
 def test_pap_lifts_every_pixel_by_the_whole_budget(attack: PapBase | PapFuse | PapUgs) -> None:
     # mean((w (x + d))^2) with x > 0 grows with every d.
-    delta = attack(pointwise(0.5, -2.0), grey()).values
+    delta = attack(pointwise(0.5, -2.0), gray()).values
     torch.testing.assert_close(delta, torch.full_like(delta, BUDGET))
 
 
 def test_ssp_moves_every_pixel_to_the_edge_of_the_budget() -> None:
     # MSE(w (x + d), w x) = w^2 d^2, whatever x.
-    delta = SSP()(pointwise(1.0), grey()).values
+    delta = SSP()(pointwise(1.0), gray()).values
     torch.testing.assert_close(delta.abs(), torch.full_like(delta, BUDGET))
 
 
 def test_dispersion_brings_bright_and_dark_pixels_together() -> None:
-    images = grey()
+    images = gray()
     images[:, :, :3] += 0.3
     delta = Dispersion()(pointwise(1.0), images).values
     torch.testing.assert_close(delta[:, :3], torch.full_like(delta[:, :3], -BUDGET))
@@ -80,12 +80,12 @@ def test_losses_of_the_data_free_attacks_on_a_network_made_by_hand() -> None:
     ],
 )
 def test_maximization_raises_a_positive_layer_everywhere(attack: FFF | GDUAP) -> None:
-    delta = attack(pointwise(1.0), grey()).values
+    delta = attack(pointwise(1.0), gray()).values
     assert float((delta > 0.9 * BUDGET).float().mean()) > 0.95
 
 
 def test_fff_needs_no_images() -> None:
-    first, second = (FFF(steps=50)(two_layers(), grey(8, *span)).values for span in ((0.0, 0.1), (0.4, 1.0)))
+    first, second = (FFF(steps=50)(two_layers(), gray(8, *span)).values for span in ((0.0, 0.1), (0.4, 1.0)))
     assert torch.equal(first, second)
 
 
@@ -97,7 +97,7 @@ def test_a_saturated_perturbation_is_halved_and_the_fittest_candidate_wins() -> 
         return -float(len(candidates))  # the first is the fittest
 
     generator = torch.Generator().manual_seed(0)
-    delta = adam_ascent(lambda d: d.sum(), fitness, grey(), Linf(BUDGET), steps=600, generator=generator)
+    delta = adam_ascent(lambda d: d.sum(), fitness, gray(), Linf(BUDGET), steps=600, generator=generator)
     assert len(candidates) >= 3
     assert torch.equal(delta, candidates[0])
     torch.testing.assert_close(delta, torch.full_like(delta, BUDGET))

@@ -46,9 +46,9 @@ def test_uap_changes_most_pseudo_classes(tiny_encoder: nn.Module, pseudo_classes
 
 def test_the_probe_finds_groups_that_are_there() -> None:
     torch.manual_seed(0)
-    colours = torch.eye(3)[torch.arange(60) % 3][:, :, None, None]
-    images = (0.2 * torch.rand(60, 3, 4, 4) + 0.7 * colours).clamp(0, 1)
+    colors = torch.eye(3)[torch.arange(60) % 3][:, :, None, None]
+    images = (0.2 * torch.rand(60, 3, 4, 4) + 0.7 * colors).clamp(0, 1)
     encoder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     classes = probe_classes(encoder, images, torch.Generator().manual_seed(0))(images).argmax(1)
-    groups = [set(classes[colour::3].tolist()) for colour in range(3)]
+    groups = [set(classes[color::3].tolist()) for color in range(3)]
     assert sum(len(group) for group in groups) == len(groups[0] | groups[1] | groups[2])

@@ -26,7 +26,7 @@ from genaf_sdk.data.classes import checked_names, label_map, names_by_label
 from genaf_sdk.data.samples import as_labels
 from genaf_sdk.errors import DataError
 
-COLOURS = {"ant": (250, 20, 20), "bee": (20, 250, 20), "cat": (20, 20, 250), "dog": (250, 250, 20)}
+COLORS = {"ant": (250, 20, 20), "bee": (20, 250, 20), "cat": (20, 20, 250), "dog": (250, 250, 20)}
 
 
 def folder_of(root: Path, *names: str, count: int = 12) -> ImageFolder:
@@ -34,7 +34,7 @@ def folder_of(root: Path, *names: str, count: int = 12) -> ImageFolder:
     for name in names:
         (root / name).mkdir(parents=True)
         for index in range(count):
-            pixels = np.full((4, 4, 3), COLOURS[name], np.uint8)
+            pixels = np.full((4, 4, 3), COLORS[name], np.uint8)
             pixels[0, 0] = index  # no two alike
             Image.fromarray(pixels).save(root / name / f"{index}.png")
     return ImageFolder(str(root))
@@ -45,9 +45,9 @@ def shown(data: DataSplits) -> set[tuple[str, str]]:
     pairs = set()
     for split in data.splits().values():
         pixels, labels = split.head()
-        colours = (pixels[:, :, 2, 2] * 255).round().int().tolist()
-        names = {colour: name for name, colour in COLOURS.items()}
-        pairs |= {(data.class_names[label], names[tuple(c)]) for label, c in zip(labels.tolist(), colours, strict=True)}
+        colors = (pixels[:, :, 2, 2] * 255).round().int().tolist()
+        names = {color: name for name, color in COLORS.items()}
+        pairs |= {(data.class_names[label], names[tuple(c)]) for label, c in zip(labels.tolist(), colors, strict=True)}
     return pairs
 
 
@@ -345,8 +345,8 @@ def test_a_label_keeps_its_name(names: list[str], random: Any) -> None:
 def data_of(*names: str) -> DataSplits:
     """Each class in its own color, numbered in the order of the names."""
     labels = torch.arange(8 * len(names)) % len(names)
-    colours = torch.tensor([COLOURS[name] for name in names]).float() / 255
-    pixels = colours[labels][:, :, None, None].expand(-1, -1, 4, 4).contiguous()
+    colors = torch.tensor([COLORS[name] for name in names]).float() / 255
+    pixels = colors[labels][:, :, None, None].expand(-1, -1, 4, 4).contiguous()
     images = LabelledImages.in_memory(pixels, labels)
     return DataSplits(images, images, images, names)
 
@@ -357,10 +357,10 @@ class Knowing(nn.Module):
     def __init__(self, *names: str) -> None:
         super().__init__()
         self.class_names, self.encoder = names, None
-        self.colours = nn.Parameter(torch.tensor([COLOURS[name] for name in names]) / 255)
+        self.colors = nn.Parameter(torch.tensor([COLORS[name] for name in names]) / 255)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return -torch.cdist(pixels.mean((2, 3)), self.colours)
+        return -torch.cdist(pixels.mean((2, 3)), self.colors)
 
 
 def test_evaluation_maps_labels_to_the_models_classes() -> None:

@@ -109,7 +109,7 @@ def test_an_unlabelled_test_split_is_told() -> None:
     hidden.columns["label"] = [-1] * 8
     data = load_data(RowsDict({"train": rows(24), "validation": rows(6, first=50), "test": hidden}))
     assert len(data.test) == 6
-    assert any("'test' is unlabelled: its 8 images" in note for note in data.notes)
+    assert any("'test' is unlabeled: its 8 images" in note for note in data.notes)
 
 
 def test_a_format_of_the_users_own_decides_what_an_item_is() -> None:

@@ -151,7 +151,7 @@ def test_an_unlabelled_test_folder_is_told(test: str, tmp_path: Path, caplog: py
     for index in range(6):
         picture(root / test / f"{index}.png", 800 + index)
     data = told(
-        root, caplog, f"{test.split('/')[0]} is unlabelled, as it has no class folders: its 6 images were left out"
+        root, caplog, f"{test.split('/')[0]} is unlabeled, as it has no class folders: its 6 images were left out"
     )
     assert any(note.startswith("no test split") for note in data.notes)
 

@@ -73,7 +73,7 @@ def test_torch_datasets_and_datasplits_still_work(striped: DataSplits) -> None:
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(1, (1, 5, 7)), (4, (4, 5, 7))])
-def test_grey_and_four_bands(channels: int, expected: tuple[int, ...]) -> None:
+def test_gray_and_four_bands(channels: int, expected: tuple[int, ...]) -> None:
     data = load_data((noise(30, channels, 5, 7), labels_of(30)), channels=channels)
     assert data.image_shape == expected
 

@@ -75,7 +75,7 @@ FAMILIES = {
     "vit": (timm("test_vit", 32, 32), "blocks.0.attn.qkv.weight"),
     "vit, four bands, not square": (timm("test_vit", 32, 48, channels=4, **FOUR), "patch_embed.proj.weight"),
     "convnext": (timm("test_convnext", 32, 32), "stem.0.weight"),
-    "efficientnet, grey": (timm("test_efficientnet", 32, 32, channels=1, mean=(0.5,), std=(0.5,)), "conv_stem.weight"),
+    "efficientnet, gray": (timm("test_efficientnet", 32, 32, channels=1, mean=(0.5,), std=(0.5,)), "conv_stem.weight"),
     "beit": (beit, "blocks.0.attn.qkv.weight"),
     "attention of torch": (lambda: load_encoder(Tokens(), image_size=(32, 32)), ATTENTION),
 }

@@ -34,14 +34,14 @@ class TinyBackbone(nn.Module):
         return torch.relu(self.norm(self.conv(x))).mean((2, 3))
 
 
-def colours(count: int, seed: int) -> LabelledImages:
+def colors(count: int, seed: int) -> LabelledImages:
     labels = torch.arange(count) % 3
     noise = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
     return LabelledImages.in_memory(0.2 + 0.4 * noise + 0.4 * torch.eye(3)[labels][:, :, None, None], labels)
 
 
 def tiny_data() -> DataSplits:
-    return DataSplits(colours(96, 0), colours(30, 1), colours(60, 2), ("red", "green", "blue"), "colours")
+    return DataSplits(colors(96, 0), colors(30, 1), colors(60, 2), ("red", "green", "blue"), "colors")
 
 
 def tiny_result(export: ExportConfig | None = None) -> HardenResult:

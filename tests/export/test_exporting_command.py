@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from export_helpers import TinyBackbone, colours, tiny_result
+from export_helpers import TinyBackbone, colors, tiny_result
 from hub_server import LoopbackHub
 from PIL import Image
 from test_hub import PUSH, client, hub  # noqa: F401  # hub is a fixture
@@ -29,13 +29,13 @@ def test_a_triton_repository_and_a_manifest_are_written(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository, manifest = tmp_path / "repository", tmp_path / "service.yaml"
-    triton = ["--triton", str(repository), "--name", "colours", "--max-batch", "8", "--max-delay", "0.002"]
+    triton = ["--triton", str(repository), "--name", "colors", "--max-batch", "8", "--max-delay", "0.002"]
     kserve = ["--kserve", str(manifest), "--storage-uri", "s3://models/repository", "--memory", "2Gi"]
     assert main(["export", str(bundle), *triton, *kserve, "--json"]) == DONE
     written = json.loads(capsys.readouterr().out)
-    assert written == {"kserve": str(manifest), "triton": str(repository / "colours")}
-    check_triton_model(repository / "colours")
-    assert "max_queue_delay_microseconds: 2000" in (repository / "colours" / "config.pbtxt").read_text()
+    assert written == {"kserve": str(manifest), "triton": str(repository / "colors")}
+    check_triton_model(repository / "colors")
+    assert "max_queue_delay_microseconds: 2000" in (repository / "colors" / "config.pbtxt").read_text()
     service = yaml.safe_load(manifest.read_text())
     assert service["kind"] == "InferenceService"
     assert "s3://models/repository" in manifest.read_text()
@@ -70,9 +70,9 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
 
 
 def pictures(folder: Path) -> Path:
-    """Write the colours as PNG files, train|val|test/CLASS/NUMBER.png, and return the folder."""
+    """Write the colors as PNG files, train|val|test/CLASS/NUMBER.png, and return the folder."""
     for seed, (split, count) in enumerate((("train", 48), ("val", 12), ("test", 30))):
-        pixels, labels = colours(count, seed).head()
+        pixels, labels = colors(count, seed).head()
         for index, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
             path = folder / split / ("red", "green", "blue")[label] / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

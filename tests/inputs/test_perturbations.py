@@ -50,7 +50,7 @@ def test_keys_are_compared_by_their_fields() -> None:
         {"knowledge": "transfer", "attack": 3},
         {"knowledge": "transfer", "run": 0},
         {"knowledge": "transfer", "run": True},
-        {"knowledge": "transfer", "colour": "red"},
+        {"knowledge": "transfer", "color": "red"},
         {"knowledge": "transfer", "label": "../../etc/passwd"},
         {"knowledge": "transfer", "model": "a\\b"},
         {"knowledge": "transfer", "attack": "a\nb"},

@@ -29,7 +29,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 0.5 * torch.rand(count, 3, 16, 16) + 0.4 * torch.eye(3)[labels][..., None, None], labels
             )
         )
-    data = DataSplits(*parts, class_names=("red", "green", MARKUP), name="colours")
+    data = DataSplits(*parts, class_names=("red", "green", MARKUP), name="colors")
     sensitivity = {"steps": 1, "samples": 20}
     config = HardenConfig().with_(
         baseline={"epochs": 2},

@@ -87,7 +87,7 @@ def test_markup_is_escaped(text: str, report: RobustnessReport) -> None:
     assert escaped(text) in summary or escaped(repr(text)) in summary
 
 
-def test_the_area_of_a_patch_is_no_number_of_grey_levels(report: RobustnessReport) -> None:
+def test_the_area_of_a_patch_is_no_number_of_gray_levels(report: RobustnessReport) -> None:
     assert [budget_text(score) for score in report.scores[:4]] == ["", "10/255", "3.0% of the area", "8/255"]
 
 

@@ -51,7 +51,7 @@ def test_the_report_of_a_bare_evaluation_is_valid(
 
 DAMAGE = {
     "schema": lambda content: content.update(schema=2),
-    "report.scores[0].column": lambda content: content["scores"][0].update(column="grey-box"),
+    "report.scores[0].column": lambda content: content["scores"][0].update(column="gray-box"),
     "report.scores[0]": lambda content: content["scores"][0].pop("n"),
     "report.scores[0].n": lambda content: content["scores"][0].update(n=0),
     "report.scores[1].n": lambda content: content["scores"][1].update(n="200"),
@@ -122,7 +122,7 @@ def test_no_section_takes_the_place_of_another(report: RobustnessReport) -> None
 def test_reports_of_a_newer_version_with_more_sections_are_read(full: dict[str, Any]) -> None:
     full["audits"] = {"membership": 0.5}
     full["data"]["license"] = "MIT"
-    assert RobustnessReport.from_dict(full).data.name == "colours"
+    assert RobustnessReport.from_dict(full).data.name == "colors"
 
 
 def test_rows_of_older_versions_say_what_a_patch_is() -> None:

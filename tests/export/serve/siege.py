@@ -54,7 +54,7 @@ def segment(marker: int, content: bytes) -> bytes:
 
 
 def scans_jpeg(scans: int, side: int = 5000) -> bytes:
-    """A grey progressive JPEG of ``side`` x ``side`` pixels: each scan says in some 40 bytes that nothing changes."""
+    """A gray progressive JPEG of ``side`` x ``side`` pixels: each scan says in some 40 bytes that nothing changes."""
     bits = ("0" + format(27306 - 2**14, "014b")) * 15 + "1" * 7
     runs = int(bits, 2).to_bytes(29, "big").replace(b"\xff", b"\xff\0")
     head = segment(0xDB, bytes(1) + b"\1" * 64)

@@ -143,7 +143,7 @@ def encoded(kind: str, size: tuple[int, int] = (70, 50), mode: str = "RGB", **op
 
 PICTURES = {
     "png": encoded("PNG"),
-    "grey png": encoded("PNG", mode="L"),
+    "gray png": encoded("PNG", mode="L"),
     "jpeg": encoded("JPEG"),
     "progressive": encoded("JPEG", progressive=True),
     "with exif and profile": encoded("JPEG", exif=Image.Exif(), icc_profile=b"x" * 100_000),

@@ -1,0 +1,51 @@
+"""Write the table of docs/how-to/decide.md from the rows in docs/results.
+
+    python tools/write_decision.py
+
+What stands between the two markers of that page is replaced.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from genaf_sdk.comparison import Comparison, read_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "how-to" / "decide.md"
+BEGIN, END = "<!-- write_decision: begin -->\n", "<!-- write_decision: end -->\n"
+TASKS = {
+    "methods-digits": ("digits, 10 classes, easy", 1347),
+    "methods-gtsrb": ("traffic signs, 43 classes", 20000),
+    "methods-cifar10-4000": ("CIFAR-10, few images, hard", 4000),
+}
+"""Folder in docs/results: the task, and its images for training and validation."""
+PRESETS = ("default", "fast", "trades", "fine-tuning")
+SHOWN = {"clean": "clean", "worst DAE": "worst DAE", "pgd 8/255": "PGD 8/255", "pgd 4/255": "PGD 4/255"}
+
+
+def table() -> str:
+    """Return the table as Markdown: a line for each task and preset."""
+    header = ("task", "images", "preset", *SHOWN.values(), "CPU s", "CPU s per 1,000 images")
+    lines = [header, ("---", "---:", "---", *["---:"] * (len(header) - 3))]
+    for folder, (task, images) in TASKS.items():
+        comparison = Comparison(read_rows(ROOT / "docs" / "results" / folder / "comparison.jsonl"))
+        columns, *rows = comparison.cells()
+        for row in sorted((row for row in rows if row[0] in PRESETS), key=lambda row: PRESETS.index(row[0])):
+            cells = dict(zip(columns, row, strict=True))
+            seconds = comparison.cpu_seconds(row[0])
+            shown = [cells[name] for name in SHOWN]
+            lines.append(
+                (task, f"{images:,}", f"`{row[0]}`", *shown, f"{seconds:.0f}", f"{1000 * seconds / images:.0f}")
+            )
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def page() -> str:
+    """Return the page with its table made anew."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    return f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
