@@ -294,8 +294,8 @@ def seconds_of(candidate: Candidate, model: HardenedModel, stage: Stage) -> floa
 
 
 def _trial_run(candidate: Candidate) -> Run:
-    config = candidate.config
-    return Run(candidate.accelerator, config.seed, show_progress=False, machine=config.machine)
+    machine = candidate.config.machine.with_(non_finite="stop")  # a step that is skipped would be told
+    return Run(candidate.accelerator, candidate.config.seed, show_progress=False, machine=machine)
 
 
 def _free_memory(device: torch.device) -> int:

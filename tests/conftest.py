@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: threads that spin starve the other test process
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, LabelledImages
-from genaf_sdk.engine.run import Run
-from genaf_sdk.engine.train import train
-from genaf_sdk.hardened import HardenedModel
-from genaf_sdk.methods import Method
-from genaf_sdk.methods.lab import Lab
-from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.heads import build_head
 
 torch.set_num_threads(1)  # the tests run in as many processes as there are cores
 
@@ -82,24 +73,3 @@ def quick_config() -> HardenConfig:
             "curve": (4 / 255, 16 / 255),
         },
     )
-
-
-def tiny_model(encoder: nn.Module) -> HardenedModel:
-    """A fresh classifier of three classes on a tiny encoder, always of the same weights."""
-    torch.manual_seed(0)
-    return HardenedModel(
-        PixelEncoder(encoder), build_head("mlp", 16, 3), class_names=("red", "green", "blue"), image_size=(16, 16)
-    )
-
-
-def cpu_run(**settings: Any) -> Run:
-    """A run on the CPU that shows nothing."""
-    return Run(Accelerator(cpu=True), show_progress=False, **settings)
-
-
-def fine_tune(method: Method, run: Run, model: HardenedModel, data: DataSplits) -> Lab:
-    """Train all stages of a method, as ``harden`` does."""
-    lab = Lab(run, model, data)
-    for stage in method.stages(lab):
-        train(run, model, data, stage)
-    return lab

@@ -197,7 +197,7 @@ def test_shells_can_complete_commands_and_settings(shell: str, capsys: pytest.Ca
     assert not stopped.value.code
     script = capsys.readouterr().out
     assert "demo" in script
-    assert "undefended-epochs" in script
+    assert "method.schedule.epochs" in script
 
 
 def test_reports_are_shown_anew_and_ids_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,7 +140,7 @@ def test_the_command_compares_and_lists(
     assert main(["compare", "--list"]) == 0
     assert "universal-at" in capsys.readouterr().out
     monkeypatch.setattr(comparison_module, "EVALUATION", QUICK)
-    monkeypatch.setattr(comparison_module, "load_data", lambda *_, **__: few)
+    monkeypatch.setattr(comparison_module, "load_images", lambda *_: few)
     assert main(["compare", "--methods", "linear-probe", "--output-dir", str(tmp_path)]) == 0
     assert "linear-probe" in (tmp_path / "comparison.md").read_text()
     assert main(["compare", "--methods", "tradez", "--output-dir", str(tmp_path)]) == UNUSABLE

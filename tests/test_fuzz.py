@@ -161,7 +161,7 @@ def test_perturbation_files(draw: st.DataObject, files: Path) -> None:
 @given(draw=st.data())
 def test_checkpoints(draw: st.DataObject, files: Path) -> None:
     source = files / "stage" / "00000001"
-    name = draw.draw(st.sampled_from(("tensors.safetensors", "facts.json")))
+    name = draw.draw(st.sampled_from(("tensors.safetensors", "metadata.json")))
     content = damaged((source / name).read_bytes(), draw)
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "00000001"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from genaf_sdk import HardenConfig, HardenedModel, RobustnessReport, evaluate, harden, load_encoder
 from genaf_sdk.data import DataSplits
-from genaf_sdk.errors import ConfigError, EncoderError, OutputError
+from genaf_sdk.errors import ConfigError, EncoderError, ExportError, OutputError
+from genaf_sdk.export.integrity import seal
+from genaf_sdk.export.outcome import Outcome
 from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.verify import verify_bundle
 from genaf_sdk.result import HardenResult
@@ -87,21 +90,25 @@ def test_a_module_of_the_users_own_needs_its_architecture(result: HardenResult, 
 
 
 def test_the_figures_stand_for_the_onnx_file(result: HardenResult, bundle: Path, striped: DataSplits) -> None:
-    rows = verify_bundle(bundle, striped)
-    assert {row.reported.column for row in rows} == {"clean", "noise", "transfer", "adaptive"}
-    assert all(row.agrees for row in rows)
+    verification = verify_bundle(bundle, striped)
+    assert verification.differences == []
+    assert verification.agrees
+    assert verification.count(Outcome.REPLAYED) >= 4  # clean, noise, transfer, adaptive
 
 
 def test_a_tampered_onnx_file_does_not_verify(
     result: HardenResult, bundle: Path, striped: DataSplits, tmp_path: Path
 ) -> None:
     copy = tmp_path / "bundle"
-    result.report.save(copy)  # type: ignore[union-attr]
+    shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("checkpoints", "metrics.jsonl"))
     proto = onnx.load(bundle / "model.onnx")
     last = max((t for t in proto.graph.initializer if list(t.dims) == [3]), key=lambda tensor: tensor.name)
     last.CopyFrom(onnx.numpy_helper.from_array(torch.tensor([50.0, 0, 0]).numpy(), last.name))
     onnx.save(proto, copy / "model.onnx")
-    assert not all(row.agrees for row in verify_bundle(copy, striped))
+    with pytest.raises(ExportError, match=r"model\.onnx"):  # its checksum
+        verify_bundle(copy, striped)
+    seal(copy)
+    assert not verify_bundle(copy, striped).agrees
 
 
 def test_evaluate_takes_results_modules_bundles_and_callables(
@@ -177,7 +184,7 @@ def test_nan_in_a_weight_is_refused_by_name(tiny_encoder: nn.Module, striped: Da
 
 
 def test_unknown_presets_and_configs_are_refused(tiny_encoder: nn.Module, striped: DataSplits) -> None:
-    with pytest.raises(ConfigError, match="default, fast, paper"):
+    with pytest.raises(ConfigError, match="one of paper"):
         harden(tiny_encoder, striped, "papr")
     with pytest.raises(ConfigError, match="HardenConfig"):
         harden(tiny_encoder, striped, {"seed": 1})  # type: ignore[arg-type]

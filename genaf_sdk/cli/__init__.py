@@ -104,7 +104,10 @@ def _parsed(given: list[str]) -> Any:
     if name in COMMANDS:
         kind, start = _command(name, given)
         return tyro.cli(kind, prog=f"genaf {name}", args=given[1:], **start, **options)
-    every = [Annotated[_listed(name), tyro.conf.subcommand(name)] for name in COMMANDS]
+    whole = any(argument.startswith("--tyro-") for argument in given)  # a shell completes settings, too
+    every = [
+        Annotated[_command(name, [])[0] if whole else _listed(name), tyro.conf.subcommand(name)] for name in COMMANDS
+    ]
     commands: Any = Union[tuple(every)]  # noqa: UP007  # built at run time
     return tyro.cli(commands, prog="genaf", description=DESCRIPTION, args=given, **options)
 

@@ -146,5 +146,5 @@ def test_autoattack_without_its_package_says_what_to_install(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "art.attacks", None)
     monkeypatch.setitem(sys.modules, "art.attacks.evasion", None)
     model = linear()
-    with pytest.raises(AttackError, match=r"pip install 'genaf-sdk\[art\]'"):
+    with pytest.raises(AttackError, match=r"pip install 'genaf-sdk\[autoattack\]'"):
         AutoAttack()(model, *pixels_and_predictions(model))

@@ -65,7 +65,7 @@ def test_training_sees_augmented_images_and_validation_does_not(
 
     monkeypatch.setattr("genaf_sdk.engine.batches.augmented", spy)
     config = quick_config.with_(method={"schedule": {"epochs": 1, "augmentation": "crop"}})
-    harden(tiny_encoder, striped, config, evaluate=False, progress=False)
+    harden(tiny_encoder, striped, config, evaluate=False, progress=False, preflight=False)
     assert {kind for kind, _ in seen} == {"crop"}
     assert sum(count for _, count in seen) == 96 * (1 + 2)
 

@@ -6,7 +6,8 @@ import os
 import sys
 
 import torch
-from conftest import TinyEncoder, cpu_run, fine_tune, stripes, tiny_model
+from conftest import TinyEncoder, stripes
+from training import cpu_run, fine_tune, tiny_model
 
 from genaf_sdk.data import DataSplits, LabelledImages
 from genaf_sdk.methods import GenAF

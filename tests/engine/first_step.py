@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 
 import torch
-from conftest import TinyEncoder, cpu_run, fine_tune, stripes
+from conftest import TinyEncoder, stripes
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from training import cpu_run, fine_tune
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import LabelledImages

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import cpu_run, fine_tune, tiny_model
 from torch import Tensor, nn
+from training import cpu_run, fine_tune, tiny_model
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits

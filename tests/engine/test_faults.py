@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import cpu_run, fine_tune, tiny_model
 from launching import finish, start
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from training import cpu_run, fine_tune, tiny_model
 
 from genaf_sdk.data import DataSplits, LabelledImages
 from genaf_sdk.data.images import Reader
@@ -151,5 +151,5 @@ def test_a_process_whose_peer_dies_ends_with_an_error() -> None:
     second.stdout.close()
     assert time.monotonic() - died < GIVE_UP
     assert first.returncode not in (0, None)
-    assert "TrainingError: lost contact with another process" in printed
+    assert "TrainingError: Process 0 of 2 lost contact with another process" in printed
     assert "resume=True" in printed

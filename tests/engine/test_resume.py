@@ -38,8 +38,8 @@ def run(tiny_encoder: nn.Module, striped: DataSplits) -> Callable[..., HardenRes
     config = CONFIG.with_(method={"adaptability": {"sensitivity": {"steps": 1, "samples": 24}}})
 
     def start(folder: Path | None, *, settings: HardenConfig = config, **options: bool) -> HardenResult:
-        encoder = copy.deepcopy(tiny_encoder)
-        return harden(encoder, striped, settings, output_dir=folder, evaluate=False, progress=False, **options)
+        quiet = {"evaluate": False, "progress": False, "preflight": False}  # of which trial steps would be counted
+        return harden(copy.deepcopy(tiny_encoder), striped, settings, output_dir=folder, **quiet, **options)
 
     return start
 
@@ -145,16 +145,23 @@ def test_files_of_somebody_else_are_refused_and_left_alone(resume: bool, tmp_pat
     assert theirs.read_text(encoding="utf-8") == "weeks of work"
 
 
-def test_a_new_run_replaces_an_earlier_one_even_after_a_kill_while_it_did(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_new_run_replaces_a_finished_one_without_being_told(tmp_path: Path) -> None:
+    checkpoints = open_checkpoints(tmp_path, {"a": 1}, ALONE, resume=False)
+    checkpoints.save("stage 1", Checkpoint(1, {"w": torch.ones(1)}, {}))
+    checkpoints.finish()
+    assert open_checkpoints(tmp_path, {"a": 2}, ALONE, resume=False).latest("stage 1") is None
+
+
+def test_a_new_run_replaces_an_unfinished_one_when_told_even_after_a_kill_while_it_did(tmp_path: Path) -> None:
     checkpoints = open_checkpoints(tmp_path, {"a": 1}, ALONE, resume=False)
     checkpoints.save("stage 1", Checkpoint(1, {"w": torch.ones(1)}, {}))
     half_removed = tmp_path / ".checkpoints.partial" / "stage-1"
     half_removed.mkdir(parents=True)  # what a kill leaves
     (tmp_path / "checkpoints" / ".run.json.1.partial").touch()
-    checkpoints = open_checkpoints(tmp_path, {"a": 2}, ALONE, resume=False)
-    assert "resume goes on from them" in caplog.text
+    with pytest.raises(ConfigError, match=r"not finished.*--resume.*--overwrite"):
+        open_checkpoints(tmp_path, {"a": 2}, ALONE, resume=False)
+    assert checkpoints.latest("stage 1") is not None
+    checkpoints = open_checkpoints(tmp_path, {"a": 2}, ALONE, resume=False, overwrite=True)
     assert checkpoints.latest("stage 1") is None
     assert [path.name for path in tmp_path.rglob("*")] == ["checkpoints", "run.json"]
 

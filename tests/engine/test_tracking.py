@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,7 @@ class Listener(GeneralTracker):
 
 @pytest.fixture
 def short(quick_config: HardenConfig) -> HardenConfig:
-    config = quick_config.with_(baseline={"epochs": 1}, method={"schedule": {"epochs": 2}})
-    return replace(config, adaptability=replace(config.adaptability, epochs=0))
+    return quick_config.with_(baseline={"epochs": 1}, method={"schedule": {"epochs": 2}, "adaptability": {"epochs": 0}})
 
 
 def test_trackers_and_the_file_hear_of_every_epoch_and_score(

@@ -17,6 +17,7 @@ from genaf_sdk.export import layout, staging
 from genaf_sdk.export.bundle import save_model, save_report, write_bundle
 from genaf_sdk.export.integrity import check_whole, listed, publishable, seal
 from genaf_sdk.export.serve import bundle as serve_bundle
+from genaf_sdk.export.serve import files as serve_files
 from genaf_sdk.export.staging import replacing_bundle
 from genaf_sdk.report.robustness import RobustnessReport
 
@@ -40,8 +41,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_server_spells_its_four_file_names_the_same() -> None:
-    for name in ("MODEL_FILE", "LABELS_FILE", "CONFIG_FILE", "CHECKSUMS_FILE"):
-        assert getattr(serve_bundle, name) == getattr(layout, name), name
+    for module, name in (
+        (serve_bundle, "MODEL_FILE"),
+        (serve_bundle, "LABELS_FILE"),
+        (serve_bundle, "CONFIG_FILE"),
+        (serve_files, "CHECKSUMS_FILE"),
+    ):
+        assert getattr(module, name) == getattr(layout, name), name
 
 
 @pytest.mark.usefixtures("quick")

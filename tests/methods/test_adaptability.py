@@ -3,8 +3,8 @@ from __future__ import annotations
 import copy
 
 import torch
-from conftest import cpu_run, fine_tune, tiny_model
 from torch import nn
+from training import cpu_run, fine_tune, tiny_model
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits

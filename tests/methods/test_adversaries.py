@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_model
 from torch import Tensor, nn
 from torch.nn import functional as F
+from training import tiny_model
 
 from genaf_sdk.engine.adversary import Adversary
 from genaf_sdk.engine.batches import Batch

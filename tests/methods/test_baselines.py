@@ -5,8 +5,8 @@ from math import exp, log
 
 import pytest
 import torch
-from conftest import cpu_run, fine_tune, tiny_model
 from torch import nn
+from training import cpu_run, fine_tune, tiny_model
 
 from genaf_sdk.data import DataSplits
 from genaf_sdk.engine.batches import Batch

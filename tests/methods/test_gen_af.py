@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import cpu_run, fine_tune, tiny_model
 from torch import Tensor, nn
 from torch.nn import functional as F
+from training import cpu_run, fine_tune, tiny_model
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
