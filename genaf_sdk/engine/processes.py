@@ -40,7 +40,7 @@ class Processes:
         """Return the processes that ``accelerator`` knows.
 
         Raises:
-            ConfigError: They share the model out among them in a way other than FSDP2.
+            ConfigError: They share the model out among them in a way other than FSDP2, or gradients are accumulated.
         """
         kind = accelerator.distributed_type
         unsupported = kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
@@ -49,6 +49,12 @@ class Processes:
                 f"The accelerator shares the model out among processes by {kind.value}.",
                 expected="data parallelism, or FSDP2 where training needs more memory than a device has",
                 remedy="start with `accelerate launch --multi_gpu` or with `--use_fsdp --fsdp_version 2`",
+            )
+        if accelerator.gradient_accumulation_steps != 1:
+            raise ConfigError(
+                f"The accelerator accumulates the gradients of {accelerator.gradient_accumulation_steps} batches.",
+                expected="gradient_accumulation_steps=1: an optimizer step for every batch",
+                remedy="set the batch size of the method, and machine.micro_batch_size where memory is short",
             )
         return cls(accelerator.process_index, accelerator.num_processes, accelerator.device)
 

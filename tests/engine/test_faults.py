@@ -13,18 +13,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from launching import finish, start
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from training import cpu_run, fine_tune, tiny_model
 
+from genaf_sdk import HardenConfig, harden
 from genaf_sdk.data import DataSplits, LabelledImages
 from genaf_sdk.data.images import Reader
 from genaf_sdk.engine import batches
 from genaf_sdk.engine.checkpoints import Checkpoint, open_checkpoints
 from genaf_sdk.engine.processes import ALONE
 from genaf_sdk.engine.views import FeaturesAndLogits
-from genaf_sdk.errors import OutputError, TrainingError
+from genaf_sdk.errors import ConfigError, OutputError, TrainingError
 from genaf_sdk.methods import LinearProbe
 
 GIVE_UP = 60.0
@@ -153,3 +155,11 @@ def test_a_process_whose_peer_dies_ends_with_an_error() -> None:
     assert first.returncode not in (0, None)
     assert "TrainingError: Process 0 of 2 lost contact with another process" in printed
     assert "resume=True" in printed
+
+
+def test_an_accelerator_that_accumulates_gradients_is_refused(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
+) -> None:
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
+    with pytest.raises(ConfigError, match="accumulates the gradients of 4 batches"):
+        harden(tiny_encoder, striped, quick_config, evaluate=False, progress=False, accelerator=accelerator)
