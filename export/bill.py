@@ -1,4 +1,4 @@
-"""The bill of materials of a bundle, in CycloneDX: what the model was made from and with, by source, license and hash."""
+"""A bundle's bill of materials, in CycloneDX: what the model was made from and with, by source, license and hash."""
 
 from __future__ import annotations
 
@@ -193,20 +193,27 @@ def _library(name: str, package: Distribution) -> Component:
     from packageurl import PackageURL
 
     record = package.read_text("RECORD")
-    about = package.metadata
-    stated = about.get("License-Expression") or about.get("License") or ""
     return Component(
         name=name,
         bom_ref=f"pkg:pypi/{name}",
         type=ComponentType.LIBRARY,
         version=package.version,
         hashes=_hashes(_installed_from(package)),
-        licenses=_licenses(stated if len(stated) <= LONGEST_LICENSE and stated.isprintable() else ""),
+        licenses=_licenses(_license_of(package)),
         purl=PackageURL("pypi", name=name, version=package.version),
         properties=[]
         if record is None
         else [Property(name="genaf:record_sha256", value=hashlib.sha256(record.encode()).hexdigest())],
     )
+
+
+def _license_of(package: Distribution) -> str:
+    about = package.metadata
+    stated = about.get("License-Expression") or about.get("License") or ""
+    if stated and len(stated) <= LONGEST_LICENSE and stated.isprintable():
+        return stated
+    classified = [line for line in about.get_all("Classifier") or () if line.startswith("License :: ")]
+    return classified[0].rpartition(" :: ")[2] if classified else ""
 
 
 def _installed_from(package: Distribution) -> str:

@@ -52,9 +52,9 @@ def push_bundle(
 ) -> str:
     """Publish a bundle in one commit and return the commit's URL.
 
-    Only files that ``checksums.json`` lists are published; links, and files that belong neither to the bundle nor to
-    the run that wrote it, are refused. Files that the Hub already has are not sent again, so an interrupted push is resumed
-    by repeating it.
+    Only files that ``checksums.json`` lists are published, and the signature; links, and files that belong neither to
+    the bundle nor to the run that wrote it, are refused. Files that the Hub already has are not sent again, so an
+    interrupted push is resumed by repeating it.
 
     Args:
         folder: What ``harden(..., output_dir=...)`` or ``HardenResult.save`` wrote.

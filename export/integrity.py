@@ -119,7 +119,7 @@ def check_whole(folder: Path, *, renewed: str = "") -> list[str]:
 
 
 def publishable(folder: Path) -> list[BundleFile]:
-    """Return what of a folder may be published: the listed files, each a regular one inside the folder, and the signature.
+    """Return what of a folder may be published: list, listed files, signature, each a regular file inside the folder.
 
     Raises:
         ExportError: The bundle is not whole, something beside it is not of a run, or a file is a link.
@@ -127,7 +127,8 @@ def publishable(folder: Path) -> list[BundleFile]:
     files = []
     names = [*check_whole(folder), CHECKSUMS_FILE]
     signature = folder / SIGNATURE_FILE
-    for name in [*names, *([SIGNATURE_FILE] if signature.exists() or signature.is_symlink() else [])]:
+    names += [SIGNATURE_FILE] if signature.exists() or signature.is_symlink() else []
+    for name in names:
         steps = [
             folder.joinpath(*PurePosixPath(name).parts[:depth])
             for depth in range(1, len(PurePosixPath(name).parts) + 1)

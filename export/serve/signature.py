@@ -10,16 +10,14 @@ import contextlib
 import hashlib
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import BundleError, SettingsError
 from .files import MAX_JSON, read_file
 from .logs import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SIGNATURE_FILE = "model.sig"
 LEFTOVERS = ("checkpoints/", "metrics.jsonl", "genaf-sdk/", ".genaf.lock", ".gitattributes", ".cache/")
@@ -30,6 +28,7 @@ MAX_KEY = 2**20
 """Bytes of a file of keys or certificates."""
 TRUSTED = "a public key or a certificate in PEM, or sigstore:IDENTITY,ISSUER"
 Document = dict[str, Any]
+_SUSPECT = "download the bundle again; if it is refused again, use nothing of this folder"
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,9 @@ def require_signed(folder: Path, signed_by: str) -> Signed:
         files = signed_files(content)
     except (ValueError, TypeError, KeyError, LookupError, AttributeError, RecursionError) as error:
         raise BundleError(f"{path} is no signature of a bundle, or a damaged one.", remedy=_SUSPECT) from error
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        raise BundleError(f"{missing[0]!r} in {folder} was signed and is missing.", remedy=_SUSPECT)
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / SIGNATURE_FILE  # what is parsed here is what the library checks
         copy.write_bytes(content)
@@ -107,9 +109,6 @@ def require_signed(folder: Path, signed_by: str) -> Signed:
             remedy="move it elsewhere if it is yours; otherwise use nothing of this folder",
         )
     return Signed(printable(by), files)
-
-
-_SUSPECT = "download the bundle again; if it is refused again, use nothing of this folder"
 
 
 def signed_files(content: bytes) -> dict[str, str]:
@@ -261,8 +260,6 @@ def _check_validity(trust: _Trust, document: Document) -> None:
 def _reason(folder: Path, files: dict[str, str], error: Exception, signed_by: str) -> str:
     if str(error).startswith("Signature mismatch"):  # the signature holds, the files do not
         for name, digest in files.items():
-            if not (folder / name).is_file():
-                return f"{name!r} in {folder} was signed and is missing."
             with (folder / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                     return f"{name!r} in {folder} is not the file that was signed."
