@@ -209,7 +209,7 @@ def _library(name: str, package: Distribution) -> Component:
 
 def _license_of(package: Distribution) -> str:
     about = package.metadata
-    stated = about.get("License-Expression") or about.get("License") or ""
+    stated = next((about[name] for name in ("License-Expression", "License") if name in about), "")
     if stated and len(stated) <= LONGEST_LICENSE and stated.isprintable():
         return stated
     classified = [line for line in about.get_all("Classifier") or () if line.startswith("License :: ")]

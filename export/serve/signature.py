@@ -88,13 +88,21 @@ def require_signed(folder: Path, signed_by: str) -> Signed:
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise BundleError(f"{missing[0]!r} in {folder} was signed and is missing.", remedy=_SUSPECT)
+    try:
+        config = trust.configure(_config())
+    except Exception as error:  # every library underneath raises its own
+        raise SettingsError(
+            f"{signed_by} cannot be used to check signatures: {type(error).__name__}.",
+            expected=TRUSTED,
+            remedy="check the network: sigstore's own keys are fetched" if signed_by.startswith(SIGSTORE) else "",
+        ) from error
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / SIGNATURE_FILE  # what is parsed here is what the library checks
         copy.write_bytes(content)
         try:
             # The library says on standard output what it thinks of older signatures.
             with contextlib.redirect_stdout(None):
-                trust.configure(_config()).verify(folder, copy)
+                config.verify(folder, copy)
         except Exception as error:  # every library underneath raises its own
             raise BundleError(_reason(folder, files, error, signed_by), remedy=_SUSPECT) from error
     by = trust.name

@@ -36,7 +36,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
-from model_signing import hashing, signing
+from model_signing import hashing, signing, verifying
 
 PEM = serialization.Encoding.PEM
 PASSWORD = "correct-horse-battery"
@@ -365,6 +365,27 @@ def test_unusable_keys_are_named(forged: Path, signed: Path, tmp_path: Path, key
 def test_a_private_key_is_never_what_others_need(signed: Path, key: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds a private key.*-pubout"):
         require_signature(signed, str(key))
+
+
+def test_sigstore_is_asked_for_the_identity_and_fails_without_a_token_in_the_text(
+    signed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def unreachable(config: object, **options: Any) -> None:
+        asked.append(options)
+        raise ConnectionError("Authorization: Bearer canary")
+
+    monkeypatch.setattr(signing.Config, "use_sigstore_signer", unreachable)
+    monkeypatch.setattr(verifying.Config, "use_sigstore_verifier", unreachable)
+    before = (signed / SIGNATURE_FILE).read_bytes()
+    with pytest.raises(ExportError, match="ConnectionError.*network") as raised:
+        sign_bundle(signed, Signer("sigstore"))
+    assert (signed / SIGNATURE_FILE).read_bytes() == before
+    with pytest.raises(ConfigError, match="ConnectionError.*network") as checked:
+        require_signature(signed, "sigstore:me@example.org,https://accounts.example.org")
+    assert "canary" not in str(raised.value) + str(checked.value)
+    assert asked[1] == {"identity": "me@example.org", "oidc_issuer": "https://accounts.example.org"}
 
 
 def test_one_file_has_no_signature(signed: Path, public: str) -> None:
