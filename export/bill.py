@@ -152,7 +152,7 @@ def _data(report: RobustnessReport) -> Component:
         type=ComponentType.DATA,
         description="The images of the task; their hash is the fingerprint of all images and labels.",
         hashes=_hashes(report.data.fingerprint),
-        licenses=_licenses("" if known is None else known.licence),
+        licenses=_licenses("" if known is None else known.license),
         external_references=[ExternalReference(type=ExternalReferenceType.WEBSITE, url=XsUri(url))] if url else [],
     )
 

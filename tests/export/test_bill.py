@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,16 @@ def test_it_names_model_encoder_and_data_by_source_license_and_hash(sound: Path,
     assert encoder["licenses"] == [{"license": {"id": "Apache-2.0"}}]
     data = component(bill, "data")
     assert (data["name"], data["type"], sha256(data)) == ("digits", "data", made.report.data.fingerprint)
+
+
+def test_published_data_have_a_license_and_a_page(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bill_module, "_packages", dict)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    report = replace(made.report, data=replace(made.report.data, name="kmnist"))
+    write_bill(tmp_path, "bundled:simclr-cifar10", report)
+    data = component(json.loads((tmp_path / BILL_FILE).read_text()), "data")
+    assert data["licenses"] == [{"license": {"id": "CC-BY-SA-4.0"}}]
+    assert data["externalReferences"][0]["url"].startswith("https://")
 
 
 def test_it_names_every_package_with_its_version(bill: Json) -> None:
