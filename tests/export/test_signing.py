@@ -379,10 +379,10 @@ def test_sigstore_is_asked_for_the_identity_and_fails_without_a_token_in_the_tex
     monkeypatch.setattr(signing.Config, "use_sigstore_signer", unreachable)
     monkeypatch.setattr(verifying.Config, "use_sigstore_verifier", unreachable)
     before = (signed / SIGNATURE_FILE).read_bytes()
-    with pytest.raises(ExportError, match="ConnectionError.*network") as raised:
+    with pytest.raises(ExportError, match=r"ConnectionError.*network") as raised:
         sign_bundle(signed, Signer("sigstore"))
     assert (signed / SIGNATURE_FILE).read_bytes() == before
-    with pytest.raises(ConfigError, match="ConnectionError.*network") as checked:
+    with pytest.raises(ConfigError, match=r"ConnectionError.*network") as checked:
         require_signature(signed, "sigstore:me@example.org,https://accounts.example.org")
     assert "canary" not in str(raised.value) + str(checked.value)
     assert asked[1] == {"identity": "me@example.org", "oidc_issuer": "https://accounts.example.org"}
