@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from genaf_sdk.errors import ExportError, OutputError
+from genaf_sdk.export.bill import can_write_bill, write_bill
 from genaf_sdk.export.card import ModelFacts, eval_results, model_card
 from genaf_sdk.export.integrity import seal
 from genaf_sdk.export.layout import (
@@ -72,7 +73,8 @@ def write_bundle(model: Classifier, folder: Path, result: Run | None = None) -> 
 
     ``config.json`` and ``model.safetensors`` (for ``HardenedModel.from_pretrained``), ``model.onnx`` and its variants,
     ``labels.json``, ``report.json`` and ``perturbations/``, the model card, ``serve/`` (a server that needs no torch)
-    and ``checksums.json``, which lists all of them. All is written beside an older bundle in the folder, whose files
+    ``bom.cdx.json`` (a bill of materials, where the extra ``signing`` is installed) and ``checksums.json``, which lists
+    all of them. All is written beside an older bundle in the folder, whose files
     then make room for the new ones. A variant that cannot be exported is named in the report's ``failures``.
 
     Args:
@@ -98,10 +100,13 @@ def write_bundle(model: Classifier, folder: Path, result: Run | None = None) -> 
             if report is not None:
                 report.save(partial)
                 _write_text(partial / EVAL_RESULTS_FILE, eval_results(report))
+            facts = ModelFacts.of(model)
             license_id = "" if result is None else str(result.config.export.license)
-            _write_text(partial / CARD_FILE, model_card(ModelFacts.of(model), report, license_id=license_id))
+            _write_text(partial / CARD_FILE, model_card(facts, report, license_id=license_id))
             write_json(partial / LABELS_FILE, list(model.class_names))
             _copy_server(partial)
+            if can_write_bill():
+                write_bill(partial, facts.encoder, report, license_id=license_id)
             seal(partial)
     except ExportError as error:
         with replacing_bundle(folder) as partial:

@@ -26,6 +26,7 @@ from genaf_sdk.export.layout import (
 from genaf_sdk.export.outcome import Item, not_replayed, recomputed
 from genaf_sdk.files import read_json
 from genaf_sdk.report.html import html_report
+from genaf_sdk.report.provenance import settings_digest
 from genaf_sdk.report.reading import Length, read_document
 from genaf_sdk.report.sections import Side
 from genaf_sdk.settings import Between
@@ -149,6 +150,20 @@ def _contradictions(row: Score, perturbation: Perturbation) -> list[str]:
     if not key.label and (row.column != key.knowledge or (key.model and row.model != key.model)):
         found.append(f"a row is of the {row.model} model in the column {row.column}, the file of {key}")
     return found
+
+
+def check_provenance(report: RobustnessReport) -> list[Item]:
+    """Hold the hashes of data and settings against what the report says of both; older reports state none."""
+    stated = report.provenance
+    if stated is None:
+        return []
+    encoder = None if report.model is None else report.model.encoder
+    settings = None if report.config is None else settings_digest(report.config)
+    return [
+        _same("encoder, as in the model", stated.encoder, encoder),
+        _same("data by hash", stated.data_sha256, report.data.fingerprint),
+        _same("settings by hash", stated.settings_sha256, settings),
+    ]
 
 
 def check_report(content: Any, report: RobustnessReport) -> list[Item]:

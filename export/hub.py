@@ -27,6 +27,8 @@ from genaf_sdk.export.serve import ServeError, open_bundle
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from genaf_sdk.export.signing import Signer
+
 PREFIX = "hf-hub:"
 Result = TypeVar("Result")
 HTTPError: type[Exception] = next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
@@ -40,6 +42,7 @@ def push_bundle(
     *,
     private: bool = True,
     pictures: bool = False,
+    signer: Signer | None = None,
     revision: str | None = None,
     create_pr: bool = False,
     parent_commit: str | None = None,
@@ -49,16 +52,16 @@ def push_bundle(
 ) -> str:
     """Publish a bundle in one commit and return the commit's URL.
 
-    Only files that ``checksums.json`` lists are published; links, and files that belong neither to the bundle nor to
-    the
-    run that wrote it, are refused. Files that the Hub already has are not sent again, so an interrupted push is resumed
-    by repeating it.
+    Only files that ``checksums.json`` lists are published, and the signature; links, and files that belong neither to
+    the bundle nor to the run that wrote it, are refused. Files that the Hub already has are not sent again, so an
+    interrupted push is resumed by repeating it.
 
     Args:
         folder: What ``harden(..., output_dir=...)`` or ``HardenResult.save`` wrote.
         repo_id: ``ORG/NAME``; made if it does not exist.
         private: Whether a new repository is private. One that exists stays as it is.
         pictures: Whether test images in the report's gallery are published with it.
+        signer: Signs what is published, so that others can tell that it is yours; see ``genaf_sdk.export.signing``.
         revision: Branch to commit to.
         create_pr: Open a pull request instead of committing to the branch.
         parent_commit: Refuse to commit if the branch has moved on from this commit.
@@ -67,6 +70,7 @@ def push_bundle(
         on_files: Called with what is about to be published, before anything is sent; it may raise to stop.
 
     Raises:
+        ConfigError: The signer's key cannot be used.
         HubError: The folder is no whole bundle, or the Hub refuses; the error says why. No token is ever in it.
     """
     folder, repo_id = Path(folder), _checked(repo_id)
@@ -85,7 +89,7 @@ def push_bundle(
         return str(commit.pr_url or commit.commit_url)
 
     try:
-        with publication(folder, pictures=pictures) as ready:
+        with publication(folder, pictures=pictures, signer=signer) as ready:
             files = publishable(ready)
             if on_files is not None:
                 on_files(files)

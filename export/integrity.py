@@ -1,4 +1,7 @@
-"""Which files a bundle has: those that ``checksums.json`` lists, each as it was written, and no others."""
+"""Which files a bundle has: those that ``checksums.json`` lists, each as it was written, and no others.
+
+Two files stand beside the list: itself, and ``model.sig``, which signs everything, the list included.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from genaf_sdk.errors import ExportError
-from genaf_sdk.export.layout import CHECKSUMS_FILE, LEFTOVERS
+from genaf_sdk.export.layout import CHECKSUMS_FILE, LEFTOVERS, SIGNATURE_FILE
 from genaf_sdk.files import read_json, write_json
 
 MOST_FILES = 10_000
+UNLISTED = frozenset({CHECKSUMS_FILE, SIGNATURE_FILE})
 TEMPORARY = re.compile(r"\.[^/]*\.partial(/.*)?|\.bundle\.[a-z]+/.*")
 """What a write that was killed leaves; the next one removes it."""
 
@@ -31,7 +35,7 @@ def seal(folder: Path) -> None:
 
 def checksums(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file that belongs to the bundle in ``folder``, by its path inside."""
-    return {name: digest(folder / name) for name in sorted(found_files(folder)) if name != CHECKSUMS_FILE}
+    return {name: digest(folder / name) for name in sorted(found_files(folder) - UNLISTED)}
 
 
 def digest(path: Path) -> str:
@@ -103,7 +107,7 @@ def check_whole(folder: Path, *, renewed: str = "") -> list[str]:
             state = "is not the file that was written"
         if state:
             raise ExportError(f"{name} in {folder} {state}.", remedy="write or download the bundle again")
-    stray = sorted(found_files(folder) - set(stated) - {CHECKSUMS_FILE})
+    stray = sorted(found_files(folder) - set(stated) - UNLISTED)
     if stray:
         more = f", nor are {len(stray) - 1} more" if len(stray) > 1 else ""
         raise ExportError(
@@ -115,13 +119,16 @@ def check_whole(folder: Path, *, renewed: str = "") -> list[str]:
 
 
 def publishable(folder: Path) -> list[BundleFile]:
-    """Return what of a folder may be published: the listed files, each a regular one inside the folder.
+    """Return what of a folder may be published: list, listed files, signature, each a regular file inside the folder.
 
     Raises:
         ExportError: The bundle is not whole, something beside it is not of a run, or a file is a link.
     """
     files = []
-    for name in [*check_whole(folder), CHECKSUMS_FILE]:
+    names = [*check_whole(folder), CHECKSUMS_FILE]
+    signature = folder / SIGNATURE_FILE
+    names += [SIGNATURE_FILE] if signature.exists() or signature.is_symlink() else []
+    for name in names:
         steps = [
             folder.joinpath(*PurePosixPath(name).parts[:depth])
             for depth in range(1, len(PurePosixPath(name).parts) + 1)

@@ -1,6 +1,6 @@
 """Every file of a bundle by name. The rooms that write one know its name; here all of them stand together.
 
-``export/serve`` also runs without this package and keeps its own copy of four of them; a test holds the two equal.
+``export/serve`` also runs without this package and keeps its own copy of what it reads; a test holds the two equal.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE
 from genaf_sdk.report.robustness import HTML_FILE, PERTURBATION_FOLDER, REPORT_FILE
 
 __all__ = [
+    "BILL_FILE",
     "CARD_FILE",
     "CHECKSUMS_FILE",
     "CONFIG_FILE",
@@ -20,6 +21,7 @@ __all__ = [
     "PERTURBATION_FOLDER",
     "REPORT_FILE",
     "SERVE_FOLDER",
+    "SIGNATURE_FILE",
     "WEIGHTS_FILE",
     "is_ours",
     "model_files",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 MODEL_FILE, LABELS_FILE, CHECKSUMS_FILE = "model.onnx", "labels.json", "checksums.json"
+BILL_FILE, SIGNATURE_FILE = "bom.cdx.json", "model.sig"
 CARD_FILE, EVAL_RESULTS_FILE, SERVE_FOLDER = "README.md", ".eval_results/robustness.yaml", "serve"
 LEFTOVERS = ("checkpoints/", "metrics.jsonl", "genaf-sdk/", ".genaf.lock", ".gitattributes", ".cache/")
 """What a run, a tracker or the Hub leaves beside a bundle; it is neither listed nor published."""
@@ -59,6 +62,8 @@ def is_ours(name: str) -> bool:
         HTML_FILE,
         CHECKSUMS_FILE,
         EVAL_RESULTS_FILE,
+        BILL_FILE,
+        SIGNATURE_FILE,
     }
     perturbation = name.startswith(f"{PERTURBATION_FOLDER}/") and name.endswith(".safetensors")
     return name in known or perturbation or bool(model_files([name]))

@@ -13,6 +13,8 @@ class Outcome(StrEnum):
     """Measured again on the verifier's data, by the files of the bundle."""
     RECOMPUTED = "recomputed"
     """Derived again from other parts of the bundle."""
+    SIGNED = "signed"
+    """Covered by the signature of somebody whom the verifier trusts."""
     ATTACKED = "attacked anew"
     """Measured under an attack of the verifier's own."""
     NOT_REPLAYED = "not replayed"
@@ -85,4 +87,7 @@ class Verification:
             return f"{len(self.differences)} of {len(self.items)} statements DIFFER ({counts})."
         if not self.agrees:
             return f"Nothing was replayed ({counts})."
+        signers = [item.found for item in self.items if item.outcome == Outcome.SIGNED]
+        if signers:
+            return f"Nothing differs ({counts}). The parts belong together, and this is who signed them: {signers[0]}."
         return f"Nothing differs ({counts}). This shows that the parts belong together, not who made them."

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genaf_sdk.errors import ExportError
 from genaf_sdk.export.integrity import publishable, seal
-from genaf_sdk.export.layout import HTML_FILE, REPORT_FILE
+from genaf_sdk.export.layout import HTML_FILE, REPORT_FILE, SIGNATURE_FILE
+from genaf_sdk.export.signing import sign_bundle
 from genaf_sdk.files import write_json
 from genaf_sdk.report.gallery import without_pictures
 from genaf_sdk.report.robustness import RobustnessReport
@@ -17,32 +19,47 @@ from genaf_sdk.report.robustness import RobustnessReport
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from genaf_sdk.export.signing import Signer
+
 
 @contextmanager
-def publication(folder: Path, *, pictures: bool) -> Iterator[Path]:
+def publication(folder: Path, *, pictures: bool, signer: Signer | None = None) -> Iterator[Path]:
     """Yield a folder that holds what is to be published.
 
     Args:
         folder: A whole bundle.
         pictures: Whether test images in the report's gallery are published with it. If not, a copy of the bundle is
             yielded whose report and page lack them; the folder itself stays as it is.
+        signer: Signs what is published, a copy; None leaves a signature that there is.
 
     Raises:
-        ExportError: The bundle is not whole, a file is a link, or one is not listed.
+        ConfigError: The signer's key cannot be used.
+        ExportError: The bundle is not whole, a file is a link, or one is not listed; or there is a signature, which
+            would not cover the report without its pictures.
         OutputError: The report cannot be read, or the copy cannot be written.
     """
     names = [file.name for file in publishable(folder)]
     report = RobustnessReport.load(folder) if REPORT_FILE in names else None
-    if pictures or report is None or report.gallery is None or not report.gallery.images:
+    stripped = report is not None and report.gallery is not None and bool(report.gallery.images) and not pictures
+    if stripped and signer is None and SIGNATURE_FILE in names:
+        raise ExportError(
+            f"{folder} is signed with the test images in its report, which are not to be published.",
+            expected="a signature over what is published",
+            remedy="sign what goes up with --sign KEY, or publish the images with --pictures",
+        )
+    if not stripped and signer is None:
         yield folder
         return
     with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch)
+        copy = Path(scratch) / folder.resolve().name
         for name in names:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, copy / name)
-        without_pictures(report)
-        write_json(copy / REPORT_FILE, report.to_dict())
-        report.save_html(copy / HTML_FILE)
-        seal(copy)
+        if stripped and report is not None:
+            without_pictures(report)
+            write_json(copy / REPORT_FILE, report.to_dict())
+            report.save_html(copy / HTML_FILE)
+            seal(copy)
+        if signer is not None:
+            sign_bundle(copy, signer)
         yield copy

@@ -14,11 +14,13 @@ from genaf_sdk.data.alignment import aligned
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.encoders import build_backbone
 from genaf_sdk.errors import DataError, ExportError
+from genaf_sdk.export.bill import check_bill
 from genaf_sdk.export.consistency import (
     check_data,
     check_names,
     check_page,
     check_perturbations,
+    check_provenance,
     check_report,
     check_server,
     read_config,
@@ -93,6 +95,8 @@ def verify_bundle(
     items += check_ties(graphs, lambda: load_classifier(folder, Classifier, build_backbone, backbone=backbone), images)
     same = _same_data(data, report, foreign=foreign_data)
     items += _replayed(graphs, report, data, sample, fitting) if same else _all_unknown(report, "other images")
+    items += check_provenance(report)
+    items += check_bill(folder, report)
     items += check_report(read_json(folder / REPORT_FILE), report)
     items += check_page(folder, config, report)
     items += check_server(folder, config)

@@ -12,10 +12,10 @@ from genaf_sdk._version import __version__
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, load_data
 from genaf_sdk.encoders import load_encoder
-from genaf_sdk.engine.checkpoints import fingerprint
 from genaf_sdk.errors import ConfigError, EncoderError
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods import Method, presets
+from genaf_sdk.models.fingerprint import fingerprint
 from genaf_sdk.models.heads import DEFAULT, build_head
 
 if TYPE_CHECKING:

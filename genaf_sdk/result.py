@@ -15,6 +15,9 @@ from genaf_sdk.files import require_writable
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.models.classifier import describe_architecture
 from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.models.fingerprint import fingerprint
+from genaf_sdk.report.provenance import settings_digest
+from genaf_sdk.report.reading import plain
 from genaf_sdk.report.robustness import RobustnessReport
 
 if TYPE_CHECKING:
@@ -85,12 +88,24 @@ class HardenResult:
             return push_bundle(self.save(folder), repo_id, **options)
 
 
+def provenance(published: PixelEncoder, data: DataSplits, config: dict[str, Any]) -> dict[str, str]:
+    """Return what a report's accuracies are of, by hash: encoder, data, settings."""
+    return {
+        "encoder": published.source or type(published.backbone).__name__,
+        "encoder_sha256": fingerprint(published.backbone.state_dict()),
+        "data_sha256": data.fingerprint,
+        "settings_sha256": settings_digest(plain(config)),
+    }
+
+
 def describe(result: HardenResult) -> dict[str, Any]:
     """Return what the report says beside its scores: model, settings, both stages, cost."""
     adaptation = result.adaptation
+    config = result.config.to_dict()
     return {
         "model": describe_architecture(result.model),
-        "config": result.config.to_dict(),
+        "provenance": provenance(result.published, result.data, config),
+        "config": config,
         "sensitivity": result.sensitivity,
         "adaptation": None if adaptation is None else adaptation.to_dict(),
         "history": result.history,

@@ -14,15 +14,19 @@ from genaf_sdk.data import DATA_IDS, load_data
 from genaf_sdk.data.alignment import aligned
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.data.settings import LoadingConfig
+from genaf_sdk.encoders import bundled, load_encoder
 from genaf_sdk.errors import DataError, EncoderError, OutputError
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.export.consistency import ConfigFile, read_config
 from genaf_sdk.export.integrity import check_whole
+from genaf_sdk.export.layout import SIGNATURE_FILE
 from genaf_sdk.export.outcome import Item, Outcome, Verification, not_replayed
 from genaf_sdk.export.runtime import OnnxModel
+from genaf_sdk.export.signing import require_signature
 from genaf_sdk.export.verify import tolerance, verify_bundle
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.models.fingerprint import fingerprint
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Role
 from genaf_sdk.settings import Seed, converted
@@ -51,6 +55,7 @@ def verify(
     *,
     fresh: bool = False,
     seed: int | None = None,
+    signed_by: str | Path | None = None,
     backbone: nn.Module | None = None,
     on_attack: Callable[[str], object] = str,
 ) -> Verification:
@@ -63,6 +68,8 @@ def verify(
         fresh: Whether to attack anew: with the verifier's own seed, on weights and ONNX file. Images other than the
             report's will do then.
         seed: Of the fresh attacks; None draws one that nobody could know.
+        signed_by: Whose signature the bundle has to have, as for ``genaf_sdk.export.signing.require_signature``; None
+            asks for none.
         backbone: The encoder's architecture, needed only where it is a module of the publisher's own.
         on_attack: Called with a line of text before each attack.
 
@@ -70,14 +77,17 @@ def verify(
         One item for everything that the bundle states; ``agrees`` is the verdict.
 
     Raises:
-        GenafError: The bundle is damaged or not whole (``ExportError``, ``OutputError``), or the data cannot be had
+        GenafError: The bundle is damaged, not whole or not signed by ``signed_by`` (``ExportError``, ``OutputError``),
+            that is no key (``ConfigError``), or the data cannot be had
             or is not that of the report (``DataError``).
     """
     folder = Path(bundle)
     check_whole(folder)
+    signature = authorship(folder, signed_by)
     report, config = RobustnessReport.load(folder), read_config(folder)
     images = verifiers_data(data, report, config)
     found = verify_bundle(folder, images, backbone=backbone, foreign_data=fresh)
+    found.items += [*signature, *_encoder_by_hash(report)]
     if fresh:
         chosen = secrets.randbelow(2**31) if seed is None else seed
         found.items += _attacked_anew(folder, report, config, images, chosen, backbone, on_attack)
@@ -114,6 +124,32 @@ def verifiers_data(data: Any, report: RobustnessReport, config: ConfigFile) -> D
         seed=converted(Seed, settings.get("seed", report.seed), "config.seed of the report", error=OutputError),
         **LoadingConfig.from_dict(stated, "config.loading.").to_dict(),
     )
+
+
+def authorship(folder: Path, signed_by: str | Path | None) -> list[Item]:
+    """Check who signed a bundle, or say that nobody asked.
+
+    Raises:
+        ConfigError: ``signed_by`` is no key.
+        ExportError: The bundle is not signed by it, or was altered.
+    """
+    if signed_by is not None:
+        return [require_signature(folder, str(signed_by))]
+    if (folder / SIGNATURE_FILE).exists():
+        return [not_replayed("signature", "signed", "by whom was not asked: --signed-by KEY")]
+    return []
+
+
+def _encoder_by_hash(report: RobustnessReport) -> list[Item]:
+    """Compare the weights that the model was made from with those of this package, where they are of it."""
+    if report.provenance is None:
+        return []
+    stated = report.provenance.encoder
+    what, shown = "encoder by hash", f"{stated} {report.provenance.encoder_sha256[:16]}"
+    if stated not in {encoder.id for encoder in bundled.known()}:
+        return [not_replayed(what, shown, "the published encoder is not in the bundle")]
+    found = fingerprint(load_encoder(stated).backbone.state_dict())
+    return [Item(what, Outcome.RECOMPUTED, found == report.provenance.encoder_sha256, shown, found[:16])]
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BASE = {canonicalize_name(line.name): line for line in map(Requirement, PROJECT["dependencies"])}
 OPTIONAL = {
     "art": "autoattack",
+    "cryptography": "signing",
+    "cyclonedx": "signing",
     "datasets": "datasets",
+    "model_signing": "signing",
     "multiprocess": "autoattack",
+    "OpenSSL": "signing",
+    "packageurl": "signing",
     "pynvml": "energy",
     "transformers": "transformers",
 }

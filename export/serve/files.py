@@ -23,15 +23,17 @@ class BundleFiles:
     Args:
         folder: It.
         listed: Whether ``checksums.json`` has to list what is read.
+        signed: SHA-256 of the files that a signature covers, which then count in place of that list.
 
     Raises:
         BundleError: There is no list, where there has to be one.
     """
 
-    def __init__(self, folder: Path, *, listed: bool) -> None:
+    def __init__(self, folder: Path, *, listed: bool, signed: dict[str, str] | None = None) -> None:
         self.folder = folder
-        self._sums: dict[str, Any] | None = None
-        if listed:
+        self._sums: dict[str, Any] | None = signed
+        self._list = CHECKSUMS_FILE if signed is None else "its signature"
+        if listed and signed is None:
             content = parse_json(folder / CHECKSUMS_FILE, read_file(folder / CHECKSUMS_FILE, MAX_JSON))
             sums = content.get("sha256") if isinstance(content, dict) else None
             if not isinstance(sums, dict):
@@ -76,7 +78,7 @@ class BundleFiles:
             if self._sums.get(name) != found:
                 said = self._sums.get(name, "nothing of it")
                 raise BundleError(
-                    f"The SHA-256 of {self.folder / name} is {found}, {CHECKSUMS_FILE} says {said}.",
+                    f"The SHA-256 of {self.folder / name} is {found}, {self._list} says {said}.",
                     expected="the file as it was exported",
                     remedy=f"{COPY}; do not serve this one",
                 )

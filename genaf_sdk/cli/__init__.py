@@ -39,6 +39,7 @@ COMMANDS = {
     "verify": ("measuring", "Verify"),
     "report": ("measuring", "Report"),
     "export": ("exporting", "Export"),
+    "sign": ("publishing", "Sign"),
     "push": ("publishing", "Push"),
     "encoders": ("listing", "Encoders"),
     "data": ("listing", "Data"),

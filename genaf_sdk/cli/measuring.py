@@ -138,6 +138,9 @@ class Verify(Command):
     """Attack anew, with your own seed: the way to check a bundle of somebody else's. Any images of the task do."""
     seed: int | None = None
     """Seed of the fresh attacks; by default one that nobody could know."""
+    signed_by: Annotated[str | None, tyro.conf.arg(metavar="KEY")] = None
+    """Refuse a bundle that is not signed with this key: PEM file of a public key, or of the certificate of an
+    authority; or sigstore:IDENTITY,ISSUER, which needs the network."""
 
     def __call__(self) -> int:
         """Run."""
@@ -146,7 +149,7 @@ class Verify(Command):
         from genaf_sdk.export.hub import local_bundle
         from genaf_sdk.verification import verify
 
-        found = verify(local_bundle(self.bundle), self.data, fresh=self.fresh, seed=self.seed)
+        found = verify(local_bundle(self.bundle), self.data, fresh=self.fresh, seed=self.seed, signed_by=self.signed_by)
         table = Table("what", "was", "stated", "found", "agrees")
         for item in found.items:
             agrees = {True: "yes", False: "NO", None: ""}[item.agrees]
@@ -158,7 +161,10 @@ class Verify(Command):
 
 @dataclass(frozen=True)
 class Report(Command):
-    """Show the report of a folder on the terminal, and write its HTML page anew."""
+    """Show the report of a folder on the terminal, and write its HTML page anew.
+
+    The page of a signed bundle stays as it was signed, unless --output names another file.
+    """
 
     folder: Annotated[Path, tyro.conf.Positional]
     """Folder that `genaf harden` or `genaf evaluate` left."""
@@ -170,6 +176,7 @@ class Report(Command):
     def __call__(self) -> int:
         """Run."""
         from genaf_sdk.export.integrity import check_listed, renew
+        from genaf_sdk.export.layout import SIGNATURE_FILE
         from genaf_sdk.report.markdown import markdown_summary
         from genaf_sdk.report.robustness import HTML_FILE, REPORT_FILE, RobustnessReport
 
@@ -184,8 +191,17 @@ class Report(Command):
             self.answer({"markdown": markdown_summary(report)}, markdown_summary(report).rstrip())
             return DONE
         page = self.output or self.folder / HTML_FILE
-        report.save_html(page)
-        if page.resolve().parent == self.folder.resolve():
+        inside = page.resolve().is_relative_to(self.folder.resolve())
+        signed = (self.folder / SIGNATURE_FILE).exists()
+        if signed and inside and self.output is not None:
+            raise OutputError(
+                f"{self.folder} is signed, and {self.output} would break the signature.",
+                expected="a file elsewhere",
+                remedy="choose another --output",
+            )
+        if not (signed and inside):
+            report.save_html(page)
+        if inside and not signed and page.resolve().parent == self.folder.resolve():
             renew(self.folder, page.name)
         self.answer_report(report)
         if not self.json:

@@ -1,7 +1,9 @@
-"""``genaf push``."""
+"""``genaf sign`` and ``genaf push``."""
 
 from __future__ import annotations
 
+import getpass
+import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,10 +12,55 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from genaf_sdk.cli.output import DONE, Command, console
-from genaf_sdk.errors import HubError
+from genaf_sdk.errors import ConfigError, HubError
 
 if TYPE_CHECKING:
     from genaf_sdk.export.integrity import BundleFile
+    from genaf_sdk.export.signing import Signer
+
+PASSWORD_VARIABLE = "GENAF_KEY_PASSWORD"  # noqa: S105  # a name
+
+
+def signer_of(key: str, certificate: Path | None) -> Signer:
+    """Return who signs; the password of an encrypted key comes from the environment or a terminal, never as text."""
+    from genaf_sdk.export.signing import Signer, is_encrypted
+
+    password = os.environ.get(PASSWORD_VARIABLE, "")
+    if not password and is_encrypted(key) and sys.stdin.isatty():
+        password = getpass.getpass(f"Password of {key}: ")
+    return Signer(key, certificate, password)
+
+
+@dataclass(frozen=True)
+class Sign(Command):
+    """Sign every file of a bundle with OpenSSF model signing, so that others can tell that it is yours.
+
+    They check it by `genaf verify FOLDER --signed-by KEY` and `genaf serve FOLDER --signed-by KEY`. A key is made by
+    `openssl ecparam -name prime256v1 -genkey -noout -out key.pem`, what they need of it by
+    `openssl pkey -in key.pem -pubout -out key.pub`.
+    """
+
+    bundle: Annotated[Path, tyro.conf.Positional]
+    """Folder that `genaf harden` left; model.sig is written into it."""
+    key: Annotated[str, tyro.conf.Positional]
+    """PEM file of a private key on P-256, P-384 or P-521, its password in GENAF_KEY_PASSWORD; or sigstore, which needs
+    the network and a browser or a workflow's credentials."""
+    certificate: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """PEM file of the key's certificate and those between it and the authority that others trust."""
+
+    def __call__(self) -> int:
+        """Run."""
+        from genaf_sdk.export.layout import BILL_FILE, SIGNATURE_FILE
+        from genaf_sdk.export.signing import sign_bundle
+
+        by = sign_bundle(self.bundle, signer_of(self.key, self.certificate))
+        path = self.bundle / SIGNATURE_FILE
+        if not (self.bundle / BILL_FILE).exists():
+            console(stderr=True).print(
+                f"There is no {BILL_FILE}: runs write a bill of materials where the extra `signing` is installed."
+            )
+        self.answer({"signature": str(path), "signed_by": by}, f"{path}: signed by {by}")
+        return DONE
 
 
 @dataclass(frozen=True)
@@ -28,6 +75,10 @@ class Push(Command):
     """Make a new repository private."""
     pictures: bool = False
     """Publish the test images in the report's gallery, too."""
+    sign: Annotated[str | None, tyro.conf.arg(metavar="KEY")] = None
+    """Sign what goes up, with a key as for `genaf sign`; the folder stays as it is."""
+    certificate: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Certificate of that key, as for `genaf sign`."""
     revision: str | None = None
     """Branch to commit to."""
     create_pr: bool = False
@@ -39,6 +90,8 @@ class Push(Command):
         """Run."""
         from genaf_sdk.export.hub import push_bundle
 
+        if self.certificate is not None and self.sign is None:
+            raise ConfigError("--certificate was given without --sign.", remedy="add --sign KEY")
         shown: list[BundleFile] = []
 
         def show(files: list[BundleFile]) -> None:
@@ -50,6 +103,7 @@ class Push(Command):
             self.repo,
             private=self.private,
             pictures=self.pictures,
+            signer=None if self.sign is None else signer_of(self.sign, self.certificate),
             revision=self.revision,
             create_pr=self.create_pr,
             on_files=show,

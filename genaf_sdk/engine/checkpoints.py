@@ -217,15 +217,6 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
     return [] if before == now else [f"{path}: {before!r} -> {now!r}"]
 
 
-def fingerprint(tensors: dict[str, Tensor]) -> str:
-    """Return a SHA-256 over names, shapes, types and values."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _slug(name: str) -> str:
     return name.replace(" ", "-")
 

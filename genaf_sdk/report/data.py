@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Self
 from genaf_sdk.errors import OutputError
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.report.provenance import ProvenanceSection
 from genaf_sdk.report.reading import Amount, fields_of, plain, read, read_document
 from genaf_sdk.report.scores import Check, CurvePoint, Failure, Role, Score, lowest_accuracy
 from genaf_sdk.report.sections import (
@@ -57,6 +58,7 @@ class Report:
         versions: Versions of software, and the machine.
         failures: Attacks and files that could not be had, each with the reason.
         model: The hardened model. This and the following are there where the report comes from a hardening run.
+        provenance: Encoder, data and settings, each by its hash.
         config: All settings, as ``HardenConfig.from_dict`` reads them.
         history: One record an epoch.
         seconds: Duration of each part of the run.
@@ -80,6 +82,7 @@ class Report:
     versions: dict[str, str] = field(default_factory=environment)
     failures: list[Failure] = field(default_factory=list)
     model: ModelDescription | None = None
+    provenance: ProvenanceSection | None = None
     config: Config | None = None
     history: list[EpochRecord] | None = None
     seconds: dict[str, Amount] | None = None

@@ -18,6 +18,7 @@ from genaf_sdk.export.bundle import write_bundle
 from genaf_sdk.export.settings import ExportConfig
 from genaf_sdk.models.classifier import describe_architecture
 from genaf_sdk.models.heads import build_head
+from genaf_sdk.result import provenance
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,8 @@ def made(digits: DataSplits) -> Made:
     config = SimpleNamespace(evaluation=settings, export=ExportConfig(precisions=("fp16",), tolerance=1.0), seed=0)
     stated = {"seed": 0, "validation_fraction": 0.15, "loading": {"balance": "none"}, "export": {"license": "mit"}}
     config.export = config.export.with_(license="mit")
-    report.complete({"config": stated, "model": describe_architecture(model)})
+    what = provenance(load_encoder("bundled:simclr-cifar10"), digits, stated)
+    report.complete({"config": stated, "model": describe_architecture(model), "provenance": what})
     return Made(model, report, digits, config)
 
 

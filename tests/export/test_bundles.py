@@ -18,6 +18,7 @@ from genaf_sdk.export.bundle import save_model, save_report, write_bundle
 from genaf_sdk.export.integrity import check_whole, listed, publishable, seal
 from genaf_sdk.export.serve import bundle as serve_bundle
 from genaf_sdk.export.serve import files as serve_files
+from genaf_sdk.export.serve import signature as serve_signature
 from genaf_sdk.export.staging import replacing_bundle
 from genaf_sdk.report.robustness import RobustnessReport
 
@@ -40,12 +41,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_module, "_write_graphs", write)
 
 
-def test_the_server_spells_its_four_file_names_the_same() -> None:
+def test_the_server_spells_file_names_the_same() -> None:
     for module, name in (
         (serve_bundle, "MODEL_FILE"),
         (serve_bundle, "LABELS_FILE"),
         (serve_bundle, "CONFIG_FILE"),
         (serve_files, "CHECKSUMS_FILE"),
+        (serve_signature, "SIGNATURE_FILE"),
+        (serve_signature, "LEFTOVERS"),
     ):
         assert getattr(module, name) == getattr(layout, name), name
 

@@ -100,6 +100,27 @@ def test_a_bundle_is_pushed_in_one_commit_and_comes_back_verified(
     assert "'red'" in loaded.stdout
 
 
+def test_what_is_pushed_is_signed_and_verified_as_it_comes_back(hub: LoopbackHub, bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("model_signing", reason="the extra `signing` is not installed")
+    from cryptography.hazmat.primitives import serialization as forms
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    private, public = tmp_path / "key.pem", tmp_path / "key.pub"
+    plain = (forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
+    private.write_bytes(key.private_bytes(*plain))
+    public.write_bytes(key.public_key().public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo))
+    pushed = client(hub, tmp_path, command("push", str(bundle), REPO, "--sign", str(private)))
+    assert pushed.returncode == 0, pushed.stderr
+    assert "model.sig" in pushed.stderr, "it is shown with the others"
+    assert not (bundle / "model.sig").exists()
+    check = "from genaf_sdk.export.hub import fetch_bundle\nfrom genaf_sdk.export.signing import require_signature\n"
+    check += f"print(require_signature(fetch_bundle(REPO), {str(public)!r}).found)"
+    fetched = client(hub, tmp_path / "reader", check)
+    assert fetched.returncode == 0, fetched.stderr
+    assert "the key SHA256:" in fetched.stdout
+
+
 @pytest.mark.parametrize(("kept", "message"), [("README.md", "holds no whole bundle"), ("", "format 99")])
 def test_a_repository_that_holds_no_bundle_we_know_is_refused(
     kept: str, message: str, hub: LoopbackHub, bundle: Path, tmp_path: Path
