@@ -1,7 +1,7 @@
 """Certified accuracy, and accuracy under common corruptions, of a model on GTSRB (``GENAF_DATA``, see mosaics.py).
 
-``python benchmarks/certificates.py FOLDER --samples 200 --masks 3 4 6 --corruptions 1000`` measures the model in FOLDER.
-``--train 10`` first trains it there: so many epochs on images under the certificate's masks alone.
+``python benchmarks/certificates.py FOLDER --samples 200 --masks 3 4 6 --corruptions 1000`` measures the model in
+FOLDER. ``--train 10`` first trains it there: so many epochs on images under the certificate's masks alone.
 """
 
 from __future__ import annotations
