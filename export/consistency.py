@@ -174,7 +174,9 @@ def check_report(content: Any, report: RobustnessReport) -> list[Item]:
         recomputed(name, stated.get(name) == again[name], _short(stated.get(name)), _short(again[name]))
         for name in ("verdict", "limits")
     ]
-    for name in ("scores", "curve"):
+    for name in ("scores", "curve", "certificate", "corruptions"):
+        if name not in again:
+            continue
         same = _close(stated.get(name), again[name])
         items.append(
             recomputed(f"shares and intervals of {name}", same, "", "" if same else "they do not follow from counts")

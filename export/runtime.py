@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,21 @@ class OnnxModel:
         """Names of the classes, in the order of the logits; empty where the file does not say."""
         names: list[str] = json.loads(self.metadata.get("class_names", "[]"))
         return names
+
+    @property
+    def image_options(self) -> dict[str, Any]:
+        """How ``load_data`` has to load images for this file: as its metadata say, else by the shape of its input."""
+        _, *shape = self.session.get_inputs()[0].shape
+        channels, *size = [shape[-1], *shape[:-1]] if self.takes_bytes else shape
+        stated = self.metadata
+        found: dict[str, Any] = {
+            "channels": json.loads(stated["channels"]) if "channels" in stated else channels,
+            "image_size": json.loads(stated["image_size"]) if "image_size" in stated else size,
+        }
+        if not all(isinstance(side, int) for side in (found["channels"], *found["image_size"])):
+            raise ExportError(f"{self.path} does not say which images it takes.", expected="an input of fixed size")
+        found["image_size"] = tuple(found["image_size"])
+        return found | ({"interpolation": stated["interpolation"]} if "interpolation" in stated else {})
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return logits (N, K) for pixels (N, C, H, W); a graph on bytes gets them rounded to 8 bits.

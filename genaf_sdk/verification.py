@@ -16,14 +16,17 @@ from genaf_sdk.data.sampling import Sample
 from genaf_sdk.data.settings import LoadingConfig
 from genaf_sdk.encoders import bundled, load_encoder
 from genaf_sdk.errors import DataError, EncoderError, OutputError
+from genaf_sdk.evaluation.certificates import certify
+from genaf_sdk.evaluation.corrupted import corruption_section
 from genaf_sdk.evaluation.model import EvaluatedModel
+from genaf_sdk.evaluation.settings import CertificateConfig
 from genaf_sdk.export.consistency import ConfigFile, read_config
 from genaf_sdk.export.integrity import check_whole
 from genaf_sdk.export.layout import SIGNATURE_FILE
-from genaf_sdk.export.outcome import Item, Outcome, Verification, not_replayed
+from genaf_sdk.export.outcome import Item, Outcome, Verification, not_replayed, replayed
 from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.signing import require_signature
-from genaf_sdk.export.verify import tolerance, verify_bundle
+from genaf_sdk.export.verify import LEAST_IMAGES, tolerance, verify_bundle
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.models.fingerprint import fingerprint
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 
     from genaf_sdk.attacks.base import Attack
     from genaf_sdk.data import DataSplits
+    from genaf_sdk.report.certificate import CertificateSection
+    from genaf_sdk.report.corruptions import CorruptionSection
     from genaf_sdk.report.scores import Score
 
 FRESH = ("uapgd:steps=100", "label-uap:steps=100", "pgd")
@@ -88,6 +93,7 @@ def verify(
     images = verifiers_data(data, report, config)
     found = verify_bundle(folder, images, backbone=backbone, foreign_data=fresh)
     found.items += [*signature, *_encoder_by_hash(report)]
+    found.items += replayed_beside(folder, report, aligned(images, config.class_names, model="the bundle"))
     if fresh:
         chosen = secrets.randbelow(2**31) if seed is None else seed
         found.items += _attacked_anew(folder, report, config, images, chosen, backbone, on_attack)
@@ -150,6 +156,51 @@ def _encoder_by_hash(report: RobustnessReport) -> list[Item]:
         return [not_replayed(what, shown, "the published encoder is not in the bundle")]
     found = fingerprint(load_encoder(stated).backbone.state_dict())
     return [Item(what, Outcome.RECOMPUTED, found == report.provenance.encoder_sha256, shown, found[:16])]
+
+
+def replayed_beside(folder: Path, report: RobustnessReport, data: DataSplits) -> list[Item]:
+    """Certify the ONNX file anew, and corrupt the images again: counts are compared, as those of the rows.
+
+    Args:
+        folder: A bundle's folder.
+        report: Its report.
+        data: The verifier's images, their classes in the order of the model's.
+    """
+    certificate, corruptions = report.certificate, report.corruptions
+    if data.fingerprint != report.data.fingerprint:
+        stated = [] if certificate is None else ["certificate"]
+        stated += [] if corruptions is None else [f"corruption: {row.kind}" for row in corruptions.of(Role.HARDENED)]
+        return [not_replayed(what, "", "other images") for what in stated]
+    graph, sample = OnnxModel(folder), Sample.draw(data.test, None, seed=report.seed)
+    items = [] if certificate is None else [_certified_again(graph, certificate, sample)]
+    return items + ([] if corruptions is None else _corrupted_again(graph, corruptions, sample))
+
+
+def _certified_again(graph: OnnxModel, stated: CertificateSection, sample: Sample) -> Item:
+    config = CertificateConfig(patch=stated.area, masks=stated.masks_per_axis, samples=stated.n)
+    found = certify(graph, sample, config, tuple(stated.fill))
+    apart = max(abs(getattr(found, name) - getattr(stated, name)) for name in ("clean", "answered", "certified"))
+    agrees = apart <= tolerance(stated.n) and stated.n >= min(LEAST_IMAGES, len(sample))
+    agrees &= all(getattr(found, name) == getattr(stated, name) for name in ("n", "image", "patch", "mask", "masks"))
+    return replayed("certificate", agrees, *(
+        f"{section.certified} of {section.n} certified, {section.answered} right, {section.patch_text}"
+        for section in (stated, found)
+    ))  # fmt: skip
+
+
+def _corrupted_again(graph: OnnxModel, stated: CorruptionSection, sample: Sample) -> list[Item]:
+    rows = stated.of(Role.HARDENED)
+    n = max(row.n for row in rows) if rows else 0
+    found = {row.kind: row for row in corruption_section([EvaluatedModel.of(graph, Role.HARDENED)], sample, n).rows}
+    items = []
+    for row in rows:
+        again = found.get(row.kind)
+        apart = row.n if again is None else abs(sum(again.correct) - sum(row.correct))
+        agrees = again is not None and row.n == again.n and apart <= tolerance(5 * row.n)
+        agrees &= row.n >= min(LEAST_IMAGES, len(sample))
+        said = "there is no such corruption" if again is None else f"{again.accuracy:.1%} of {again.n}"
+        items.append(replayed(f"corruption: {row.kind}", agrees, f"{row.accuracy:.1%} of {row.n}", said))
+    return items
 
 
 @dataclass(frozen=True)

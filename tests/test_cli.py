@@ -25,7 +25,8 @@ QUICK = [
 
 def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "demo"
-    assert main(["demo", "--output-dir", str(folder), *QUICK]) == 0
+    proof = ["--evaluation.certificate.patch", "0.03", "--evaluation.certificate.masks", "2"]
+    assert main(["demo", "--output-dir", str(folder), *QUICK, *proof, "--evaluation.certificate.samples", "100"]) == 0
     printed = capsys.readouterr().out
     assert "transfer" in printed
     assert f"genaf verify {folder}" in " ".join(printed.split())
@@ -39,6 +40,12 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
     assert verified["agrees"]
     replayed = {item["what"] for item in verified["items"] if item["outcome"] == "replayed"}
     assert {"hardened clean", "hardened noise noise", "hardened adaptive uapgd"} <= replayed
+    assert "certificate" in replayed
+    assert main(["certify", str(folder), "--patch", "0.03", "--masks", "2", "--samples", "100", "--json"]) == DONE
+    certified = json.loads(capsys.readouterr().out)
+    assert "model.onnx" in certified["model"]
+    assert certified["patch"] == [6, 6]
+    assert abs(certified["certified"] - report["certificate"]["certified"]) <= 1
     assert main(["report", str(folder), "--json"]) == DONE
     assert json.loads(capsys.readouterr().out) == report
     (folder / "report.html").write_text("")

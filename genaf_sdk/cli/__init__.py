@@ -35,6 +35,7 @@ COMMANDS = {
     "check": ("arguments", "CheckArguments"),
     "compare": ("comparing", "Compare"),
     "evaluate": ("measuring", "Evaluate"),
+    "certify": ("certifying", "Certify"),
     "attack": ("measuring", "Attack"),
     "verify": ("measuring", "Verify"),
     "report": ("measuring", "Report"),

@@ -12,8 +12,10 @@ from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.data import DataSplits
 from genaf_sdk.data.alignment import aligned_to_all
 from genaf_sdk.data.sampling import Sample
+from genaf_sdk.evaluation.certificates import certify, mean_color
 from genaf_sdk.evaluation.checks import gradient_masking_checks
 from genaf_sdk.evaluation.classes import class_counts
+from genaf_sdk.evaluation.corrupted import corruption_section
 from genaf_sdk.evaluation.crafting import Crafting, Row, chosen_attacks
 from genaf_sdk.evaluation.curve import curve_rows
 from genaf_sdk.evaluation.model import EvaluatedModel, published_encoder
@@ -143,9 +145,23 @@ class _Evaluation:
                 report.checks = gradient_masking_checks(
                     self.models[0], self.rows, scores, curve, scoring.sample_wise_subset, self.sample.labels, self.seed
                 )
+        self._add_corruptions_and_certificate(report)
         report.failures = crafting.failures
         self._add_pictures_and_classes(report)
         return report
+
+    def _add_corruptions_and_certificate(self, report: RobustnessReport) -> None:
+        config, model = self.config, self.models[0]
+        if config.corruption_samples is not None:
+            with self.crafting.costs_a_row("corruptions", ""):
+                count = config.corruption_samples
+                report.corruptions = corruption_section(self.models, self.sample, count, self.on_attack)
+        if config.certificate.patch is not None:
+            with self.crafting.costs_a_row("certificate", "", model.name):
+                self.on_attack("certificate")
+                target = model.module if model.module is not None else model.classify
+                fill = mean_color(self.crafting.sources["train"])
+                report.certificate = certify(target, self.sample, config.certificate, fill)
 
     def _add_pictures_and_classes(self, report: RobustnessReport) -> None:
         predictions = {

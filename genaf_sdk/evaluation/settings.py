@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from genaf_sdk.errors import ConfigError
-from genaf_sdk.settings import Count, Epsilon, Settings
+from genaf_sdk.settings import Between, Count, Epsilon, Settings
+
+
+@dataclass(frozen=True)
+class CertificateConfig(Settings):
+    """Certificates against one patch anywhere, of any content, by double masking (Xiang et al., USENIX Security 2022).
+
+    They cost up to ``masks`` ^ 2 (``masks`` ^ 2 + 1) / 2 forward passes an image: 136 with 4 masks an axis.
+    """
+
+    patch: Epsilon | None = None
+    """Share of the image that the patch covers, such as 0.03; None certifies nothing."""
+    masks: Annotated[int, Between(1, 16)] = 4
+    """Masks along each axis. More of them are smaller, hide less of the object, and cost more passes."""
+    samples: Count = 1000
+    """How many test images are certified."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,11 @@ class EvaluationConfig(Settings):
     """Budgets at which accuracy is drawn as a curve; empty draws none."""
     checks: bool = True
     """Whether to look for signs of gradient masking (Carlini et al. 2019)."""
+    certificate: CertificateConfig = CertificateConfig()
+    """What is to be proven, beside what is measured."""
+    corruption_samples: Count | None = None
+    """On how many test images common corruptions (noise, blur, weather, compression) are put; None tries none. An image
+    is corrupted in 60 ways, which costs 60 forward passes of every model."""
 
     def check(self) -> None:
         """Refuse an evaluation without attacks.

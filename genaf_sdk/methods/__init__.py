@@ -4,6 +4,7 @@ from genaf_sdk.methods.base import METHODS, Method, Strength, presets
 from genaf_sdk.methods.fine_tuning import FineTuning, LinearProbe
 from genaf_sdk.methods.gen_af import GenAF
 from genaf_sdk.methods.mart import MART
+from genaf_sdk.methods.masked import Masked
 from genaf_sdk.methods.mixture import Mixture
 from genaf_sdk.methods.pgd import PGD
 from genaf_sdk.methods.pgd_at import PGDAT
@@ -20,6 +21,7 @@ __all__ = [
     "FineTuning",
     "GenAF",
     "LinearProbe",
+    "Masked",
     "Method",
     "Mixture",
     "RiFT",

@@ -10,6 +10,8 @@ from typing import Annotated, Any, ClassVar, Self
 from genaf_sdk.errors import OutputError
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.report.certificate import CertificateSection
+from genaf_sdk.report.corruptions import CorruptionSection
 from genaf_sdk.report.provenance import ProvenanceSection
 from genaf_sdk.report.reading import Amount, fields_of, plain, read, read_document
 from genaf_sdk.report.scores import Check, CurvePoint, Failure, Role, Score, lowest_accuracy
@@ -66,6 +68,8 @@ class Report:
         adaptation: Stage 2; missing or null where it did not run.
         cost: Memory and energy of the run.
         classes: Right predictions by class, for each model.
+        certificate: What is proven of the hardened model, apart from what was measured.
+        corruptions: Accuracy on commonly corrupted images.
         gallery: Test images for the gallery of report.html.
         onnx: The exported files: difference from the model, accuracies under the saved perturbations, variants.
         perturbations: What was crafted, by the name that rows refer to. Saved beside the JSON, not in it.
@@ -90,6 +94,8 @@ class Report:
     adaptation: AdaptationSection | None = None
     cost: CostSection | None = None
     classes: dict[str, ClassCounts] | None = None
+    certificate: CertificateSection | None = None
+    corruptions: CorruptionSection | None = None
     gallery: GallerySection | None = None
     onnx: OnnxSection | None = None
     perturbations: dict[str, Perturbation] = field(default_factory=dict, metadata={"written": False})

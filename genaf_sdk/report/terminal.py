@@ -24,10 +24,11 @@ TOLD = ("surrogate", "replayed")
 
 
 def terminal_report(report: Report) -> list[RenderableType]:
-    """Return what is printed, in order: verdict, every row, checks, failures, limits."""
+    """Return what is printed, in order: verdict, every row, corruptions, checks, failures, limits."""
     return [
         Text(printable(verdict(report)), style="bold"),
         table(report),
+        *corruption_table(report),
         *(_check(check) for check in report.checks),
         *(Text(printable(failure.text), style="bold red") for failure in report.failures),
         *(Text(f"- {printable(sentence)}", style="dim") for sentence in limits(report)),
@@ -51,6 +52,23 @@ def table(report: Report) -> Table:
             cells = [_cell(row.scores.get(name)) for name in models]
             made.add_row(str(column), Text(printable(label)), row.budget, *cells)
     return made
+
+
+def corruption_table(report: Report) -> list[Table]:
+    """Return accuracies by kind of corruption, the mean last, as one table; none where nothing was tried."""
+    section = report.corruptions
+    if section is None or not section.rows:
+        return []
+    made = Table(title=f"Accuracy under common corruptions, n = {section.rows[0].n}", title_justify="left")
+    models = [name for name in (Role.BASELINE, Role.HARDENED) if section.of(name)]
+    made.add_column("corruption")
+    for name in models:
+        made.add_column(str(name), justify="right")
+    for kind, rows in section.by_kind().items():
+        cells = [f"{rows[name].accuracy:.1%}" if name in rows else "" for name in models]
+        made.add_row(Text(printable(kind)), *cells)
+    made.add_row("mean", *(f"{section.mean(name):.1%}" for name in models))
+    return [made]
 
 
 def _check(check: Check) -> Text:

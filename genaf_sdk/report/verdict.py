@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.inputs.threat import THREATS, Patch
+from genaf_sdk.report.certificate import certificate_limits, proven
+from genaf_sdk.report.corruptions import corruption_text
 from genaf_sdk.report.data import missing_columns
 from genaf_sdk.report.scores import Role, lowest_accuracy
 
@@ -19,9 +21,13 @@ PARAMETER_FREE, BLACK_BOX = ("apgd-ce", "apgd-t", "autoattack"), ("square", "aut
 def verdict(report: Report) -> str:
     """Return clean accuracy and the lowest one in one sentence, then the lowest of every column.
 
-    A failed check is said before it, and attacks that could not be run after it.
+    A failed check is said before it, and attacks that could not be run after it; last what is proven.
     """
-    return " ".join(filter(None, (_warning(report), headline(report), _by_attacker(report), _failed(report))))
+    parts = (
+        _warning(report), headline(report), _by_attacker(report), corruption_text(report.corruptions),
+        _failed(report), proven(report.certificate),
+    )  # fmt: skip
+    return " ".join(filter(None, parts))
 
 
 def headline(report: Report) -> str:
@@ -54,8 +60,9 @@ def limits(report: Report) -> list[str]:
         *_missing(report),
         *(f"Not measured: {failure.text}" for failure in report.failures if failure.part == "attack"),
         _budgets(own),
-        "Other changes of the image (rotation, blur, weather, objects larger than the patch), poisoned training data "
-        "and attacks that were not run are not covered: a stronger attack can exist.",
+        f"Other changes of the image ({_other_changes(report)}), poisoned training data and attacks that were not run "
+        "are not covered: a stronger attack can exist.",
+        *certificate_limits(report.certificate),
         f"The accuracies belong to the test images of {report.data.name!r} and to one training run with seed "
         f"{report.seed}; the intervals cover the choice of test images, not that of the seed.",
         *([] if report.checks else ["No sanity check was run: masked gradients would go unnoticed."]),
@@ -92,6 +99,11 @@ def _placed_patches(rows: list[Score]) -> list[str]:
         "No patch was crafted against the whole model at a place of its own choice, which fools it far more often than "
         "the patches above: `genaf evaluate MODEL --attacks patch patch-uap encoder-patch` measures it."
     ]
+
+
+def _other_changes(report: Report) -> str:
+    untried = "blur, weather, " if report.corruptions is None else ""
+    return f"rotation, {untried}objects larger than the patch"
 
 
 def _by_attacker(report: Report) -> str:

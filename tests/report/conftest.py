@@ -42,6 +42,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "attacks": ("uapgd:steps=3", "label-uap:steps=3", "pgd:steps=3"),
             "surrogate_samples": 40,
             "sample_wise_samples": 20,
+            "certificate": {"patch": 0.03, "masks": 2, "samples": 20},
+            "corruption_samples": 12,
             "curve": (),  # minutes of crafting; its points are added below
         },
     )

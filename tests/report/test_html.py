@@ -26,7 +26,7 @@ from genaf_sdk.report.scores import Check, Failure, Score
 from genaf_sdk.report.sections import DataDescription, Sizes
 
 SECTIONS = (
-    *("verdict", "columns", "attacks", "curve", "gallery", "classes"),
+    *("verdict", "columns", "attacks", "proven", "corruptions", "curve", "gallery", "classes"),
     *("layers", "training", "guard", "cost", "checks", "replay", "settings"),
 )
 
@@ -160,7 +160,7 @@ def test_what_is_missing_is_said_in_its_place() -> None:
     page = Page(html_report(bare))
     assert tuple(attributes["id"] for attributes in page.all("section")) == SECTIONS
     absent = [attributes for attributes in page.all("p") if attributes.get("class") == "absent"]
-    assert len(absent) == 12, "eleven sections without data, and the notes"
+    assert len(absent) == 14, "thirteen sections without data, and the notes"
     assert "Not measured: the columns noise, transfer, adaptive, white-box." in page.text
     assert "No sanity check was run: masked gradients would go unnoticed." in page.text
     assert len([span for span in page.all("span") if span.get("class") == "absent"]) == 4, "empty columns"
@@ -280,3 +280,24 @@ def _pixels(uri: str) -> torch.Tensor:
     with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as image:
         data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
         return data.view(image.height, image.width, -1).permute(2, 0, 1).float() / 255
+
+
+def test_what_is_proven_stands_apart_from_what_was_measured(report: RobustnessReport) -> None:
+    proof, corruptions = report.certificate, report.corruptions
+    assert proof is not None
+    assert corruptions is not None
+    text = " ".join(html_report(report).split())
+    section = text.partition('<section id="proven"')[2].partition("</section>")[0]
+    for share in (proof.clean / proof.n, proof.answered / proof.n, proof.accuracy):
+        assert f"{share:.1%}" in section
+    assert proof.patch_text in section
+    section = text.partition('<section id="corruptions"')[2].partition("</section>")[0]
+    for row in corruptions.rows:
+        assert f"{row.accuracy:.1%}" in section
+    mean = corruptions.mean("hardened")
+    assert mean is not None
+    assert f">{mean:.1%}<" in section
+    report.certificate = report.corruptions = None
+    bare = " ".join(html_report(report).split())
+    assert "Nothing was proven" in bare
+    assert "Common corruptions were not tried." in bare

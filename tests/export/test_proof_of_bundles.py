@@ -1,0 +1,86 @@
+"""What a bundle's report says is proven, and of corrupted images, is found again by its ONNX file, or found out."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from export_helpers import Made
+
+from genaf_sdk.data import DataSplits
+from genaf_sdk.data.sampling import Sample
+from genaf_sdk.errors import ExportError
+from genaf_sdk.evaluation.certificates import DoubleMasking, certify
+from genaf_sdk.evaluation.corrupted import corruption_section
+from genaf_sdk.evaluation.model import EvaluatedModel
+from genaf_sdk.evaluation.settings import CertificateConfig
+from genaf_sdk.export.runtime import OnnxModel
+from genaf_sdk.inputs.masks import MaskSet
+from genaf_sdk.report.robustness import RobustnessReport
+from genaf_sdk.report.scores import Role
+from genaf_sdk.verification import replayed_beside
+
+FILL = (0.3, 0.3, 0.3)
+
+
+@pytest.fixture(scope="module")
+def proven(made: Made, digits: DataSplits) -> RobustnessReport:
+    report, sample = copy.deepcopy(made.report), Sample.draw(digits.test, None, seed=made.report.seed)
+    report.certificate = certify(made.model, sample, CertificateConfig(patch=0.02, masks=2, samples=100), FILL)
+    report.corruptions = corruption_section([EvaluatedModel.of(made.model, Role.HARDENED)], sample, 100)
+    return report
+
+
+def test_certificates_and_corruptions_are_found_again(
+    proven: RobustnessReport, sound: Path, digits: DataSplits
+) -> None:
+    items = replayed_beside(sound, proven, digits)
+    assert len(items) == 13
+    assert all(item.agrees for item in items), [item for item in items if not item.agrees]
+
+
+@pytest.mark.parametrize("claim", ["certified", "smaller masks", "few images", "corruption", "unknown corruption"])
+def test_a_false_claim_is_found_out(claim: str, proven: RobustnessReport, sound: Path, digits: DataSplits) -> None:
+    report = copy.deepcopy(proven)
+    if "corruption" in claim:
+        report.certificate = None
+        assert report.corruptions is not None
+        row = report.corruptions.rows[3]
+        row.kind, row.correct = ("sunshine", row.correct) if "unknown" in claim else (row.kind, [100] * 5)
+        assert [item.agrees for item in replayed_beside(sound, report, digits)].count(False) == 1
+        return
+    report.corruptions = None
+    assert report.certificate is not None
+    if claim == "certified":
+        report.certificate.certified = report.certificate.answered = 100
+    elif claim == "smaller masks":
+        report.certificate.patch = (9, 9)
+    else:
+        sample = Sample.draw(digits.test, None, seed=report.seed)
+        report.certificate = certify(OnnxModel(sound), sample, CertificateConfig(patch=0.02, masks=2, samples=9), FILL)
+    assert [item.agrees for item in replayed_beside(sound, report, digits)].count(False) == 1
+
+
+def test_on_other_images_nothing_is_known(proven: RobustnessReport, sound: Path, digits: DataSplits) -> None:
+    other = DataSplits(digits.validation, digits.validation, digits.validation, digits.class_names)
+    assert {item.agrees for item in replayed_beside(sound, proven, other)} == {None}
+
+
+def test_an_onnx_file_is_certified_as_the_module_it_was_made_from(made: Made, sound: Path, digits: DataSplits) -> None:
+    pixels, labels = digits.test.head(12, seed=0)
+    defense = DoubleMasking(MaskSet.for_area((16, 16), 0.02, 3), FILL)
+    graph = OnnxModel(sound)
+    assert torch.equal(defense.certified(graph, pixels, labels), defense.certified(made.model, pixels, labels))
+    assert torch.equal(defense.answer(graph, pixels), defense.answer(made.model, pixels))
+
+
+def test_a_file_says_how_images_are_loaded_for_it(sound: Path) -> None:
+    graph = OnnxModel(sound)
+    assert graph.image_options == {"channels": 3, "image_size": (16, 16), "interpolation": "bilinear"}
+    graph.metadata = {}
+    assert graph.image_options == {"channels": 3, "image_size": (16, 16)}
+    graph.metadata = {"image_size": "[null, 16]"}
+    with pytest.raises(ExportError, match="does not say which images"):
+        _ = graph.image_options

@@ -1,0 +1,82 @@
+"""Training under masks: the certificate's own masks over a share of what another adversary made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from training import tiny_model
+
+from genaf_sdk.config import HardenConfig
+from genaf_sdk.engine.batches import Batch
+from genaf_sdk.engine.processes import ALONE
+from genaf_sdk.errors import ConfigError
+from genaf_sdk.inputs.masks import MaskSet
+from genaf_sdk.methods import Masked, Mixture
+
+
+def adversary_of(against: Any) -> Any:
+    return against.adversary(0, ALONE)
+
+
+def batch(count: int = 64, key: int = 3) -> Batch:
+    pixels = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return Batch.whole(pixels, torch.arange(count) % 3, key)
+
+
+def test_a_share_of_the_images_is_under_masks_of_the_certificate(tiny_encoder: nn.Module) -> None:
+    model, given = tiny_model(tiny_encoder).eval(), batch()
+    adversary = adversary_of(Masked(inner=None, share=0.5, patch=0.05, masks=3))
+    shown = adversary.perturb(model, given)
+
+    fill = adversary.state()["fill"]
+    torch.testing.assert_close(fill.flatten(), given.inputs.mean((0, 2, 3)), atol=6e-4, rtol=0)
+    masks = MaskSet.for_area((16, 16), 0.05, 3)
+    every = [masks.table[one] | masks.table[other] for one, other in masks.pairs.tolist()]
+    hidden = (shown == fill).all(dim=1, keepdim=True)
+    masked = [index for index in range(64) if bool(hidden[index].any())]
+    assert 16 < len(masked) < 48
+    for index in range(64):
+        if index in masked:
+            assert any(torch.equal(hidden[index], mask) for mask in every)
+        assert torch.equal(torch.where(hidden[index], given.inputs[index], shown[index]), given.inputs[index])
+    assert not torch.equal(hidden, (adversary.perturb(model, batch(key=4)) == fill).all(dim=1, keepdim=True))
+
+
+def test_without_a_share_the_other_adversary_is_as_it_was(tiny_encoder: nn.Module) -> None:
+    model, given = tiny_model(tiny_encoder).eval(), batch()
+    plain, masked = adversary_of(Mixture()), adversary_of(Masked(inner=Mixture(), share=0.0))
+    for _ in range(3):
+        results = []
+        for adversary in (plain, masked):
+            images = adversary.perturb(model, given)
+            F.cross_entropy(model(images), given.labels).backward()
+            adversary.update()
+            results.append(images.detach())
+        assert torch.equal(*results)
+    assert torch.equal(plain.state()["perturbations"], masked.state()["perturbations"])
+
+
+def test_what_was_learned_is_kept_for_a_resumed_run(tiny_encoder: nn.Module) -> None:
+    model, given = tiny_model(tiny_encoder).eval(), batch()
+    first = adversary_of(Masked(share=0.7))
+    F.cross_entropy(model(first.perturb(model, given)), given.labels).backward()
+    first.update()
+    second = adversary_of(Masked(share=0.7))
+    second.load({name: value.clone() for name, value in first.state().items()}, torch.device("cpu"))
+    later = batch(key=9)
+    assert torch.equal(first.perturb(model, later), second.perturb(model, later))
+
+
+def test_it_is_chosen_by_its_name_in_a_file_of_settings() -> None:
+    content = {"method": {"against": {"name": "masked", "share": 0.25, "inner": {"name": "pgd", "steps": 3}}}}
+    config = HardenConfig.from_dict(content)
+    against: Any = config.method.against
+    assert (against.name, against.share, against.inner.name, against.inner.steps) == ("masked", 0.25, "pgd", 3)
+    assert HardenConfig.from_dict(config.to_dict()) == config
+    assert HardenConfig().method.against == Mixture(), "masks are an option"
+    with pytest.raises(ConfigError, match="masks"):
+        Masked(masks=0)
