@@ -167,6 +167,8 @@ def replayed_beside(folder: Path, report: RobustnessReport, data: DataSplits) ->
         data: The verifier's images, their classes in the order of the model's.
     """
     certificate, corruptions = report.certificate, report.corruptions
+    if certificate is None and corruptions is None:
+        return []
     if data.fingerprint != report.data.fingerprint:
         stated = [] if certificate is None else ["certificate"]
         stated += [] if corruptions is None else [f"corruption: {row.kind}" for row in corruptions.of(Role.HARDENED)]
