@@ -71,12 +71,10 @@ class Registry(Generic[Item]):
         Raises:
             GenafError: There is none, or the package that has it cannot be loaded; the nearest names are listed.
         """
-        if name in self._items:
-            return self._items[name]
-        known = self.items()
-        if name in known:
+        known = self._items if isinstance(name, str) and name in self._items else self.items()
+        if isinstance(name, str) and name in known:
             return known[name]
-        if name in self._broken:
+        if isinstance(name, str) and name in self._broken:
             raise self.error(
                 f"The {self.noun} {name!r} cannot be loaded: {self._broken[name]}.",
                 remedy="fix or uninstall the package that has it",

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genaf_sdk.errors import DataError
+from genaf_sdk.inputs.images import image_space
 from genaf_sdk.registry import nearest
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def corrupted(images: Tensor, kind: str, strength: int, keys: Sequence[int]) -> 
     if len(images) == 0:
         return images
     generators = [torch.Generator().manual_seed(_seed(key, kind)) for key in keys]
-    return CORRUPTIONS[kind](images.cpu().float(), strength - 1, generators).clamp(0, 1).to(images)
+    corrupted = CORRUPTIONS[kind](images.cpu().float(), strength - 1, generators)
+    return image_space(images).clip(corrupted).to(images)
 
 
 def _seed(key: int, kind: str) -> int:
@@ -208,7 +210,7 @@ def _jpeg(images: Tensor, level: int, generators: Generators) -> Tensor:
     colors = images.shape[1] == 3
     planes = images if colors else images.flatten(0, 1)[:, None]
     written = []
-    for pixels in planes.clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy():
+    for pixels in image_space(planes).clip(planes).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy():
         file = io.BytesIO()
         Image.fromarray(pixels if colors else pixels[:, :, 0]).save(file, "JPEG", quality=quality)
         with Image.open(file) as opened:

@@ -105,7 +105,7 @@ class DoubleMasking:
         self, classifier: Callable[[Tensor], Tensor], images: Tensor, rows: Tensor, pairs: Tensor, lead: float = 0.0
     ) -> Tensor:
         """Return the classes (T,) of images ``rows`` (T,), each under its pair of masks (T, 2)."""
-        if images.ndim != 4 or tuple(images.shape[2:]) != self.masks.image or images.shape[1] != len(self.fill):
+        if tuple(images.shape[1:]) != (len(self.fill), *self.masks.image):
             raise AttackError(
                 f"Images of shape {tuple(images.shape)} are to be masked.",
                 expected=f"(N, {len(self.fill)}, {self.masks.image[0]}, {self.masks.image[1]}), as the masks",

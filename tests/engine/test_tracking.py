@@ -51,7 +51,7 @@ def test_trackers_and_the_file_hear_of_every_epoch_and_score(
     result = harden(tiny_encoder, striped, short, output_dir=tmp_path, progress=False, log_with=listener)
     assert result.report is not None
     lines = [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
-    assert lines == [*result.history, *({"stage": "evaluation", **row.to_dict()} for row in result.report.scores)]
+    assert lines == [*result.history, *({"stage": "evaluation", **row} for row in result.report.to_dict()["scores"])]
     assert [line["stage"] for line in lines[:3]] == ["undefended", "stage 1", "stage 1"]
     assert METRICS_FILE not in json.loads((tmp_path / "checksums.json").read_text())["sha256"], "no part of the bundle"
 
