@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from genaf_sdk.cli import DONE, FAILED, INTERRUPTED, UNEXPECTED, UNUSABLE, listing, main
+from genaf_sdk.cli import CHECK_FAILED, DONE, INTERRUPTED, UNEXPECTED, USAGE_ERROR, listing, main
 from genaf_sdk.cli.settings import starting_settings
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.export.integrity import seal
@@ -72,10 +72,10 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
     for row in report["scores"]:
         row["correct"] = 0 if row["column"] == "adaptive" else row["correct"]
     (folder / "report.json").write_text(json.dumps(report))
-    assert main(["verify", str(folder)]) == UNUSABLE
+    assert main(["verify", str(folder)]) == USAGE_ERROR
     assert "report.json" in capsys.readouterr().err
     seal(folder)
-    assert main(["verify", str(folder)]) == FAILED
+    assert main(["verify", str(folder)]) == CHECK_FAILED
     assert "NO" in capsys.readouterr().out
 
 
@@ -95,7 +95,7 @@ def test_bad_input_ends_with_2_and_says_what_would_work(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = ["--output-dir", str(tmp_path)] if arguments[0] == "harden" else []
-    assert main([*arguments, *output]) == UNUSABLE
+    assert main([*arguments, *output]) == USAGE_ERROR
     error = " ".join(capsys.readouterr().err.split())
     assert message in error
     assert "Traceback" not in error
@@ -175,7 +175,7 @@ def test_every_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         return code, captured.out, " ".join(captured.err.split())
 
     code, out, err = ends_with(ConfigError("x is 1.", expected="2", remedy="set x"))
-    assert code == UNUSABLE == 2
+    assert code == USAGE_ERROR == 2
     assert json.loads(out)["error"]["remedy"] == "set x"
     assert err == "genaf: x is 1. Expected: 2. To do: set x."
     code, out, err = ends_with(RuntimeError("deep inside"))
@@ -214,7 +214,7 @@ def test_reports_are_shown_anew_and_ids_are_listed(tmp_path: Path, capsys: pytes
     assert "digits" in capsys.readouterr().out
     assert main(["attacks"]) == 0
     assert "uapgd" in capsys.readouterr().out
-    assert main(["report", str(tmp_path)]) == UNUSABLE
+    assert main(["report", str(tmp_path)]) == USAGE_ERROR
 
 
 @pytest.mark.parametrize("command", ["serve", "bench-serve"])

@@ -9,7 +9,7 @@ from torch import nn
 
 import genaf_sdk.comparison as comparison_module
 from genaf_sdk import compare
-from genaf_sdk.cli import UNUSABLE, main
+from genaf_sdk.cli import USAGE_ERROR, main
 from genaf_sdk.comparison import Comparison, ComparisonRow, read_rows
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, load_data
@@ -143,5 +143,5 @@ def test_the_command_compares_and_lists(
     monkeypatch.setattr(comparison_module, "load_images", lambda *_: few)
     assert main(["compare", "--methods", "linear-probe", "--output-dir", str(tmp_path)]) == 0
     assert "linear-probe" in (tmp_path / "comparison.md").read_text()
-    assert main(["compare", "--methods", "tradez", "--output-dir", str(tmp_path)]) == UNUSABLE
+    assert main(["compare", "--methods", "tradez", "--output-dir", str(tmp_path)]) == USAGE_ERROR
     assert "trades" in capsys.readouterr().err

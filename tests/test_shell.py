@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from genaf_sdk import __version__
-from genaf_sdk.cli import DONE, UNUSABLE, main, plain_yaml
+from genaf_sdk.cli import DONE, USAGE_ERROR, main, plain_yaml
 from genaf_sdk.cli.settings import starting_settings
 from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.errors import ConfigError
@@ -40,7 +40,7 @@ def without_reader(*arguments: object, streams: tuple[str, ...]) -> subprocess.C
 def test_the_reader_of_a_pipe_decides_no_exit_code() -> None:
     assert without_reader("data", streams=("stdout",)).returncode == DONE
     assert without_reader("attacks", "--json", streams=("stdout", "stderr")).returncode == DONE
-    assert without_reader("attack", "nonsense", streams=("stdout", "stderr")).returncode == UNUSABLE
+    assert without_reader("attack", "nonsense", streams=("stdout", "stderr")).returncode == USAGE_ERROR
 
 
 @posix
@@ -76,7 +76,7 @@ print("trained")
 def test_a_result_that_cannot_be_delivered_is_an_error_and_a_figure_that_cannot_be_told_is_none() -> None:
     with Path("/dev/full").open("wb") as full:
         done = genaf("data", "--json", stdout=full)
-        assert done.returncode == UNUSABLE
+        assert done.returncode == USAGE_ERROR
         assert b"Standard output cannot be written: No space left" in done.stderr
         assert genaf("data", "--json", stderr=full).returncode == DONE
 
@@ -87,7 +87,7 @@ def test_every_code_page_gets_utf_8(page: str) -> None:
     assert done.returncode == DONE
     assert "harden" in done.stdout.decode("utf-8")
     done = genaf("report", "猫", env={"PYTHONIOENCODING": page})
-    assert done.returncode == UNUSABLE
+    assert done.returncode == USAGE_ERROR
     assert "猫" in done.stderr.decode("utf-8")
 
 
@@ -110,7 +110,7 @@ def test_a_tilde_is_the_home_folder_in_every_argument(
     assert main(["attack", "noise", "--samples", "4", "--output", "~/b.safetensors"]) == DONE
     assert {path.name for path in (tmp_path / "home").iterdir()} == {"a.safetensors", "b.safetensors"}
     for command in (["verify", "~/b"], ["report", "~/b"], ["serve", "~/b"], ["serve", "m=~/b"], ["push", "~/b", "o/n"]):
-        assert main(command) == UNUSABLE
+        assert main(command) == USAGE_ERROR
         said = " ".join(capsys.readouterr().err.split())
         assert "~" not in said.replace(" ", ""), command
     settings = tmp_path / "home" / "s.yaml"
@@ -192,13 +192,13 @@ def test_names_that_the_hub_refuses_are_refused_before_the_network(
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr("socket.create_connection", asked)
-    assert main(["push", str(tmp_path), name]) == UNUSABLE
+    assert main(["push", str(tmp_path), name]) == USAGE_ERROR
     assert "no name that the Hub takes" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_cannot_be_served_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("serve", "bench-serve"):
-        assert main([command, str(tmp_path / "nothing")]) == UNUSABLE
+        assert main([command, str(tmp_path / "nothing")]) == USAGE_ERROR
         assert "There is no file" in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ import pytest
 from rich.table import Table
 
 from genaf_sdk import progress
-from genaf_sdk.cli import DONE, UNUSABLE, main
+from genaf_sdk.cli import DONE, USAGE_ERROR, main
 from genaf_sdk.cli.output import print_json
 from genaf_sdk.errors import GenafError
 from genaf_sdk.export.serve.logs import printable as printable_of_the_server
@@ -78,14 +78,14 @@ def test_a_report_of_others_is_shown_not_obeyed(tmp_path: Path, capsys: pytest.C
         assert "owned" in said
     assert harmless((tmp_path / "report.html").read_text("utf-8"))
     (tmp_path / "pwned \x1b]0;x\x07").mkdir()
-    assert main(["report", str(tmp_path / "pwned \x1b]0;x\x07")]) == UNUSABLE
+    assert main(["report", str(tmp_path / "pwned \x1b]0;x\x07")]) == USAGE_ERROR
     assert harmless(capsys.readouterr().err)
 
 
 def test_error_texts_and_arguments_are_shown_not_obeyed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert main(["attack", HOSTILE]) == UNUSABLE
+    assert main(["attack", HOSTILE]) == USAGE_ERROR
     error = capsys.readouterr().err
     assert harmless(error)
     assert "[/red]" in " ".join(error.split())
@@ -95,7 +95,7 @@ def test_error_texts_and_arguments_are_shown_not_obeyed(
         raise GenafError(HOSTILE)
 
     monkeypatch.setattr("genaf_sdk.cli.listing.Data.__call__", fails)
-    assert main(["data", "--debug", "--json"]) == UNUSABLE
+    assert main(["data", "--debug", "--json"]) == USAGE_ERROR
     said = capsys.readouterr()
     assert harmless(said.err)
     assert harmless(said.out)

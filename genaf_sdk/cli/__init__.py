@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
-from genaf_sdk.cli.output import DONE, FAILED, INTERRUPTED, UNEXPECTED, UNUSABLE, console, show_error
+from genaf_sdk.cli.output import CHECK_FAILED, DONE, INTERRUPTED, UNEXPECTED, USAGE_ERROR, console, show_error
 from genaf_sdk.cli.settings import starting_evaluation, starting_settings, with_fractions
 from genaf_sdk.cli.streams import prepare_streams
 from genaf_sdk.files import user_path
@@ -19,7 +19,7 @@ from genaf_sdk.files import user_path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "UNEXPECTED", "UNUSABLE", "main"]
+__all__ = ["CHECK_FAILED", "DONE", "INTERRUPTED", "UNEXPECTED", "USAGE_ERROR", "main"]
 
 DESCRIPTION = """Image classifiers that withstand downstream-agnostic adversarial examples.
 

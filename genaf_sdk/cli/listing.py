@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from genaf_sdk.cli.output import DONE, FAILED, Command
+from genaf_sdk.cli.output import CHECK_FAILED, DONE, Command
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Doctor(Command):
         works = all(finding.status != "fail" for finding in findings)
         content = {"works": works, "findings": [dataclasses.asdict(finding) for finding in findings]}
         self.answer(content, findings_table(findings))
-        return DONE if works else FAILED
+        return DONE if works else CHECK_FAILED
 
 
 def _short(value: object) -> str:

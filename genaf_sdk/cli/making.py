@@ -9,7 +9,7 @@ import tyro
 from rich.text import Text
 
 from genaf_sdk.cli.arguments import DemoArguments, HardenArguments
-from genaf_sdk.cli.output import DONE, FAILED, console, is_first_process
+from genaf_sdk.cli.output import CHECK_FAILED, DONE, console, is_first_process
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.methods import presets
 from genaf_sdk.terminal import printable
@@ -45,7 +45,7 @@ class Harden(HardenArguments):
             if result.report.onnx is not None:
                 console().print(result.report.onnx.text)
             console().print(f"{sum(result.seconds.values()):.0f} s: {parts}. Everything is in {self.output_dir}.")
-        return FAILED if result.report.failures else DONE
+        return CHECK_FAILED if result.report.failures else DONE
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Check(Harden):
             lines.append(mark + Text(printable(f"{finding.subject}: {finding.text}{remedy}")))
         content = [{k: v for k, v in asdict(finding).items() if k != "error"} for finding in findings]
         self.answer(content, *lines)
-        return FAILED if any(finding.level == "error" for finding in findings) else DONE
+        return CHECK_FAILED if any(finding.level == "error" for finding in findings) else DONE
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from genaf_sdk.cli.output import DONE, FAILED, Command, console
+from genaf_sdk.cli.output import CHECK_FAILED, DONE, Command, console
 from genaf_sdk.errors import OutputError
 from genaf_sdk.evaluation.settings import EvaluationConfig
 
@@ -70,7 +70,7 @@ class Evaluate(Command):
         if folder is not None:
             save_report(report, folder)
         self.answer_report(report)
-        return FAILED if report.failures else DONE
+        return CHECK_FAILED if report.failures else DONE
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Verify(Command):
             table.add_row(item.what, str(item.outcome), item.stated, item.found, agrees)
         items = [asdict(item) for item in found.items]
         self.answer({"agrees": found.agrees, "summary": found.summary, "items": items}, table, found.summary)
-        return DONE if found.agrees else FAILED
+        return DONE if found.agrees else CHECK_FAILED
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from genaf_sdk.report.robustness import RobustnessReport
 
-DONE, FAILED, UNUSABLE, UNEXPECTED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, CHECK_FAILED, USAGE_ERROR, UNEXPECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,4 +82,4 @@ def show_error(error: Exception, *, as_json: bool, debug: bool) -> int:
         parts = {name: getattr(error, name, "") for name in ("problem", "expected", "remedy")}
         print_json({"error": {"type": type(error).__name__, **parts, "problem": parts["problem"] or problem}})
     console(stderr=True).print(f"genaf: {problem}{hint}", style="red", highlight=False)
-    return UNUSABLE if known else UNEXPECTED
+    return USAGE_ERROR if known else UNEXPECTED

@@ -21,11 +21,11 @@ from genaf_sdk.data.decoding import Decoded, Target, changes, decode, first_size
 from genaf_sdk.data.folders import read_folder
 from genaf_sdk.data.hub import is_rows, open_hub, open_rows
 from genaf_sdk.data.images import LabelledImages
-from genaf_sdk.data.inspection import darkness_notes, duplicate_notes, evened_out, imbalance_note
+from genaf_sdk.data.inspection import darkness_notes, duplicate_notes, imbalance_note, oversampled
 from genaf_sdk.data.pictures import PECULIARITIES, EncodedImages, ImageFiles, shown
 from genaf_sdk.data.published import PUBLISHED, KnownData, data_root, open_published
 from genaf_sdk.data.samples import Samples, joined, require_map_style
-from genaf_sdk.data.splits import DataSplits, Groups, require_apart, set_aside
+from genaf_sdk.data.splits import DataSplits, Groups, require_apart, stratified_split
 from genaf_sdk.errors import DataError
 from genaf_sdk.files import user_path
 
@@ -126,7 +126,7 @@ def load_data(
     for doubt in doubts:
         logger.warning("%s: %s", opened.name, doubt)
     notes = [*doubts, *notes, *imbalance_note(data, evened=balance == "repeat")]
-    return replace(data, train=evened_out(train) if balance == "repeat" else train, notes=tuple(notes))
+    return replace(data, train=oversampled(train) if balance == "repeat" else train, notes=tuple(notes))
 
 
 def known_data() -> list[KnownData]:
@@ -208,7 +208,7 @@ def _digits() -> tuple[LabelledImages, LabelledImages]:
     scans = load_digits()
     pixels = torch.from_numpy(scans.images).float()[:, None] / 16
     images = LabelledImages.in_memory(pixels, torch.from_numpy(scans.target).long())
-    kept, aside = set_aside(images, TEST_FRACTION, seed=0)
+    kept, aside = stratified_split(images, TEST_FRACTION, seed=0)
     return images.subset(kept), images.subset(aside)
 
 
@@ -275,12 +275,12 @@ def _three(
     how = "stratified by class" if groups is None else "in whole groups"
     own = None if groups is None else groups[0]
     if len(parts) == 1:
-        kept, aside = set_aside(parts[0], TEST_FRACTION, seed=0, groups=own)
+        kept, aside = stratified_split(parts[0], TEST_FRACTION, seed=0, groups=own)
         notes.append(f"no test split: {len(aside)} of {len(parts[0])} images, {how}, were set aside as one")
         parts = [parts[0].subset(kept), parts[0].subset(aside)]
         own = None if own is None else [own[index] for index in kept]
     if len(parts) == 2:
-        kept, aside = set_aside(parts[0], validation_fraction, seed=seed, groups=own)
+        kept, aside = stratified_split(parts[0], validation_fraction, seed=seed, groups=own)
         notes.append(f"no validation split: {len(aside)} training images, {how}, were set aside as one")
         parts = [parts[0].subset(kept), parts[0].subset(aside), parts[1]]
     return parts

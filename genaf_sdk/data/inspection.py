@@ -67,7 +67,7 @@ def imbalance_note(data: DataSplits, *, evened: bool) -> list[str]:
     ]
 
 
-def evened_out(images: LabelledImages) -> LabelledImages:
+def oversampled(images: LabelledImages) -> LabelledImages:
     """Repeat the images of smaller classes until each is as large as the largest, or ``MOST_REPEATS`` times as it was.
 
     Whatever is trained on them, by whichever method and loss, sees the classes equally often.

@@ -124,7 +124,7 @@ class DataSplits:
         }
 
 
-def set_aside(
+def stratified_split(
     images: LabelledImages, fraction: float, *, seed: int, groups: Groups | None = None
 ) -> tuple[list[int], list[int]]:
     """Return the indices that stay and those set aside: ``fraction`` of every class (at least one image), by ``seed``.

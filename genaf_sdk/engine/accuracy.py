@@ -29,6 +29,6 @@ def accuracy(model: nn.Module, images: LabelledImages, device: torch.device, pro
             rows = range(len(images))[start : start + EVALUATION_BATCH * processes.count]
             own = rows[processes.index :: processes.count]
             x, y = images.__getitems__(own or rows[:1])
-            hits = model(x.to(device)).argmax(1) == y.to(device)
-            right += hits[: len(own)].sum()
+            correct = model(x.to(device)).argmax(1) == y.to(device)
+            right += correct[: len(own)].sum()
     return int(processes.all_reduce(right)) / len(images)

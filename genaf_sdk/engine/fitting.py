@@ -138,17 +138,17 @@ class Fitting:
         while True:
             self._begin()
             try:
-                pieces: list[Batch] = []
+                micro_batches: list[Batch] = []
                 views: list[Views] = []
-                for piece in batch.split(self.micro_batches):
-                    pieces.append(augmented_batch(piece, schedule.shift, schedule.augmentation))
+                for micro_batch in batch.split(self.micro_batches):
+                    micro_batches.append(augmented_batch(micro_batch, schedule.shift, schedule.augmentation))
                     with run.accelerator.autocast():
-                        views.append(stage.views(self.attacked, pieces[-1]))
-                sums = backward(stage, self.forward, run.accelerator, pieces, views, current, rewind)
+                        views.append(stage.views(self.attacked, micro_batches[-1]))
+                sums = backward(stage, self.forward, run.accelerator, micro_batches, views, current, rewind)
                 break
             except RuntimeError as error:
                 self.micro_batches = halved_micro_batches(error, batch, self.micro_batches)
-            del pieces, views  # outside of the handler, whose traceback keeps the step's tensors alive
+            del micro_batches, views  # outside of the handler, whose traceback keeps the step's tensors alive
             undo()
             free_memory(self.micro_batches)
         self.done += 1

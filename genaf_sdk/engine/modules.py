@@ -64,7 +64,7 @@ def _dropout_by_rows(module: nn.Dropout, place: int, current: CurrentBatch, x: T
     batch = current.batch
     if not module.training or batch is None or len(x) % len(batch.rows):
         return nn.functional.dropout(x, module.p, module.training)
-    copies = torch.arange(len(x) // len(batch.rows))[:, None]  # (adversarial, benign) of one image are two copies
+    copies = torch.arange(len(x) // len(batch.rows))[:, None]  # (adversarial, clean) of one image are two copies
     rows = (batch.rows + copies * batch.total).flatten().to(x.device)
     kept = uniform(random_key(batch.key, "dropout", place), rows, tuple(x.shape[1:])) >= module.p
     return x * kept / (1 - module.p)

@@ -158,12 +158,12 @@ class MixtureAdversary(Adversary):
         channels, height, width = like.shape[1:]
         side = max(1, round(math.sqrt(self.settings.patch_area * height * width)))
         side = min(side, height, width)
-        members = torch.arange(self.settings.bank_size, device=like.device)
+        indices = torch.arange(self.settings.bank_size, device=like.device)
         epsilon = self.settings.universal_epsilon
         perturbations = uniform(
-            random_key(self.key, "perturbations", self.steps), members, (channels, height, width), -epsilon, epsilon
+            random_key(self.key, "perturbations", self.steps), indices, (channels, height, width), -epsilon, epsilon
         )
-        return perturbations, uniform(random_key(self.key, "patches", self.steps), members, (channels, side, side))
+        return perturbations, uniform(random_key(self.key, "patches", self.steps), indices, (channels, side, side))
 
     def _paste(self, images: Tensor, indices: Tensor, positions: Tensor) -> Tensor:
         """Put a patch of the bank on each image, at a position given as shares (N, 2) of the room there is."""

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from genaf_sdk.data import DATA_IDS, DataSplits, LabelledImages, decoding, known_data, load_data
-from genaf_sdk.data.splits import set_aside
+from genaf_sdk.data.splits import stratified_split
 from genaf_sdk.errors import DataError
 from genaf_sdk.export.serve.images import decode
 
@@ -142,8 +142,8 @@ def test_groups_that_cannot_be_divided_or_straddle_are_refused() -> None:
 
 def test_the_same_seed_sets_the_same_images_aside() -> None:
     images = LabelledImages.in_memory(noise(50, 3, 2, 2), labels_of(50))
-    assert set_aside(images, 0.2, seed=3) == set_aside(images, 0.2, seed=3)
-    assert set_aside(images, 0.2, seed=3) != set_aside(images, 0.2, seed=4)
+    assert stratified_split(images, 0.2, seed=3) == stratified_split(images, 0.2, seed=3)
+    assert stratified_split(images, 0.2, seed=3) != stratified_split(images, 0.2, seed=4)
 
 
 def test_duplicates_across_splits_are_counted() -> None:

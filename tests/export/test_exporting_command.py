@@ -13,7 +13,7 @@ from PIL import Image
 from test_hub import PUSH, client, hub  # noqa: F401  # hub is a fixture
 
 from genaf_sdk import harden
-from genaf_sdk.cli import DONE, FAILED, UNUSABLE, main
+from genaf_sdk.cli import CHECK_FAILED, DONE, USAGE_ERROR, main
 from genaf_sdk.export.bundle import write_bundle
 from genaf_sdk.export.integrity import seal
 from genaf_sdk.export.triton import check_triton_model
@@ -64,7 +64,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["export", str(bundle), *options]) == UNUSABLE
+    assert main(["export", str(bundle), *options]) == USAGE_ERROR
     assert message in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []
 
@@ -101,7 +101,7 @@ def test_anyone_can_verify_what_lies_on_the_hub(
     (bundle / "report.json").write_text(json.dumps(flattering))
     seal(bundle)
     assert client(hub, tmp_path, PUSH, bundle).returncode == 0
-    assert client(hub, tmp_path, verify).returncode == FAILED
+    assert client(hub, tmp_path, verify).returncode == CHECK_FAILED
     elsewhere = client(hub, tmp_path, verify.replace("REPO", "'tester/none'"))
-    assert elsewhere.returncode == UNUSABLE
+    assert elsewhere.returncode == USAGE_ERROR
     assert "tester/none" in elsewhere.stderr

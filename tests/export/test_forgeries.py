@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from genaf_sdk.cli import DONE, FAILED, UNUSABLE, main
+from genaf_sdk.cli import CHECK_FAILED, DONE, USAGE_ERROR, main
 from genaf_sdk.data import DataSplits
 from genaf_sdk.errors import GenafError
 from genaf_sdk.export.card import eval_results, model_card
@@ -263,7 +263,7 @@ def test_checksums_come_first(
     change(forged)
     if command != "verify" and "holds no whole" in message:
         return  # a folder without a list is no bundle, and may hold a report
-    assert main([command, str(forged)]) == UNUSABLE
+    assert main([command, str(forged)]) == USAGE_ERROR
     import re
 
     assert re.search(message, " ".join(capsys.readouterr().err.split()))
@@ -274,7 +274,7 @@ def test_a_compiled_file_that_no_list_names_is_refused(forged: Path, capsys: pyt
     cache.mkdir()
     code = marshal.dumps(compile("raise SystemExit('ran')", "settings.py", "exec"))
     (cache / "settings.cpython-311.pyc").write_bytes(MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + code)
-    assert main(["verify", str(forged)]) == UNUSABLE
+    assert main(["verify", str(forged)]) == USAGE_ERROR
     assert "settings.cpython-311.pyc" in capsys.readouterr().err
 
 
@@ -309,7 +309,7 @@ def test_the_report_chooses_neither_data_nor_keywords(
     seal(forged)
     monkeypatch.chdir(forged.parent)
     before = sorted(forged.parent.rglob("*"))
-    assert main(["verify", str(forged)]) == UNUSABLE
+    assert main(["verify", str(forged)]) == USAGE_ERROR
     assert message in " ".join(capsys.readouterr().err.split())
     assert sorted(forged.parent.rglob("*")) == before
 
@@ -323,7 +323,7 @@ def test_nothing_is_downloaded_because_a_report_says_so(forged: Path, monkeypatc
     edit(forged, "report.json", lambda report: report["data"].update(name="usps"))
     edit(forged, "report.json", lambda report: report["config"].update(loading={"download": True}))
     seal(forged)
-    assert main(["verify", str(forged)]) == UNUSABLE
+    assert main(["verify", str(forged)]) == USAGE_ERROR
     assert not (forged.parent / "data").exists()
 
 
@@ -365,7 +365,7 @@ def test_the_command_lists_everything_and_its_exit_code_says_whether_it_agrees(
     assert told["agrees"]
     assert {item["outcome"] for item in told["items"]} == {"replayed", "recomputed", "not replayed"}
     flattered(forged)
-    assert main(["verify", str(forged)]) == FAILED
+    assert main(["verify", str(forged)]) == CHECK_FAILED
     assert "DIFFER" in capsys.readouterr().out
 
 

@@ -18,7 +18,7 @@ import torch
 from export_helpers import tiny_result
 from hub_server import TOKEN, LoopbackHub
 
-from genaf_sdk.cli import UNUSABLE
+from genaf_sdk.cli import USAGE_ERROR
 from genaf_sdk.export.bundle import write_bundle
 from genaf_sdk.export.card import ModelFacts, card_metadata
 from genaf_sdk.export.integrity import seal
@@ -135,7 +135,7 @@ def test_a_repository_that_holds_no_bundle_we_know_is_refused(
         del files[name]
     for words in (("verify", f"hf-hub:{REPO}"), ("export", f"hf-hub:{REPO}", "--triton", str(tmp_path / "triton"))):
         refused = client(hub, tmp_path / "reader", command(*words))
-        assert refused.returncode == UNUSABLE
+        assert refused.returncode == USAGE_ERROR
         assert message in " ".join(refused.stderr.split())
     assert not (tmp_path / "triton").exists()
 
@@ -219,7 +219,7 @@ def test_links_and_stray_files_are_not_published(hub: LoopbackHub, bundle: Path,
         folder = shutil.copytree(bundle, tmp_path / name)
         spoil(folder)
         refused = client(hub, tmp_path / "home", command("push", str(folder), REPO))
-        assert refused.returncode == UNUSABLE
+        assert refused.returncode == USAGE_ERROR
         assert message in " ".join(refused.stderr.split())
     assert REPO not in hub.repositories
 

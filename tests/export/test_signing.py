@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from genaf_sdk.cli import DONE, UNUSABLE, main
+from genaf_sdk.cli import DONE, USAGE_ERROR, main
 from genaf_sdk.data import DataSplits
 from genaf_sdk.errors import ConfigError, ExportError
 from genaf_sdk.export.integrity import check_whole, publishable, seal
@@ -404,11 +404,11 @@ def test_nothing_of_a_key_is_printed_logged_or_raised(
     broken.write_text(plain.read_text().replace("A", "B"))
     monkeypatch.setenv("GENAF_KEY_PASSWORD", PASSWORD)
     for debug in ([], ["--debug"]):
-        for given, code in ((path, DONE), (plain, DONE), (broken, UNUSABLE)):
+        for given, code in ((path, DONE), (plain, DONE), (broken, USAGE_ERROR)):
             assert main(["sign", str(forged), str(given), *debug]) == code
     monkeypatch.setenv("GENAF_KEY_PASSWORD", f"not-{PASSWORD}")
-    assert main(["sign", str(forged), str(path), "--debug"]) == UNUSABLE
-    assert main(["verify", str(forged), "--signed-by", str(plain), "--debug"]) == UNUSABLE
+    assert main(["sign", str(forged), str(path), "--debug"]) == USAGE_ERROR
+    assert main(["verify", str(forged), "--signed-by", str(plain), "--debug"]) == USAGE_ERROR
     said = "".join(capsys.readouterr()) + caplog.text + (forged / SIGNATURE_FILE).read_text()
     secrets = [PASSWORD]
     for file in (path, plain, broken):
@@ -419,7 +419,7 @@ def test_nothing_of_a_key_is_printed_logged_or_raised(
 def test_the_command_line_signs_and_verifies(
     forged: Path, key: Path, public: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["verify", str(forged), "--signed-by", public, "--json"]) == UNUSABLE
+    assert main(["verify", str(forged), "--signed-by", public, "--json"]) == USAGE_ERROR
     assert "is not signed" in json.loads(capsys.readouterr().out)["error"]["problem"]
     assert main(["sign", str(forged), str(key), "--json"]) == DONE
     by = json.loads(capsys.readouterr().out)["signed_by"]
@@ -472,7 +472,7 @@ def test_the_page_of_a_signed_bundle_stays(signed: Path, public: str, tmp_path: 
     assert (signed / HTML_FILE).read_bytes() == page
     assert main(["report", str(signed), "--output", str(tmp_path / "page.html")]) == DONE
     assert (tmp_path / "page.html").is_file()
-    assert main(["report", str(signed), "--output", str(signed / "other.html")]) == UNUSABLE
+    assert main(["report", str(signed), "--output", str(signed / "other.html")]) == USAGE_ERROR
     require_signature(signed, public)
 
 
