@@ -9,7 +9,6 @@ from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.attacks.placed_patch import PlacedPatch
 from genaf_sdk.attacks.registry import register
 from genaf_sdk.attacks.targets import FeatureTarget
-from genaf_sdk.settings import Count
 
 if TYPE_CHECKING:
     import torch
@@ -32,9 +31,12 @@ class EncoderPatch(PlacedPatch, EncoderAttack):
 
     losses = ("info-nce", "cosine")
 
-    finalists: Count = 1
-    """How many places go on, with each of the losses, from what is there and from a new random start."""
-
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Try the places, then climb at the best."""
         return self.strongest(encoder, FeatureTarget(encoder, surrogate, generator), generator)
+
+    def run_from(
+        self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator, start: Perturbation
+    ) -> Perturbation:
+        """Try the place and the pixels of ``start``, too."""
+        return self.strongest(encoder, FeatureTarget(encoder, surrogate, generator), generator, start)

@@ -36,3 +36,9 @@ class PatchUAP(PlacedPatch, UniversalModelAttack):
     def run(self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Perturbation:
         """Try the places, then climb at the best."""
         return self.strongest(model, LabelTarget(model, pixels, labels, self.clamp, generator), generator)
+
+    def run_from(
+        self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator, start: Perturbation
+    ) -> Perturbation:
+        """Try the place and the pixels of ``start``, too."""
+        return self.strongest(model, LabelTarget(model, pixels, labels, self.clamp, generator), generator, start)
