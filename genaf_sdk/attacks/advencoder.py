@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.attacks.batches import endless_batches
-from genaf_sdk.attacks.climbing import settled
+from genaf_sdk.attacks.climbing import FIRST_LOOKS, settled
 from genaf_sdk.attacks.losses import high_frequencies, info_nce
 from genaf_sdk.attacks.targets import FeatureTarget
 from genaf_sdk.precision import forward_in, resolve
@@ -80,13 +80,15 @@ class GeneratorAttack(EncoderAttack):
 
     x' is the attacked image. The high-pass radius is 8 bins at 64 pixels and scales with the image. A quarter of the
     surrogate images only judges: kept is the map that brings most of them nearest to the clean features of another one,
-    and training ends in its second half when that no longer rises.
+    and training ends when that no longer rises.
     """
 
     epochs: Count = 20
     """At most."""
     steps: Count | None = None
     """At most so many batches instead of epochs, whatever the number of images."""
+    restarts: Count = 1
+    """How many generators are trained from new weights and noise; the best is kept."""
     batch_size: Count = 256
     learning_rate: LearningRate = 2e-4
     noise_maps: Count = 16
@@ -108,6 +110,19 @@ class GeneratorAttack(EncoderAttack):
             generator: Source of all randomness.
             attacked: Puts the generator's map (C, H, W) on images (B, C, H, W), within the attack's bounds.
         """
+        target = FeatureTarget(encoder, surrogate, generator)
+        trained = [self._trained(encoder, target, generator, attacked) for _ in range(self.restarts)]
+        return max(trained, key=lambda pair: pair[0])[1]
+
+    def _trained(
+        self,
+        encoder: nn.Module,
+        target: FeatureTarget,
+        generator: torch.Generator,
+        attacked: Callable[[Tensor, Tensor], Tensor],
+    ) -> tuple[Success, Tensor]:
+        """Train one generator; return the best map that a look at the held-out images has seen, and its success."""
+        surrogate = target.images
         channels, height, width = surrogate.shape[1:]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
@@ -115,7 +130,6 @@ class GeneratorAttack(EncoderAttack):
             network = Generator(channels, (height, width), noise.to(surrogate.device)).to(surrogate.device)
         optimizer = torch.optim.Adam(network.parameters(), self.learning_rate, betas=(0.5, 0.999), fused=True)
         radius = 8 * min(height, width) / 64
-        target = FeatureTarget(encoder, surrogate, generator)
         order = endless_batches(len(target.crafting), self.batch_size, generator)
         precision = resolve(self.precision, surrogate.device)
         steps = self.steps or self.epochs * max(1, len(target.crafting) // self.batch_size)
@@ -142,6 +156,6 @@ class GeneratorAttack(EncoderAttack):
             if not curve or success > max(curve):
                 best = values
             curve.append(success)
-            if len(curve) >= LOOKS / 2 and settled(curve):
+            if len(curve) >= FIRST_LOOKS and settled(curve):
                 break
-        return best
+        return max(curve), best

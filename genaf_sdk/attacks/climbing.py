@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from genaf_sdk.inputs.threat import Threat
 
-LAST_LOOKS = 2  # within which the step size falls to zero once nothing is gained any more
+FIRST_LOOKS, LAST_LOOKS = 4, 2  # that every run has, and within which the steps fall to zero once nothing is gained
+LITTLE = 0.05  # of the distance, gained in two looks
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def climb(
         threat: What the perturbation keeps to.
         step_size: Length of the first step, in pixel units.
         steps: At most.
-        looks: How often ``judge`` is asked, spread evenly. After half of them, two that bring less than a standard
-            error end the run within two more.
+        looks: How often ``judge`` is asked, spread evenly. From the fourth on, two that bring next to nothing end the
+            run within two more.
         momentum: Weight of earlier gradients, each of L1 norm 1.
         known: Success of ``start``; where it is given, the run returns nothing weaker.
 
@@ -86,13 +87,15 @@ def climb(
         curve.append(success)
         if finished:
             break
-        if seen >= looks / 2 and settled(curve):
+        if seen >= FIRST_LOOKS and settled(curve):
             advance = max(advance, (1 - progress) / (LAST_LOOKS * every))
     return Climb(best, max(curve), tuple(curve))
 
 
 def settled(curve: Sequence[Success]) -> bool:
-    """Return whether the last two looks have brought less than a standard error."""
+    """Return whether the last two looks have brought less than a standard error, and hardly moved anything further."""
     if len(curve) < 3:
         return False
-    return max(curve[-2:]).rate - max(curve[:-2]).rate < max(curve).standard_error
+    before, last, moved = max(curve[:-2]), max(curve[-2:]), max(one.distance for one in curve[:-2])
+    farther = max(one.distance for one in curve[-2:]) - moved
+    return last.rate - before.rate < max(before, last).standard_error and farther <= LITTLE * abs(moved)

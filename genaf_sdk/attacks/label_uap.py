@@ -37,7 +37,7 @@ class LabelUAP(TriedUAP, UniversalModelAttack):
     """One of these, or all: a trial takes one after the other."""
     clamp: float = 9.0
     trials: Count = 2
-    """Short runs of a quarter of the steps, each from a start of its own, of which the best goes on; 1 is a long run
+    """Short runs of a sixth of the steps, each from a start of its own, of which the best goes on; 1 is a long run
     alone."""
     relative_step_size: Share = 0.25
     """Length of the first step, as a share of the budget."""

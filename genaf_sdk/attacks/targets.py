@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.batches import READING, outputs_of
+from genaf_sdk.attacks.batches import READING, features_of
 from genaf_sdk.attacks.losses import info_nce
 from genaf_sdk.attacks.pgd import margin_loss
 
@@ -81,7 +81,7 @@ class FeatureTarget(Target):
         self, encoder: nn.Module, images: Tensor, generator: torch.Generator, held_out: float = HELD_OUT
     ) -> None:
         super().__init__(images, generator, held_out)
-        self.encoder, self.clean = encoder, outputs_of(encoder, images)
+        self.encoder, self.clean = encoder, features_of(encoder, images)
         self.bank = F.normalize(self.clean[self.held_out], dim=1)
 
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from genaf_sdk.attacks.targets import Success, Target
 
-SHORT = 4  # a trial has a fourth of the steps
+SHORT = 6  # a trial has a sixth of the steps
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class TriedUAP(UniversalAttack):
     steps: Count = 100
     """Of the long run, at most."""
     trials: Count = 3
-    """Short runs of a quarter of the steps, each from a start of its own, of which the best goes on; 1 is a long run
+    """Short runs of a sixth of the steps, each from a start of its own, of which the best goes on; 1 is a long run
     alone."""
     batch_size: Count = 128
     relative_step_size: Share = 0.2

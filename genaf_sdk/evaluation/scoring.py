@@ -29,6 +29,7 @@ class Scoring:
     Args:
         sample: Test images in the evaluation's order.
         few: How many of the first of them sample-wise attacks are scored on.
+        fewer: The same for patches, which cost more; at most as many.
         crafting: Where failures are noted; its seed is that of sample-wise attacks.
         clean: Class of each clean image (N,), by name of the model.
         transferred: Images attacked one by one on the published encoder.
@@ -36,6 +37,7 @@ class Scoring:
 
     sample: Sample
     few: int
+    fewer: int
     crafting: Crafting
     clean: dict[str, Tensor] = field(default_factory=dict)
     transferred: dict[FeatureAttack, Tensor] = field(default_factory=dict)
@@ -87,7 +89,8 @@ class Scoring:
         self.crafting.on_attack(f"{row.column}: {row.name} ({model.name})")
         with self.crafting.costs_a_row(row.name, row.column, model.name):
             started = time.monotonic()
-            pixels, labels = (tensor.to(model.device) for tensor in self.sample_wise_subset)
+            count = self.fewer if attack is not None and attack.is_patch else self.few
+            pixels, labels = (tensor[:count].to(model.device) for tensor in self.sample_wise_subset)
             if isinstance(attack, FeatureAttack):
                 adversarial = self._features_attacked(attack, row, pixels)
             elif isinstance(attack, SampleWiseAttack):
