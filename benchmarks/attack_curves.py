@@ -67,7 +67,9 @@ def main() -> None:
         print(table([json.loads(line) for path in arguments.table for line in path.read_text().splitlines()]))
         return
     torch.set_num_threads(arguments.threads)
-    known = [json.loads(line) for line in arguments.output.read_text().splitlines()] if arguments.output.exists() else []
+    known = (
+        [json.loads(line) for line in arguments.output.read_text().splitlines()] if arguments.output.exists() else []
+    )
     subject = read(arguments)
     setting = {"model": subject.name, "surrogate": len(subject.surrogate[0]), "seed": arguments.seed}
     for text in arguments.attacks:
@@ -139,7 +141,10 @@ def read(arguments: argparse.Namespace) -> Subject:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return rows as Markdown, by model and column, the strongest attack first."""
-    lines = ["| model | column | attack | accuracy (n) | CPU s | converged |", "| --- | --- | --- | ---: | ---: | --- |"]
+    lines = [
+        "| model | column | attack | accuracy (n) | CPU s | converged |",
+        "| --- | --- | --- | ---: | ---: | --- |",
+    ]
     for row in sorted(rows, key=lambda row: (row["model"], row["column"], row["correct"] / row["n"])):
         accuracy, converged = f"{row['correct'] / row['n']:.1%} ({row['n']})", {True: "yes", False: "no"}
         lines.append(

@@ -164,7 +164,10 @@ class EncoderAttack(UniversalAttack):
     def run_from(
         self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator, start: Perturbation
     ) -> Perturbation:
-        """Craft as ``run(encoder, surrogate, generator)``, from ``start`` if the attack can begin there."""
+        """Craft as ``run``, from ``start`` if the attack can begin there.
+
+        ``encoder``, ``surrogate`` (N, C, H, W) and ``generator`` are what ``run`` is given.
+        """
         del start
         return self.run(encoder, surrogate, generator)
 
@@ -213,7 +216,10 @@ class UniversalModelAttack(UniversalAttack):
     def run_from(
         self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator, start: Perturbation
     ) -> Perturbation:
-        """Craft as ``run(model, pixels, labels, generator)``, from ``start`` if the attack can begin there."""
+        """Craft as ``run``, from ``start`` if the attack can begin there.
+
+        ``model``, ``pixels`` (N, C, H, W), ``labels`` (N,) and ``generator`` are what ``run`` is given.
+        """
         del start
         return self.run(model, pixels, labels, generator)
 
@@ -290,7 +296,10 @@ class SampleWiseAttack(SampleWise):
     def run_from(
         self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator, start: Perturbation
     ) -> Tensor:
-        """Attack as ``run(model, pixels, labels, generator)``, also from ``start`` if the attack can begin there."""
+        """Attack as ``run``, also from ``start`` if the attack can begin there.
+
+        ``model``, ``pixels`` (N, C, H, W), ``labels`` (N,) and ``generator`` are what ``run`` is given.
+        """
         del start
         return self.run(model, pixels, labels, generator)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class EncoderPatch(PlacedPatch, EncoderAttack):
-    """Drives the features of patched images away from the clean ones: InfoNCE at every place, then also the cosine.
+    """Drives the features of patched images away from the clean ones by InfoNCE, at the place that does most.
 
     A quarter of the surrogate images is held out; kept is what brings most of them nearest to the clean features of
     another one (cosine).
@@ -29,7 +29,7 @@ class EncoderPatch(PlacedPatch, EncoderAttack):
     name = "encoder-patch"
     source = "Brown et al., Adversarial Patch, NIPS 2017 workshop; without labels, ours"
 
-    losses = ("info-nce", "cosine")
+    loss = "info-nce"
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Try the places, then climb at the best."""

@@ -50,9 +50,7 @@ class LabelUAP(TriedUAP, UniversalModelAttack):
         self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator, start: Perturbation
     ) -> Perturbation:
         """Climb from ``start`` first: the result is not weaker on the images that judge."""
-        return self.strongest(
-            model, self._target(model, pixels, labels, generator), generator, start.values.to(pixels)
-        )
+        return self.strongest(model, self._target(model, pixels, labels, generator), generator, start.values.to(pixels))
 
     def _target(self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> LabelTarget:
         return LabelTarget(model, pixels, labels, self.clamp, generator, self.held_out)

@@ -89,7 +89,9 @@ class PatchSearch:
             current = patches[active].detach().requires_grad_()
             images = paste(self.pixels[rows[active]], current, places[active])
             margins = margin_loss(self.model(images), self.labels[rows[active]])
-            highest[active] = torch.maximum(highest[active], self._noted(rows[active], images.detach(), margins.detach()))
+            highest[active] = torch.maximum(
+                highest[active], self._noted(rows[active], images.detach(), margins.detach())
+            )
             if step_size == 0:
                 break
             gradient = gradient_of(margins.sum(), current)

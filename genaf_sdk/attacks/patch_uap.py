@@ -29,7 +29,7 @@ class PatchUAP(PlacedPatch, UniversalModelAttack):
     name = "patch-uap"
     source = "Brown et al., Adversarial Patch, NIPS 2017 workshop"
 
-    losses = ("cross-entropy",)
+    loss = "cross-entropy"
 
     clamp: float = 9.0
 

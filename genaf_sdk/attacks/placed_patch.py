@@ -1,4 +1,4 @@
-"""What universal patches share: the better half of the places goes on, the best one moves, then climbs to the end."""
+"""What universal patches share: the best third of the places goes on, the last one moves, then climbs to the end."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ class PlacedPatch(UniversalAttack):
     """Sign ascent of the pixels of one or several rectangles, at places that the attacker chooses."""
 
     is_patch: ClassVar[bool] = True
-    losses: ClassVar[tuple[str, ...]]
-    """What is climbed; places are chosen by the first."""
+    loss: ClassVar[str]
+    """What is climbed."""
 
     budget: Epsilon = 0.03
     """Share of the area, of all rectangles together."""
     patches: Literal[1, 2, 4] = 1
     """Over how many rectangles the area is divided; each takes the best place beside those before it."""
     grid: Count = 3
-    """Places along each axis that are tried. The better half of them is tried again, until one is left, which moves to
-    a neighbor as long as that is better."""
-    scout_steps: Count = 10
+    """Places along each axis that are tried. The best third of them is tried again, until one is left, which moves to a
+    neighbor as long as that is better."""
+    scout_steps: Count = 5
     """Steps at every place in every round."""
     steps: Count = 60
-    """At the place that is left, with each loss, at most."""
-    batch_size: Count = 128
+    """At the place that is left, at most."""
+    batch_size: Count = 64
     step_size: Epsilon = 0.2
     """Length of the first step, in pixel units."""
     shift: Share = 0.0
@@ -81,15 +81,11 @@ class PlacedPatch(UniversalAttack):
             free = search.beside(best)
             if start is not None and not best.places and (known := search.like(start)) is not None:
                 free.append(known)
-            best = search.halved(free)
-            best = search.moved(best)
-        loss, best = max(
-            ((loss, search.climbed(best, loss, self.steps, looks=10)) for loss in self.losses),
-            key=lambda pair: pair[1].judged,
-        )
+            best = search.moved(search.chosen(free))
+        best = search.climbed(best, self.steps, looks=10)
         mask = search.mask(best.places)
         details: Details = {
-            "loss": loss,
+            "loss": self.loss,
             "places": " ".join(f"{top},{left}" for top, left in best.places),
             "rows": search.sides[0],
             "columns": search.sides[1],
@@ -147,11 +143,11 @@ class _Search:
         values = start.values.to(self.target.images)
         return Candidate(values, (place,), self.judge(values, (place,)))
 
-    def halved(self, candidates: list[Candidate]) -> Candidate:
-        """Climb at all places, go on with the better half, and so on until one is left."""
+    def chosen(self, candidates: list[Candidate]) -> Candidate:
+        """Climb at all places, go on with the best third, and so on until one is left."""
         while True:
-            candidates = [self.climbed(one, self.attack.losses[0], self.attack.scout_steps) for one in candidates]
-            candidates = sorted(candidates, key=lambda one: one.judged, reverse=True)[: (len(candidates) + 1) // 2]
+            candidates = [self.climbed(one, self.attack.scout_steps) for one in candidates]
+            candidates = sorted(candidates, key=lambda one: one.judged, reverse=True)[: math.ceil(len(candidates) / 3)]
             if len(candidates) == 1:
                 return candidates[0]
 
@@ -159,21 +155,22 @@ class _Search:
         """Move the last rectangle, with what it shows, as long as a neighbor is better; then look half as far."""
         stride = max(1, (max(self.image) - max(self.sides)) // max(1, 2 * (self.attack.grid - 1)))
         while stride > max(1, min(self.sides) // 4):
-            near = [self.climbed(one, self.attack.losses[0], self.attack.scout_steps) for one in self._near(found, stride)]
-            best = max([found, *near], key=lambda one: one.judged)
-            if best is found:
+            # The place at hand gets the steps of its neighbors, too: not what climbed longer shall win.
+            tried = [self.climbed(one, self.attack.scout_steps) for one in (found, *self._near(found, stride))]
+            best = max(tried, key=lambda one: one.judged)
+            if best.places == found.places:
                 stride //= 2
             found = best
         return found
 
-    def climbed(self, begin: Candidate, loss: str, steps: int, looks: int = 1) -> Candidate:
+    def climbed(self, begin: Candidate, steps: int, looks: int = 1) -> Candidate:
         """Return the candidate after up to ``steps`` steps."""
         target, mask, (vertical, horizontal) = self.target, self.mask(begin.places), self._room(begin.places)
 
         def objective(values: Tensor) -> Tensor:
             indices = target.crafting[next(self.order).to(target.crafting.device)]
             by = self._drawn(*vertical), self._drawn(*horizontal)
-            return target.objective(loss, self._put(target.images[indices], values, mask, by), indices)
+            return target.objective(self.attack.loss, self._put(target.images[indices], values, mask, by), indices)
 
         made = climb(
             objective, lambda values: self.judge(values, begin.places), begin.values, self.attack.threat,

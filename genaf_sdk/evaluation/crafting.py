@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from genaf_sdk.attacks.base import Attack, EncoderAttack, FeatureAttack, SampleWise, SampleWiseAttack, UniversalModelAttack
+from genaf_sdk.attacks.base import (
+    Attack,
+    EncoderAttack,
+    FeatureAttack,
+    SampleWise,
+    SampleWiseAttack,
+    UniversalModelAttack,
+)
 from genaf_sdk.attacks.registry import load_attack, parsed
 from genaf_sdk.errors import AttackError, RunStoppedError
 from genaf_sdk.evaluation.model import EvaluatedModel

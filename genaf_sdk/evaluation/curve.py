@@ -58,9 +58,7 @@ def _begun(table: Sequence[Row], model: EvaluatedModel, column: Knowledge) -> Pe
     return next((row.perturbation for row in rows if row.perturbation is not None), None)
 
 
-def _crafted(
-    crafting: Crafting, attack: EncoderAttack, encoder: nn.Module, begun: Perturbation | None
-) -> Perturbation:
+def _crafted(crafting: Crafting, attack: EncoderAttack, encoder: nn.Module, begun: Perturbation | None) -> Perturbation:
     """Craft; where the table has a perturbation, in half the steps from there, scaled to the budget."""
     images = crafting.sources["train"]
     if begun is None or not isinstance(attack, UAPGD):

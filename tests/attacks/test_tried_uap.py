@@ -106,7 +106,9 @@ def test_attacks_that_cannot_begin_anywhere_do_without_a_start(tiny_encoder: nn.
     short = UAPGD(steps=1, batch_size=16, trials=1)
     alone, beside = (short(tiny_encoder, surrogate(), start=given).values for given in (None, patch))
     assert torch.equal(alone, beside)
-    first, second = (SSP(steps=3, batch_size=8)(tiny_encoder, surrogate(), start=given).values for given in (None, start))
+    first, second = (
+        SSP(steps=3, batch_size=8)(tiny_encoder, surrogate(), start=given).values for given in (None, start)
+    )
     assert torch.equal(first, second)
 
 
@@ -143,7 +145,13 @@ def test_a_climb_ends_early_where_nothing_is_gained() -> None:
 def test_a_climb_returns_nothing_weaker_than_its_start() -> None:
     start, known = torch.full((3,), 0.05), Success(0.9, 0.0, 400)
     found = climb(
-        lambda values: values.sum(), lambda _: Success(0.5, 0.0, 400), start, Linf(0.1), step_size=0.1, steps=4, known=known
+        lambda values: values.sum(),
+        lambda _: Success(0.5, 0.0, 400),
+        start,
+        Linf(0.1),
+        step_size=0.1,
+        steps=4,
+        known=known,
     )
     assert torch.equal(found.values, start)
     assert found.success == known
