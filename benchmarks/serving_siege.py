@@ -28,6 +28,8 @@ from tiny import make_bundle
 
 LIMITS = {"max-body": 64 * MIB, "max-memory": 512 * MIB, "max-connections": 100, "timeout": 5}
 MOST_MEMORY, MOST_SECONDS = 64, 0.1
+SIDE = 224
+"""Of the images of a second model, which 32 at once make gRPC messages of 18 MiB."""
 QUIET = 8
 """Seconds after a round: by then what the allocator has kept is given back."""
 
@@ -51,6 +53,7 @@ def attack(name: str, target: Target, share: float, found: Findings) -> None:
         target.rpc,
         target.process,
         max_body=max(int(target.max_body * share), 2 * MIB),
+        max_message=max(int(target.max_message * share), 1000),
         max_pixels=max(int(target.max_pixels * share), 1000),
     )
     with Bystander(target) as bystander:
@@ -114,9 +117,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         limits = [text for name, value in LIMITS.items() for text in (f"--{name}", str(value))]
-        bundle = str(make_bundle(folder / "tiny"))
-        with our_server(bundle, "--threads", "1", "--drain", "0", *limits, log=folder / "log") as (http, rpc, process):
-            target = Target(http, rpc, process.pid, max_body=LIMITS["max-body"])
+        bundles = [str(make_bundle(folder / "tiny")), str(make_bundle(folder / "large", size=SIDE))]
+        with our_server(*bundles, "--threads", "1", "--drain", "0", *limits, log=folder / "log") as (
+            http,
+            rpc,
+            process,
+        ):
+            largest = 32 * 3 * SIDE * SIDE * 4
+            target = Target(http, rpc, process.pid, max_body=LIMITS["max-body"], max_message=largest)
             quiet(target)
             grown, latency = besiege(target, options.only, options.minutes, tuple(options.share))
             process.terminate()

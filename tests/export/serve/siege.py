@@ -37,12 +37,13 @@ SIZE = 32
 
 @dataclass(frozen=True)
 class Target:
-    """A server: its ports, its process, and the largest body and picture that it says it takes."""
+    """A server: its ports, its process, and the largest body, gRPC message and picture that it says it takes."""
 
     http: int
     rpc: int
     process: int
     max_body: int = 8 * MIB
+    max_message: int = 8 * MIB
     max_pixels: int = 25_000_000
 
 
@@ -246,6 +247,13 @@ def rpc_bodies(target: Target) -> None:
         rpc(target, method, message, count=16)
 
 
+def rpc_messages(target: Target) -> None:
+    """Messages that the server receives whole, as they are no larger than a model takes."""
+    message = infer_message(raw_input_contents=[bytes(target.max_message)])
+    for _ in range(3):
+        rpc(target, RPC_INFER, message, count=16)
+
+
 def rpc_numbers(target: Target) -> None:
     count = (target.max_body - MIB) // 4
     contents = pb.InferTensorContents(fp32_contents=np.full(count, 0.5, np.float32))
@@ -285,6 +293,7 @@ ATTACKS: dict[str, Callable[[Target], None]] = {
         silence,
         rpc_silence,
         rpc_bodies,
+        rpc_messages,
         rpc_numbers,
         rpc_bombs,
         deadlines,
