@@ -328,14 +328,20 @@ def processor_seconds(process: int) -> float:
     return total
 
 
-def storm(name: str, target: Target, *, seconds: float = 120) -> None:
+def storm(name: str, target: Target, *, seconds: float = 120, niceness: int = 10) -> bool:
     """Attack from another process: the bystander must not wait for the interpreter of those who attack.
 
     It is a polite one: who attacks from elsewhere does not take the server's processor from it.
+
+    Returns:
+        Whether the attack was over in so many seconds; else it was ended.
     """
-    subprocess.run(
-        ["nice", "-n", "10", sys.executable, __file__, name, json.dumps(asdict(target))], check=True, timeout=seconds
-    )
+    command = ["nice", "-n", str(niceness), sys.executable, __file__, name, json.dumps(asdict(target))]
+    try:
+        subprocess.run(command, check=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 @dataclass
