@@ -155,8 +155,11 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     cells = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())["cells"]
     assert not any(cell.get("outputs") for cell in cells), "committed without outputs"
     program = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    run(tmp_path, "-c", program)
-    assert (tmp_path / "report.html").is_file()
+    printed = run(tmp_path, "-c", program, MPLBACKEND="agg")
+    assert [line.split()[0] for line in printed.splitlines() if "attacked" in line] == ["fine-tuned", "hardened"]
+    assert (tmp_path / "hardened" / "report.html").is_file()
+    stopped = json.loads((tmp_path / "server.log").read_text().splitlines()[-1])
+    assert stopped["event"] == "stopped"
 
 
 @pytest.mark.slow
