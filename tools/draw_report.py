@@ -24,7 +24,8 @@ SIDE_BY_SIDE = """<style>
 body { max-width: none !important; margin: 0 !important; padding: 24px !important;
        display: grid; grid-template-columns: 1fr 1fr; gap: 0 48px; align-items: start }
 main { display: contents }
-header, #verdict { grid-column: 1 } #columns { grid-column: 2; grid-row: 1 / span 6; margin: 0 !important; padding-top: 0; border: 0 }
+header, #verdict { grid-column: 1 }
+#columns { grid-column: 2; grid-row: 1 / span 6; margin: 0 !important; padding-top: 0; border: 0 }
 main > :not(#verdict, #columns), body > :not(header, main) { display: none !important }
 </style></head>"""
 FLAGS = (
