@@ -80,7 +80,7 @@ def eval_results(report: RobustnessReport) -> str:
 
     entries = [
         EvalResultEntry(
-            dataset_id=report.data.name,
+            dataset_id=_hub_id(report.data.name) or report.data.name,
             task_id=_task(score),
             value=round(score.accuracy, 6),
             notes=_settings(score),
@@ -126,7 +126,7 @@ def _model_index(report: RobustnessReport) -> list[EvalResult]:
         EvalResult(
             task_type="image-classification",
             task_name="Image classification",
-            dataset_type=report.data.name,
+            dataset_type=_hub_id(report.data.name) or report.data.name,
             dataset_name=report.data.name,
             dataset_split="test",
             metric_type="accuracy",

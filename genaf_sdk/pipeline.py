@@ -127,11 +127,11 @@ def harden(
         with run.termination.listening():
             with run.progress, torch.random.fork_rng():
                 if evaluate:
-                    undefended = new_classifier(published, data, config.seed)
+                    undefended = new_classifier(published, data, config.seed, head=config.head)
                     lab = Lab(run, undefended, data, frozen, clock=clock)
                     train(run, undefended, data, lab.stage("undefended", config.standard_fine_tuning()))
                     clock.stop("undefended")
-                model = new_classifier(published, data, config.seed)
+                model = new_classifier(published, data, config.seed, head=config.head)
                 lab = Lab(run, model, data, frozen, clock=clock)
                 for stage in config.method.stages(lab):
                     train(run, model, data, stage)
@@ -206,7 +206,7 @@ def new_candidate(
 ) -> Candidate:
     """Return the run that is to be tried before it begins."""
     with torch.random.fork_rng():
-        model = new_classifier(published, data, config.seed)
+        model = new_classifier(published, data, config.seed, head=config.head)
     return Candidate(published, model, data, config, accelerator, folder, evaluate)
 
 
