@@ -251,6 +251,40 @@ def test_the_table_to_decide_by_is_made_from_the_rows() -> None:
     assert tool["table"]().count("\n| ") == len(tool["TASKS"]) * len(tool["PRESETS"]) + 1
 
 
+def test_the_board_is_made_from_the_rows() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "write_board.py"))
+    assert tool["PAGE"].read_text("utf-8") == tool["page"](), "run tools/write_board.py"
+    entries = list(tool["own_entries"]())
+    assert len({(entry.data, entry.method) for entry in entries}) == len(entries) > 30
+    assert {entry.command.partition(" --only")[0] for entry in entries} == {
+        each for _, each in tool["FOLDERS"].values()
+    }
+    assert all(0 < entry.accuracies["patch"][0] < entry.accuracies["clean"][0] for entry in entries)
+
+
+def test_a_row_of_somebody_else_stands_on_the_board_with_the_command_that_verifies_it(
+    demo: Path, tmp_path: Path
+) -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "write_board.py"))
+    (tmp_path / "someone--digits").mkdir()
+    shutil.copy(demo / "report.json", tmp_path / "someone--digits")
+    report = json.loads((demo / "report.json").read_text())
+    (entry,) = tool["others_entries"](tmp_path)
+    hardened = [row for row in report["scores"] if row["model"] == "hardened"]
+    patches = [row["accuracy"] for row in hardened if row.get("threat") == "patch"]
+    assert entry.accuracies["patch"] == [min(patches)]
+    assert entry.accuracies["universal"] == [
+        min(
+            row["accuracy"]
+            for row in hardened
+            if row["column"] in ("transfer", "adaptive") and row.get("threat") == "linf"
+        )
+    ]
+    line = tool["table"]([entry]).splitlines()[-1]
+    assert line.startswith("| digits | `bundled:simclr-cifar10` | `someone/digits` |")
+    assert line.endswith("| `genaf verify hf-hub:someone/digits` |")
+
+
 def test_the_drawing_of_the_threat_is_what_the_tool_draws() -> None:
     tool = runpy.run_path(str(ROOT / "tools" / "draw_threat.py"))
     assert tool["DRAWING"].read_text("utf-8") == tool["drawing"](), "run tools/draw_threat.py"
