@@ -305,3 +305,11 @@ def plain(column: str) -> str:
 def table_cells(table: str) -> list[list[str]]:
     lines = [line.strip("| ").split(" | ") for line in table.strip().splitlines()]
     return [lines[0], *lines[2:]]
+
+
+def test_the_gallery_is_made_from_its_rows() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "write_gallery.py"))
+    rows = tool["read_rows"]()
+    assert tool["PAGE"].exists() == bool(rows), "a page without a run says nothing"
+    assert not rows or tool["PAGE"].read_text("utf-8") == tool["page"](), "run tools/write_gallery.py"
+    assert {path.stem for path in tool["FOLDER"].glob("*.html")} == {row["name"] for row in rows}
