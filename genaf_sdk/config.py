@@ -16,6 +16,7 @@ from genaf_sdk.errors import ConfigError
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.export.settings import ExportConfig
 from genaf_sdk.methods import FineTuning, GenAF, Method, presets
+from genaf_sdk.models.tuning import TuningConfig
 from genaf_sdk.registry import nearest
 from genaf_sdk.settings import Count, LearningRate, Seed, Settings
 
@@ -37,12 +38,14 @@ class HardenConfig(Settings):
     """A whole run. ``HardenConfig.preset("paper")`` gives the paper's hyper-parameters.
 
     ``loading``, ``evaluation``, ``export`` and ``machine`` say how images are read, how the model is measured, what is
-    written and what the machine needs; ``seed`` and ``method`` alone say what is trained.
+    written and what the machine needs; ``seed``, ``method`` and ``tuning`` say what is trained.
     """
 
     seed: Seed = 0
     method: Method = GenAF()
     """The training method and its settings; in Python also the name of a preset."""
+    tuning: TuningConfig = TuningConfig()
+    """Which of the encoder's weights are trained, by the method and by the baseline."""
     baseline: BaselineConfig = BaselineConfig()
     loading: LoadingConfig = LoadingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -12,6 +12,7 @@ import torch
 from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.engine.checkpoints import open_checkpoints
 from genaf_sdk.engine.cost import CostMeter
+from genaf_sdk.engine.lowrank import low_rank
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.tracking import Metrics, require_trackers
 from genaf_sdk.engine.train import train
@@ -107,7 +108,7 @@ def harden(
     if log_with is not None and accelerator is not None:
         raise ConfigError("Both log_with and accelerator are given.", remedy="give log_with to your Accelerator")
     trackers = require_trackers(log_with, folder)
-    published = load_published(encoder)
+    published = load_published(encoder, config.tuning)
     data = load_images(dataset, published, config)
     published = data.space.placed(published)
     frozen = frozen_parameters(published)
@@ -129,12 +130,17 @@ def harden(
                 if evaluate:
                     undefended = new_classifier(published, data, config.seed)
                     lab = Lab(run, undefended, data, frozen, clock=clock)
-                    train(run, undefended, data, lab.stage("undefended", config.standard_fine_tuning()))
+                    plain = lab.stage("undefended", config.standard_fine_tuning())
+                    with low_rank(undefended, plain, config.tuning.lora_rank, lab.key("lora")) as adapted:
+                        train(run, undefended, data, adapted)
                     clock.stop("undefended")
                 model = new_classifier(published, data, config.seed)
                 lab = Lab(run, model, data, frozen, clock=clock)
+                rank = config.tuning.lora_rank
                 for stage in config.method.stages(lab):
-                    train(run, model, data, stage)
+                    with low_rank(model, stage, rank, lab.key("lora")) as adapted:
+                        train(run, model, data, adapted)
+                    rank = None  # later stages train single layers
                     clock.stop(stage.name)
             if folder is not None and writes:  # what was trained is never lost to what comes after it
                 save_model(model, folder)
@@ -185,7 +191,7 @@ def check(
     config = resolved(config, method)
     try:
         folder = None if output_dir is None else require_writable(Path(output_dir))
-        published = load_published(encoder)
+        published = load_published(encoder, config.tuning)
         data = load_images(dataset, published, config)
         published = data.space.placed(published)
         precision = config.machine.mixed_precision

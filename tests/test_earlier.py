@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from genaf_sdk.cli.settings import starting_settings
-from genaf_sdk.comparison import ComparisonRow, read_rows
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.methods import PGD, GenAF, Mixture, RiFT, presets
+from genaf_sdk.rows import ComparisonRow, read_rows
 
 ROOT = Path(__file__).parents[1]
 ROWS = [row for file in sorted((ROOT / "docs" / "results").glob("*/comparison.jsonl")) for row in read_rows(file)]

@@ -6,6 +6,7 @@ import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from genaf_sdk.engine.activations import recomputed, recomputed_activations
 from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.engine.modules import synchronized_layers
 from genaf_sdk.engine.processes import peers_alive
@@ -33,6 +34,7 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
         stage: What is trained, on what, how long.
 
     Raises:
+        ConfigError: Activations are to be computed again in a model that is shared out, which accelerate does.
         TrainingError: A loss or weight is no longer finite, memory does not even suffice for two images, or another
             process is gone.
         OutputError: A checkpoint cannot be written.
@@ -46,6 +48,7 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
         run.termination.training(),
         peers_alive(run.processes),
         _gradients_of(model, stage),
+        recomputed_activations(model, recomputed(run, stage)),
         synchronized_layers(both, run.processes, sync_batch_norm=run.machine.sync_batch_norm) as current,
     ):
         fitting = Fitting(run, both, attacked, data, stage)

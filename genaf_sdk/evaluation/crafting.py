@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,13 +17,12 @@ from genaf_sdk.errors import AttackError, RunStoppedError
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
 from genaf_sdk.inputs.perturbation import Perturbation
-from genaf_sdk.report.scores import Failure
+from genaf_sdk.report.scores import Failure, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from genaf_sdk.evaluation.settings import EvaluationConfig
-    from genaf_sdk.report.scores import Role
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Crafting:
     def rows(self, attack: Attack) -> Iterator[Row]:
         """Yield the rows of one attack; those of attacks that give one perturbation are crafted."""
         if isinstance(attack, EncoderAttack):
-            yield from self._transferred(attack)
+            yield from self.transferred(attack)
             yield from self._adaptive(attack)
             return
         for model in self.models:
@@ -173,8 +173,8 @@ class Crafting:
         self.perturbations[str(perturbation.key)] = perturbation
         return perturbation
 
-    def _transferred(self, attack: EncoderAttack) -> Iterator[Row]:
-        """Crafted once, on the published encoder from the attacker's own images, and put on every model."""
+    def transferred(self, attack: EncoderAttack) -> Iterator[Row]:
+        """Yield the rows of what is crafted once, on the published encoder from the attacker's own images."""
         if self.public is None:
             return
         source, images = next(iter(self.sources.items()))
@@ -213,6 +213,26 @@ class Crafting:
     @staticmethod
     def _row(model: EvaluatedModel, column: Knowledge, attack: Attack, found: Perturbation, source: str) -> Row:
         return Row(model, column, attack, found, source, seconds=_seconds(found))
+
+
+def transferred_perturbations(
+    encoder: nn.Module, images: Tensor, labels: Tensor, attacks: Sequence[Attack], seed: int
+) -> dict[str, Perturbation]:
+    """Return what ``evaluate`` crafts on a published encoder, by name; an attack that fails is missing.
+
+    Args:
+        encoder: The published encoder.
+        images: The attacker's images (N, C, H, W) in [0, 1].
+        labels: Their classes (N,), which no attack on an encoder sees.
+        attacks: As ``chosen_attacks`` gives them; those that are not on encoders are passed over.
+        seed: Of every random choice.
+    """
+    under_test = EvaluatedModel.of(encoder, Role.HARDENED)
+    crafting = Crafting([under_test], encoder, {"train": images}, labels, seed, str)
+    for attack in attacks:
+        if isinstance(attack, EncoderAttack):
+            deque(crafting.transferred(attack), maxlen=0)
+    return crafting.perturbations
 
 
 def _seconds(perturbation: Perturbation) -> float:
