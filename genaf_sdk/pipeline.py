@@ -22,7 +22,7 @@ from genaf_sdk.export.bundle import save_model, save_report
 from genaf_sdk.export.staging import require_free
 from genaf_sdk.files import locked_folder, require_writable
 from genaf_sdk.methods.lab import Clock, Lab
-from genaf_sdk.preflight import Candidate, Finding, require_ready
+from genaf_sdk.preflight import Candidate, Finding, require_ready, settled_machine
 from genaf_sdk.preflight import preflight as preflight_of
 from genaf_sdk.preparation import (
     frozen_parameters,
@@ -116,10 +116,12 @@ def harden(
     engines = own_accelerator(precision, trackers, folder) if accelerator is None else nullcontext(accelerator)
     with engines as engine, CostMeter() as cost, _held(folder, engine):
         writes = folder is not None and engine.is_main_process
+        candidate = new_candidate(published, data, config, engine, folder, evaluate)
         run = Run(engine, config.seed, show_progress=progress, machine=config.machine)
         if preflight:
             with run.progress:
-                require_ready(new_candidate(published, data, config, engine, folder, evaluate), run.announce("before"))
+                require_ready(candidate, run.announce("before"))
+        run.machine = settled_machine(candidate)
         identity = run_identity(published, data, config)
         run.checkpoints = open_checkpoints(folder, identity, run.processes, resume=resume, overwrite=overwrite)
         run.metrics = Metrics(engine, folder)

@@ -8,7 +8,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,9 +20,13 @@ from accelerate import Accelerator
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
+from genaf_sdk.engine.activations import bytes_kept, recomputed, recomputed_activations
 from genaf_sdk.engine.fitting import Fitting
+from genaf_sdk.engine.lowrank import low_rank
 from genaf_sdk.engine.modules import synchronized_layers
+from genaf_sdk.engine.processes import Processes
 from genaf_sdk.engine.run import Run
+from genaf_sdk.engine.train import gradients_of
 from genaf_sdk.engine.views import FeaturesAndLogits
 from genaf_sdk.errors import EncoderError, GenafError
 from genaf_sdk.export.parity import check_parity
@@ -31,12 +35,12 @@ from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods.lab import Lab
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.soundness import require_sound
+from genaf_sdk.preparation import frozen_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from torch import Tensor
-
+    from genaf_sdk.engine.machine import MachineConfig
     from genaf_sdk.engine.stage import Stage
 
 logger = logging.getLogger(__name__)
@@ -161,7 +165,7 @@ def _encoder(candidate: Candidate) -> Iterator[Finding]:
             "encoder",
             f"{len(frozen)} of its parameters are frozen and stay as they are, such as {frozen[0]!r}: what an attacker "
             "knows of them stays true.",
-            "call encoder.requires_grad_(True) if that is not wanted",
+            "train more of it (tuning.train_last), or call encoder.requires_grad_(True), if that is not wanted",
         )
 
 
@@ -218,48 +222,57 @@ def _output_folder(candidate: Candidate) -> Iterator[Finding]:
 
 
 def _memory(candidate: Candidate) -> Iterator[Finding]:
-    needed, free = memory_of_a_step(candidate), _free_memory(candidate.accelerator.device)
-    text = f"A training step takes about {_bytes(needed)} of {_bytes(free)} that are free."
+    settled = settled_machine(candidate)
+    needed, free = memory_of_a_step(candidate, settled), _free_memory(candidate.accelerator.device)
+    again = " with activations that are computed again," if settled is not candidate.config.machine else ""
+    text = f"A training step takes,{again} about {_bytes(needed)} of {_bytes(free)} that are free."
     if needed > free:
-        yield Finding("warning", "memory", text, "set machine.micro_batch_size, or lower the batch or image size")
+        remedy = "set machine.micro_batch_size, tuning.train_last or tuning.lora_rank, or lower the batch or image size"
+        yield Finding("warning", "memory", text, remedy)
     else:
-        yield Finding("note", "memory", text)
+        yield Finding("note", "memory", text.replace("takes, about", "takes about"))
 
 
-def memory_of_a_step(candidate: Candidate) -> int:
+def settled_machine(candidate: Candidate) -> MachineConfig:
+    """Return the settings of the machine, with all activations computed again if memory would not suffice otherwise."""
+    machine, accelerator = candidate.config.machine, candidate.accelerator
+    if machine.checkpoint_activations != "auto" or accelerator.is_fsdp2:
+        return machine
+    lacking = memory_of_a_step(candidate, machine) > _free_memory(accelerator.device)
+    full = Processes.of(accelerator).any(lacking)  # all processes alike
+    return machine.with_(checkpoint_activations="full") if full else machine
+
+
+def memory_of_a_step(candidate: Candidate, machine: MachineConfig) -> int:
     """Return about how many bytes a training step takes: weights, gradients, moments, and what backward needs.
 
     The last is counted on two images and taken times the images of a step.
     """
-    model = copy.deepcopy(candidate.model).train()
-    run = _trial_run(candidate)
-    stage = next(iter(candidate.config.method.stages(Lab(run, model, candidate.data))))
-    pixels, _ = candidate.data.train.head(MEASURED_ON, seed=candidate.config.seed)
+    model, config = copy.deepcopy(candidate.model).train(), candidate.config
+    run = replace(_trial_run(candidate), machine=machine)
+    stage = next(iter(config.method.stages(Lab(run, model, candidate.data, frozen_parameters(candidate.published)))))
+    pixels, _ = candidate.data.train.head(MEASURED_ON, seed=config.seed)
     pixels = pixels.to(candidate.published.mean.device)
-    kept: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), candidate.accelerator.autocast():
-        model(pixels)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    an_image = sum(size for pointer, size in kept.items() if pointer not in own) / MEASURED_ON
-    machine, schedule = candidate.config.machine, stage.schedule
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    with low_rank(model, stage, config.tuning.lora_rank, config.seed) as adapted:
+        trained = 0
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(adapted.trains(name))
+            trained += parameter.nbytes if parameter.requires_grad else 0
+        with candidate.accelerator.autocast():
+            an_image = bytes_kept(model, pixels, recomputed(run, stage)) / MEASURED_ON
+    schedule = stage.schedule
     rows = min(schedule.batch_size, len(candidate.data.train)) / candidate.accelerator.num_processes
     rows = min(rows, machine.micro_batch_size or rows)
     views = 1 if stage.memory is None else 2
-    return int(MOMENTS * weights + rows * views * an_image)
+    return int(weights + (MOMENTS - 1) * trained + rows * views * an_image)
 
 
 def _time(candidate: Candidate) -> Iterator[Finding]:
     if not candidate.is_alone:
         return
     model = candidate.data.space.placed(copy.deepcopy(candidate.model).to(candidate.accelerator.device))
-    lab = Lab(_trial_run(candidate), model, candidate.data)
+    lab = Lab(_trial_run(candidate), model, candidate.data, frozen_parameters(candidate.published))
     stages = {"stage 1": next(iter(candidate.config.method.stages(lab)))}
     if candidate.evaluate:
         stages["the baseline"] = lab.stage("undefended", candidate.config.standard_fine_tuning())
@@ -277,11 +290,14 @@ def _time(candidate: Candidate) -> Iterator[Finding]:
 
 def seconds_of(candidate: Candidate, model: HardenedModel, stage: Stage) -> float:
     """Return about how many seconds a stage takes, from a few of its steps on ``model``, which they train."""
-    run = _trial_run(candidate)
-    both = FeaturesAndLogits(model)
-    durations = []
-    with synchronized_layers(both, run.processes, sync_batch_norm=run.machine.sync_batch_norm) as current:
-        fitting = Fitting(run, both, model, candidate.data, stage)
+    run, durations = _trial_run(candidate), []
+    with (
+        low_rank(model, stage, candidate.config.tuning.lora_rank, run.seed) as adapted,
+        gradients_of(model, adapted),
+        recomputed_activations(model, recomputed(run, adapted)),
+        synchronized_layers(model, run.processes, sync_batch_norm=run.machine.sync_batch_norm) as current,
+    ):
+        fitting = Fitting(run, FeaturesAndLogits(model), model, candidate.data, adapted)
         try:
             started = time.monotonic()
             for batch in islice(fitting.batches(), STEPS):

@@ -11,8 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from genaf_sdk.errors import ConfigError
@@ -75,6 +77,60 @@ def recomputed_activations(model: nn.Module, kind: Recomputed) -> Iterator[None]
     finally:
         for block in blocks:
             del block.forward
+
+
+def bytes_kept(model: nn.Module, inputs: Tensor, kind: Recomputed) -> int:
+    """Return about how many bytes a pass keeps for its backward pass, and the largest block once it is computed again.
+
+    Args:
+        model: In the mode that it trains in; its weights do not count.
+        inputs: (n, ...).
+        kind: What is computed again.
+    """
+    counting = _Counting()
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    blocks = list(smallest_blocks_of(model).values()) if kind != "none" else []
+    hooks = [block.register_forward_pre_hook(counting.enter) for block in blocks]
+    hooks += [block.register_forward_hook(counting.leave) for block in blocks]
+    try:
+        with counting, torch.autograd.graph.saved_tensors_hooks(counting.saved, lambda tensor: tensor):
+            model(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    inside = [sum(size for pointer, size in each.items() if pointer not in own) for each in counting.inside]
+    outside = sum(size for pointer, size in counting.outside.items() if pointer not in own)
+    again = max(inside, default=0) + counting.block_inputs
+    return outside + again + (counting.costly if kind == "light" else 0)
+
+
+class _Counting(TorchDispatchMode):
+    """Counts what a pass keeps, within blocks and outside of them, by its memory; and what costly operations make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside: dict[int, int] = {}
+        self.inside: list[dict[int, int]] = []
+        self.current, self.costly, self.block_inputs = self.outside, 0, 0
+
+    def enter(self, _block: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.inside.append({})
+        self.current = self.inside[-1]
+        self.block_inputs += sum(value.nbytes for value in inputs if isinstance(value, Tensor))
+
+    def leave(self, *_: Any) -> None:
+        self.current = self.outside
+
+    def saved(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self.current[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        result = operation(*arguments, **(options or {}))
+        if operation in COSTLY and self.current is not self.outside:
+            self.costly += sum(part.nbytes for part in pytree.tree_leaves(result) if isinstance(part, Tensor))
+        return result
 
 
 def _checkpointed(block: nn.Module, forward: Any, kind: Recomputed, *inputs: Any, **options: Any) -> Any:

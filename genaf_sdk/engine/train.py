@@ -47,7 +47,7 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
     with (
         run.termination.training(),
         peers_alive(run.processes),
-        _gradients_of(model, stage),
+        gradients_of(model, stage),
         recomputed_activations(model, recomputed(run, stage)),
         synchronized_layers(both, run.processes, sync_batch_norm=run.machine.sync_batch_norm) as current,
     ):
@@ -76,7 +76,7 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
 
 
 @contextmanager
-def _gradients_of(model: nn.Module, stage: Stage) -> Iterator[None]:
+def gradients_of(model: nn.Module, stage: Stage) -> Iterator[None]:
     """Context: only what the stage trains requires gradients; as before afterwards."""
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     for name, parameter in model.named_parameters():

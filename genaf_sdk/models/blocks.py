@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import nn
+from torch import nn
 
 
 def blocks_of(module: nn.Module) -> dict[str, nn.Module]:
     """Return the outermost parts that repeat, by name, in the order in which they are registered.
 
-    Parts repeat where a module has at least two children of one class that are made of layers with weights. Where that
-    holds in several places at the same depth, those of most weights are meant. Empty where nothing repeats.
+    Parts repeat where a module has at least two children of one class that are made of layers with weights; plain
+    sequences, where they are made of such parts. Where that holds in several places at the same depth, those of most
+    weights are meant. Empty where nothing repeats.
     """
     level = {"": module}
     while level:
@@ -38,9 +36,14 @@ def _siblings(name: str, parent: nn.Module) -> list[dict[str, nn.Module]]:
     """Return the children that are made of layers with weights, those of one class together."""
     groups: dict[type[nn.Module], dict[str, nn.Module]] = {}
     for child, part in parent.named_children():
-        if any(_size(layer) for layer in part.children()):
+        inner = _with_weights(part)
+        if inner and (not isinstance(part, nn.Sequential) or all(map(_with_weights, inner))):
             groups.setdefault(type(part), {})[_joined(name, child)] = part
     return list(groups.values())
+
+
+def _with_weights(module: nn.Module) -> list[nn.Module]:
+    return [part for part in module.children() if _size(part)]
 
 
 def _size(module: nn.Module) -> int:
