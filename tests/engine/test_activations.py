@@ -96,8 +96,8 @@ def test_less_is_kept() -> None:
     none, light, full = (bytes_kept(Blocks(), torch.rand(8, 3, 33, 33), kind) for kind in ("none", "light", "full"))
     a_map = 8 * 16 * 16 * 16 * 4
     assert none > 3 * 4 * a_map, "in each block: what convolution, norm and ReLU take, and the dropout's mask"
-    assert full < light < 0.8 * none
-    assert full < 0.6 * none
+    assert full < light < 0.9 * none, "one of three blocks is there again"
+    assert full < 0.7 * none
 
 
 @pytest.mark.parametrize("method", [FineTuning(), GenAF()])
