@@ -12,6 +12,7 @@ import torch
 from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.engine.checkpoints import open_checkpoints
 from genaf_sdk.engine.cost import CostMeter
+from genaf_sdk.engine.faults import require_discerning
 from genaf_sdk.engine.lowrank import low_rank
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.tracking import Metrics, require_trackers
@@ -130,13 +131,14 @@ def harden(
         with run.termination.listening():
             with run.progress, torch.random.fork_rng():
                 if evaluate:
-                    undefended = new_classifier(published, data, config.seed)
+                    undefended = new_classifier(published, data, config.seed, head=config.head)
                     lab = Lab(run, undefended, data, frozen, clock=clock)
                     plain = lab.stage("undefended", config.standard_fine_tuning())
                     with low_rank(undefended, plain, config.tuning.lora_rank, lab.key("lora")) as adapted:
                         train(run, undefended, data, adapted)
+                    require_discerning(undefended, "undefended", data.validation, config.baseline.epochs)
                     clock.stop("undefended")
-                model = new_classifier(published, data, config.seed)
+                model = new_classifier(published, data, config.seed, head=config.head)
                 lab = Lab(run, model, data, frozen, clock=clock)
                 rank = config.tuning.lora_rank
                 for stage in config.method.stages(lab):
@@ -144,10 +146,20 @@ def harden(
                         train(run, model, data, adapted)
                     rank = None  # later stages train single layers
                     clock.stop(stage.name)
+                require_discerning(model, "hardened", data.validation, config.method.schedule.epochs)
             if folder is not None and writes:  # what was trained is never lost to what comes after it
                 save_model(model, folder)
             result = HardenResult(
-                model, None, published, undefended, data, config, lab.findings, run.history, clock.seconds
+                model,
+                None,
+                published,
+                undefended,
+                data,
+                config,
+                lab.findings,
+                run.history,
+                clock.seconds,
+                run.range_tests,
             )
             if evaluate:
                 result.report = evaluate_result(run, result, surrogate)
@@ -214,7 +226,7 @@ def new_candidate(
 ) -> Candidate:
     """Return the run that is to be tried before it begins."""
     with torch.random.fork_rng():
-        model = new_classifier(published, data, config.seed)
+        model = new_classifier(published, data, config.seed, head=config.head)
     return Candidate(published, model, data, config, accelerator, folder, evaluate)
 
 

@@ -151,7 +151,7 @@ def test_the_example_of_many_runs_runs(
 
 def row(method: str, seed: int, correct: int) -> ComparisonRow:
     scores = tuple(
-        Score("hardened", column, attack, budget, 100, correct - fewer, 0)  # type: ignore[arg-type]
+        Score("hardened", column, attack, budget, 100, correct - fewer, 0, perturbation=f"{column}-{attack}")  # type: ignore[arg-type]
         for column, attack, budget, fewer in (
             ("clean", "", 0.0, 0),
             ("transfer", "uapgd", 10 / 255, 5),
