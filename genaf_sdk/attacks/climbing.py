@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from genaf_sdk.attacks.ascent import gradient_of
 from genaf_sdk.attacks.targets import Success
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from torch import Tensor
 
     from genaf_sdk.inputs.threat import Threat
 
