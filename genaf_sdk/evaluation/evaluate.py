@@ -13,7 +13,7 @@ from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.data import DataSplits
 from genaf_sdk.data.alignment import aligned_to_all
 from genaf_sdk.data.sampling import Sample
-from genaf_sdk.evaluation.certificates import certify, mean_color
+from genaf_sdk.evaluation.certificates import certify
 from genaf_sdk.evaluation.checks import gradient_masking_checks
 from genaf_sdk.evaluation.classes import class_counts
 from genaf_sdk.evaluation.corrupted import corruption_section
@@ -25,6 +25,7 @@ from genaf_sdk.evaluation.scoring import Scoring
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.inputs.images import image_space
 from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.inputs.masks import mean_color
 from genaf_sdk.report.reading import read_document
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Role
