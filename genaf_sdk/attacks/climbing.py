@@ -6,17 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from genaf_sdk.attacks.ascent import gradient_of
 from genaf_sdk.attacks.targets import Success
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torch import Tensor
-
     from genaf_sdk.inputs.threat import Threat
 
-FIRST_LOOKS, LAST_LOOKS = 4, 2  # that every run has, and within which the steps fall to zero once nothing is gained
+FIRST_LOOKS, LAST_LOOKS = 5, 2  # that every run has, and within which the steps fall to zero once nothing is gained
 LITTLE = 0.01  # gained in two looks: of the rate as a share of the images, of the distance as a share of itself
 
 
@@ -58,7 +58,7 @@ def climb(
         threat: What the perturbation keeps to.
         step_size: Length of the first step, in pixel units.
         steps: At most.
-        looks: How often ``judge`` is asked, spread evenly. From the fourth on, two that bring next to nothing end the
+        looks: How often ``judge`` is asked, spread evenly. From the fifth on, two that bring next to nothing end the
             run within two more.
         known: Success of ``start``; where it is given, the run returns nothing weaker.
 
@@ -67,8 +67,8 @@ def climb(
         best by luck, and the last steps are the shortest.
     """
     values = start
-    best, curve = (start, known), [] if known is None else [known]
-    advance, progress, every, seen = 1 / steps, 0.0, math.ceil(steps / looks), 0
+    kept, highest, curve = start, known, list[Success]()
+    advance, progress, every = 1 / steps, 0.0, math.ceil(steps / looks)
     for step in range(1, steps + 1):
         variable = values.detach().requires_grad_()
         gradient = gradient_of(objective(variable), variable)
@@ -77,15 +77,14 @@ def climb(
         finished = step == steps or progress > 1 - advance / 2
         if step % every and not finished:
             continue
-        success, seen = judge(values), seen + 1
+        success = judge(values)
         curve.append(success)
-        if best[1] is None or success > best[1]:
-            best = values, success
+        if highest is None or success > highest:
+            kept, highest = values, success
         if finished:
             break
-        if seen >= FIRST_LOOKS and settled(curve):
+        if len(curve) >= FIRST_LOOKS and settled(curve):
             advance = max(advance, (1 - progress) / (LAST_LOOKS * every))
-    kept, highest = best
     last = curve[-1]
     if highest is None or (last.rate >= highest.rate - last.standard_error and (known is None or last >= known)):
         kept, highest = values, last

@@ -130,8 +130,8 @@ def test_a_climb_ends_early_where_nothing_is_gained() -> None:
     found = climb(
         objective, lambda _: Success(0.5, 0.0, 400), torch.zeros(3), Linf(0.1), step_size=0.01, steps=100, looks=10
     )
-    assert len(steps) == 60  # four looks, and two more of ten steps each
-    assert len(found.curve) == 6
+    assert len(steps) == 70  # five looks, and two more of ten steps each
+    assert len(found.curve) == 7
     assert found.converged
 
 
