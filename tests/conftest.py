@@ -59,6 +59,7 @@ def quick_config() -> HardenConfig:
         method={
             "schedule": {"epochs": 16, "batch_size": 32, "encoder_learning_rate": 1e-2},
             "adaptability": {
+                "probe_epochs": 0,
                 "epochs": 2,
                 "batch_size": 32,
                 "interpolations": 2,

@@ -35,7 +35,7 @@ class RiFT(PGDAT):
         )
     }
 
-    adaptability: Adaptability = Adaptability(redundant_fraction=1e-6, epochs=10)
+    adaptability: Adaptability = Adaptability(redundant_fraction=1e-6, epochs=10, probe_epochs=0)
 
     def stages(self, lab: Lab) -> Iterator[Stage]:
         """Yield PGD-AT's stage, then the fine-tuning of one layer."""
