@@ -5,9 +5,9 @@
 
 ``curves`` trains the bundled encoder on digits in every way of trainers.py, for as many epochs each, and measures after
 some of them: accuracy on clean images, and the lowest under universal perturbations of 10/255 that transfer from the
-published encoder (the same for all) and under adaptive ones, crafted on the model's own encoder. ``epochs`` takes the time of one epoch of
-PGD-AT, in turn. Every training is a line of a file under OUTPUT as soon as it is done: a measurement
-that was stopped goes on. ART comes with ``genaf-sdk[autoattack]``.
+published encoder (the same for all) and under adaptive ones, crafted on the model's own encoder. ``epochs`` takes the
+time of one epoch of PGD-AT, in turn. Every training is a line of a file under OUTPUT as soon as it is done: a
+measurement that was stopped goes on. ART comes with ``genaf-sdk[autoattack]``.
 """
 
 from __future__ import annotations
