@@ -223,7 +223,7 @@ def compare(
         for name, chosen in configs.items():
             config = chosen.with_(seed=seed, evaluation=evaluation)
             if config.loading not in loaded:
-                loaded[config.loading] = (load_images(dataset, public, config), {})
+                loaded[config.loading] = (load_images(dataset, public, config, folder), {})
             data, transferred = loaded[config.loading]
             public = data.space.placed(public)
             require_attacks(evaluation.attacks, public, data, seed)

@@ -21,12 +21,13 @@ from genaf_sdk.export.bundle import save_model, save_report
 from genaf_sdk.export.staging import require_free
 from genaf_sdk.files import locked_folder, require_writable
 from genaf_sdk.methods.lab import Clock, Lab
-from genaf_sdk.preflight import Candidate, Finding, require_ready
+from genaf_sdk.preflight import Finding, require_ready
 from genaf_sdk.preflight import preflight as preflight_of
 from genaf_sdk.preparation import (
     frozen_parameters,
     load_images,
     load_published,
+    new_candidate,
     new_classifier,
     resolved,
     run_identity,
@@ -40,10 +41,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from genaf_sdk.config import HardenConfig
-    from genaf_sdk.data import DataSplits
     from genaf_sdk.engine.tracking import LogWith
     from genaf_sdk.methods import Method
-    from genaf_sdk.models.encoder import PixelEncoder
     from genaf_sdk.report.robustness import RobustnessReport
 
 
@@ -108,7 +107,7 @@ def harden(
         raise ConfigError("Both log_with and accelerator are given.", remedy="give log_with to your Accelerator")
     trackers = require_trackers(log_with, folder)
     published = load_published(encoder)
-    data = load_images(dataset, published, config)
+    data = load_images(dataset, published, config, folder)
     published = data.space.placed(published)
     frozen = frozen_parameters(published)
     precision = config.machine.mixed_precision
@@ -118,7 +117,8 @@ def harden(
         run = Run(engine, config.seed, show_progress=progress, machine=config.machine)
         if preflight:
             with run.progress:
-                require_ready(new_candidate(published, data, config, engine, folder, evaluate), run.announce("before"))
+                candidate = new_candidate(published, data, config, engine, folder, evaluate=evaluate)
+                require_ready(candidate, run.announce("before"))
         identity = run_identity(published, data, config)
         run.checkpoints = open_checkpoints(folder, identity, run.processes, resume=resume, overwrite=overwrite)
         run.metrics = Metrics(engine, folder)
@@ -145,9 +145,9 @@ def harden(
                 result.report = evaluate_result(run, result, surrogate)
                 clock.stop("evaluation")
                 result.report.complete(describe(result) | {"cost": cost.read()})
-                run.metrics.scores(run.history, result.report.to_dict()["scores"])
                 if folder is not None and writes:
                     save_report(result.report, folder)
+                run.metrics.scores(run.history, result.report.to_dict()["scores"])
             for module in (result.model, result.undefended):
                 if module is not None:
                     module.cpu().eval()
@@ -186,28 +186,14 @@ def check(
     try:
         folder = None if output_dir is None else require_writable(Path(output_dir))
         published = load_published(encoder)
-        data = load_images(dataset, published, config)
+        data = load_images(dataset, published, config, folder)
         published = data.space.placed(published)
         precision = config.machine.mixed_precision
         engines = own_accelerator(precision) if accelerator is None else nullcontext(accelerator)
         with engines as engine:
-            return preflight_of(new_candidate(published, data, config, engine, folder, evaluate=True))
+            return preflight_of(new_candidate(published, data, config, engine, folder))
     except GenafError as error:
         return [Finding.of({EncoderError: "encoder", DataError: "data"}.get(type(error), "output folder"), error)]
-
-
-def new_candidate(
-    published: PixelEncoder,
-    data: DataSplits,
-    config: HardenConfig,
-    accelerator: Accelerator,
-    folder: Path | None,
-    evaluate: bool,
-) -> Candidate:
-    """Return the run that is to be tried before it begins."""
-    with torch.random.fork_rng():
-        model = new_classifier(published, data, config.seed)
-    return Candidate(published, model, data, config, accelerator, folder, evaluate)
 
 
 @contextmanager

@@ -58,6 +58,7 @@ FILES_OF = {
         "config",
         "doctor",
         "earlier",
+        "estimates",
         "hardened",
         "pipeline",
         "preflight",

@@ -77,6 +77,16 @@ class Attack(Settings, ABC):
         if self.is_patch:
             patch_sides(pixels.shape[-2], pixels.shape[-1], self.budget)
 
+    def passes(self, images: int) -> float:
+        """Return about how many images cross the target, forth and back, while ``images`` are attacked or crafted on.
+
+        That is ``steps`` of ``batch_size`` images, or ``epochs`` of all, times ``restarts``, as far as the attack has
+        these settings; others write this method. It is for estimates of time: an attack may end earlier.
+        """
+        batch = min(getattr(self, "batch_size", images), images)
+        an_attempt = getattr(self, "steps", 0) * batch or getattr(self, "epochs", 0) * images
+        return float(an_attempt * getattr(self, "restarts", 1))
+
     def with_budget(self, budget: float) -> Self:
         """Return the same attack at another budget."""
         return dataclasses.replace(self, budget=budget)
@@ -232,6 +242,10 @@ class SampleWiseAttack(Attack):
         check_finite(self.name, "ended in", adversarial)
         # Enforce the stated budget even if an attack has a bug.
         return self.threat.project_inputs(space, adversarial, pixels)
+
+    def passes(self, images: int) -> float:
+        """Return about how many images cross the target: ``steps`` and ``restarts`` of each."""
+        return float(images * getattr(self, "steps", 0) * getattr(self, "restarts", 1))
 
     @abstractmethod
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -54,6 +54,11 @@ class ImagePatch(SampleWiseAttack):
     step_size: Epsilon = 0.2
     """Length of the first step, in pixel units; it falls linearly to a tenth of that."""
 
+    def passes(self, images: int) -> float:
+        """Return those of scouting every place and of climbing at the best."""
+        places = self.grid**2 + 1 + self.windows
+        return float(images * (places * self.scout_steps + self.finalists * self.steps))
+
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Scout, then climb."""
         sides = patch_sides(pixels.shape[2], pixels.shape[3], self.budget)

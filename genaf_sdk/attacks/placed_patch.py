@@ -60,6 +60,11 @@ class PlacedPatch(UniversalAttack):
     rectangles: Count = 1
     """Over how many the area is divided; each takes the best place beside those before it."""
 
+    def passes(self, images: int) -> float:
+        """Return those of scouting every place and of climbing at the best, twice and with each loss."""
+        scouting = self.rectangles * self.grid**2 * self.scout_steps
+        return float(min(self.batch_size, images) * (scouting + 2 * self.finalists * len(self.losses) * self.steps))
+
     def strongest(self, model: nn.Module, target: Target, generator: torch.Generator) -> Perturbation:
         """Return the best patch that was found."""
         space, like = input_space(model, target.images), target.images[0]

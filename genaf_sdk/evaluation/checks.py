@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from genaf_sdk.evaluation.crafting import Row
     from genaf_sdk.evaluation.model import EvaluatedModel
 
-UNBOUNDED_IMAGES = 100
+UNBOUNDED, UNBOUNDED_IMAGES = PGD(budget=1.0, steps=50, relative_step_size=0.05), 100
 
 
 def gradient_masking_checks(
@@ -111,10 +111,9 @@ def attacks_beat_noise(scores: Sequence[Score]) -> Check | None:
 
 def _unbounded(model: EvaluatedModel, pixels: Tensor, labels: Tensor, seed: int) -> Check:
     """An attack without a bound leaves (almost) nothing right."""
-    attack = PGD(budget=1.0, steps=50, relative_step_size=0.05)
     if model.module is None:
         raise TypeError("an unbounded gradient attack needs a module")
-    adversarial = attack(model.module, pixels.to(model.device), labels.to(model.device), seed=seed)
+    adversarial = UNBOUNDED(model.module, pixels.to(model.device), labels.to(model.device), seed=seed)
     correct = int((model.predict(adversarial) == labels).sum())
     share = correct / len(labels)
     return Check(

@@ -115,7 +115,7 @@ def test_folders_that_runs_wrote_are_left_out(file: str, tmp_path: Path, caplog:
     root = folder_of(tmp_path)
     (root / "hardened" / "checkpoints").mkdir(parents=True)
     (root / "hardened" / file).write_text("{}")
-    told(root, caplog, "folders that earlier runs wrote were left out: 1, the first is hardened")
+    told(root, caplog, "folders that runs of this package write into were left out: 1, the first is hardened")
 
 
 def test_pictures_outside_class_folders_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

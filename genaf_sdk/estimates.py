@@ -1,0 +1,142 @@
+"""What a run will take, from a few steps of it: memory, and the time of each of its parts."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+from genaf_sdk.attacks.ascent import gradient_of
+from genaf_sdk.engine.fitting import Fitting
+from genaf_sdk.engine.modules import synchronized_layers
+from genaf_sdk.engine.run import Run
+from genaf_sdk.engine.views import FeaturesAndLogits
+from genaf_sdk.evaluation.cost import FORWARD, evaluation_passes, replay_passes
+from genaf_sdk.methods.lab import Lab
+from genaf_sdk.models.modes import inference_mode_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from genaf_sdk.engine.stage import Stage
+    from genaf_sdk.hardened import HardenedModel
+    from genaf_sdk.preparation import Candidate
+
+STEPS = 3
+"""How many steps are timed; the first one warms up."""
+MOMENTS = 4
+"""Weights, gradients and Adam's two moments."""
+MEASURED_ON = 2
+"""Images on which a step's memory is measured; the rest follows by proportion."""
+PASS = 32
+"""Images whose way through the network and back is timed."""
+SHORTER = {
+    "stage 1": "the preset 'fast', fewer epochs (method.schedule.epochs) or smaller images",
+    "baseline": "fewer epochs of it (baseline.epochs)",
+    "stage 2": "no stage 2 (method.adaptability.epochs 0)",
+    "attacks": "fewer attacks (evaluation.attacks), no curve (evaluation.curve) or fewer test_samples",
+    "export": "fewer export.precisions",
+}
+"""Part of a run -> what makes it shorter."""
+
+
+def memory_of_a_step(candidate: Candidate) -> int:
+    """Return about how many bytes a training step takes: weights, gradients, moments, and what backward needs.
+
+    The last is counted on two images and taken times the images of a step.
+    """
+    model = copy.deepcopy(candidate.model).train()
+    stage = next(iter(candidate.config.method.stages(Lab(_trial_run(candidate), model, candidate.data))))
+    pixels, _ = candidate.data.train.head(MEASURED_ON, seed=candidate.config.seed)
+    pixels = pixels.to(candidate.published.mean.device)
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), candidate.accelerator.autocast():
+        model(pixels)
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    an_image = sum(size for pointer, size in kept.items() if pointer not in own) / MEASURED_ON
+    machine, schedule = candidate.config.machine, stage.schedule
+    rows = min(schedule.batch_size, len(candidate.data.train)) / candidate.accelerator.num_processes
+    rows = min(rows, machine.micro_batch_size or rows)
+    views = 1 if stage.memory is None else 2
+    return int(MOMENTS * weights + rows * views * an_image)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes a device has left."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def seconds_of_parts(candidate: Candidate) -> dict[str, float]:
+    """Return about how many seconds each part of a run takes: the training of both models, attacks, export.
+
+    Steps of stage 1 and of the baseline are timed as they will be. The others follow from the time that an image takes
+    through the network and back, and from the number of such passes that the settings come to.
+    """
+    config, data = candidate.config, candidate.data
+    model = data.space.placed(copy.deepcopy(candidate.model).to(candidate.accelerator.device))
+    lab = Lab(_trial_run(candidate), model, data)
+    parts = {"stage 1": seconds_of(candidate, copy.deepcopy(model), next(iter(config.method.stages(lab))))}
+    if candidate.evaluate:
+        baseline = lab.stage("undefended", config.standard_fine_tuning())
+        parts["baseline"] = seconds_of(candidate, copy.deepcopy(model), baseline)
+    a_pass = seconds_of_a_pass(candidate, model)
+    parts["stage 2"] = a_pass * config.method.later_passes(lab)
+    if candidate.evaluate:
+        parts["attacks"] = a_pass * evaluation_passes(config.evaluation, data)
+    if candidate.folder is not None:
+        files = 1 + len(config.export.precisions) + config.export.uint8_input
+        attacks = config.evaluation.attacks if candidate.evaluate else ()
+        parts["export"] = a_pass * files * replay_passes(attacks, config.evaluation, data)
+    return {part: seconds for part, seconds in parts.items() if seconds}
+
+
+def seconds_of(candidate: Candidate, model: HardenedModel, stage: Stage) -> float:
+    """Return about how many seconds a stage takes, from a few of its steps on ``model``, which they train."""
+    run = _trial_run(candidate)
+    both = FeaturesAndLogits(model)
+    durations = []
+    with synchronized_layers(both, run.processes, sync_batch_norm=run.machine.sync_batch_norm) as current:
+        fitting = Fitting(run, both, model, candidate.data, stage)
+        try:
+            started = time.monotonic()
+            for batch in islice(fitting.batches(), STEPS):
+                fitting.training_step(batch, current)
+                durations.append(time.monotonic() - started)
+                started = time.monotonic()
+        finally:
+            fitting.release()
+    validation = FORWARD * len(candidate.data.validation) / len(candidate.data.train)
+    return statistics.median(durations[1:] or durations) * fitting.total * (1 + validation)
+
+
+def seconds_of_a_pass(candidate: Candidate, model: HardenedModel) -> float:
+    """Return how many seconds one image takes through the network and back to its pixels, in a batch of ``PASS``."""
+    pixels, _ = candidate.data.train.head(PASS, seed=candidate.config.seed)
+    pixels = pixels.to(candidate.accelerator.device)
+    durations = []
+    with inference_mode_of(model):
+        for _ in range(STEPS):
+            started = time.monotonic()
+            images = pixels.clone().requires_grad_()
+            float(gradient_of(model(images).square().sum(), images).sum())  # read, so that it has been computed
+            durations.append(time.monotonic() - started)
+    return statistics.median(durations[1:]) / len(pixels)
+
+
+def _trial_run(candidate: Candidate) -> Run:
+    machine = candidate.config.machine.with_(non_finite="stop")  # a step that is skipped would be told
+    return Run(candidate.accelerator, candidate.config.seed, show_progress=False, machine=machine)
