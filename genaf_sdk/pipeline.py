@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,9 +20,12 @@ from genaf_sdk.engine.train import train
 from genaf_sdk.errors import ConfigError, DataError, EncoderError, ExportError, GenafError
 from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
 from genaf_sdk.export.bundle import save_model, save_report
+from genaf_sdk.export.layout import CHECKSUMS_FILE
 from genaf_sdk.export.staging import require_free
 from genaf_sdk.files import locked_folder, require_writable
 from genaf_sdk.methods.lab import Clock, Lab
+from genaf_sdk.models.fingerprint import fingerprint
+from genaf_sdk.models.storage import is_stored
 from genaf_sdk.preflight import Finding, require_ready
 from genaf_sdk.preflight import preflight as preflight_of
 from genaf_sdk.preparation import (
@@ -32,6 +37,7 @@ from genaf_sdk.preparation import (
     resolved,
     run_identity,
 )
+from genaf_sdk.report.robustness import REPORT_FILE, RobustnessReport
 from genaf_sdk.result import HardenResult, describe
 
 if TYPE_CHECKING:
@@ -42,11 +48,13 @@ if TYPE_CHECKING:
 
     from genaf_sdk.config import HardenConfig
     from genaf_sdk.engine.tracking import LogWith
+    from genaf_sdk.hardened import HardenedModel
     from genaf_sdk.methods import Method
-    from genaf_sdk.report.robustness import RobustnessReport
 
 
 logger = logging.getLogger(__name__)
+SAVED, MEASURED = "saved", "measured"
+"""Under these names a run notes that its model is written, and what its report was measured with."""
 
 
 def harden(
@@ -136,18 +144,12 @@ def harden(
                 for stage in config.method.stages(lab):
                     train(run, model, data, stage)
                     clock.stop(stage.name)
-            if folder is not None and writes:  # what was trained is never lost to what comes after it
-                save_model(model, folder)
+            _save_trained(run, model, folder if writes else None)
             result = HardenResult(
                 model, None, published, undefended, data, config, lab.findings, run.history, clock.seconds
             )
             if evaluate:
-                result.report = evaluate_result(run, result, surrogate)
-                clock.stop("evaluation")
-                result.report.complete(describe(result) | {"cost": cost.read()})
-                if folder is not None and writes:
-                    save_report(result.report, folder)
-                run.metrics.scores(run.history, result.report.to_dict()["scores"])
+                result.report = _measured(run, result, surrogate, folder if writes else None, clock, cost)
             for module in (result.model, result.undefended):
                 if module is not None:
                     module.cpu().eval()
@@ -215,6 +217,59 @@ def _save_bundle(result: HardenResult, folder: Path) -> None:
         if result.report is None:
             raise
         logger.error("%s Model and report are in %s; `genaf export` tries again.", error, folder)
+
+
+def _save_trained(run: Run, model: HardenedModel, folder: Path | None) -> None:
+    """Write the model, so that it is never lost to what comes after it; what this run wrote before stays as it is."""
+    saved = run.checkpoints.noted(SAVED)
+    if folder is not None and not (saved and is_stored(model, folder)):
+        save_model(model, folder)
+        run.checkpoints.note(SAVED, True)
+
+
+def _measured(
+    run: Run, result: HardenResult, surrogate: Tensor | None, folder: Path | None, clock: Clock, cost: CostMeter
+) -> RobustnessReport:
+    """Return the report, which is saved as soon as it is there; one that this run measured before is not made again."""
+    noted = run.checkpoints.noted(MEASURED)
+    before = None if folder is None else _measured_before(noted, result, surrogate, folder)
+    report: RobustnessReport | None = run.processes.broadcast(before)
+    if report is None:
+        report = evaluate_result(run, result, surrogate)
+        clock.stop("evaluation")
+        report.complete(describe(result) | {"cost": cost.read()})
+        if folder is not None:
+            if (folder / CHECKSUMS_FILE).exists():  # the whole bundle, whose report was measured otherwise
+                save_model(result.model, folder)
+            save_report(report, folder)
+            run.checkpoints.note(MEASURED, _measurement(result, surrogate, report))
+    run.metrics.scores(run.history, report.to_dict()["scores"])
+    return report
+
+
+def _measured_before(
+    noted: Any, result: HardenResult, surrogate: Tensor | None, folder: Path
+) -> RobustnessReport | None:
+    """Return the report of this run that was stopped after it was measured, if nothing was missing in it."""
+    if noted is None or not (folder / REPORT_FILE).is_file():
+        return None
+    report = RobustnessReport.load(folder)
+    missing = any(failure.part == "attack" for failure in report.failures)
+    if missing or noted != _measurement(result, surrogate, report):
+        return None
+    report.complete({"config": result.config.to_dict()})
+    return report
+
+
+def _measurement(result: HardenResult, surrogate: Tensor | None, report: RobustnessReport) -> dict[str, Any]:
+    """Return, as JSON, what a report was measured with, and a hash of its rows."""
+    rows = json.dumps(report.to_dict()["scores"])
+    images = {} if surrogate is None else {"surrogate": surrogate}
+    return {
+        "evaluation": json.loads(json.dumps(result.config.evaluation.to_dict())),
+        "weights": fingerprint({**result.model.state_dict(), **images}),
+        "rows": hashlib.sha256(rows.encode()).hexdigest(),
+    }
 
 
 def evaluate_result(run: Run, result: HardenResult, surrogate: Tensor | None) -> RobustnessReport:

@@ -24,7 +24,7 @@ from genaf_sdk.models.storage import save_classifier
 from genaf_sdk.preparation import frozen_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -112,21 +112,22 @@ def _encoder(candidate: Candidate) -> Iterator[Finding]:
     for doubt in require_sound(published, candidate.data.image_shape[1:]):
         yield Finding("warning", "encoder", doubt.text, doubt.remedy)
     if frozen:
+        total = sum(1 for _ in published.parameters())
         shown = ", ".join(map(repr, frozen[:SHOWN])) + (", ..." if len(frozen) > SHOWN else "")
         yield Finding(
             "warning",
             "encoder",
-            f"{len(frozen)} of its {sum(1 for _ in published.parameters())} parameters are frozen (requires_grad=False) "
-            f"and stay as they are, which an attacker knows: {shown}.",
+            f"{len(frozen)} of its {total} parameters are frozen (requires_grad=False). "
+            f"They stay as they are, which an attacker knows: {shown}.",
             "call encoder.requires_grad_(True) if that is not wanted",
         )
 
 
 @torch.no_grad()
-def _weights(candidate: Candidate) -> Iterator[Finding]:
+def _weights(candidate: Candidate) -> Iterable[Finding]:
     """Save a copy that has moved as in training, load it as its user will, and compare what the two predict."""
     if not candidate.is_alone:
-        return
+        return ()
     images = _plain_images(candidate)
     trained = copy.deepcopy(candidate.model).cpu().train()
     trained(images)  # what changes in training beside the parameters: statistics, and perhaps what is not saved
@@ -143,7 +144,7 @@ def _weights(candidate: Candidate) -> Iterator[Finding]:
             expected="a module whose state_dict holds all of its weights and buffers",
         ) from error
     if relative_difference(loaded(images), trained.eval()(images)) <= SAME:
-        return
+        return ()
     lost = [name for name, value in trained.named_buffers() if not torch.equal(value, loaded.get_buffer(name))]
     named = f": {lost[0].removeprefix('encoder.backbone.')!r} is not saved" if lost else ""
     raise EncoderError(
@@ -151,14 +152,13 @@ def _weights(candidate: Candidate) -> Iterator[Finding]:
         expected="a module whose state_dict holds all that changes in training",
         remedy="keep it in parameters and persistent buffers (register_buffer(..., persistent=True))",
     )
-    yield
 
 
-def _attacks(candidate: Candidate) -> Iterator[Finding]:
+def _attacks(candidate: Candidate) -> Iterable[Finding]:
     if candidate.evaluate:
         config = candidate.config
         require_attacks(config.evaluation.attacks, candidate.published, candidate.data, config.seed)
-    yield from ()
+    return ()
 
 
 def require_attacks(attacks: Sequence[str], published: PixelEncoder, data: DataSplits, seed: int = 0) -> None:
@@ -184,14 +184,14 @@ def require_attacks(attacks: Sequence[str], published: PixelEncoder, data: DataS
             raise AttackError(f"{attack.name!r} cannot run: {type(error).__name__}: {error}.") from error
 
 
-def _export(candidate: Candidate) -> Iterator[Finding]:
+def _export(candidate: Candidate) -> Iterable[Finding]:
     """Export the untrained model, and compare it on images that a camera could send: random, black and white ones."""
     if candidate.folder is None or not candidate.is_alone:
-        return
+        return ()
     model = copy.deepcopy(candidate.model).cpu().eval()
     with _scratch(candidate) as folder:
         check_parity(model, export_onnx(model, folder / "model.onnx"), _plain_images(candidate))
-    yield from ()
+    return ()
 
 
 def _plain_images(candidate: Candidate) -> Tensor:
@@ -253,7 +253,7 @@ def _duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-CHECKS: dict[str, Callable[[Candidate], Iterator[Finding]]] = {
+CHECKS: dict[str, Callable[[Candidate], Iterable[Finding]]] = {
     "encoder": _encoder,
     "weights": _weights,
     "attacks": _attacks,

@@ -140,7 +140,7 @@ def noise_of_numpy(self: Around, x: Tensor) -> Tensor:
 
 
 def noise_of_python(self: Around, x: Tensor) -> Tensor:
-    return self.body(x) * (1 if random.random() > 0.3 else 2)  # noqa: S311  # no secret
+    return self.body(x) * (1 if random.random() > 0.3 else 2)  # no secret
 
 
 def centered(self: Around, x: Tensor) -> Tensor:

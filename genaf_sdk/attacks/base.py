@@ -107,6 +107,11 @@ class UniversalAttack(Attack):
             perturbation = run(torch.Generator().manual_seed(seed))
         values, mask = perturbation.values.detach().float().cpu(), perturbation.mask
         check_finite(self.name, "ended in", values)
+        if values.shape != images.shape[1:]:
+            raise AttackError(
+                f"{self.name!r} ended in a perturbation of shape {tuple(values.shape)}.",
+                expected=f"that of an image, {tuple(images.shape[1:])}",
+            )
         # Enforce the stated budget even if an attack has a bug.
         threat = dataclasses.replace(perturbation.threat, size=self.budget)
         values, mask = threat.project(values), None if mask is None else mask.detach().float().cpu()

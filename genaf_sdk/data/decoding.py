@@ -104,7 +104,7 @@ def first_size(source: Any, channels: int, name: str) -> tuple[int, int]:
 
 
 def decode_parts(sources: Sequence[Any], target: Target) -> list[Decoded]:
-    """Decode the parts of a data set; those that fit into ``MEMORY_LIMIT`` together stay in memory, the first ones first."""
+    """Decode the parts of a data set; as many of the first ones as fit into ``MEMORY_LIMIT`` stay in memory."""
     found, left = [], MEMORY_LIMIT
     for source in sources:
         size = _bytes_of(source, target)

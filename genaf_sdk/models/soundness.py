@@ -175,8 +175,8 @@ def _require_own_weights(encoder: PixelEncoder, images: Tensor) -> list[Doubt]:
             continue
         if any(tensor.requires_grad for tensor in tensors):
             raise EncoderError(
-                f"The features depend on weights in {name!r} that torch does not know of: they would be neither trained "
-                "nor saved.",
+                f"The features depend on weights in {name!r} that torch does not know of: they would be neither "
+                "trained nor saved.",
                 expected="weights that are parameters of the module",
                 remedy="put layers into nn.ModuleList or nn.ModuleDict, and weights into nn.Parameter",
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -141,6 +142,16 @@ def save_classifier(model: Classifier, folder: Path) -> None:
     with replacing(folder / WEIGHTS_FILE) as temporary:
         save_file(distinct_weights(model), temporary, metadata={"format": "pt"})
     write_json(folder / CONFIG_FILE, stored.to_dict())
+
+
+def is_stored(model: Classifier, folder: Path) -> bool:
+    """Whether ``folder`` holds these very weights."""
+    try:
+        stored = load_file(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError):
+        return False
+    weights = distinct_weights(model)
+    return stored.keys() == weights.keys() and all(torch.equal(stored[name], value) for name, value in weights.items())
 
 
 def distinct_weights(model: nn.Module) -> dict[str, Tensor]:
