@@ -14,10 +14,11 @@ from mosaics import load_mosaic
 
 from genaf_sdk import HardenConfig, HardenedModel, harden
 from genaf_sdk.data.sampling import Sample
-from genaf_sdk.evaluation.certificates import certify, mean_color
+from genaf_sdk.evaluation.certificates import certify
 from genaf_sdk.evaluation.corrupted import corruption_section
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.settings import CertificateConfig
+from genaf_sdk.inputs.masks import COLOR_IMAGES, mean_color
 from genaf_sdk.methods import PGDAT, Masked
 from genaf_sdk.report.certificate import proven
 from genaf_sdk.report.scores import Role
@@ -40,7 +41,7 @@ def main() -> None:
         config = HardenConfig(method=method).with_(method={"schedule": {"epochs": options.train}})
         harden("bundled:simclr-cifar10", data, config, evaluate=False).model.save_pretrained(options.folder)
     model = HardenedModel.from_pretrained(options.folder)
-    fill = mean_color(data.train.head(512, seed=0)[0])
+    fill = mean_color(data.train.head(COLOR_IMAGES, seed=0)[0])
     sample = Sample.draw(data.test, None, seed=0)
     for masks in options.masks:
         chosen = CertificateConfig(patch=options.patch, masks=masks, samples=options.samples)

@@ -24,6 +24,7 @@ from torch import nn
 
 from genaf_sdk import HardenConfig, HardenedModel, evaluate, load_data
 from genaf_sdk.export.bundle import write_bundle
+from genaf_sdk.export.outcome import Outcome
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import build_head
 from genaf_sdk.verification import verify
@@ -100,8 +101,9 @@ def measure(folder: Path, size: int) -> dict[str, dict[str, float]]:
     note("replay")
     verification = verify(bundle, folder, backbone=backbone())
     note("verify")
-    if verification.differences:
-        raise SystemExit(f"The bundle does not verify: {verification.differences}")
+    replayed = [item.agrees for item in verification.items if item.outcome == Outcome.REPLAYED]
+    if not replayed or not all(replayed):
+        raise SystemExit(f"The bundle does not verify: {verification.summary}")
     return found
 
 

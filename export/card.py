@@ -80,7 +80,7 @@ def eval_results(report: RobustnessReport) -> str:
 
     entries = [
         EvalResultEntry(
-            dataset_id=report.data.name,
+            dataset_id=_hub_id(report.data.name) or report.data.name,
             task_id=_task(score),
             value=round(score.accuracy, 6),
             notes=_settings(score),
@@ -91,10 +91,18 @@ def eval_results(report: RobustnessReport) -> str:
     return text
 
 
+ON_THE_HUB = re.compile(
+    r"(?:hf-hub:|hub:)(?P<repository>[\w.-]+/[\w.-]+)(@[\w.-]+)?(:\{.*)?|(?P<timm>timm/\w+\.\w+)", re.DOTALL
+)
+
+
 def _hub_id(source: str) -> str | None:
-    """Return the Hub's id of an encoder or data id, where it names one; timm's weights are there under timm's names."""
-    match = re.fullmatch(r"(?:hf-hub:|hub:)([\w.-]+/[\w.-]+)|(timm/\w+\.\w+)", source)
-    return (match.group(1) or match.group(2)) if match else None
+    """Return the Hub's id of an encoder or data id, where it names one, without the commit and what describes it.
+
+    timm's weights are there under timm's names.
+    """
+    match = ON_THE_HUB.fullmatch(source)
+    return (match["repository"] or match["timm"]) if match else None
 
 
 def _task(score: Score) -> str:
@@ -118,7 +126,7 @@ def _model_index(report: RobustnessReport) -> list[EvalResult]:
         EvalResult(
             task_type="image-classification",
             task_name="Image classification",
-            dataset_type=report.data.name,
+            dataset_type=_hub_id(report.data.name) or report.data.name,
             dataset_name=report.data.name,
             dataset_split="test",
             metric_type="accuracy",
@@ -135,7 +143,7 @@ def _model_index(report: RobustnessReport) -> list[EvalResult]:
 def _what(model: ModelFacts) -> str:
     names = [escaped(name) for name in model.class_names[:SHOWN_CLASSES]]
     more = f" and {len(model.class_names) - SHOWN_CLASSES} more" if len(model.class_names) > SHOWN_CLASSES else ""
-    source = escaped(model.encoder)
+    source = escaped(model.encoder.partition(":{")[0])
     height, width = model.image_size
     return (
         "# Hardened image classifier\n\n"

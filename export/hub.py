@@ -20,8 +20,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not in __all__
 
 from genaf_sdk.errors import ExportError, HubError, OutputError
-from genaf_sdk.export.integrity import BundleFile, check_listed, check_whole, publishable
-from genaf_sdk.export.publication import publication
+from genaf_sdk.export.integrity import BundleFile, check_listed, check_whole
+from genaf_sdk.export.publication import outgoing
 from genaf_sdk.export.serve import ServeError, open_bundle
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def push_bundle(
     private: bool = True,
     pictures: bool = False,
     signer: Signer | None = None,
+    space: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
     parent_commit: str | None = None,
@@ -62,6 +63,7 @@ def push_bundle(
         private: Whether a new repository is private. One that exists stays as it is.
         pictures: Whether test images in the report's gallery are published with it.
         signer: Signs what is published, so that others can tell that it is yours; see ``genaf_sdk.export.signing``.
+        space: Publish it as a Space, with a page that shows pictures before and after the saved perturbations.
         revision: Branch to commit to.
         create_pr: Open a pull request instead of committing to the branch.
         parent_commit: Refuse to commit if the branch has moved on from this commit.
@@ -75,9 +77,10 @@ def push_bundle(
     """
     folder, repo_id = Path(folder), _checked(repo_id)
     api = HfApi(token=token)
+    kind, sdk = ("space", "gradio") if space else ("model", None)
 
     def push(ready: Path, files: list[BundleFile]) -> str:
-        api.create_repo(repo_id, private=private, exist_ok=True)
+        api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind, space_sdk=sdk)
         commit = api.create_commit(
             repo_id,
             [CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=ready / file.name) for file in files],
@@ -85,12 +88,12 @@ def push_bundle(
             revision=revision,
             create_pr=create_pr,
             parent_commit=parent_commit,
+            repo_type=kind,
         )
         return str(commit.pr_url or commit.commit_url)
 
     try:
-        with publication(folder, pictures=pictures, signer=signer) as ready:
-            files = publishable(ready)
+        with outgoing(folder, pictures=pictures, signer=signer, space=space) as (ready, files):
             if on_files is not None:
                 on_files(files)
             return _translated(lambda: push(ready, files), repo_id)

@@ -14,7 +14,8 @@ from genaf_sdk.errors import ExportError
 from genaf_sdk.export.layout import CHECKSUMS_FILE, LEFTOVERS, SIGNATURE_FILE
 from genaf_sdk.files import read_json, write_json
 
-MOST_FILES = 10_000
+MOST_FILES, LONGEST_NAME = 10_000, 1000
+AGAIN = "write or download the bundle again"
 UNLISTED = frozenset({CHECKSUMS_FILE, SIGNATURE_FILE})
 TEMPORARY = re.compile(r"\.[^/]*\.partial(/.*)?|\.bundle\.[a-z]+/.*")
 """What a write that was killed leaves; the next one removes it."""
@@ -98,15 +99,7 @@ def check_whole(folder: Path, *, renewed: str = "") -> list[str]:
         OutputError: The list is no JSON.
     """
     stated = listed(folder)
-    for name, value in stated.items():
-        if name == renewed:
-            continue
-        path = folder / name
-        state = "" if path.is_file() else "is missing"
-        if not state and digest(path) != value:
-            state = "is not the file that was written"
-        if state:
-            raise ExportError(f"{name} in {folder} {state}.", remedy="write or download the bundle again")
+    _check(folder, {name: value for name, value in stated.items() if name != renewed})
     stray = sorted(found_files(folder) - set(stated) - UNLISTED)
     if stray:
         more = f", nor are {len(stray) - 1} more" if len(stray) > 1 else ""
@@ -116,6 +109,21 @@ def check_whole(folder: Path, *, renewed: str = "") -> list[str]:
             remedy="move it elsewhere if it is yours; otherwise use nothing of this folder",
         )
     return sorted(stated)
+
+
+def check_some(folder: Path, *names: str) -> None:
+    """Check some files of a folder against its list, if it has one, whatever else lies or lacks there.
+
+    Raises:
+        ExportError: One is missing, is not the one that was written, or is not listed.
+        OutputError: The list is no JSON.
+    """
+    if (folder / CHECKSUMS_FILE).exists():
+        stated = listed(folder)
+        for name in names:
+            if name not in stated:
+                raise ExportError(f"{name} in {folder} is not listed in {CHECKSUMS_FILE}.", remedy=AGAIN)
+        _check(folder, {name: stated[name] for name in names})
 
 
 def publishable(folder: Path) -> list[BundleFile]:
@@ -154,8 +162,21 @@ def found_files(folder: Path) -> set[str]:
     return found
 
 
+def _check(folder: Path, stated: dict[str, str]) -> None:
+    """Refuse a folder in which a file is missing or has another SHA-256 than stated."""
+    for name, value in stated.items():
+        try:
+            state = "" if (folder / name).is_file() else "is missing"
+            if not state and digest(folder / name) != value:
+                state = "is not the file that was written"
+        except OSError as error:
+            state = f"cannot be read: {error.strerror or error}"
+        if state:
+            raise ExportError(f"{name} in {folder} {state}.", remedy=AGAIN)
+
+
 def _is_inside(name: object) -> bool:
-    if not isinstance(name, str) or not name or not name.isprintable() or "\\" in name:
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or not name.isprintable() or "\\" in name:
         return False
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and path.as_posix() == name and ":" not in name

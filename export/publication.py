@@ -1,4 +1,7 @@
-"""What of a bundle is published: its listed files, without pictures of the test set unless they are wanted."""
+"""What of a bundle is published: its listed files, without pictures of the test set unless they are wanted.
+
+For a Space it is the same, with the page that shows it.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genaf_sdk.errors import ExportError
-from genaf_sdk.export.integrity import publishable, seal
+from genaf_sdk.errors import ExportError, OutputError
+from genaf_sdk.export.integrity import BundleFile, publishable, seal
 from genaf_sdk.export.layout import HTML_FILE, REPORT_FILE, SIGNATURE_FILE
 from genaf_sdk.export.signing import sign_bundle
-from genaf_sdk.files import write_json
+from genaf_sdk.export.space import write_space
+from genaf_sdk.files import output_errors, write_json
 from genaf_sdk.report.gallery import without_pictures
 from genaf_sdk.report.robustness import RobustnessReport
 
@@ -63,3 +67,51 @@ def publication(folder: Path, *, pictures: bool, signer: Signer | None = None) -
         if signer is not None:
             sign_bundle(copy, signer)
         yield copy
+
+
+@contextmanager
+def outgoing(
+    folder: Path, *, pictures: bool = False, signer: Signer | None = None, space: bool = False
+) -> Iterator[tuple[Path, list[BundleFile]]]:
+    """Yield a folder and those of its files that go up.
+
+    Args:
+        folder: A whole bundle.
+        pictures: As for ``publication``.
+        signer: Likewise.
+        space: Whether it goes up as a Space, whose page shows it, rather than as a model.
+
+    Raises:
+        ConfigError: As for ``publication``.
+        ExportError: Likewise; or an older version wrote the bundle, without the page of a Space.
+        OutputError: As for ``publication``.
+    """
+    with publication(folder, pictures=pictures, signer=signer) as ready:
+        if not space:
+            yield ready, publishable(ready)
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch), write_space(ready, Path(scratch))
+
+
+def write_outgoing(
+    folder: Path, target: Path, *, pictures: bool = False, signer: Signer | None = None, space: bool = False
+) -> list[BundleFile]:
+    """Write into a folder what would go up, and return its files; arguments and errors as for ``outgoing``.
+
+    Raises:
+        OutputError: ``target`` is there and not an empty folder, or cannot be written.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise OutputError(f"{target} is not empty.", expected="an empty folder, or a new one")
+    with outgoing(folder, pictures=pictures, signer=signer, space=space) as (ready, files), output_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".partial") as partial:
+            inside = Path(partial) / target.name
+            for file in files:
+                (inside / file.name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ready / file.name, inside / file.name)
+            if target.exists():
+                target.rmdir()
+            inside.rename(target)
+    return files

@@ -43,6 +43,11 @@ class OnnxModel:
         return names
 
     @property
+    def mean_color(self) -> tuple[float, ...]:
+        """Mean color of its training images, one number a channel; empty where the file does not say."""
+        return tuple(json.loads(self.metadata.get("mean_color", "[]")))
+
+    @property
     def image_options(self) -> dict[str, Any]:
         """How ``load_data`` has to load images for this file: as its metadata say, else by the shape of its input."""
         _, *shape = self.session.get_inputs()[0].shape

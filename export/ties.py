@@ -45,7 +45,7 @@ def trial_images(sample: Sample, perturbations: Mapping[str, Perturbation], seed
 
 
 def check_ties(
-    graphs: Mapping[str, OnnxModel], load: Callable[[], Callable[[Tensor], Tensor]], images: Tensor
+    graphs: Mapping[str, OnnxModel], load: Callable[[], Callable[[Tensor], Tensor]], images: Tensor, *, named: bool
 ) -> list[Item]:
     """Compare the weights, and every other graph, with ``model.onnx``.
 
@@ -53,22 +53,26 @@ def check_ties(
         graphs: The bundle's ONNX models by file name; ``model.onnx`` is one.
         load: Returns the model of ``model.safetensors``; ``EncoderError`` where nothing says how to build it.
         images: What ``trial_images`` gave.
+        named: Whether the bundle names its encoder. A name that builds nothing is refused: it would keep the weights
+            from being compared. Without one, the architecture is a module of the publisher's own.
     """
     expected = graphs[MODEL_FILE](images)
-    items = [_weights(load, images, expected)]
+    items = [_weights(load, images, expected, named=named)]
     for name, graph in graphs.items():
         if name != MODEL_FILE:
             items.append(_smaller(name, graph(images), expected))
     return items
 
 
-def _weights(load: Callable[[], Callable[[Tensor], Tensor]], images: Tensor, expected: Tensor) -> Item:
+def _weights(load: Callable[[], Callable[[Tensor], Tensor]], images: Tensor, expected: Tensor, *, named: bool) -> Item:
     what = f"{WEIGHTS_FILE} against {MODEL_FILE}"
     try:
         model = load()
         with torch.no_grad():
             logits = model(images)
     except EncoderError as error:
+        if named:
+            return recomputed(what, False, "one model", str(error))
         return not_replayed(what, "", f"{error.problem} Pass backbone= to compare them.")
     except GenafError as error:
         return recomputed(what, False, "one model", error.problem)

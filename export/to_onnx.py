@@ -55,7 +55,14 @@ class ServedModel(nn.Module):
         return logits
 
 
-def export_onnx(model: Classifier, path: str | Path, *, half: bool = False, raw_bytes: bool = False) -> Path:
+def export_onnx(
+    model: Classifier,
+    path: str | Path,
+    *,
+    half: bool = False,
+    raw_bytes: bool = False,
+    color: tuple[float, ...] = (),
+) -> Path:
     """Write ``model`` as a single ONNX file and return its path.
 
     Input ``pixels``: float32 (batch, C, H, W) in [0, 1]. Output ``logits``: float32 (batch, K). The class names, the
@@ -67,6 +74,8 @@ def export_onnx(model: Classifier, path: str | Path, *, half: bool = False, raw_
         path: File to write.
         half: Compute in half precision; input and output stay float32.
         raw_bytes: Take uint8 (batch, H, W, C) instead.
+        color: Mean color of the training images, one number a channel, which hides a patch where answers are to be
+            certified; empty where it is not known.
 
     Raises:
         ExportError: The model cannot be traced, or is too large for one file.
@@ -100,7 +109,7 @@ def export_onnx(model: Classifier, path: str | Path, *, half: bool = False, raw_
         "channels": str(model.encoder.channels),
         "interpolation": model.encoder.interpolation,
         "encoder": model.encoder.source,
-    }
+    } | ({"mean_color": json.dumps(color)} if color else {})
     onnx.helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
     with replacing(path) as temporary:

@@ -17,6 +17,7 @@ from genaf_sdk.export.parity import counted, predictions, replay
 from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.to_onnx import INPUT, export_onnx
 from genaf_sdk.files import output_errors
+from genaf_sdk.inputs.masks import COLOR_IMAGES, mean_color
 from genaf_sdk.report.scores import Failure
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ def _make(model: Classifier, source: Path, target: Path, name: str, data: DataSp
     if name == "int8":
         _quantize(source, target, data.train.head(CALIBRATION_IMAGES, seed=seed)[0])
     else:
-        export_onnx(model, target, half=name == "fp16", raw_bytes=name == "uint8")
+        color = mean_color(data.train.head(COLOR_IMAGES, seed=seed)[0])
+        export_onnx(model, target, half=name == "fp16", raw_bytes=name == "uint8", color=color)
 
 
 def _quantize(source: Path, target: Path, pixels: Tensor) -> None:

@@ -92,7 +92,12 @@ def verify_bundle(
     fitting = {n: p for n, p in report.perturbations.items() if tuple(p.values.shape) == tuple(data.image_shape)}
     sample = Sample.draw(data.test, None, seed=report.seed)
     images = trial_images(sample, fitting)
-    items += check_ties(graphs, lambda: load_classifier(folder, Classifier, build_backbone, backbone=backbone), images)
+    items += check_ties(
+        graphs,
+        lambda: load_classifier(folder, Classifier, build_backbone, backbone=backbone),
+        images,
+        named=bool(config.encoder),
+    )
     same = _same_data(data, report, foreign=foreign_data)
     items += _replayed(graphs, report, data, sample, fitting) if same else _all_unknown(report, "other images")
     items += check_provenance(report)

@@ -26,6 +26,7 @@ from genaf_sdk.preflight import require_attacks
 from genaf_sdk.preparation import load_images, resolved
 from genaf_sdk.report.reading import plain, read
 from genaf_sdk.report.scores import Score, lowest_accuracy
+from genaf_sdk.report.verdict import budget_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,7 +72,8 @@ class ComparisonRow:
         """Accuracies in [0, 1]: clean, the worst of each column against DAEs and of both, each white-box attack."""
         found = {}
         for column in ("clean", "transfer", "adaptive"):
-            row = lowest_accuracy(score for score in self.scores if score.column == column)
+            rows = (score for score in self.scores if score.column == column)
+            row = lowest_accuracy(row for row in rows if row.perturbation or column == "clean")
             if row is not None:
                 found[column] = row.accuracy
         attacked = [found[column] for column in ("transfer", "adaptive") if column in found]
@@ -79,7 +81,7 @@ class ComparisonRow:
             found[WORST_DAE] = min(attacked)
         for score in self.scores:
             if score.column == "white-box":
-                found[f"{score.attack} {score.budget * 255:.3g}/255"] = score.accuracy
+                found[f"{score.attack} {budget_text(score)}"] = score.accuracy
         return found
 
     def to_json(self) -> str:

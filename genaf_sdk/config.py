@@ -16,6 +16,7 @@ from genaf_sdk.errors import ConfigError
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.export.settings import ExportConfig
 from genaf_sdk.methods import FineTuning, GenAF, Method, presets
+from genaf_sdk.models.heads import DEFAULT, HEADS
 from genaf_sdk.registry import nearest
 from genaf_sdk.settings import Count, LearningRate, Seed, Settings
 
@@ -37,17 +38,28 @@ class HardenConfig(Settings):
     """A whole run. ``HardenConfig.preset("paper")`` gives the paper's hyper-parameters.
 
     ``loading``, ``evaluation``, ``export`` and ``machine`` say how images are read, how the model is measured, what is
-    written and what the machine needs; ``seed`` and ``method`` alone say what is trained.
+    written and what the machine needs; ``seed``, ``method`` and ``head`` alone say what is trained.
     """
 
     seed: Seed = 0
     method: Method = GenAF()
     """The training method and its settings; in Python also the name of a preset."""
+    head: str = DEFAULT
+    """What turns features into logits: `mlp`, the paper's and the one that was measured, `linear` or `cosine`."""
     baseline: BaselineConfig = BaselineConfig()
     loading: LoadingConfig = LoadingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
     machine: MachineConfig = MachineConfig()
+
+    def check(self) -> None:
+        """Refuse a head that nobody knows.
+
+        Raises:
+            ConfigError: There is none of that name.
+        """
+        if self.head not in HEADS:
+            raise ConfigError(f"There is no head {self.head!r}.", expected=f"one of {', '.join(HEADS.items())}")
 
     @classmethod
     def preset(cls, name: str) -> Self:

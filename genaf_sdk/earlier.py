@@ -113,6 +113,8 @@ def _place_method(
     keep |= {"adaptability"} if name in ("gen-af", "rift") else set()
     keep |= set(WEIGHTS) if name == "gen-af" else {"beta"} if name in ("trades", "mart") else set()
     kept = {key: value for key, value in method.items() if key in keep}
+    if "adaptability" in content and "adaptability" in kept:  # stage 2 had no probe
+        kept["adaptability"] = {"probe_epochs": 0, **kept["adaptability"]}
     is_attacked = kind != "none" and name not in ("fine-tuning", "linear-probe")
     rest["method"] = {"name": name, **kept, **({"against": against} if adversary and is_attacked else {})}
 

@@ -39,7 +39,7 @@ class AttackError(GenafError):
 
 
 class TrainingError(GenafError):
-    """Training had to stop: a loss or a weight is no longer finite."""
+    """Training had to stop, or came to nothing: a loss or weight is no longer finite, or all images get one class."""
 
 
 class OutputError(GenafError):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from genaf_sdk.encoders import build_backbone
 from genaf_sdk.export.bundle import write_bundle
 from genaf_sdk.export.hub import download, push_bundle
+from genaf_sdk.export.integrity import check_listed, check_some
+from genaf_sdk.export.layout import CHECKSUMS_FILE
 from genaf_sdk.models.classifier import Classifier
 from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE, load_classifier, save_classifier
 
@@ -63,8 +65,12 @@ class HardenedModel(Classifier):
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        check_files: bool = True,
     ) -> HardenedModel:
         """Load what ``save_pretrained`` or ``push_to_hub`` wrote. Nothing in the folder is executed.
+
+        A bundle has to be whole: each file as ``checksums.json`` lists it, and no other. Of the Hub only three files
+        are downloaded: that list, settings and weights.
 
         Args:
             pretrained_model_name_or_path: A folder, or ORG/NAME on the Hub, with or without ``hf-hub:``.
@@ -74,20 +80,28 @@ class HardenedModel(Classifier):
             token: Hub token, for private repositories.
             cache_dir: Where the Hub's files are kept.
             local_files_only: Do not ask the network.
+            check_files: Whether a bundle has to be whole. Without it, settings and weights are loaded whatever became
+                of them, and whatever lies beside them.
 
         Raises:
             HubError: There is no such folder or repository, or the Hub refuses.
+            ExportError: A file of the bundle is missing or was altered, or one is not listed.
             OutputError: The folder does not hold a hardened model, or its files do not fit together.
             EncoderError: The architecture cannot be rebuilt without ``backbone``.
         """
         folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
+        if folder.is_dir():
+            if check_files:
+                check_listed(folder)
+        else:
             folder = download(
                 str(pretrained_model_name_or_path),
                 revision=revision,
                 token=token,
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
-                allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
+                allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CHECKSUMS_FILE],
             )
+            if check_files:
+                check_some(folder, CONFIG_FILE, WEIGHTS_FILE)
         return load_classifier(folder, cls, build_backbone, backbone=backbone)

@@ -14,6 +14,7 @@ import torch
 from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.engine.checkpoints import open_checkpoints
 from genaf_sdk.engine.cost import CostMeter
+from genaf_sdk.engine.faults import require_discerning
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.tracking import Metrics, require_trackers
 from genaf_sdk.engine.train import train
@@ -135,18 +136,29 @@ def harden(
         with run.termination.listening():
             with run.progress, torch.random.fork_rng():
                 if evaluate:
-                    undefended = new_classifier(published, data, config.seed)
+                    undefended = new_classifier(published, data, config.seed, head=config.head)
                     lab = Lab(run, undefended, data, frozen, clock=clock)
                     train(run, undefended, data, lab.stage("undefended", config.standard_fine_tuning()))
+                    require_discerning(undefended, "undefended", data.validation, config.baseline.epochs)
                     clock.stop("undefended")
-                model = new_classifier(published, data, config.seed)
+                model = new_classifier(published, data, config.seed, head=config.head)
                 lab = Lab(run, model, data, frozen, clock=clock)
                 for stage in config.method.stages(lab):
                     train(run, model, data, stage)
                     clock.stop(stage.name)
+                require_discerning(model, "hardened", data.validation, config.method.schedule.epochs)
             _save_trained(run, model, folder if writes else None)
             result = HardenResult(
-                model, None, published, undefended, data, config, lab.findings, run.history, clock.seconds
+                model,
+                None,
+                published,
+                undefended,
+                data,
+                config,
+                lab.findings,
+                run.history,
+                clock.seconds,
+                run.range_tests,
             )
             if evaluate:
                 result.report = _measured(run, result, surrogate, folder if writes else None, clock, cost)

@@ -93,12 +93,14 @@ def load_images(dataset: Any, published: PixelEncoder, config: HardenConfig, fol
     )
 
 
-def new_classifier(published: PixelEncoder, data: DataSplits, seed: int, *, head_name: str = DEFAULT) -> HardenedModel:
-    """Put a fresh head, drawn by ``seed``, on a copy of the encoder."""
+def new_classifier(published: PixelEncoder, data: DataSplits, seed: int, *, head: str = DEFAULT) -> HardenedModel:
+    """Put a fresh head of that name, drawn by ``seed``, on a copy of the encoder."""
     feature_dim = published.feature_dim(data.image_shape[1:])
     torch.manual_seed(seed)
-    head = build_head(head_name, feature_dim, len(data.class_names))
-    return HardenedModel(copy.deepcopy(published), head, class_names=data.class_names, image_size=data.image_shape[1:])
+    module = build_head(head, feature_dim, len(data.class_names))
+    return HardenedModel(
+        copy.deepcopy(published), module, class_names=data.class_names, image_size=data.image_shape[1:]
+    )
 
 
 def new_candidate(
@@ -112,7 +114,7 @@ def new_candidate(
 ) -> Candidate:
     """Return the run that is to be tried before it begins."""
     with torch.random.fork_rng():
-        model = new_classifier(published, data, config.seed)
+        model = new_classifier(published, data, config.seed, head=config.head)
     return Candidate(published, model, data, config, accelerator, folder, evaluate)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
+from genaf_sdk.engine.range_test import RangeTest
 from genaf_sdk.export.bundle import write_bundle
 from genaf_sdk.export.hub import push_bundle
 from genaf_sdk.files import require_writable
@@ -38,6 +39,7 @@ class HardenResult:
         findings: What the method found on the way, by name.
         history: One record an epoch.
         seconds: Duration of each part.
+        range_tests: What decided on the encoder's learning rate, by stage.
     """
 
     model: HardenedModel
@@ -49,6 +51,7 @@ class HardenResult:
     findings: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    range_tests: dict[str, RangeTest] = field(default_factory=dict)
 
     @property
     def sensitivity(self) -> dict[str, float]:
@@ -109,5 +112,6 @@ def describe(result: HardenResult) -> dict[str, Any]:
         "sensitivity": result.sensitivity,
         "adaptation": None if adaptation is None else adaptation.to_dict(),
         "history": result.history,
+        "range_tests": {stage: found.to_dict() for stage, found in result.range_tests.items()},
         "seconds": result.seconds,
     }

@@ -17,8 +17,8 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from conftest import TinyEncoder, stripes
 from torch import Tensor, nn
+from training import TinyEncoder, stripes
 
 from genaf_sdk import HardenConfig, HardenedModel, HardenResult
 from genaf_sdk.attacks import EncoderAttack

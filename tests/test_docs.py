@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
 import os
 import re
@@ -11,10 +13,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from devtools import Page, axe_core, visit
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "export")]
@@ -155,18 +159,60 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     cells = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())["cells"]
     assert not any(cell.get("outputs") for cell in cells), "committed without outputs"
     program = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    run(tmp_path, "-c", program)
-    assert (tmp_path / "report.html").is_file()
+    printed = run(tmp_path, "-c", program, MPLBACKEND="agg")
+    assert [line.split()[0] for line in printed.splitlines() if "attacked" in line] == ["fine-tuned", "hardened"]
+    assert (tmp_path / "hardened" / "report.html").is_file()
+    stopped = json.loads((tmp_path / "server.log").read_text().splitlines()[-1])
+    assert stopped["event"] == "stopped"
+
+
+@pytest.fixture(scope="session")
+def site() -> Path:
+    """The built documentation."""
+    pytest.importorskip("zensical")
+    run(ROOT, str(ROOT / "tools" / "build_docs.py"))
+    return ROOT / "build" / "site"
 
 
 @pytest.mark.slow
-def test_the_site_builds_without_a_warning() -> None:
-    pytest.importorskip("zensical")
-    run(ROOT, str(ROOT / "tools" / "build_docs.py"))
-    index = json.loads((ROOT / "build" / "site" / "search.json").read_text("utf-8"))
+def test_the_site_builds_without_a_warning(site: Path) -> None:
+    index = json.loads((site / "search.json").read_text("utf-8"))
     found = {item["location"].partition("#")[0] for item in index["items"] if item["text"]}
     pages = {page.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for page in PAGES if page.parent != ROOT}
     assert {page for page in pages if not page.startswith("results/")} <= found, "what the site's search finds"
+
+
+SEARCH_RESULTS = """[...document.querySelectorAll("*")].map((element) => element.shadowRoot?.textContent)
+  .find((text) => text?.includes("result"))"""
+
+
+class Files(SimpleHTTPRequestHandler):
+    """Serves a folder and says nothing."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.slow
+def test_the_site_finds_a_word_and_can_be_used_by_everybody(site: Path, tmp_path: Path) -> None:
+    axe = axe_core(tmp_path)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Files, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    async def act(page: Page) -> None:
+        await page.until("document.querySelector('.md-search__button')", lambda button: button is not None)
+        assert await page.axe(axe) == []
+        await page.evaluate("document.querySelector('.md-search__button').click()")
+        await asyncio.sleep(1)  # the dialog slides in and takes the focus
+        await page.call("Input.insertText", text="PatchCleanser")
+        await page.until(SEARCH_RESULTS, lambda text: "Certificates" in text, 60)
+        assert page.complaints == []
+
+    try:
+        visit(tmp_path, f"http://127.0.0.1:{server.server_port}/index.html", act)
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 MEASURED = {
@@ -203,6 +249,40 @@ def test_the_table_to_decide_by_is_made_from_the_rows() -> None:
     tool = runpy.run_path(str(ROOT / "tools" / "write_decision.py"))
     assert tool["PAGE"].read_text("utf-8") == tool["page"](), "run tools/write_decision.py"
     assert tool["table"]().count("\n| ") == len(tool["TASKS"]) * len(tool["PRESETS"]) + 1
+
+
+def test_the_board_is_made_from_the_rows() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "write_board.py"))
+    assert tool["PAGE"].read_text("utf-8") == tool["page"](), "run tools/write_board.py"
+    entries = list(tool["own_entries"]())
+    assert len({(entry.data, entry.method) for entry in entries}) == len(entries) > 30
+    assert {entry.command.partition(" --only")[0] for entry in entries} == {
+        each for _, each in tool["FOLDERS"].values()
+    }
+    assert all(0 < entry.accuracies["patch"][0] < entry.accuracies["clean"][0] for entry in entries)
+
+
+def test_a_row_of_somebody_else_stands_on_the_board_with_the_command_that_verifies_it(
+    demo: Path, tmp_path: Path
+) -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "write_board.py"))
+    (tmp_path / "someone--digits").mkdir()
+    shutil.copy(demo / "report.json", tmp_path / "someone--digits")
+    report = json.loads((demo / "report.json").read_text())
+    (entry,) = tool["others_entries"](tmp_path)
+    hardened = [row for row in report["scores"] if row["model"] == "hardened"]
+    patches = [row["accuracy"] for row in hardened if row.get("threat") == "patch"]
+    assert entry.accuracies["patch"] == [min(patches)]
+    assert entry.accuracies["universal"] == [
+        min(
+            row["accuracy"]
+            for row in hardened
+            if row["column"] in ("transfer", "adaptive") and row.get("threat") == "linf"
+        )
+    ]
+    line = tool["table"]([entry]).splitlines()[-1]
+    assert line.startswith("| digits | `bundled:simclr-cifar10` | `someone/digits` |")
+    assert line.endswith("| `genaf verify hf-hub:someone/digits` |")
 
 
 def test_the_drawing_of_the_threat_is_what_the_tool_draws() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import TinyEncoder, stripes
 from torch import Tensor, nn
-from training import cpu_run, fine_tune, tiny_model
+from training import TinyEncoder, cpu_run, fine_tune, stripes, tiny_model
 
 from genaf_sdk import HardenConfig
-from genaf_sdk.attacks.base import EncoderAttack, SampleWiseAttack, UniversalModelAttack
+from genaf_sdk.attacks.base import EncoderAttack, FeatureAttack, SampleWiseAttack, UniversalModelAttack
+from genaf_sdk.attacks.placed_patch import PlacedPatch
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.data import DataSplits
 from genaf_sdk.estimates import SHORTER, seconds_of_parts
@@ -23,6 +23,7 @@ from genaf_sdk.preflight import preflight
 from genaf_sdk.preparation import Candidate, new_candidate
 
 IMAGES = 48
+ENCODER = (EncoderAttack, FeatureAttack)
 
 
 class Counting(nn.Module):
@@ -38,24 +39,26 @@ class Counting(nn.Module):
 
 
 UNIVERSAL = [
-    "uapgd:steps=12",
-    "label-uap:steps=12",
+    "uapgd:steps=24",
+    "uapgd:steps=12,trials=1",
+    "label-uap:steps=24",
     "targeted-uap:steps=20,candidates=2",
     "targeted-uap:steps=12,target=1",
-    "uapgd-restarts:epochs=6,restarts=2",
-    "advencoder-per:epochs=4,noise_maps=2",
-    "patch-uap:steps=8,scout_steps=3",
-    "encoder-patch:steps=8,scout_steps=3",
+    "ssp:steps=12",
+    "patch-uap:steps=8,scout_steps=2",
+    "encoder-patch:steps=8,scout_steps=2",
 ]
-SAMPLE_WISE = ["pgd:steps=8", "pgd:steps=4,restarts=2", "apgd-ce:steps=8", "square:queries=30", "patch:steps=6"]
+SAMPLE_WISE = [
+    "pgd:steps=8", "pgd:steps=4,restarts=2", "apgd-ce:steps=8", "square:queries=30", "patch:steps=6", "feature-pgd"
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*UNIVERSAL, *SAMPLE_WISE])
 def test_an_attack_takes_about_as_many_passes_as_it_states(name: str) -> None:
     attack, model = load_attack(name), tiny_model(TinyEncoder()).eval()
-    target = Counting(model.encoder if isinstance(attack, EncoderAttack) else model)
+    target = Counting(model.encoder if isinstance(attack, ENCODER) else model)
     pixels, labels = stripes(IMAGES, 0)
-    if isinstance(attack, EncoderAttack):
+    if isinstance(attack, ENCODER):
         attack(target, pixels)
     elif isinstance(attack, (UniversalModelAttack, SampleWiseAttack)):
         labels = model(pixels).argmax(dim=1) if isinstance(attack, SampleWiseAttack) else labels  # all are attacked
@@ -63,7 +66,7 @@ def test_an_attack_takes_about_as_many_passes_as_it_states(name: str) -> None:
     stated = attack.passes(IMAGES)
     assert stated > 0
     assert target.passes < 2.5 * stated
-    if not isinstance(attack, SampleWiseAttack):  # which leave out what they have fooled
+    if not isinstance(attack, (SampleWiseAttack, PlacedPatch)):  # which leave out what they have fooled, or end early
         assert target.passes > 0.4 * stated
 
 
@@ -72,7 +75,7 @@ def test_more_attacks_budgets_and_images_take_more(striped: DataSplits) -> None:
         return evaluation_passes(HardenConfig().evaluation.with_(**changes), striped)
 
     usual = passes()
-    assert passes(attacks=("pgd",)) < usual < passes(attacks=("pgd", "pgd:steps=50", "uapgd", "label-uap"), curve=())
+    assert passes(attacks=("pgd",)) < passes(attacks=("pgd", "pgd:steps=50", "uapgd")) < usual
     assert passes(curve=()) < usual < passes(corruption_samples=60)
     assert passes(checks=False) < usual < passes(certificate={"patch": 0.03})
     assert passes(test_samples=10) < usual

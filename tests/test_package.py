@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 import tomllib
+import venv
 from pathlib import Path
+
+import pytest
 
 import genaf_sdk
 
@@ -54,3 +58,22 @@ def test_attacks_and_robustness_never_import_training() -> None:
         relative = path.relative_to(ROOT).as_posix()
         if relative.startswith(("genaf_sdk/attacks", "genaf_sdk/evaluation", "genaf_sdk/report")):
             assert "genaf_sdk.engine" not in path.read_text(), relative
+
+
+@pytest.mark.slow
+def test_a_checkout_without_symbolic_links_installs(tmp_path: Path) -> None:
+    """Git on Windows writes the link ``genaf_sdk/export`` as a text file, unless it may make links."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("no git checkout")
+    checkout, environment = tmp_path / "checkout", tmp_path / "environment"
+    clone = ["git", "clone", "--quiet", "--config", "core.symlinks=false", str(ROOT), str(checkout)]
+    subprocess.run(clone, check=True, timeout=120)
+    assert (checkout / "genaf_sdk/export").is_file()
+    venv.create(environment, with_pip=False)
+    python = environment / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    pip = [sys.executable, "-m", "pip", "--python", str(python)]
+    install = [*pip, "install", "--quiet", "--no-deps", "--editable", "."]
+    subprocess.run(install, cwd=checkout, check=True, timeout=300)
+    program = "from importlib.util import find_spec; print(find_spec('genaf_sdk.export').origin)"
+    found = subprocess.run([str(python), "-c", program], cwd=checkout, capture_output=True, text=True, timeout=60)
+    assert Path(found.stdout.strip()) == checkout / "export/__init__.py", found.stderr

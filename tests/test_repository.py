@@ -145,3 +145,15 @@ def test_links_of_the_repository_lead_somewhere(name: str) -> None:
     assert "@" not in re.sub(r"`[^`]*`", "", text), "no address is made up"
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         assert "://" in target or (path.parent / target).exists(), target
+
+
+def test_every_promise_of_security_has_its_tests() -> None:
+    table = (
+        (ROOT / "docs" / "security.md").read_text("utf-8").partition("## Promise by promise")[2].partition("\n## ")[0]
+    )
+    rows = re.findall(r"^\| [A-Z].* \| `(tests/\S+\.py)`: (.*) \|$", table, re.M)
+    assert len(rows) == table.count("\n| ") - 2 > 20
+    for file, names in rows:
+        text = (ROOT / file).read_text("utf-8")
+        for name in re.findall(r"`(\w+)`", names):
+            assert f"def {name}(" in text, f"{file} has no {name}"

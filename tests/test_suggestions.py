@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -106,3 +109,15 @@ def test_the_hub_client_has_the_command_that_logs_in() -> None:
     scripts = {entry.name for entry in importlib.metadata.entry_points(group="console_scripts")}
     mentioned = any("`hf auth login`" in text for _, text in TEXTS)
     assert not mentioned or "hf" in scripts
+
+
+@pytest.mark.slow
+def test_what_the_demo_suggests_works(tmp_path: Path) -> None:
+    paths = os.pathsep.join(map(str, (ROOT / "tests" / "reduced", ROOT)))
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "suggested.py", "demo"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = re.findall(r"^\$ genaf (\S+)", done.stdout, re.M)
+    assert {"demo", "verify", "serve", "harden"} <= set(run)

@@ -6,6 +6,7 @@ import ast
 import importlib.metadata
 import json
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -21,6 +22,7 @@ sys.path[:0] = [str(ROOT / "tools")]
 
 import audit  # noqa: E402
 import lock  # noqa: E402
+import pin_image  # noqa: E402
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BASE = {canonicalize_name(line.name): line for line in map(Requirement, PROJECT["dependencies"])}
@@ -90,9 +92,24 @@ def imported(path: Path) -> set[str]:
     return found - {"genaf_sdk", "_typeshed"} - set(sys.stdlib_module_names)
 
 
+SPACE = ROOT / "export" / "serve" / "space"
+"""Runs in an environment of its own, as Gradio takes no Pillow that this package takes."""
+
+
+def test_a_space_asks_for_what_its_page_imports() -> None:
+    asked = {
+        canonicalize_name(Requirement(line).name) for line in audit.lines_of(SPACE.parent / "requirements-space.txt")
+    }
+    modules = set().union(*(imported(path) for path in SPACE.rglob("*.py")))
+    assert modules == {"gradio", "numpy", "PIL", "safetensors"}
+    server = {"google": "protobuf", "onnx": "onnx", "onnxruntime": "onnxruntime"}  # what the classifier imports
+    assert asked == {"gradio", "numpy", "pillow", "safetensors", *server.values()}
+
+
 def test_all_that_is_imported_is_installed_along() -> None:
     dists = importlib.metadata.packages_distributions()
     files = [*(ROOT / "genaf_sdk").rglob("*.py"), *(ROOT / "export").rglob("*.py")]
+    files = [path for path in files if not path.resolve().is_relative_to(SPACE)]
     for path in files:
         for module in imported(path):
             if module in OPTIONAL:
@@ -130,6 +147,49 @@ def test_the_image_installs_hashed_files_and_runs_without_rights() -> None:
     assert re.search(r"^USER 10001$", text, re.M)
     assert "--read-only" in text
     assert "--cap-drop ALL" in text
+
+
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell")
+@pytest.mark.parametrize(
+    ("base", "tag", "built"),
+    [
+        ("python:3.13-slim", "no", False),
+        ("python:3.13-slim@sha256:short", "no", False),
+        ("python:3.13-slim", "yes", True),
+        (f"python:3.13-slim@{DIGEST}", "no", True),
+        (f"python@{DIGEST}", "no", True),
+    ],
+)
+def test_an_image_is_built_on_bytes_that_are_known(base: str, tag: str, built: bool) -> None:
+    text = (ROOT / "export" / "serve" / "Dockerfile").read_text()
+    check = re.search(r"^RUN (case .*?esac)$", text, re.M | re.S)
+    assert check is not None
+    done = subprocess.run(
+        ["/bin/sh", "-c", check[1].replace("\\\n", "")],
+        env={"BASE": base, "TAG": tag}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode == 0) == built, done.stderr
+    assert built or f"BASE is the tag {base}" in done.stderr
+
+
+def test_the_digest_of_the_image_is_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "Dockerfile"
+    copy.write_text((ROOT / "export" / "serve" / "Dockerfile").read_text())
+    monkeypatch.setattr(pin_image, "DOCKERFILE", copy)
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\n[ "$4" = python:3.13-slim ] && echo {DIGEST}\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    for _ in range(2):
+        assert pin_image.main() == 0
+        assert f"\nARG BASE=python:3.13-slim@{DIGEST}\n" in copy.read_text()
+    docker.write_text("#!/bin/sh\necho none >&2\nexit 1\n")
+    before = copy.read_text()
+    assert pin_image.main() == 1
+    assert copy.read_text() == before
 
 
 def test_every_python_that_is_promised_is_tested() -> None:

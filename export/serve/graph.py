@@ -11,7 +11,8 @@ from .errors import BundleError
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_NODES = 100_000
+MAX_NODES = 20_000
+"""onnxruntime takes seconds for so many, and minutes for five times as many."""
 STANDARD = frozenset(
     """
     Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool BatchNormalization BitShift

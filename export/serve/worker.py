@@ -68,10 +68,10 @@ def _picture(data: bytes, *, shape: list[int], pixels: int, interpolation: str) 
 def _numbers(data: bytes, *, signature: dict[str, Any]) -> tuple[dict[str, Any], NDArray[Any]]:
     from .protocol import Signature, parse, pixels_of
 
-    described = Signature(**{**signature, "input_shape": tuple(signature["input_shape"])})
+    described = Signature.of_plain(signature)
     request = parse(data, described)
     pixels = pixels_of(request, memoryview(b""), described)
-    told = {name: getattr(request, name) for name in ("count", "id", "binary", "timeout")}
+    told = {name: getattr(request, name) for name in ("count", "id", "outputs", "binary", "timeout")}
     return told, pixels
 
 

@@ -8,15 +8,16 @@ from genaf_sdk.attacks.autoattack import AutoAttack
 from genaf_sdk.attacks.base import (
     Attack,
     EncoderAttack,
+    FeatureAttack,
     SampleWiseAttack,
     UniversalModelAttack,
 )
 from genaf_sdk.attacks.dispersion import Dispersion
 from genaf_sdk.attacks.encoder_patch import EncoderPatch
+from genaf_sdk.attacks.feature_pgd import FeaturePGD
 from genaf_sdk.attacks.fff import FFF
 from genaf_sdk.attacks.gd_uap import GDUAP
 from genaf_sdk.attacks.label_uap import LabelUAP
-from genaf_sdk.attacks.label_uap_restarts import LabelUAPRestarts
 from genaf_sdk.attacks.noise import Noise
 from genaf_sdk.attacks.pap_base import PapBase
 from genaf_sdk.attacks.pap_fuse import PapFuse
@@ -30,7 +31,6 @@ from genaf_sdk.attacks.ssp import SSP
 from genaf_sdk.attacks.targeted_uap import TargetedUAP
 from genaf_sdk.attacks.uap import UAP
 from genaf_sdk.attacks.uapgd import UAPGD
-from genaf_sdk.attacks.uapgd_restarts import UAPGDRestarts
 from genaf_sdk.inputs.perturbation import Perturbation
 
 __all__ = [
@@ -49,9 +49,10 @@ __all__ = [
     "Dispersion",
     "EncoderAttack",
     "EncoderPatch",
+    "FeatureAttack",
+    "FeaturePGD",
     "ImagePatch",
     "LabelUAP",
-    "LabelUAPRestarts",
     "Noise",
     "PapBase",
     "PapFuse",
@@ -61,7 +62,6 @@ __all__ = [
     "SampleWiseAttack",
     "Square",
     "TargetedUAP",
-    "UAPGDRestarts",
     "UniversalModelAttack",
     "known_attacks",
     "load_attack",

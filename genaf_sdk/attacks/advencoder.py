@@ -11,15 +11,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_sdk.attacks.base import EncoderAttack
-from genaf_sdk.attacks.batches import endless_batches, outputs_of
+from genaf_sdk.attacks.batches import endless_batches
+from genaf_sdk.attacks.climbing import FIRST_LOOKS, settled
 from genaf_sdk.attacks.losses import high_frequencies, info_nce
+from genaf_sdk.attacks.targets import FeatureTarget
 from genaf_sdk.precision import forward_in, resolve
 from genaf_sdk.settings import Count, LearningRate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from genaf_sdk.attacks.targets import Success
+
 NOISE_DIM = 100
+LOOKS = 10  # at the held-out images, spread evenly over the training
 
 
 class TransposedConv(nn.Module):
@@ -73,10 +78,17 @@ class Generator(nn.Module):
 class GeneratorAttack(EncoderAttack):
     """Trains the generator on ``-adversarial_weight InfoNCE(g(x), g(x')) + MSE(x', x) - MSE(HF(x'), HF(x))``.
 
-    x' is the attacked image. The high-pass radius is 8 bins at 64 pixels and scales with the image.
+    x' is the attacked image. The high-pass radius is 8 bins at 64 pixels and scales with the image. A quarter of the
+    surrogate images only judges: kept is the map that brings most of them nearest to the clean features of another one,
+    and training ends when that no longer rises.
     """
 
     epochs: Count = 20
+    """At most."""
+    steps: Count | None = None
+    """At most so many batches instead of epochs, whatever the number of images."""
+    restarts: Count = 1
+    """How many generators are trained from new weights and noise; the best is kept."""
     batch_size: Count = 256
     learning_rate: LearningRate = 2e-4
     noise_maps: Count = 16
@@ -98,6 +110,19 @@ class GeneratorAttack(EncoderAttack):
             generator: Source of all randomness.
             attacked: Puts the generator's map (C, H, W) on images (B, C, H, W), within the attack's bounds.
         """
+        target = FeatureTarget(encoder, surrogate, generator)
+        trained = [self._trained(encoder, target, generator, attacked) for _ in range(self.restarts)]
+        return max(trained, key=lambda pair: pair[0])[1]
+
+    def _trained(
+        self,
+        encoder: nn.Module,
+        target: FeatureTarget,
+        generator: torch.Generator,
+        attacked: Callable[[Tensor, Tensor], Tensor],
+    ) -> tuple[Success, Tensor]:
+        """Train one generator; return the best map that a look at the held-out images has seen, and its success."""
+        surrogate = target.images
         channels, height, width = surrogate.shape[1:]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
@@ -105,22 +130,32 @@ class GeneratorAttack(EncoderAttack):
             network = Generator(channels, (height, width), noise.to(surrogate.device)).to(surrogate.device)
         optimizer = torch.optim.Adam(network.parameters(), self.learning_rate, betas=(0.5, 0.999), fused=True)
         radius = 8 * min(height, width) / 64
-        clean = outputs_of(encoder, surrogate)
-        order = endless_batches(len(surrogate), self.batch_size, generator)
+        order = endless_batches(len(target.crafting), self.batch_size, generator)
         precision = resolve(self.precision, surrogate.device)
-        for _ in range(self.epochs * max(1, len(surrogate) // self.batch_size)):
-            indices = next(order).to(surrogate.device)
+        steps = self.steps or self.epochs * max(1, len(target.crafting) // self.batch_size)
+        curve: list[Success] = []
+        best = surrogate[0]
+        for step in range(1, steps + 1):
+            indices = target.crafting[next(order).to(surrogate.device)]
             images = surrogate[indices]
             with forward_in(precision, network):
                 adversarial = attacked(images, network())
             loss = (
-                -self.adversarial_weight * info_nce(clean[indices], encoder(adversarial), self.temperature)
+                -self.adversarial_weight * info_nce(target.clean[indices], encoder(adversarial), self.temperature)
                 + F.mse_loss(adversarial, images)
                 - F.mse_loss(high_frequencies(adversarial, radius), high_frequencies(images, radius))
             )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        with torch.no_grad():
-            values: Tensor = network()
-        return values
+            if step % math.ceil(steps / LOOKS) and step != steps:
+                continue
+            with torch.no_grad():
+                values: Tensor = network()
+            success = target.success(lambda images, values=values: attacked(images, values))  # type: ignore[misc]
+            if not curve or success > max(curve):
+                best = values
+            curve.append(success)
+            if len(curve) >= FIRST_LOOKS and settled(curve):
+                break
+        return max(curve), best

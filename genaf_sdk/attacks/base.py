@@ -1,10 +1,11 @@
 """The template of an attack.
 
-An attack is a frozen dataclass of its settings with one method to write. Three kinds, by what the attacker knows:
+An attack is a frozen dataclass of its settings with one method to write. Four kinds, by what the attacker knows:
 
 - ``EncoderAttack``: the encoder and unlabeled surrogate images; gives one perturbation (downstream-agnostic).
 - ``UniversalModelAttack``: the whole classifier and labeled images; gives one perturbation.
 - ``SampleWiseAttack``: the whole classifier; perturbs every image by itself.
+- ``FeatureAttack``: the encoder alone; perturbs every image by itself.
 
 Checks, seeds, eval mode and timing are done here once; ``run`` holds the mathematics alone.
 """
@@ -21,12 +22,13 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.attacks.checks import attack_mode, check_finite, check_labels, check_outputs
+from genaf_sdk.attacks.checks import attack_mode, check_labels, check_outputs, check_result
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
 from genaf_sdk.inputs.patches import patch_sides
 from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.inputs.space import InputSpace
 from genaf_sdk.inputs.threat import Linf, Patch, Threat
 from genaf_sdk.precision import CraftingPrecision, forward_in, resolve
 from genaf_sdk.settings import Epsilon, Settings
@@ -78,12 +80,11 @@ class Attack(Settings, ABC):
             patch_sides(pixels.shape[-2], pixels.shape[-1], self.budget)
 
     def passes(self, images: int) -> float:
-        """Return about how many images cross the target, forth and back, while ``images`` are attacked or crafted on.
+        """Return about how many images cross the target, forth and back; ``images`` are attacked or crafted on.
 
-        That is ``steps`` of ``batch_size`` images, or ``epochs`` of all, times ``restarts``, as far as the attack has
-        these settings; others write this method. It is for estimates of time: an attack may end earlier.
+        ``steps`` of ``batch_size``, or ``epochs``, times ``restarts``, as far as the attack has these settings.
         """
-        batch = min(getattr(self, "batch_size", images), images)
+        batch = images if isinstance(self, SampleWise) else min(getattr(self, "batch_size", images), images)
         an_attempt = getattr(self, "steps", 0) * batch or getattr(self, "epochs", 0) * images
         return float(an_attempt * getattr(self, "restarts", 1))
 
@@ -99,6 +100,19 @@ class UniversalAttack(Attack):
     precision: CraftingPrecision = "auto"
     """Arithmetic of the network while crafting; ``auto`` is bf16 where the device has it. Scores are always fp32."""
 
+    def _start(self, start: Perturbation | None, images: Tensor) -> Perturbation | None:
+        """Return ``start`` where it is of this attack's kind of threat.
+
+        Raises:
+            AttackError: It is for images of another shape.
+        """
+        if start is not None and start.values.shape != images.shape[1:]:
+            raise AttackError(
+                f"{self.name!r} was given a start of shape {tuple(start.values.shape)}.",
+                expected=f"that of an image, {tuple(images.shape[1:])}",
+            )
+        return start if start is not None and type(start.threat) is type(self.threat) else None
+
     def _craft(
         self, target: nn.Module, images: Tensor, run: Callable[[torch.Generator], Perturbation], seed: int
     ) -> Perturbation:
@@ -106,12 +120,7 @@ class UniversalAttack(Attack):
         with attack_mode(target), forward_in(precision, target):
             perturbation = run(torch.Generator().manual_seed(seed))
         values, mask = perturbation.values.detach().float().cpu(), perturbation.mask
-        check_finite(self.name, "ended in", values)
-        if values.shape != images.shape[1:]:
-            raise AttackError(
-                f"{self.name!r} ended in a perturbation of shape {tuple(values.shape)}.",
-                expected=f"that of an image, {tuple(images.shape[1:])}",
-            )
+        check_result(self.name, values, images.shape[1:])
         # Enforce the stated budget even if an attack has a bug.
         threat = dataclasses.replace(perturbation.threat, size=self.budget)
         values, mask = threat.project(values), None if mask is None else mask.detach().float().cpu()
@@ -151,24 +160,23 @@ class EncoderAttack(UniversalAttack):
                 NaN, or one that the attack cannot work on.
         """
         input_space(encoder, surrogate).check(surrogate, repr(self.name))
-        if start is not None and start.values.shape != surrogate.shape[1:]:
-            raise AttackError(
-                f"{self.name!r} was given a start of shape {tuple(start.values.shape)}.",
-                expected=f"that of an image, {tuple(surrogate.shape[1:])}",
-            )
+        begin = self._start(start, surrogate)
         check_outputs(self.name, encoder, surrogate, needs_gradient=self.needs_gradient)
 
         def craft(generator: torch.Generator) -> Perturbation:
-            if start is None or type(start.threat) is not type(self.threat):
+            if begin is None:
                 return self.run(encoder, surrogate, generator)
-            return self.run_from(encoder, surrogate, generator, start.values.to(surrogate))
+            return self.run_from(encoder, surrogate, generator, begin)
 
         return self._craft(encoder, surrogate, craft, seed)
 
     def run_from(
-        self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator, start: Tensor
+        self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator, start: Perturbation
     ) -> Perturbation:
-        """Craft as ``run(encoder, surrogate, generator)``, from ``start`` (C, H, W) if the attack can begin there."""
+        """Craft as ``run``, from ``start`` if the attack can begin there.
+
+        ``encoder``, ``surrogate`` (N, C, H, W) and ``generator`` are what ``run`` is given.
+        """
         del start
         return self.run(encoder, surrogate, generator)
 
@@ -186,7 +194,9 @@ class UniversalModelAttack(UniversalAttack):
 
     knowledge = Knowledge.WHITE_BOX
 
-    def __call__(self, model: nn.Module, pixels: Tensor, labels: Tensor, *, seed: int = 0) -> Perturbation:
+    def __call__(
+        self, model: nn.Module, pixels: Tensor, labels: Tensor, *, seed: int = 0, start: Perturbation | None = None
+    ) -> Perturbation:
         """Craft.
 
         Args:
@@ -194,15 +204,33 @@ class UniversalModelAttack(UniversalAttack):
             pixels: Images to craft on, (N, C, H, W) in [0, 1].
             labels: Their classes, (N,).
             seed: Seeds every random choice of the attack.
+            start: What the attacker has already, as for ``EncoderAttack``: an attack that needs no labels, say.
 
         Raises:
-            AttackError: No images, pixels outside [0, 1], labels missing or not classes of the model, or a model that
-                gives NaN.
+            AttackError: No images, pixels outside [0, 1], a start of another shape, labels missing or not classes of
+                the model, or a model that gives NaN.
         """
         input_space(model, pixels).check(pixels, repr(self.name))
+        begin = self._start(start, pixels)
         classes = check_outputs(self.name, model, pixels, needs_gradient=self.needs_gradient)
         check_labels(self.name, labels, len(pixels), classes)
-        return self._craft(model, pixels, lambda generator: self.run(model, pixels, labels, generator), seed)
+
+        def craft(generator: torch.Generator) -> Perturbation:
+            if begin is None:
+                return self.run(model, pixels, labels, generator)
+            return self.run_from(model, pixels, labels, generator, begin)
+
+        return self._craft(model, pixels, craft, seed)
+
+    def run_from(
+        self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator, start: Perturbation
+    ) -> Perturbation:
+        """Craft as ``run``, from ``start`` if the attack can begin there.
+
+        ``model``, ``pixels`` (N, C, H, W), ``labels`` (N,) and ``generator`` are what ``run`` is given.
+        """
+        del start
+        return self.run(model, pixels, labels, generator)
 
     @abstractmethod
     def run(self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Perturbation:
@@ -213,13 +241,32 @@ class UniversalModelAttack(UniversalAttack):
 
 
 @dataclass(frozen=True)
-class SampleWiseAttack(Attack):
-    """Perturbs every image by itself (per example)."""
+class SampleWise(Attack):
+    """What attacks share that perturb every image by itself (per example)."""
 
-    knowledge = Knowledge.WHITE_BOX
     batch_size: ClassVar[int] = 250
 
-    def __call__(self, model: Classifier, pixels: Tensor, labels: Tensor, *, seed: int = 0) -> Tensor:
+    def _each(
+        self, target: object, pixels: Tensor, run: Callable[[Tensor, slice], Tensor], space: InputSpace
+    ) -> Tensor:
+        """Return the attacked images, ``run`` batch by batch, each within the budget of its original."""
+        parts = [slice(begin, begin + self.batch_size) for begin in range(0, len(pixels), self.batch_size)]
+        with attack_mode(target):
+            adversarial = torch.cat([run(pixels[part], part) for part in parts]).detach()
+        check_result(self.name, adversarial, pixels.shape)
+        # Enforce the stated budget even if an attack has a bug.
+        return self.threat.project_inputs(space, adversarial, pixels)
+
+
+@dataclass(frozen=True)
+class SampleWiseAttack(SampleWise):
+    """Perturbs every image by itself, knowing the whole classifier and the labels."""
+
+    knowledge = Knowledge.WHITE_BOX
+
+    def __call__(
+        self, model: Classifier, pixels: Tensor, labels: Tensor, *, seed: int = 0, start: Perturbation | None = None
+    ) -> Tensor:
         """Return adversarial images (N, C, H, W) in [0, 1], each within the budget of its original.
 
         Args:
@@ -228,33 +275,76 @@ class SampleWiseAttack(Attack):
             pixels: Images, (N, C, H, W) in [0, 1].
             labels: Their classes, (N,).
             seed: Seeds every random choice of the attack.
+            start: A perturbation for all images of the same threat: an image that the attack leaves right gets it where
+                it is misclassified with it, and attacks that can begin anywhere begin there, too.
 
         Raises:
             AttackError: No images, pixels outside [0, 1], labels missing or not classes of the model, or a model that
-                gives NaN, or no gradient where the attack needs one.
+                gives NaN, or no gradient where the attack needs one; a start of another shape or threat.
         """
         space = input_space(model, pixels)
         space.check(pixels, repr(self.name))
         classes = check_outputs(self.name, model, pixels, needs_gradient=self.needs_gradient)
         check_labels(self.name, labels, len(pixels), classes)
+        if start is not None and start.threat != self.threat:
+            raise AttackError(f"{self.name!r} was given a start of {start.threat}.", expected=f"one of {self.threat}")
         generator = torch.Generator().manual_seed(seed)
-        with attack_mode(model):
-            parts = [
-                self.run(model, images, targets, generator)
-                for images, targets in zip(pixels.split(self.batch_size), labels.split(self.batch_size), strict=True)
-            ]
-        adversarial = torch.cat(parts).detach()
-        check_finite(self.name, "ended in", adversarial)
-        # Enforce the stated budget even if an attack has a bug.
-        return self.threat.project_inputs(space, adversarial, pixels)
 
-    def passes(self, images: int) -> float:
-        """Return about how many images cross the target: ``steps`` and ``restarts`` of each."""
-        return float(images * getattr(self, "steps", 0) * getattr(self, "restarts", 1))
+        def attacked(images: Tensor, part: slice) -> Tensor:
+            if start is None:
+                return self.run(model, images, labels[part], generator)
+            found = self.run_from(model, images, labels[part], generator, start)
+            with torch.no_grad():
+                given = start.apply(images)
+                right, fooled = model(found).argmax(dim=1) == labels[part], model(given).argmax(dim=1) != labels[part]
+            return torch.where((right & fooled).view(-1, *[1] * (images.ndim - 1)), given, found)
+
+        return self._each(model, pixels, attacked, space)
+
+    def run_from(
+        self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator, start: Perturbation
+    ) -> Tensor:
+        """Attack as ``run``, also from ``start`` if the attack can begin there.
+
+        ``model``, ``pixels`` (N, C, H, W), ``labels`` (N,) and ``generator`` are what ``run`` is given.
+        """
+        del start
+        return self.run(model, pixels, labels, generator)
 
     @abstractmethod
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Return ``pixels`` (N, C, H, W) in [0, 1] of classes ``labels`` (N,), perturbed within the threat.
 
         ``model`` is in eval mode with frozen weights, gradients are enabled, ``generator`` is on the CPU.
+        """
+
+
+@dataclass(frozen=True)
+class FeatureAttack(SampleWise):
+    """Perturbs every image by itself, knowing an encoder and no labels."""
+
+    knowledge = Knowledge.TRANSFER
+
+    def __call__(self, encoder: nn.Module, pixels: Tensor, *, seed: int = 0) -> Tensor:
+        """Return adversarial images (N, C, H, W) in [0, 1], each within the budget of its original.
+
+        Args:
+            encoder: Pixels (N, C, H, W) in [0, 1] to features (N, D); left as it was.
+            pixels: Images, (N, C, H, W) in [0, 1].
+            seed: Seeds every random choice of the attack.
+
+        Raises:
+            AttackError: No images, pixels outside [0, 1], or an encoder that gives NaN or no gradient.
+        """
+        space = input_space(encoder, pixels)
+        space.check(pixels, repr(self.name))
+        check_outputs(self.name, encoder, pixels, needs_gradient=self.needs_gradient)
+        generator = torch.Generator().manual_seed(seed)
+        return self._each(encoder, pixels, lambda images, _: self.run(encoder, images, generator), space)
+
+    @abstractmethod
+    def run(self, encoder: nn.Module, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return ``pixels`` (N, C, H, W) in [0, 1], perturbed within the threat.
+
+        ``encoder`` is in eval mode with frozen weights, gradients are enabled, ``generator`` is on the CPU.
         """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,10 +11,13 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
 READING = 512
 """Images in a batch of which only outputs are wanted."""
+_known: ContextVar[dict[tuple[int, int, bool], tuple[nn.Module, Tensor, Tensor]] | None] = ContextVar(
+    "_known", default=None
+)
 
 
 def endless_batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -34,3 +39,25 @@ def image_batches(images: Tensor, size: int, generator: torch.Generator) -> Iter
 def outputs_of(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Return what ``model`` gives for images (N, C, H, W), computed in batches."""
     return torch.cat([model(batch) for batch in images.split(READING)])
+
+
+def features_of(encoder: nn.Module, images: Tensor) -> Tensor:
+    """Return what ``encoder`` gives for images (N, C, H, W); within ``sharing_features`` computed once."""
+    known = _known.get()
+    key = id(encoder), id(images), "forward" in vars(encoder)  # the last one tells arithmetics: precision.forward_in
+    if known is None or key not in known:
+        features = outputs_of(encoder, images)
+        if known is None:
+            return features
+        known[key] = encoder, images, features  # which also keeps the ids from being given to others
+    return known[key][2]
+
+
+@contextmanager
+def sharing_features() -> Iterator[None]:
+    """Context, within which no encoder and no tensor of images changes: their features are computed once."""
+    token = _known.set({})
+    try:
+        yield
+    finally:
+        _known.reset(token)

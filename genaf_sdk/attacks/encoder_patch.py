@@ -9,7 +9,6 @@ from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.attacks.placed_patch import PlacedPatch
 from genaf_sdk.attacks.registry import register
 from genaf_sdk.attacks.targets import FeatureTarget
-from genaf_sdk.settings import Count
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class EncoderPatch(PlacedPatch, EncoderAttack):
-    """Drives the features of patched images away from the clean ones: InfoNCE at every place, then also the cosine.
+    """Drives the features of patched images away from the clean ones by InfoNCE, at the place that does most.
 
     A quarter of the surrogate images is held out; kept is what brings most of them nearest to the clean features of
     another one (cosine).
@@ -30,11 +29,14 @@ class EncoderPatch(PlacedPatch, EncoderAttack):
     name = "encoder-patch"
     source = "Brown et al., Adversarial Patch, NIPS 2017 workshop; without labels, ours"
 
-    losses = ("info-nce", "cosine")
-
-    finalists: Count = 1
-    """How many places go on, with each of the losses, from what is there and from a new random start."""
+    loss = "info-nce"
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Try the places, then climb at the best."""
         return self.strongest(encoder, FeatureTarget(encoder, surrogate, generator), generator)
+
+    def run_from(
+        self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator, start: Perturbation
+    ) -> Perturbation:
+        """Try the place and the pixels of ``start``, too."""
+        return self.strongest(encoder, FeatureTarget(encoder, surrogate, generator), generator, start)

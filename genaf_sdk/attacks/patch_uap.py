@@ -29,10 +29,16 @@ class PatchUAP(PlacedPatch, UniversalModelAttack):
     name = "patch-uap"
     source = "Brown et al., Adversarial Patch, NIPS 2017 workshop"
 
-    losses = ("cross-entropy",)
+    loss = "cross-entropy"
 
     clamp: float = 9.0
 
     def run(self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Perturbation:
         """Try the places, then climb at the best."""
         return self.strongest(model, LabelTarget(model, pixels, labels, self.clamp, generator), generator)
+
+    def run_from(
+        self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator, start: Perturbation
+    ) -> Perturbation:
+        """Try the place and the pixels of ``start``, too."""
+        return self.strongest(model, LabelTarget(model, pixels, labels, self.clamp, generator), generator, start)

@@ -1,22 +1,24 @@
-"""What universal patches share: try places on a grid, go on with the best, keep what does most on held-out images."""
+"""What universal patches share: the best third of the places goes on, the last one moves, then climbs to the end."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+import itertools
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from genaf_sdk.attacks.ascent import linear_decay, sign_ascent
 from genaf_sdk.attacks.base import UniversalAttack
 from genaf_sdk.attacks.batches import endless_batches
+from genaf_sdk.attacks.climbing import climb
 from genaf_sdk.attacks.targets import Success
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.patches import grid_places, mask_at, patch_sides
 from genaf_sdk.inputs.perturbation import Details, Perturbation
-from genaf_sdk.settings import Count, Epsilon
+from genaf_sdk.settings import Count, Epsilon, Share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,17 +26,23 @@ if TYPE_CHECKING:
     from torch import nn
 
     from genaf_sdk.attacks.targets import Target
-    from genaf_sdk.inputs.space import InputSpace
+
+Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A patch at a place: pixels (C, H, W), mask (1, H, W), and how it does on the held-out images."""
+    """Rectangles at places, top left corners; pixels (C, H, W); how they do on the held-out images, once known."""
 
     values: Tensor
-    mask: Tensor
-    success: Success
-    loss: str
+    places: tuple[Place, ...]
+    success: Success | None = None
+    converged: bool = False
+
+    @property
+    def judged(self) -> Success:
+        """Its success; the least there is as long as none is known."""
+        return self.success or Success(0.0, -math.inf, 1)
 
 
 @dataclass(frozen=True)
@@ -42,88 +50,175 @@ class PlacedPatch(UniversalAttack):
     """Sign ascent of the pixels of one or several rectangles, at places that the attacker chooses."""
 
     is_patch: ClassVar[bool] = True
-    losses: ClassVar[tuple[str, ...]]
-    """What is climbed; places are chosen by the first."""
+    loss: ClassVar[str]
+    """What is climbed."""
 
     budget: Epsilon = 0.03
     """Share of the area, of all rectangles together."""
+    patches: Literal[1, 2, 4] = 1
+    """Over how many rectangles the area is divided; each takes the best place beside those before it."""
     grid: Count = 3
-    """Places along each axis that are tried."""
-    scout_steps: Count = 10
-    """Steps at every place."""
-    finalists: Count = 2
-    """How many places go on, each from what is there and from a new random start."""
+    """Places along each axis that are tried. The best third of them is tried again, until one is left, which moves to a
+    neighbor as long as that is better."""
+    scout_steps: Count = 5
+    """Steps at every place in every round."""
     steps: Count = 60
-    batch_size: Count = 128
-    step_size: Epsilon = 0.1
-    """Length of the first step, in pixel units; it falls linearly to a tenth of that."""
-    rectangles: Count = 1
-    """Over how many the area is divided; each takes the best place beside those before it."""
+    """At the place that is left, at most."""
+    batch_size: Count = 64
+    step_size: Epsilon = 0.2
+    """Length of the first step, in pixel units."""
+    shift: Share = 0.0
+    """By how much of an image's height and width the patch may be displaced at random while it is crafted and judged:
+    for one that is printed. 0 is the strongest patch that stays where it is."""
 
     def passes(self, images: int) -> float:
-        """Return those of scouting every place and of climbing at the best, twice and with each loss."""
-        scouting = self.rectangles * self.grid**2 * self.scout_steps
-        return float(min(self.batch_size, images) * (scouting + 2 * self.finalists * len(self.losses) * self.steps))
+        """Return those of climbing at the places, in rounds of which each keeps a third, of moves, and of the climb."""
+        tried = 1.5 * self.grid**2 + 15
+        return min(self.batch_size, images) * (self.patches * tried * self.scout_steps + self.steps)
 
-    def strongest(self, model: nn.Module, target: Target, generator: torch.Generator) -> Perturbation:
-        """Return the best patch that was found."""
-        space, like = input_space(model, target.images), target.images[0]
-        image = (like.shape[-2], like.shape[-1])
-        sides = patch_sides(*image, self.budget / self.rectangles)
-        places = [mask_at(image, sides, place).to(like) for place in grid_places(image, sides, self.grid)]
-        begin, covered = self.threat.start(like, generator), torch.zeros_like(places[0])
-        ranked: list[Candidate] = []
-        for _ in range(self.rectangles):
-            free = [covered + mask for mask in places if not bool((covered * mask).any())]
-            if not free:
-                raise AttackError(
-                    f"{self.name!r} finds no place for {self.rectangles} rectangles of {sides[0]} x {sides[1]} pixels.",
-                    expected="rectangles that do not overlap",
-                    remedy="raise grid or lower rectangles",
-                )
-            ranked = self._candidates(
-                target, space, [(begin, mask) for mask in free], self.losses[:1], self.scout_steps, generator
-            )
-            begin, covered = ranked[0].values, ranked[0].mask
-        starts = [
-            (values, found.mask)
-            for found in ranked[: self.finalists]
-            for values in (found.values, self.threat.start(like, generator))
-        ]
-        ranked += self._candidates(target, space, starts, self.losses, self.steps, generator)
-        best = max(ranked, key=lambda found: found.success)
-        top, left = torch.nonzero(best.mask[0])[0].tolist()
+    def strongest(
+        self, model: nn.Module, target: Target, generator: torch.Generator, start: Perturbation | None = None
+    ) -> Perturbation:
+        """Return the best patch that was found; one like ``start``, a patch of equal sides, is among the places."""
+        search = _Search(self, model, target, generator)
+        best = Candidate(self.threat.start(target.images[0], generator), ())
+        for _ in range(self.patches):
+            free = search.beside(best)
+            if start is not None and not best.places and (known := search.like(start)) is not None:
+                free.append(known)
+            best = search.moved(search.chosen(free))
+        best = search.climbed(best, self.steps, looks=10)
+        mask = search.mask(best.places)
         details: Details = {
-            "loss": best.loss,
-            "top": top,
-            "left": left,
-            "rows": sides[0],
-            "columns": sides[1],
-            "held_out_rate": round(best.success.rate, 4),
+            "loss": self.loss,
+            "places": " ".join(f"{top},{left}" for top, left in best.places),
+            "rows": search.sides[0],
+            "columns": search.sides[1],
+            "converged": best.converged,
+            "held_out_rate": round(best.judged.rate, 4),
         }
-        return Perturbation(best.values * best.mask, self.threat, best.mask, details=details)
+        return Perturbation(best.values * mask, self.threat, mask, details=details)
 
-    def _candidates(
-        self,
-        target: Target,
-        space: InputSpace,
-        starts: Sequence[tuple[Tensor, Tensor]],
-        losses: Sequence[str],
-        steps: int,
-        generator: torch.Generator,
-    ) -> list[Candidate]:
-        """Climb every loss from every start and return what came of it, the strongest first."""
-        found = []
-        order = endless_batches(len(target.crafting), self.batch_size, generator)
-        for begin, mask in starts:
-            for loss in losses:
 
-                def objective(values: Tensor, mask: Tensor = mask, loss: str = loss) -> Tensor:
-                    indices = target.crafting[next(order).to(target.crafting.device)]
-                    attacked = self.threat.apply(space, target.images[indices], values, mask)
-                    return target.objective(loss, attacked, indices)
+class _Search:
+    """The places of one patch attack, and what is tried at them."""
 
-                values = sign_ascent(objective, begin, self.threat, linear_decay(self.step_size, steps))
-                success = target.success(lambda images, v=values, m=mask: self.threat.apply(space, images, v, m))  # type: ignore[misc]
-                found.append(Candidate(values, mask, success, loss))
-        return sorted(found, key=lambda candidate: candidate.success, reverse=True)
+    def __init__(self, attack: PlacedPatch, model: nn.Module, target: Target, generator: torch.Generator) -> None:
+        self.attack, self.target, self.generator = attack, target, generator
+        self.space = input_space(model, target.images)
+        self.image = (target.images.shape[-2], target.images.shape[-1])
+        self.sides = patch_sides(*self.image, attack.budget / attack.patches)
+        self.grid = grid_places(self.image, self.sides, attack.grid)
+        self.order = endless_batches(len(target.crafting), attack.batch_size, generator)
+
+    def mask(self, places: Sequence[Place]) -> Tensor:
+        """Return the mask (1, H, W) of rectangles at ``places``."""
+        mask = torch.zeros(1, *self.image)
+        for place in places:
+            mask = mask + mask_at(self.image, self.sides, place)
+        return mask.to(self.target.images)
+
+    def beside(self, found: Candidate) -> list[Candidate]:
+        """Return one more rectangle at each place of the grid that is free.
+
+        Raises:
+            AttackError: None is.
+        """
+        free = [
+            replace(found, places=(*found.places, place), success=None)
+            for place in self.grid
+            if self._apart((*found.places, place))
+        ]
+        if not free:
+            raise AttackError(
+                f"{self.attack.name!r} finds no place for {self.attack.patches} rectangles of {self.sides[0]} x "
+                f"{self.sides[1]} pixels.",
+                expected="rectangles that do not overlap",
+                remedy="raise grid or lower patches",
+            )
+        return free
+
+    def like(self, start: Perturbation) -> Candidate | None:
+        """Return a patch as a candidate; None where it is no rectangle of the sides at hand."""
+        if start.mask is None:
+            return None
+        place = tuple(int(axis[0]) for axis in torch.nonzero(start.mask[0], as_tuple=True))
+        if not torch.equal(self.mask([place]).cpu(), start.mask.cpu()):
+            return None
+        values = start.values.to(self.target.images)
+        return Candidate(values, (place,), self.judge(values, (place,)))
+
+    def chosen(self, candidates: list[Candidate]) -> Candidate:
+        """Climb at all places, go on with the best third, and so on until one is left."""
+        while True:
+            candidates = [self.climbed(one, self.attack.scout_steps) for one in candidates]
+            candidates = sorted(candidates, key=lambda one: one.judged, reverse=True)[: math.ceil(len(candidates) / 3)]
+            if len(candidates) == 1:
+                return candidates[0]
+
+    def moved(self, found: Candidate) -> Candidate:
+        """Move the last rectangle, with what it shows, as long as a neighbor is better; then look half as far."""
+        stride = max(1, (max(self.image) - max(self.sides)) // max(1, 2 * (self.attack.grid - 1)))
+        while stride > max(1, min(self.sides) // 4):
+            # The place at hand gets the steps of its neighbors, too: not what climbed longer shall win.
+            tried = [self.climbed(one, self.attack.scout_steps) for one in (found, *self._near(found, stride))]
+            best = max(tried, key=lambda one: one.judged)
+            if best.places == found.places:
+                stride //= 2
+            found = best
+        return found
+
+    def climbed(self, begin: Candidate, steps: int, looks: int = 1) -> Candidate:
+        """Return the candidate after up to ``steps`` steps."""
+        target, mask, (vertical, horizontal) = self.target, self.mask(begin.places), self._room(begin.places)
+
+        def objective(values: Tensor) -> Tensor:
+            indices = target.crafting[next(self.order).to(target.crafting.device)]
+            by = self._drawn(*vertical), self._drawn(*horizontal)
+            return target.objective(self.attack.loss, self._put(target.images[indices], values, mask, by), indices)
+
+        made = climb(
+            objective, lambda values: self.judge(values, begin.places), begin.values, self.attack.threat,
+            step_size=self.attack.step_size, steps=steps, looks=looks, known=begin.success,
+        )  # fmt: skip
+        return Candidate(made.values, begin.places, made.success, made.converged)
+
+    def judge(self, values: Tensor, places: Sequence[Place]) -> Success:
+        """Return how pixels (C, H, W) at ``places`` do on held-out images, the mean over the outermost shifts."""
+        mask, corners = self.mask(places), dict.fromkeys([(0, 0), *itertools.product(*self._room(places))])
+        found = [self.target.success(lambda images, by=by: self._put(images, values, mask, by)) for by in corners]  # type: ignore[misc]
+        rate, distance = (sum(column) / len(found) for column in tuple(zip(*found, strict=True))[:2])
+        return Success(rate, distance, found[0].n)
+
+    def _put(self, images: Tensor, values: Tensor, mask: Tensor, by: tuple[int, int]) -> Tensor:
+        shown, where = (torch.roll(part, by, dims=(-2, -1)) if any(by) else part for part in (values, mask))
+        return self.attack.threat.apply(self.space, images, shown, where)
+
+    def _near(self, found: Candidate, stride: int) -> list[Candidate]:
+        """Return the candidates whose last rectangle lies ``stride`` further up, down, left or right."""
+        *others, (top, left) = found.places
+        near = []
+        for rows, columns in ((-stride, 0), (stride, 0), (0, -stride), (0, stride)):
+            place = top + rows, left + columns
+            inside = all(0 <= at <= n - side for at, n, side in zip(place, self.image, self.sides, strict=True))
+            if not inside or not self._apart((*others, place)):
+                continue
+            mask = self.mask([(top, left)])
+            carried = torch.roll(found.values * mask, (rows, columns), dims=(-2, -1))
+            moved = torch.roll(mask, (rows, columns), dims=(-2, -1))
+            near.append(Candidate(found.values * (1 - moved) + carried, (*others, place)))
+        return near
+
+    def _apart(self, places: Sequence[Place]) -> bool:
+        return bool((self.mask(places) <= 1).all())
+
+    def _room(self, places: Sequence[Place]) -> list[tuple[int, int]]:
+        """Return by how much all rectangles may be displaced along each axis, as the attack allows, within the image."""
+        room = []
+        for axis, (length, side) in enumerate(zip(self.image, self.sides, strict=True)):
+            reach, at = round(self.attack.shift * length), [place[axis] for place in places]
+            room.append((-min(reach, min(at)), min(reach, length - side - max(at))))
+        return room
+
+    def _drawn(self, low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (1,), generator=self.generator)) if high > low else 0

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.batches import READING, outputs_of
+from genaf_sdk.attacks.batches import READING, features_of
 from genaf_sdk.attacks.losses import info_nce
 from genaf_sdk.attacks.pgd import margin_loss
 
 Put = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) to the same images under attack."""
 
-HELD_OUT, FEWEST_HELD_OUT = 0.25, 128
+HELD_OUT, FEWEST_HELD_OUT, MOST_HELD_OUT = 0.25, 128, 512
 MARGIN_CAP = 5.0  # logits; beyond it a misclassified image no longer counts in the margin loss
 
 
@@ -42,14 +42,17 @@ class Target(ABC):
 
     Args:
         images: (N, C, H, W).
-        generator: Draws the part that is held out: a quarter, at least 128 images, at most half.
+        generator: Draws the part that is held out.
+        held_out: Its share of the images, of which at least 128 and at most half are held out, and at most 512 judge;
+            0 judges by those that are crafted on.
     """
 
-    def __init__(self, images: Tensor, generator: torch.Generator) -> None:
+    def __init__(self, images: Tensor, generator: torch.Generator, held_out: float = HELD_OUT) -> None:
         self.images = images
         order = torch.randperm(len(images), generator=generator).to(images.device)
-        held_out = min(max(round(HELD_OUT * len(images)), FEWEST_HELD_OUT), len(images) // 2)
-        self.crafting, self.held_out = order[held_out:], order[: max(held_out, 1)]
+        count = min(max(round(held_out * len(images)), FEWEST_HELD_OUT), len(images) // 2) if held_out else 0
+        self.crafting = order[count:]
+        self.held_out = order[: count or len(images)][:MOST_HELD_OUT]
 
     @abstractmethod
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
@@ -74,9 +77,11 @@ class FeatureTarget(Target):
     round (the squared distance first, which leaves most images right).
     """
 
-    def __init__(self, encoder: nn.Module, images: Tensor, generator: torch.Generator) -> None:
-        super().__init__(images, generator)
-        self.encoder, self.clean = encoder, outputs_of(encoder, images)
+    def __init__(
+        self, encoder: nn.Module, images: Tensor, generator: torch.Generator, held_out: float = HELD_OUT
+    ) -> None:
+        super().__init__(images, generator, held_out)
+        self.encoder, self.clean = encoder, features_of(encoder, images)
         self.bank = F.normalize(self.clean[self.held_out], dim=1)
 
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
@@ -100,9 +105,15 @@ class LabelTarget(Target):
     """A classifier and the labels of the images."""
 
     def __init__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, clamp: float, generator: torch.Generator
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        clamp: float,
+        generator: torch.Generator,
+        held_out: float = HELD_OUT,
     ) -> None:
-        super().__init__(images, generator)
+        super().__init__(images, generator, held_out)
         self.model, self.labels, self.clamp = model, labels, clamp
 
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:

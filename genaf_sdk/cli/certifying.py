@@ -39,8 +39,10 @@ class Certify(Command):
         from genaf_sdk.data import load_data
         from genaf_sdk.data.alignment import aligned
         from genaf_sdk.data.sampling import Sample
-        from genaf_sdk.evaluation.certificates import certify, mean_color
+        from genaf_sdk.evaluation.certificates import certify
         from genaf_sdk.evaluation.settings import CertificateConfig
+        from genaf_sdk.export.runtime import OnnxModel
+        from genaf_sdk.inputs.masks import COLOR_IMAGES, mean_color
         from genaf_sdk.progress import make_display
         from genaf_sdk.report.certificate import certificate_limits, proven
 
@@ -48,7 +50,8 @@ class Certify(Command):
         classify, what, names, options = _classifier(self.model)
         data = load_data(self.data, seed=self.seed, **options)
         data = aligned(data, names, model="the model") if names else data
-        fill = mean_color(data.train.head(SURROGATE_SAMPLES, seed=self.seed)[0])
+        stated = classify.mean_color if isinstance(classify, OnnxModel) else ()
+        fill = stated or mean_color(data.train.head(COLOR_IMAGES, seed=self.seed)[0])
         sample = Sample.draw(data.test, None, seed=self.seed)
         with make_display(wanted=True) as display:
             task = display.add_task("certifying", total=None)
@@ -60,10 +63,6 @@ class Certify(Command):
         content = {"model": what, **asdict(found), "accuracy": found.accuracy, "interval": found.interval}
         self.answer(content, f"{what}. {proven(found)}", *(f"- {limit}" for limit in certificate_limits(found)))
         return DONE
-
-
-SURROGATE_SAMPLES = 512
-"""Training images whose mean color hides a patch."""
 
 
 def _classifier(model: str) -> tuple[Callable[[Tensor], Tensor], str, list[str], dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""``genaf export``: one ONNX file, a model repository for Triton, a manifest for KServe."""
+"""``genaf export``: one ONNX file, a model repository for Triton, a manifest for KServe, a folder for transformers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class KServeOptions:
 
 @dataclass(frozen=True)
 class Export(Command):
-    """Write a hardened model for other servers: as ONNX, compared with it; for Triton; for KServe."""
+    """Write a hardened model for others: as ONNX, compared with it; for Triton; for KServe; for transformers."""
 
     model: Annotated[str, tyro.conf.Positional]
     """Folder or Hub id of a hardened model; for --triton the folder that `genaf harden` left, or hf-hub:ORG/NAME."""
@@ -68,6 +68,8 @@ class Export(Command):
     """Folder of a Triton model repository to add the model to."""
     kserve: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """YAML file to write: an InferenceService, from --storage-uri or --image."""
+    transformers: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """New folder for `transformers.pipeline`; takes a model of the head `linear` on an encoder of that library."""
     name: str = ""
     """Of the model in Triton and of the service in KServe; by default the last part of MODEL."""
     triton_options: Annotated[TritonOptions, tyro.conf.arg(name="")] = field(default_factory=TritonOptions)
@@ -87,6 +89,10 @@ class Export(Command):
         if self.triton is not None:
             written["triton"] = str(self._write_triton(self.triton, name))
             shown.append(f"{written['triton']}: start it with tritonserver --model-repository={self.triton}")
+        if self.transformers is not None:
+            difference = self._write_transformers(self.transformers)
+            written["transformers"] = {"folder": str(self.transformers), "difference": difference}
+            shown.append(f"{self.transformers}: logits differ by {difference:.1e} from ours")
         if self.output is not None or not written:
             path, parity = self._write_onnx(self.output or DEFAULT_OUTPUT)
             written |= {"file": str(path), "parity": dataclasses.asdict(parity)}
@@ -105,6 +111,12 @@ class Export(Command):
         path = export_onnx(model, output)
         images = torch.rand(5, model.encoder.channels, *model.image_size, generator=torch.Generator().manual_seed(0))
         return path, check_parity(model, path, images)
+
+    def _write_transformers(self, folder: Path) -> float:
+        from genaf_sdk.export.transformers import write_transformers
+        from genaf_sdk.hardened import HardenedModel
+
+        return write_transformers(HardenedModel.from_pretrained(self.model), folder)
 
     def _write_triton(self, repository: Path, name: str) -> Path:
         from genaf_sdk.export.hub import local_bundle

@@ -63,14 +63,14 @@ class Attacks(Command):
         """Run."""
         from rich.table import Table
 
-        from genaf_sdk.attacks import EncoderAttack, UniversalModelAttack, known_attacks
+        from genaf_sdk.attacks import EncoderAttack, FeatureAttack, UniversalModelAttack, known_attacks
 
         table = Table("name", "knows", "gives")
         table.add_column("settings", overflow="fold")
         table.add_column("source", overflow="fold")
         rows = []
         for name, attack in known_attacks().items():
-            knows = "encoder" if issubclass(attack, EncoderAttack) else "whole model"
+            knows = "encoder" if issubclass(attack, (EncoderAttack, FeatureAttack)) else "whole model"
             universal = issubclass(attack, (EncoderAttack, UniversalModelAttack))
             kind = "patch" if attack.is_patch else "perturbation"
             gives = kind if universal else f"one {kind} per image"

@@ -40,14 +40,11 @@ class Evaluate(Command):
         from genaf_sdk.encoders import own_source
         from genaf_sdk.evaluation.evaluate import evaluate
         from genaf_sdk.export.bundle import save_report
-        from genaf_sdk.export.integrity import check_listed
         from genaf_sdk.files import require_writable
         from genaf_sdk.hardened import HardenedModel
         from genaf_sdk.progress import make_display
 
         folder = None if self.output_dir is None else require_writable(self.output_dir)
-        if Path(self.model).is_dir():
-            check_listed(Path(self.model))
         model = HardenedModel.from_pretrained(self.model)
         data = load_data(
             self.data,

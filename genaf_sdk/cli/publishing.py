@@ -7,9 +7,10 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+from rich.text import Text
 
 from genaf_sdk.cli.output import DONE, Command, console
 from genaf_sdk.errors import ConfigError, HubError
@@ -79,6 +80,10 @@ class Push(Command):
     """Sign what goes up, with a key as for `genaf sign`; the folder stays as it is."""
     certificate: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Certificate of that key, as for `genaf sign`."""
+    space: bool = False
+    """Publish it as a Space instead: a page that shows pictures before and after the saved perturbations."""
+    dry_run: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Write what would go up into this folder, and publish nothing; needs no network."""
     revision: str | None = None
     """Branch to commit to."""
     create_pr: bool = False
@@ -88,10 +93,14 @@ class Push(Command):
 
     def __call__(self) -> int:
         """Run."""
-        from genaf_sdk.export.hub import push_bundle
-
         if self.certificate is not None and self.sign is None:
             raise ConfigError("--certificate was given without --sign.", remedy="add --sign KEY")
+        signer = None if self.sign is None else signer_of(self.sign, self.certificate)
+        what: dict[str, Any] = {"pictures": self.pictures, "signer": signer, "space": self.space}
+        if self.dry_run is not None:
+            return self._write(self.dry_run, what)
+        from genaf_sdk.export.hub import push_bundle
+
         shown: list[BundleFile] = []
 
         def show(files: list[BundleFile]) -> None:
@@ -102,13 +111,25 @@ class Push(Command):
             self.bundle,
             self.repo,
             private=self.private,
-            pictures=self.pictures,
-            signer=None if self.sign is None else signer_of(self.sign, self.certificate),
             revision=self.revision,
             create_pr=self.create_pr,
             on_files=show,
+            **what,
         )
         self.answer({"url": url, "files": [asdict(file) for file in shown]}, url)
+        return DONE
+
+    def _write(self, folder: Path, what: dict[str, Any]) -> int:
+        """Write what would go up, and say how a Space is tried."""
+        from genaf_sdk.export.publication import write_outgoing
+
+        files = write_outgoing(self.bundle, folder, **what)
+        megabytes = sum(file.size for file in files) / 1e6
+        lines = [f"{folder}: {len(files)} files, {megabytes:.1f} MB; nothing was published"]
+        if self.space:
+            lines.append(f"To try it: pip install -r {folder}/requirements.txt && python {folder}/app.py")
+        whole = [Text(line, no_wrap=True, overflow="ignore") for line in lines]  # to be copied from a terminal
+        self.answer({"folder": str(folder), "files": [asdict(file) for file in files]}, *whole)
         return DONE
 
     def _show(self, files: list[BundleFile]) -> None:
@@ -119,8 +140,9 @@ class Push(Command):
         """
         said = console(stderr=True)
         kind = "private" if self.private else "PUBLIC"
+        where = f"the Space {self.repo}" if self.space else self.repo
         megabytes = sum(file.size for file in files) / 1e6
-        said.print(f"{len(files)} files, {megabytes:.1f} MB, to {self.repo} ({kind} if it is new):")
+        said.print(f"{len(files)} files, {megabytes:.1f} MB, to {where} ({kind} if it is new):")
         for file in files:
             said.print(f"  {file.size:>12,} {file.name}")
         if self.yes or self.json or not (sys.stdin.isatty() and said.is_terminal):

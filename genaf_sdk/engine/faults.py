@@ -1,4 +1,4 @@
-"""Faults within a training step: values that are not finite, and too little memory."""
+"""Faults of training: values that are not finite, too little memory, a model that has learned nothing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from genaf_sdk.engine.sharding import full_tensor, local
 from genaf_sdk.errors import TrainingError
+from genaf_sdk.models.modes import inference_mode_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from genaf_sdk.data import LabelledImages
     from genaf_sdk.engine.batches import Batch
     from genaf_sdk.engine.processes import Processes
+    from genaf_sdk.models.classifier import Classifier
+
+SERIOUS_EPOCHS = 5
+READ = 256  # images at a time
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +47,36 @@ def require_finite(model: nn.Module, stage: str, step: int) -> None:
         f"{name} is no longer finite after step {step} of {stage}.",
         remedy="lower the learning rates or use mixed_precision='no', then go on with resume=True from the last "
         "checkpoint, whose weights are finite",
+    )
+
+
+@torch.no_grad()
+def require_discerning(model: Classifier, name: str, images: LabelledImages, epochs: int) -> None:
+    """Refuse a model that puts all images into one class: its accuracy is that class's share, under any attack.
+
+    Args:
+        model: Pixels to logits.
+        name: What errors call it.
+        images: Of several classes; where they are of one, nothing is said.
+        epochs: How long it was trained; fewer than ``SERIOUS_EPOCHS`` are a trial, of which nothing is said either.
+
+    Raises:
+        TrainingError: It does.
+    """
+    if epochs < SERIOUS_EPOCHS or len(images.labels.unique()) < 2:
+        return
+    device = next(model.parameters()).device
+    found: set[int] = set()
+    with inference_mode_of(model):
+        for start in range(0, len(images), READ):
+            pixels, _ = images.__getitems__(range(start, min(start + READ, len(images))))
+            found |= set(model(pixels.to(device)).argmax(dim=1).tolist())
+            if len(found) > 1:
+                return
+    raise TrainingError(
+        f"The {name} model puts all {len(images)} validation images into class {found.pop()}: it has learned nothing.",
+        expected="predictions of more than one class",
+        remedy="lower schedule.encoder_learning_rate, train for more epochs, or look at the images and their labels",
     )
 
 

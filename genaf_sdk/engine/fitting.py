@@ -118,12 +118,54 @@ class Fitting:
         return self.global_batches.batches(self.epoch, first, self.run.accelerator.device)
 
     def training_step(self, batch: Batch, current: CurrentBatch) -> None:
-        """Take one step down the mean loss of a global batch; in smaller micro-batches if memory runs out.
+        """Take one step down the mean loss of a global batch, at the learning rates of the schedule."""
+        self._set_learning_rates(self.stage.schedule.factor(self.done / self.total))
+        self._take_step(batch, current)
+
+    def trial_step(self, batch: Batch, current: CurrentBatch, encoder_rate: float, factor: float) -> float:
+        """Take a step and return the loss before it; ``go_back`` undoes it.
+
+        Args:
+            batch: A global batch.
+            current: As in training.
+            encoder_rate: Learning rate of the encoder.
+            factor: What the head's is multiplied by.
+        """
+        self.set_encoder_rate(encoder_rate / factor)
+        self._set_learning_rates(factor)
+        self._take_step(batch, current)
+        pending, self.metrics.pending = self.metrics.pending, []
+        own = [torch.stack([sums["loss"].float(), sums["images"].float()]) for _, sums in pending]
+        if not own:  # a step that was skipped
+            return math.inf
+        loss, images = self.run.processes.all_reduce(own[0]).tolist()
+        return float(loss / images)
+
+    def set_encoder_rate(self, rate: float) -> None:
+        """Have the encoder learn at ``rate``, times the factor of the schedule."""
+        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+            rates[:] = [
+                rate if group["part"] == "encoder" else known
+                for group, known in zip(optimizer.param_groups, rates, strict=True)
+            ]
+
+    def here(self) -> Checkpoint:
+        """Return a copy of where the stage stands."""
+        tensors, metadata = gather_state(self.model, self.own_optimizers, self.stage.memory, self.run.accelerator)
+        return Checkpoint(self.done, {name: value.clone() for name, value in tensors.items()}, metadata)
+
+    def go_back(self, before: Checkpoint) -> None:
+        """Undo trial steps, the first of which was taken at ``before``."""
+        restore_state(before, self.model, self.own_optimizers, self.stage.memory, self.run.accelerator)
+        self.done, self.skipped = before.step, 0
+        self.metrics = EpochMetrics(self.stage.name, self.epoch, self.run.processes)
+
+    def _take_step(self, batch: Batch, current: CurrentBatch) -> None:
+        """Descend the loss; in smaller micro-batches if memory runs out.
 
         Views are made before any micro-batch crosses the network, so that all are attacked on the same statistics.
         """
         run, stage, schedule = self.run, self.stage, self.stage.schedule
-        self._set_learning_rates(schedule.factor(self.done / self.total))
         torch.manual_seed(random_key(batch.key, "torch", run.processes.index))  # for layers that draw by themselves
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
 
@@ -235,9 +277,13 @@ def optimizers_of(model: FeaturesAndLogits, stage: Stage) -> list[torch.optim.Op
     """Return one Adam for the encoder and one for the head, as far as they have parameters that the stage trains."""
     schedule, decay = stage.schedule, stage.schedule.weight_decay
     size = sum(parameter.numel() for parameter in model.encoder.parameters())
-    rates = (("encoder", schedule.encoder_rate(size)), ("head", schedule.head_learning_rate))
-    parts = [
-        ([p for n, p in model.get_submodule(part).named_parameters() if stage.trains(f"{part}.{n}")], rate)
-        for part, rate in rates
+    rates = {"encoder": schedule.encoder_rate(size), "head": schedule.head_learning_rate}
+    parts = {
+        part: [p for n, p in model.get_submodule(part).named_parameters() if stage.trains(f"{part}.{n}")]
+        for part in rates
+    }
+    return [
+        torch.optim.Adam([{"params": parameters, "part": part}], rates[part], weight_decay=decay)
+        for part, parameters in parts.items()
+        if parameters
     ]
-    return [torch.optim.Adam(parameters, rate, weight_decay=decay) for parameters, rate in parts if parameters]

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from genaf_sdk.engine.checkpoints import Checkpoints
 from genaf_sdk.engine.machine import MachineConfig
 from genaf_sdk.engine.processes import Processes
+from genaf_sdk.engine.range_test import RangeTest
 from genaf_sdk.engine.termination import Termination
 from genaf_sdk.engine.tracking import Metrics
 from genaf_sdk.progress import make_display
@@ -31,6 +32,7 @@ class Run:
         termination: Whether somebody asked the run to end.
         history: One record an epoch: stage, epoch, mean losses, accuracies, seconds.
         metrics: Is told every record.
+        range_tests: What decided on the encoder's learning rate, by stage.
     """
 
     accelerator: Accelerator
@@ -41,6 +43,7 @@ class Run:
     termination: Termination = field(default_factory=Termination)
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: Metrics = field(default_factory=Metrics)
+    range_tests: dict[str, RangeTest] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.processes = Processes.of(self.accelerator)

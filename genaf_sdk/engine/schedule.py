@@ -19,8 +19,9 @@ class Schedule(Settings):
     epochs: Count = 20
     batch_size: Annotated[int, AtLeast(2)] = 128
     """Global batch size, across all processes. Batch statistics and losses that compare rows need pairs."""
-    encoder_learning_rate: LearningRate | None = None
-    """None derives it from the encoder's parameter count; see ``encoder_rate``."""
+    encoder_learning_rate: LearningRate | Literal["auto"] | None = "auto"
+    """``auto`` finds it by a short range test on training images (``engine/range_test.py``); None derives it from the
+    encoder's parameter count, as earlier versions did; see ``encoder_rate``."""
     head_learning_rate: LearningRate = 5e-3
     weight_decay: Share = 8e-4
     decay: Literal["cosine", "exponential"] = "cosine"
@@ -33,12 +34,12 @@ class Schedule(Settings):
     also one random change (TrivialAugment, Müller & Hutter, ICCV 2021)."""
 
     def encoder_rate(self, parameters: int) -> float:
-        """Return the encoder's learning rate: the one that is set, or one for an encoder of so many parameters.
+        """Return the encoder's learning rate: the one that is set, else one for an encoder of so many parameters.
 
         3e-3 suits the bundled encoder of 0.6 million. Larger ones get one that falls with their width, as Adam asks for
         (Yang et al., Tensor Programs V, 2022), taken to be the root of their size: ResNet-18 7e-4, ViT-S 5e-4.
         """
-        if self.encoder_learning_rate is not None:
+        if isinstance(self.encoder_learning_rate, float):
             return self.encoder_learning_rate
         return 3e-3 * min(1.0, math.sqrt(6e5 / max(parameters, 1)))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.engine.modules import synchronized_layers
 from genaf_sdk.engine.processes import peers_alive
+from genaf_sdk.engine.range_test import RangeTest, range_test
 from genaf_sdk.engine.sharding import ShardedClassifier, unsharded
 from genaf_sdk.engine.views import FeaturesAndLogits
 
@@ -50,6 +51,12 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
     ):
         fitting = Fitting(run, both, attacked, data, stage)
         fitting.restore()
+        if stage.schedule.encoder_learning_rate == "auto":
+            found = run.checkpoints.load_or_compute(
+                f"range test of {stage.name}", lambda: range_test(fitting, current).to_dict()
+            )
+            run.range_tests[stage.name] = RangeTest(**found)
+            fitting.set_encoder_rate(found["chosen"])
         task = run.progress.add_task(stage.name, total=fitting.total, completed=fitting.done, figures="")
         figures = ""
         while fitting.done < fitting.total:

@@ -154,11 +154,6 @@ def leading_class(logits: Tensor, count: int, lead: float = 0.0) -> Tensor:
     return torch.where(finite & leads, classes, UNDECIDED)
 
 
-def mean_color(images: Tensor) -> tuple[float, ...]:
-    """Return the mean of images (N, C, H, W) a channel, to four digits: of training images, a constant."""
-    return tuple(round(float(value), 4) for value in images.mean(dim=(0, 2, 3)))
-
-
 def certify(
     classifier: Callable[[Tensor], Tensor],
     sample: Sample,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import torch
+
+from genaf_sdk.attacks.patch import ImagePatch
 from genaf_sdk.attacks.pgd import PGD
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.report.scores import Z_95, Check, CurvePoint, Score, wilson_interval
@@ -14,12 +18,14 @@ from genaf_sdk.report.scores import Z_95, Check, CurvePoint, Score, wilson_inter
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from genaf_sdk.evaluation.crafting import Row
     from genaf_sdk.evaluation.model import EvaluatedModel
 
 UNBOUNDED, UNBOUNDED_IMAGES = PGD(budget=1.0, steps=50, relative_step_size=0.05), 100
+LARGE = 0.6
+"""Share of the area of a patch that nothing should survive."""
 
 
 def gradient_masking_checks(
@@ -43,10 +49,19 @@ def gradient_masking_checks(
         seed: Of the attack.
     """
     own = [score for score in scores if score.model == model.name]
-    checks = [larger_budgets(curve), adaptive_not_weaker(model, rows, labels), attacks_beat_noise(own)]
+    checks = [
+        larger_budgets(curve),
+        adaptive_not_weaker(model, rows, labels),
+        labels_not_weaker(model, rows, labels),
+        own_patches_not_weaker(model, rows, labels),
+        attacks_beat_noise(own),
+    ]
+    pixels, own_labels = (part[:UNBOUNDED_IMAGES] for part in images)
+    checks.append(patches_beat_random_ones(model, rows, pixels, own_labels, seed))
     if model.module is not None:
-        pixels, own_labels = images
-        checks.append(_unbounded(model, pixels[:UNBOUNDED_IMAGES], own_labels[:UNBOUNDED_IMAGES], seed))
+        checks.append(_unbounded(model, pixels, own_labels, seed))
+        if any(row.model is model and _is_patch(row) for row in rows):
+            checks.append(_large_patch(model, model.module, pixels, own_labels, seed))
     return [check for check in checks if check is not None]
 
 
@@ -66,25 +81,75 @@ def larger_budgets(curve: Sequence[CurvePoint]) -> Check | None:
 
 
 def adaptive_not_weaker(model: EvaluatedModel, rows: Sequence[Row], labels: Tensor) -> Check | None:
-    """An attack on the model's own encoder is not weaker than the same attack, transferred from the published one.
+    """An attack on the model's own encoder is not weaker than the same attack, transferred from the published one."""
+    own = [row for row in rows if row.model is model and row.predicted is not None]
+    pairs = [
+        (transferred, adaptive)
+        for adaptive in own
+        if adaptive.column == Knowledge.ADAPTIVE
+        and (transferred := next((row for row in own if _same_attack(row, adaptive)), None)) is not None
+    ]
+    return _not_weaker("Adaptive attacks are not weaker than transferred ones", pairs, labels)
+
+
+def labels_not_weaker(model: EvaluatedModel, rows: Sequence[Row], labels: Tensor) -> Check | None:
+    """An attack that knows the labels and the whole model is not weaker than the strongest that knows the encoder.
+
+    Compared are perturbations for all images under the same threat, on the same images, as above.
+    """
+    own = [row for row in rows if row.model is model and row.perturbation is not None and row.predicted is not None]
+    pairs = []
+    for threat in dict.fromkeys(row.perturbation.threat for row in own if row.perturbation is not None):
+        alike = [row for row in own if row.perturbation is not None and row.perturbation.threat == threat]
+        knowing = [row for row in alike if row.column == Knowledge.WHITE_BOX]
+        others = [row for row in alike if row.column in (Knowledge.TRANSFER, Knowledge.ADAPTIVE)]
+        if knowing and others:
+            pairs.append((_strongest(others, labels), _strongest(knowing, labels)))
+    return _not_weaker("Attacks with labels are not weaker than those without", pairs, labels)
+
+
+def own_patches_not_weaker(model: EvaluatedModel, rows: Sequence[Row], labels: Tensor) -> Check | None:
+    """A patch for each image by itself is not weaker than the strongest one for all images of the same area."""
+    own = [row for row in rows if row.model is model and row.predicted is not None and _is_patch(row)]
+    pairs = []
+    for each in (row for row in own if row.is_sample_wise and row.column == Knowledge.WHITE_BOX):
+        same = [
+            row
+            for row in own
+            if row.perturbation is not None and row.attack and row.attack.threat == each.attack.threat
+        ]  # type: ignore[union-attr]
+        if same and each.predicted is not None:
+            pairs.append((_strongest(same, labels, len(each.predicted)), each))
+    return _not_weaker("Patches for each image are not weaker than those for all", pairs, labels)
+
+
+def _strongest(rows: Sequence[Row], labels: Tensor, n: int | None = None) -> Row:
+    return min(rows, key=lambda row: int((row.predicted[:n] == labels[: len(row.predicted[:n])]).sum()))  # type: ignore[index]
+
+
+def _is_patch(row: Row) -> bool:
+    return row.attack is not None and row.attack.is_patch
+
+
+def _not_weaker(name: str, pairs: Sequence[tuple[Row, Row]], labels: Tensor) -> Check | None:
+    """Return whether each second row fools no fewer images than the first; None without rows.
 
     Both are put on the same images, so the images on which they differ are counted (McNemar): the check fails where
-    the transferred one wins on more of these than chance allows, by 1.96 standard errors.
+    the first wins on more of these than chance allows, by 1.96 standard errors.
     """
-    own = [row for row in rows if row.model is model and row.predicted is not None]
     passed, texts = True, []
-    for adaptive in (row for row in own if row.column == Knowledge.ADAPTIVE):
-        transferred = next((row for row in own if _same_attack(row, adaptive)), None)
-        if transferred is None or transferred.predicted is None or adaptive.predicted is None:
+    for less, more in pairs:
+        if less.predicted is None or more.predicted is None:
             continue
-        right, right_transferred = adaptive.predicted == labels, transferred.predicted == labels
-        lost, won = int((right & ~right_transferred).sum()), int((~right & right_transferred).sum())
+        n = min(len(less.predicted), len(more.predicted))
+        right, right_less = more.predicted[:n] == labels[:n], less.predicted[:n] == labels[:n]
+        lost, won = int((right & ~right_less).sum()), int((~right & right_less).sum())
         passed &= lost - won <= Z_95 * math.sqrt(lost + won)
         texts.append(
-            f"{adaptive.name} transferred {right_transferred.float().mean():.1%}, adaptive {right.float().mean():.1%}: "
-            f"only the transferred one fools {lost} images, only the adaptive one {won}"
+            f"{less.column} {less.name} {right_less.float().mean():.1%}, {more.column} {more.name} "
+            f"{right.float().mean():.1%}: only the first fools {lost} of {n} images, only the second {won}"
         )
-    return Check("Adaptive attacks are not weaker than transferred ones", passed, "; ".join(texts)) if texts else None
+    return Check(name, passed, "; ".join(texts)) if texts else None
 
 
 def _same_attack(transferred: Row, adaptive: Row) -> bool:
@@ -107,6 +172,40 @@ def attacks_beat_noise(scores: Sequence[Score]) -> Check | None:
         "; ".join(f"{score.column} {score.attack} {score.accuracy:.1%}" for score in weak) or "no attack is weaker"
     )
     return Check("Every attack is at least as strong as noise", not weak, text)
+
+
+def patches_beat_random_ones(
+    model: EvaluatedModel, rows: Sequence[Row], pixels: Tensor, labels: Tensor, seed: int
+) -> Check | None:
+    """What a patch shows matters: random pixels and plain gray at the same place fool no more images."""
+    patches = [row for row in rows if row.model is model and row.perturbation is not None and _is_patch(row)]
+    if not patches:
+        return None
+    passed, texts = True, []
+    for row in patches:
+        crafted = row.perturbation
+        if crafted is None:
+            continue
+        noise = torch.rand(crafted.values.shape, generator=torch.Generator().manual_seed(seed))
+        shown = {"crafted": crafted.values, "random": noise, "gray": torch.full_like(noise, 0.5)}
+        right = {
+            name: int((model.predict(replace(crafted, values=values).apply(pixels)) == labels).sum())
+            for name, values in shown.items()
+        }
+        least = min(right["random"], right["gray"])
+        passed &= wilson_interval(right["crafted"], len(labels))[0] <= least / len(labels)
+        texts.append(f"{row.column} {row.name} " + ", ".join(f"{k} {v / len(labels):.1%}" for k, v in right.items()))
+    return Check("Patches are stronger than random ones", passed, "; ".join(texts))
+
+
+def _large_patch(model: EvaluatedModel, module: nn.Module, pixels: Tensor, labels: Tensor, seed: int) -> Check:
+    """A patch over most of the image leaves nothing right."""
+    attack = ImagePatch(budget=LARGE, grid=1, windows=1, finalists=1, steps=30, walk=0)
+    adversarial = attack(module, pixels.to(model.device), labels.to(model.device), seed=seed)
+    share = int((model.predict(adversarial) == labels).sum()) / len(labels)
+    return Check(
+        "A large patch succeeds", share <= 0.02, f"a patch over {LARGE:.0%} leaves {share:.1%} of {len(labels)}"
+    )
 
 
 def _unbounded(model: EvaluatedModel, pixels: Tensor, labels: Tensor, seed: int) -> Check:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from genaf_sdk.attacks.base import EncoderAttack, SampleWiseAttack
+from genaf_sdk.attacks.base import EncoderAttack, FeatureAttack, SampleWise
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.data.corruptions import CORRUPTIONS, STRENGTHS
 from genaf_sdk.evaluation.checks import UNBOUNDED, UNBOUNDED_IMAGES
@@ -13,6 +13,7 @@ from genaf_sdk.evaluation.curve import SAMPLE_WISE, UNIVERSAL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from genaf_sdk.attacks.base import Attack
     from genaf_sdk.data import DataSplits
     from genaf_sdk.evaluation.settings import EvaluationConfig
 
@@ -28,19 +29,18 @@ def evaluation_passes(config: EvaluationConfig, data: DataSplits) -> float:
     Attacks that end early take fewer; those that state no cost count nothing.
     """
     crafted_on, test = _sizes(config, data)
-    few = min(config.sample_wise_samples, test)
     attacks = [load_attack(name) for name in config.attacks]
-    found = replay_passes(config.attacks, config, data)
-    for attack in attacks:
-        if isinstance(attack, SampleWiseAttack):
-            found += MODELS * attack.passes(few)
-        else:
-            found += (MODELS + isinstance(attack, EncoderAttack)) * attack.passes(crafted_on)
+
+    def each(attack: Attack) -> float:
+        few = config.patch_samples if attack.is_patch else config.sample_wise_samples
+        return attack.passes(min(few, test) if isinstance(attack, SampleWise) else crafted_on)
+
+    found = replay_passes(config.attacks, config, data) + sum(_rows(attack) * each(attack) for attack in attacks)
     named = {attack.name: attack for attack in reversed(attacks)}
-    universal, each = (named.get(name) or load_attack(name) for name in (UNIVERSAL, SAMPLE_WISE))
-    found += len(config.curve) * (2 * (universal.passes(crafted_on) + FORWARD * test) + each.passes(few))
+    universal, sample_wise = (named.get(name) or load_attack(name) for name in (UNIVERSAL, SAMPLE_WISE))
+    found += len(config.curve) * (each(universal) + 2 * FORWARD * test + each(sample_wise))
     if config.checks:
-        found += UNBOUNDED.passes(min(UNBOUNDED_IMAGES, few))
+        found += UNBOUNDED.passes(min(UNBOUNDED_IMAGES, test))
     if config.corruption_samples is not None:
         found += FORWARD * MODELS * len(CORRUPTIONS) * len(STRENGTHS) * min(config.corruption_samples, test)
     if config.certificate.patch is not None:
@@ -52,9 +52,13 @@ def evaluation_passes(config: EvaluationConfig, data: DataSplits) -> float:
 def replay_passes(attacks: Sequence[str], config: EvaluationConfig, data: DataSplits) -> float:
     """Return about how many passes it takes to score clean images and every perturbation that ``attacks`` craft."""
     _, test = _sizes(config, data)
-    universal = [attack for attack in map(load_attack, attacks) if not isinstance(attack, SampleWiseAttack)]
-    perturbations = sum(MODELS + isinstance(attack, EncoderAttack) for attack in universal)
-    return FORWARD * test * (1 + perturbations)
+    universal = [attack for attack in map(load_attack, attacks) if not isinstance(attack, SampleWise)]
+    return FORWARD * test * (1 + sum(map(_rows, universal)))
+
+
+def _rows(attack: Attack) -> int:
+    """Return how often an attack is run: for every model, and where it needs an encoder alone on the published one."""
+    return MODELS + isinstance(attack, (EncoderAttack, FeatureAttack))
 
 
 def _sizes(config: EvaluationConfig, data: DataSplits) -> tuple[int, int]:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from genaf_sdk.attacks.base import Attack, EncoderAttack, SampleWiseAttack, UniversalModelAttack
+from genaf_sdk.attacks.base import (
+    Attack,
+    EncoderAttack,
+    FeatureAttack,
+    SampleWise,
+    SampleWiseAttack,
+    UniversalModelAttack,
+)
 from genaf_sdk.attacks.registry import load_attack, parsed
 from genaf_sdk.errors import AttackError, RunStoppedError
 from genaf_sdk.evaluation.model import EvaluatedModel
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from genaf_sdk.evaluation.settings import EvaluationConfig
+    from genaf_sdk.inputs.threat import Threat
     from genaf_sdk.report.scores import Role
 
 logger = logging.getLogger(__name__)
@@ -65,6 +73,8 @@ class Row:
 def chosen_attacks(attacks: Sequence[str | Attack], config: EvaluationConfig) -> list[Attack]:
     """Return attacks with the budgets of ``config``; one that is given as an object or states its budget keeps it.
 
+    Those that need less knowledge come first, so that the others can start from what these found.
+
     Raises:
         AttackError: A name or a setting is unknown.
     """
@@ -72,10 +82,11 @@ def chosen_attacks(attacks: Sequence[str | Attack], config: EvaluationConfig) ->
     for given in attacks:
         attack = load_attack(given)
         if isinstance(given, str) and "budget" not in parsed(given)[1] and not attack.is_patch:
-            sample_wise = isinstance(attack, SampleWiseAttack)
+            sample_wise = isinstance(attack, SampleWise)
             attack = attack.with_budget(config.sample_wise_budget if sample_wise else config.perturbation_budget)
         chosen.append(attack)
-    return chosen
+    kinds = EncoderAttack, UniversalModelAttack, SampleWise
+    return sorted(chosen, key=lambda attack: next(i for i, kind in enumerate(kinds) if isinstance(attack, kind)))
 
 
 @dataclass
@@ -119,8 +130,15 @@ class Crafting:
     def rows(self, attack: Attack) -> Iterator[Row]:
         """Yield the rows of one attack; those of attacks that give one perturbation are crafted."""
         if isinstance(attack, EncoderAttack):
-            yield from self._transferred(attack)
-            yield from self._adaptive(attack)
+            transferred = list(self._transferred(attack))
+            yield from transferred
+            yield from self._adaptive(attack, transferred[0].perturbation if transferred else None)
+            return
+        if isinstance(attack, FeatureAttack):
+            if self.public is not None:
+                yield from (Row(model, Knowledge.TRANSFER, attack, source="test") for model in self.models)
+            known = (model for model in self.models if model.encoder is not None)
+            yield from (Row(model, Knowledge.ADAPTIVE, attack, source="test") for model in known)
             return
         for model in self.models:
             if model.module is None and (attack.needs_gradient or not isinstance(attack, SampleWiseAttack)):
@@ -184,14 +202,15 @@ class Crafting:
             found = self.keep(found, Knowledge.TRANSFER, attack.name, source=source)
             yield from (self._row(model, Knowledge.TRANSFER, attack, found, source) for model in self.models)
 
-    def _adaptive(self, attack: EncoderAttack) -> Iterator[Row]:
+    def _adaptive(self, attack: EncoderAttack, start: Perturbation | None) -> Iterator[Row]:
+        """Crafted on each model's own encoder, from ``start``, which the attacker has already."""
         for model in self.models:
             if model.encoder is None:
                 continue
             for source, images in self.sources.items():
                 self.on_attack(f"adaptive: {attack.name} ({model.name})")
                 with self.costs_a_row(attack.name, Knowledge.ADAPTIVE, model.name):
-                    found = self.craft(attack, model.encoder, images, model)
+                    found = self.craft(attack, model.encoder, images, model, start)
                     found = self.keep(found, Knowledge.ADAPTIVE, attack.name, str(model.name), source)
                     yield self._row(model, Knowledge.ADAPTIVE, attack, found, source)
 
@@ -199,16 +218,39 @@ class Crafting:
         self.on_attack(f"white-box: {attack.name} ({model.name})")
         with self.costs_a_row(attack.name, Knowledge.WHITE_BOX, model.name):
             pixels, labels = self.sources["train"].to(model.device), self.labels.to(model.device)
-            found = attack(module, pixels, labels, seed=self.seed)
+            found = attack(module, pixels, labels, seed=self.seed, start=self.strongest(attack.threat, model))
             found = self.keep(found, Knowledge.WHITE_BOX, attack.name, str(model.name))
             yield self._row(model, Knowledge.WHITE_BOX, attack, found, "train")
 
     def craft(
-        self, attack: EncoderAttack, encoder: nn.Module, images: Tensor, model: EvaluatedModel | None = None
+        self,
+        attack: EncoderAttack,
+        encoder: nn.Module,
+        images: Tensor,
+        model: EvaluatedModel | None = None,
+        start: Perturbation | None = None,
     ) -> Perturbation:
-        """Craft on ``encoder`` from images (N, C, H, W) in [0, 1], on the device of a model."""
+        """Craft on ``encoder`` from images (N, C, H, W) in [0, 1], on the device of a model, perhaps from ``start``."""
         device = (model or self.models[0]).device
-        return attack(encoder.to(device), images.to(device), seed=self.seed)
+        return attack(encoder.to(device), images.to(device), seed=self.seed, start=start)
+
+    def strongest(self, threat: Threat, model: EvaluatedModel) -> Perturbation | None:
+        """Return what was crafted under ``threat`` and leaves ``model`` fewest training images right; None if nothing.
+
+        The attacker who knows the whole model starts from there.
+        """
+        own = ("", str(model.name))
+        known = [
+            found
+            for found in self.perturbations.values()
+            if found.threat == threat and found.key.knowledge != Knowledge.NOISE and found.key.model in own
+        ]
+        pixels = self.sources["train"]
+        return min(
+            known,
+            key=lambda found: int((model.predict(found.apply(pixels)) == self.labels).sum()),
+            default=None,
+        )
 
     @staticmethod
     def _row(model: EvaluatedModel, column: Knowledge, attack: Attack, found: Perturbation, source: str) -> Row:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from genaf_sdk.attacks.batches import sharing_features
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.data import DataSplits
 from genaf_sdk.data.alignment import aligned_to_all
 from genaf_sdk.data.sampling import Sample
-from genaf_sdk.evaluation.certificates import certify, mean_color
+from genaf_sdk.evaluation.certificates import certify
 from genaf_sdk.evaluation.checks import gradient_masking_checks
 from genaf_sdk.evaluation.classes import class_counts
 from genaf_sdk.evaluation.corrupted import corruption_section
@@ -24,6 +25,7 @@ from genaf_sdk.evaluation.scoring import Scoring
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.inputs.images import image_space
 from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.inputs.masks import mean_color
 from genaf_sdk.report.reading import read_document
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Role
@@ -110,7 +112,7 @@ class _Evaluation:
                 own = nn.functional.interpolate(own, pixels.shape[2:], mode="bilinear", antialias=True)
             sources = {"surrogate": own[: self.config.surrogate_samples], **sources}
         self.crafting = Crafting(self.models, self.public, sources, labels, self.seed, self.on_attack)
-        self.scoring = Scoring(self.sample, self.config.sample_wise_samples, self.crafting)
+        self.scoring = Scoring(self.sample, self.config.sample_wise_samples, self.config.patch_samples, self.crafting)
 
     def measure(
         self, chosen: Sequence[Attack], replayed: dict[str, Perturbation], *, own_images: bool
@@ -121,9 +123,10 @@ class _Evaluation:
         self.rows += [Row(model, Knowledge.CLEAN) for model in self.models]
         self.rows += crafting.noise(load_attack("noise").with_budget(self.config.perturbation_budget))
         self.rows += crafting.replayed(replayed, self.sample.shape)
-        for attack in chosen:
-            self.rows += crafting.rows(attack)
-        points = curve_rows(crafting, self.config.curve, chosen, self.rows)
+        with sharing_features():
+            for attack in chosen:
+                self.rows += crafting.rows(attack)
+            points = curve_rows(crafting, self.config.curve, chosen, self.rows)
         extra = [row for _, row in points if not any(row is known for known in self.rows)]
         self.on_attack("scoring")
         scoring.universal([*self.rows, *extra])

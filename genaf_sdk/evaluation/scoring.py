@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from genaf_sdk.attacks.base import SampleWiseAttack
+from genaf_sdk.attacks.base import FeatureAttack, SampleWiseAttack
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.evaluation.crafting import Crafting, Row
 from genaf_sdk.inputs.images import image_space
+from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.report.scores import CurvePoint, Score
 
 if TYPE_CHECKING:
@@ -28,14 +29,18 @@ class Scoring:
     Args:
         sample: Test images in the evaluation's order.
         few: How many of the first of them sample-wise attacks are scored on.
+        fewer: The same for patches, which cost more; at most as many.
         crafting: Where failures are noted; its seed is that of sample-wise attacks.
         clean: Class of each clean image (N,), by name of the model.
+        transferred: Images attacked one by one on the published encoder.
     """
 
     sample: Sample
     few: int
+    fewer: int
     crafting: Crafting
     clean: dict[str, Tensor] = field(default_factory=dict)
+    transferred: dict[FeatureAttack, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         pixels, labels = self.sample.first(self.few)
@@ -80,16 +85,32 @@ class Scoring:
     def sample_wise(self, row: Row) -> None:
         """Attack the first images each by itself, where gradients, or for query-only attacks answers, can be had."""
         model, attack = row.model, row.attack
-        if not isinstance(attack, SampleWiseAttack):
-            return
-        self.crafting.on_attack(f"white-box: {attack.name} ({model.name})")
-        with self.crafting.costs_a_row(attack.name, row.column, model.name):
-            pixels, labels = (tensor.to(model.device) for tensor in self.sample_wise_subset)
-            target = model.module if model.module is not None else model.classify
+        target = model.module if model.module is not None else model.classify
+        self.crafting.on_attack(f"{row.column}: {row.name} ({model.name})")
+        with self.crafting.costs_a_row(row.name, row.column, model.name):
             started = time.monotonic()
-            adversarial = attack(target, pixels, labels, seed=self.crafting.seed)
+            count = self.fewer if attack is not None and attack.is_patch else self.few
+            pixels, labels = (tensor[:count].to(model.device) for tensor in self.sample_wise_subset)
+            if isinstance(attack, FeatureAttack):
+                adversarial = self._features_attacked(attack, row, pixels)
+            elif isinstance(attack, SampleWiseAttack):
+                start = self.crafting.strongest(attack.threat, model)
+                adversarial = attack(target, pixels, labels, seed=self.crafting.seed, start=start)
+            else:
+                return
             row.seconds = round(time.monotonic() - started, 3)
             row.predicted = model.predict(adversarial)
+
+    def _features_attacked(self, attack: FeatureAttack, row: Row, pixels: Tensor) -> Tensor:
+        """Return the attacked images; those that transfer are the same for every model and made once."""
+        encoder = self.crafting.public if row.column == Knowledge.TRANSFER else row.model.encoder
+        if encoder is None:
+            raise TypeError("an attack on features needs an encoder")
+        if row.column != Knowledge.TRANSFER:
+            return attack(encoder, pixels, seed=self.crafting.seed)
+        if attack not in self.transferred:
+            self.transferred[attack] = attack(encoder.to(pixels.device), pixels, seed=self.crafting.seed)
+        return self.transferred[attack].to(pixels.device)
 
     def score(self, row: Row) -> Score | None:
         """Count; None for a row that failed."""
@@ -99,6 +120,7 @@ class Scoring:
         budget = row.perturbation.budget if row.perturbation is not None else row.attack.budget if row.attack else 0.0
         if row.is_sample_wise and row.attack is not None and row.attack.is_patch:
             threat = "patch"
+        converged = row.perturbation.details.get("converged") if row.perturbation is not None else None
         n = len(row.predicted)
         return Score(
             row.model.name,
@@ -112,6 +134,7 @@ class Scoring:
             str(row.perturbation.key) if row.perturbation is not None else "",
             row.seconds,
             threat if row.name else "",  # type: ignore[arg-type]  # the kinds of THREATS
+            converged if isinstance(converged, bool) else None,
         )
 
     def point(self, row: Row, budget: float) -> CurvePoint | None:

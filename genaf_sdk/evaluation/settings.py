@@ -26,25 +26,33 @@ class CertificateConfig(Settings):
 
 @dataclass(frozen=True)
 class EvaluationConfig(Settings):
-    """How a model is checked. Attacks on an encoder fill the transfer and adaptive columns, the others white-box."""
+    """How a model is checked. Attacks on an encoder fill the transfer and adaptive columns, the others white-box.
+
+    Perturbations and patches, for all images and for each by itself: the strongest of their kind for their time.
+    """
 
     attacks: tuple[str, ...] = (
-        "advencoder-per:batch_size=128,noise_maps=8",
-        "advencoder-pat:batch_size=128,noise_maps=8",
-        "uapgd:steps=100",
-        "label-uap:steps=100",
+        "advencoder-per:batch_size=128,noise_maps=8,steps=60",
+        "uapgd",
+        "encoder-patch",
+        "label-uap",
+        "patch-uap",
+        "feature-pgd",
         "pgd",
+        "patch",
     )
     """Names, or names with settings: ``pgd:steps=50,budget=4/255``."""
     perturbation_budget: Epsilon = 10 / 255
     """L_inf budget of universal perturbations. Patches keep the area that their attack states."""
     sample_wise_budget: Epsilon = 8 / 255
-    surrogate_samples: Count = 512
+    surrogate_samples: Count = 1024
     """How many images a universal perturbation is crafted on."""
     test_samples: Count | None = None
     """How many test images universal perturbations are scored on; None is all."""
     sample_wise_samples: Count = 250
     """How many test images a sample-wise attack is scored on."""
+    patch_samples: Count = 100
+    """The same for an attack that crafts a patch for every image, which costs more."""
     curve: tuple[Epsilon, ...] = (4 / 255, 10 / 255, 16 / 255)
     """Budgets at which accuracy is drawn as a curve; empty draws none."""
     checks: bool = True

@@ -11,18 +11,29 @@ from torch import Tensor, nn
 from genaf_sdk.engine.accuracy import accuracy
 from genaf_sdk.methods.fine_tuning import FineTuning
 from genaf_sdk.methods.pgd import PGD, ascend
-from genaf_sdk.methods.sensitivity import Sensitivity, climbed_layers, redundant_layers, robust_sensitivity
+from genaf_sdk.methods.sensitivity import (
+    Sensitivity,
+    climbed_layers,
+    first_order_rises,
+    redundant_layers,
+    robust_sensitivity,
+)
 from genaf_sdk.models.modes import inference_mode_of
 from genaf_sdk.settings import AtLeast, Between, Count, Epsilon, LearningRate, Settings, Share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
+    from genaf_sdk.engine.schedule import Schedule
     from genaf_sdk.engine.stage import Stage
     from genaf_sdk.methods.lab import Lab
 
 GUARD_IMAGES = 512
 ATTACK_STEPS = 10
+PROBED = (0.5, 1.0)
+"""Points between the weights before and after the probe at which it is looked for a gain."""
+NO_GAIN = "an epoch of the probe brought no clean accuracy on validation images"
+NO_KEEPING = "what the probe gained in clean accuracy cost accuracy under universal perturbations"
 
 
 @dataclass(frozen=True)
@@ -33,8 +44,12 @@ class Adaptability(Settings):
     """Share of the layers that is fine-tuned; at least one layer is."""
     epochs: Annotated[int, AtLeast(0)] = 6
     """0 skips stage 2."""
+    probe_epochs: Annotated[int, AtLeast(0)] = 1
+    """Of a probe on the layers that matter least to first order; stage 2 follows where it finds something to gain. 0
+    goes without."""
     batch_size: Annotated[int, AtLeast(2)] = 128
-    learning_rate: LearningRate = 1e-3
+    learning_rate: LearningRate | None = None
+    """None takes a third of the encoder's in stage 1."""
     weight_decay: Share = 8e-4
     interpolations: Count = 5
     """How many points between the stage-1 and the fine-tuned weights the guard tries."""
@@ -63,27 +78,32 @@ class Interpolation:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What stage 2 did: the layers it trained, every point that the guard measured, the coefficient it kept."""
+    """What stage 2 did: the layers it trained, every point that the guard measured, the coefficient it kept.
+
+    ``skipped`` is why it came to no more than a probe, which is undone; empty where it ran.
+    """
 
     layers: list[str]
     points: list[Interpolation]
     coefficient: float
+    skipped: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain objects, ready for JSON; the coefficient is called ``share`` there."""
         points = [{"share": point.coefficient, **asdict(point)} for point in self.points]
         for point in points:
             del point["coefficient"]
-        return {"layers": self.layers, "points": points, "share": self.coefficient}
+        return {"layers": self.layers, "points": points, "share": self.coefficient, "skipped": self.skipped}
 
 
 def adaptability_stages(lab: Lab, settings: Adaptability, first: Stage) -> Iterator[Stage]:
-    """Measure which layers robustness depends on least, yield their training on clean data, then step back.
+    """Probe, measure which layers robustness depends on least, yield their training on clean data, then step back.
 
     All other parameters are frozen and every normalization layer stays in eval mode. The guard (from RiFT) interpolates
     between the weights before and after and keeps the best clean validation accuracy among the points whose robust
     validation accuracy, under universal and under sample-wise perturbations, is not below stage 1's by more than
-    ``settings.tolerance``. Of equal points the one nearest to stage 1 is kept.
+    ``settings.tolerance``. Of equal points the one nearest to stage 1 is kept. Where the probe finds nothing to gain,
+    there is no more than it.
 
     Args:
         lab: The model after stage 1, its data and run; gets ``sensitivity`` and ``adaptation`` as findings.
@@ -93,26 +113,21 @@ def adaptability_stages(lab: Lab, settings: Adaptability, first: Stage) -> Itera
     Raises:
         TrainingError: A loss is no longer finite.
     """
+    bank = None if first.memory is None else first.memory.state().get("perturbations")
+    schedule = _schedule(lab, settings, first)
+    if settings.probe_epochs:
+        reason = yield from _probe(lab, settings, schedule, bank)
+        lab.clock.stop("probe")
+        if reason:
+            return
     contributions = _sensitivity(lab, settings)
     lab.findings["sensitivity"] = contributions
     lab.clock.stop("sensitivity")
     layers = redundant_layers(contributions, settings.redundant_fraction)
     before = {name: lab.model.get_parameter(name).detach().clone() for name in layers}
-    schedule = first.schedule.with_(
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        encoder_learning_rate=settings.learning_rate,
-        head_learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        decay="cosine",
-    )
-    trained = frozenset(layers)
-    method = FineTuning(schedule=schedule)
-    yield lab.stage("stage 2", method, trains=trained.__contains__, train_mode=_only_dropout_trains)
-
+    yield _clean_stage(lab, "stage 2", schedule, layers)
     weights = {name: lab.model.get_parameter(name) for name in layers}
     after = {name: weight.detach().clone() for name, weight in weights.items()}
-    bank = None if first.memory is None else first.memory.state().get("perturbations")
     points = []
     for index in range(settings.interpolations + 1):
         coefficient = index / settings.interpolations
@@ -127,16 +142,80 @@ def adaptability_stages(lab: Lab, settings: Adaptability, first: Stage) -> Itera
 def adaptability_passes(lab: Lab, settings: Adaptability) -> float:
     """Return about how many images cross the network, forth and back: sensitivity, training, guard; 0 without epochs.
 
-    What only goes forth counts a third.
+    What only goes forth counts a third. Where the probe finds nothing to gain, it is less.
     """
     if settings.epochs == 0:
         return 0.0
     data, sensitivity = lab.data, settings.sensitivity
     climbed = climbed_layers(lab.model, sensitivity, settings.redundant_fraction)
     measured = min(sensitivity.samples, len(data.train)) * (ATTACK_STEPS + 1 + climbed * sensitivity.steps)
-    trained = settings.epochs * (len(data.train) + len(data.validation) / 3)
+    trained = (settings.probe_epochs + settings.epochs) * (len(data.train) + len(data.validation) / 3)
     a_point = min(GUARD_IMAGES, len(data.validation)) * ATTACK_STEPS + len(data.validation) / 3
     return measured + trained + (settings.interpolations + 1) * a_point
+
+
+def _schedule(lab: Lab, settings: Adaptability, first: Stage) -> Schedule:
+    rate = settings.learning_rate
+    if rate is None:
+        found = lab.run.range_tests.get(first.name)
+        size = sum(parameter.numel() for parameter in lab.model.encoder.parameters())
+        rate = (first.schedule.encoder_rate(size) if found is None else found.chosen) / 3
+    return first.schedule.with_(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        encoder_learning_rate=rate,
+        head_learning_rate=rate,
+        weight_decay=settings.weight_decay,
+        decay="cosine",
+    )
+
+
+def _clean_stage(lab: Lab, name: str, schedule: Schedule, layers: list[str]) -> Stage:
+    trained = frozenset(layers)
+    return lab.stage(name, FineTuning(schedule=schedule), trains=trained.__contains__, train_mode=_only_dropout_trains)
+
+
+def _probe(lab: Lab, settings: Adaptability, schedule: Schedule, bank: Tensor | None) -> Generator[Stage, None, str]:
+    """Yield a short training of the layers that matter least to first order, undo it, and return why it is the last.
+
+    Empty where some point on the way gained clean validation accuracy and lost none under the ``bank``.
+    """
+    run, model = lab.run, lab.model
+
+    def least() -> list[str]:
+        images, labels = (part.to(run.accelerator.device) for part in _samples(lab, settings))
+        if bank is not None:
+            images = lab.data.space.clip(images + bank[torch.arange(len(images), device=bank.device) % len(bank)])
+        with run.accelerator.autocast():
+            rises = first_order_rises(model, images, labels, settings.sensitivity)
+        known = {name: rise for name, rise in rises.items() if name not in lab.frozen}
+        return redundant_layers(known, settings.redundant_fraction)
+
+    layers: list[str] = run.checkpoints.load_or_compute("probed layers", least)
+    weights = {name: model.get_parameter(name) for name in layers}
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    start = measure_guard(lab, settings, 0.0, bank, sample_wise=False)
+    yield _clean_stage(lab, "probe", schedule.with_(epochs=settings.probe_epochs), layers)
+    weights = {name: model.get_parameter(name) for name in layers}
+    after = {name: weight.detach().clone() for name, weight in weights.items()}
+    points = []
+    for coefficient in PROBED:
+        _interpolate(weights, before, after, coefficient)
+        points.append(measure_guard(lab, settings, coefficient, bank, sample_wise=False))
+    _interpolate(weights, before, after, 0.0)
+    reason = ""
+    if max(point.clean_accuracy for point in points) <= start.clean_accuracy:
+        reason = NO_GAIN
+    elif select([start, *points], settings.tolerance).coefficient == 0:
+        reason = NO_KEEPING
+    reason = run.processes.broadcast(reason)
+    if reason:
+        lab.findings["adaptation"] = Adaptation(layers, [], 0.0, reason)
+    return reason
+
+
+def _samples(lab: Lab, settings: Adaptability) -> tuple[Tensor, Tensor]:
+    return lab.data.train.head(settings.sensitivity.samples, seed=lab.run.seed)
 
 
 def _sensitivity(lab: Lab, settings: Adaptability) -> dict[str, float]:
@@ -145,8 +224,7 @@ def _sensitivity(lab: Lab, settings: Adaptability) -> dict[str, float]:
     announce = run.announce("sensitivity")
 
     def measured() -> dict[str, float]:
-        samples = lab.data.train.head(settings.sensitivity.samples, seed=run.seed)
-        pixels, labels = (tensor.to(run.accelerator.device) for tensor in samples)
+        pixels, labels = (tensor.to(run.accelerator.device) for tensor in _samples(lab, settings))
         with run.accelerator.autocast():
             adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), settings.attack)
             found = robust_sensitivity(
@@ -175,8 +253,13 @@ def select(points: list[Interpolation], tolerance: float) -> Interpolation:
     return max(kept, key=lambda point: (point.clean_accuracy, -point.coefficient))
 
 
-def measure_guard(lab: Lab, settings: Adaptability, coefficient: float, perturbations: Tensor | None) -> Interpolation:
-    """Measure clean accuracy on all validation images, robust accuracies on up to ``GUARD_IMAGES`` of them."""
+def measure_guard(
+    lab: Lab, settings: Adaptability, coefficient: float, perturbations: Tensor | None, *, sample_wise: bool = True
+) -> Interpolation:
+    """Measure clean accuracy on all validation images, robust accuracies on up to ``GUARD_IMAGES`` of them.
+
+    Without ``sample_wise`` that accuracy is 1.
+    """
     run, model, validation = lab.run, lab.model, lab.data.validation
     device = run.accelerator.device
     clean = accuracy(model, validation, device, run.processes)
@@ -186,10 +269,12 @@ def measure_guard(lab: Lab, settings: Adaptability, coefficient: float, perturba
         for perturbation in perturbations if perturbations is not None else ():
             correct = model(lab.data.space.clip(pixels + perturbation)).argmax(1) == labels
             universal = min(universal, float(correct.float().mean()))
+        if not sample_wise:
+            return Interpolation(coefficient, clean, universal, 1.0)
         with run.accelerator.autocast():  # to find the images; they are scored in float32, as they are deployed
             adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), settings.attack)
-        sample_wise = float((model(adversarial).argmax(1) == labels).float().mean())
-    return Interpolation(coefficient, clean, universal, sample_wise)
+        correct = model(adversarial).argmax(1) == labels
+    return Interpolation(coefficient, clean, universal, float(correct.float().mean()))
 
 
 @torch.no_grad()

@@ -77,7 +77,7 @@ class GenAF(Method):
                 "adversarial_weight": 1.0,
                 "genetic_weight": 2.5,
                 "against": PGD(epsilon=8 / 255, step_size=2 / 255, steps=10),
-                "adaptability": {"epochs": 20, "batch_size": 256},
+                "adaptability": {"epochs": 20, "probe_epochs": 0, "batch_size": 256, "learning_rate": 1e-3},
             },
             baseline={"epochs": 50},
         ),

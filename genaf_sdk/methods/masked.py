@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from genaf_sdk.engine.adversary import Adversary
 from genaf_sdk.inputs.masks import MaskSet
 from genaf_sdk.methods.against import ADVERSARIES, Against
 from genaf_sdk.methods.mixture import Mixture
-from genaf_sdk.settings import Between, Epsilon, Share
+from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.settings import Between, Count, Epsilon, Share
 
 if TYPE_CHECKING:
     from genaf_sdk.engine.batches import Batch
@@ -25,7 +27,9 @@ class Masked(Against):
     """Another adversary, and over a share of its images two masks of those that double masking hides a patch with.
 
     The publication trains with two random squares of 57 % of the side (Xiang et al., PatchCleanser, USENIX Security
-    2022); these are the very masks of the certificate, in random pairs, a mask and itself among them.
+    2022); these are the very masks of the certificate, in random pairs, a mask and itself among them. One wrong
+    prediction of all pairs costs the certificate, so that the worst pair counts: ``candidates`` (as Saha et al. 2023 do
+    greedily, mask after mask).
     """
 
     name: ClassVar[str] = "masked"
@@ -38,6 +42,8 @@ class Masked(Against):
     """Share of the image that the patch covers, as in the certificate."""
     masks: Annotated[int, Between(1, 16)] = 4
     """Masks along each axis, as in the certificate."""
+    candidates: Count = 1
+    """Of so many random pairs, an image gets that of the highest loss: as many forward passes, if more than one."""
 
     def adversary(self, key: int, processes: Processes) -> Adversary:
         """Return the adversary; it takes the color of its masks from the first batch that it sees.
@@ -64,9 +70,24 @@ class MaskedAdversary(Adversary):
         settings, inputs = self.settings, batch.inputs
         images = inputs if self.inner is None else self.inner.perturb(model, batch)
         masks = MaskSet.for_area((inputs.shape[2], inputs.shape[3]), settings.patch, settings.masks)
-        pairs = masks.pairs.to(inputs.device)[batch.integers("mask pairs", (), len(masks.pairs))]
+        pairs = self._hardest(model, batch, images, masks)
         hidden = batch.uniform("masked", ()) < settings.share
         return torch.where(hidden.view(-1, 1, 1, 1), masks.hide(images, pairs, self.fill), images)
+
+    def _hardest(self, model: nn.Module, batch: Batch, images: Tensor, masks: MaskSet) -> Tensor:
+        """Return the pair of masks of every image, int64 (n, 2): of all that are drawn, that of the highest loss."""
+        purposes = ["mask pairs", *(f"mask pairs {more}" for more in range(1, self.settings.candidates))]
+        drawn = [batch.integers(purpose, (), len(masks.pairs)) for purpose in purposes]
+        pairs = masks.pairs.to(images.device)[torch.stack(drawn)]
+        if len(drawn) == 1:
+            return pairs[0]
+        with torch.no_grad(), inference_mode_of(model):
+            losses = [
+                F.cross_entropy(model(masks.hide(images, each, self.fill)).float(), batch.labels, reduction="none")
+                for each in pairs
+            ]
+        hardest = torch.stack(losses).argmax(dim=0)
+        return pairs[hardest, torch.arange(len(hardest), device=hardest.device)]
 
     def update(self) -> None:
         """Let the other adversary learn."""

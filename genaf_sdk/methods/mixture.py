@@ -142,8 +142,7 @@ class MixtureAdversary(Adversary):
 
     def load(self, state: dict[str, Tensor], device: torch.device) -> None:
         """Go on from what ``state`` returned; a bank that was not made yet is made when it is needed."""
-        if len(state["perturbations"]):
-            self._set_bank(state["perturbations"].to(device), state["patches"].to(device))
+        self._set_bank(state["perturbations"].to(device), state["patches"].to(device))
         self.steps = int(state["steps"])
 
     def _make_bank(self, pixels: Tensor) -> None:

@@ -35,7 +35,7 @@ class RiFT(PGDAT):
         )
     }
 
-    adaptability: Adaptability = Adaptability(redundant_fraction=1e-6, epochs=10)
+    adaptability: Adaptability = Adaptability(redundant_fraction=1e-6, epochs=10, probe_epochs=0)
 
     def later_passes(self, lab: Lab) -> float:
         """Return those of stage 2."""

@@ -120,12 +120,7 @@ def _measured(
     own_precision = nullcontext() if config.method == "fast" else torch.autocast(adversarial.device.type, enabled=False)
     with inference_mode_of(model), own_precision:
         baseline, gradients = _loss_and_gradients(model, weights, adversarial, labels)
-        first_order = {
-            name: config.radius * float(weights[name].norm() * slope.norm()) for name, slope in gradients.items()
-        }
-        for name, value in first_order.items():
-            if not math.isfinite(value):
-                raise _diverged(name, value, config)
+        first_order = _to_first_order(weights, gradients, config)
 
         def rise(name: str, stop_at: float = math.inf) -> float:
             on_layer(name)
@@ -135,6 +130,32 @@ def _measured(
         if config.method == "exact":
             return {name: rise(name) for name in gradients}
         return _refined(first_order, _count(redundant_fraction, len(first_order)), rise)
+
+
+def first_order_rises(model: nn.Module, images: Tensor, labels: Tensor, config: Sensitivity) -> dict[str, float]:
+    """Return the rises of ``robust_sensitivity`` to first order, which takes one backward pass.
+
+    Args:
+        model: Pixels to logits.
+        images: Attacked training images (N, C, H, W).
+        labels: Their classes (N,).
+        config: Its radius counts.
+
+    Raises:
+        TrainingError: A rise is not finite.
+    """
+    weights = {name: weight.detach() for name, weight in layer_weights(model).items()}
+    with inference_mode_of(model):
+        _, gradients = _loss_and_gradients(model, weights, images, labels)
+    return _to_first_order(weights, gradients, config)
+
+
+def _to_first_order(weights: dict[str, Tensor], gradients: dict[str, Tensor], config: Sensitivity) -> dict[str, float]:
+    rises = {name: config.radius * float(weights[name].norm() * slope.norm()) for name, slope in gradients.items()}
+    for name, value in rises.items():
+        if not math.isfinite(value):
+            raise _diverged(name, value, config)
+    return rises
 
 
 def _refined(first_order: dict[str, float], wanted: int, rise: Callable[[str, float], float]) -> dict[str, float]:

@@ -25,6 +25,7 @@ from genaf_sdk.report.sections import (
     GallerySection,
     ModelDescription,
     OnnxSection,
+    RangeTestSection,
 )
 from genaf_sdk.settings import Between
 
@@ -63,6 +64,7 @@ class Report:
         provenance: Encoder, data and settings, each by its hash.
         config: All settings, as ``HardenConfig.from_dict`` reads them.
         history: One record an epoch.
+        range_tests: How the encoder's learning rate was chosen, by stage; empty where it was given.
         seconds: Duration of each part of the run.
         sensitivity: Layer to the rise of its adversarial loss: what the layer contributes to robustness.
         adaptation: Stage 2; missing or null where it did not run.
@@ -89,6 +91,7 @@ class Report:
     provenance: ProvenanceSection | None = None
     config: Config | None = None
     history: list[EpochRecord] | None = None
+    range_tests: dict[str, RangeTestSection] | None = None
     seconds: dict[str, Amount] | None = None
     sensitivity: dict[str, Amount] | None = None
     adaptation: AdaptationSection | None = None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LARGEST = 96
 """Pictures have no side of more pixels."""
+PNG = b"\x89PNG\r\n\x1a\n"
 MOST_BYTES = 1_600_000
 """Of encoded pictures in one report; what does not fit is left out and counted."""
 
@@ -162,14 +163,21 @@ def _stored_images(report: Report) -> Tensor:
 def _read_png(text: str, where: str) -> Tensor:
     """Decode a PNG of eight bits a channel; its size is looked at before its pixels are."""
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as image:
+        content = base64.b64decode(text, validate=True)
+        width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+        if content.startswith(PNG) and max(width, height) > LARGEST:  # before Pillow, whose own limit is another error
+            raise _too_large(where, f"{width} x {height} pixels")
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if max(image.size) > LARGEST or image.mode not in ("L", "RGB"):
-                raise OutputError(
-                    f"{where} is a picture of {image.width} x {image.height} pixels, mode {image.mode}.",
-                    expected=f"a gray or RGB picture of at most {LARGEST} x {LARGEST}",
-                )
+                raise _too_large(where, f"{image.width} x {image.height} pixels, mode {image.mode}")
             data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
             pixels = data.view(image.height, image.width, len(image.getbands()))
             return pixels.permute(2, 0, 1).float() / 255
     except (binascii.Error, OSError, SyntaxError, ValueError) as error:
         raise OutputError(f"{where} cannot be read: {error!s:.100}.", expected="a PNG in base64") from error
+
+
+def _too_large(where: str, what: str) -> OutputError:
+    return OutputError(
+        f"{where} is a picture of {what}.", expected=f"a gray or RGB picture of at most {LARGEST} x {LARGEST}"
+    )

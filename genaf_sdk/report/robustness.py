@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -80,6 +81,13 @@ class RobustnessReport(Report):
     def _write_page(path: Path, page: str) -> None:
         with replacing(path) as temporary:
             temporary.write_text(page, encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        """Return the page as a notebook shows it: in a frame that runs nothing."""
+        return (
+            f'<iframe srcdoc="{escape(html_report(self))}" sandbox="" title="Robustness report" '
+            'style="width: 100%; height: 40rem; border: 1px solid #8888"></iframe>'
+        )
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

@@ -65,6 +65,7 @@ class Score:
         seconds: Time to craft it.
         threat: Whether the budget is that of an L_inf perturbation (``linf``) or a patch's (``patch``); reports of
             older versions do not say it.
+        converged: Whether held-out images had stopped to fall when the attack ended; null where it does not say.
     """
 
     derived: ClassVar[dict[str, str]] = {
@@ -84,6 +85,7 @@ class Score:
     perturbation: Annotated[str, NAME] = ""
     seconds: Amount = 0.0
     threat: Literal["", "linf", "patch"] = ""
+    converged: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", Role(self.model))

@@ -103,6 +103,28 @@ class EpochRecord:
 
 
 @dataclass
+class RangeTestSection:
+    """How the encoder's learning rate was chosen: by a ramp at the start of a stage, which was undone.
+
+    Args:
+        rates: Learning rate of the encoder at every step of the ramp.
+        losses: The stage's loss on the batch of that step, before it.
+        chosen: The learning rate that the stage used.
+    """
+
+    rates: list[Amount]
+    losses: list[float]
+    chosen: Amount
+
+    def __post_init__(self) -> None:
+        if len(self.rates) != len(self.losses):
+            raise OutputError(
+                f"A range test has {len(self.rates)} learning rates and {len(self.losses)} losses.",
+                expected="one loss a rate",
+            )
+
+
+@dataclass
 class InterpolationPoint:
     """One point between the weights of stage 1 and the fine-tuned ones, measured on validation images.
 
@@ -127,11 +149,13 @@ class AdaptationSection:
         layers: Weights that were fine-tuned, least sensitive first.
         points: What the guard measured.
         share: The point that was kept.
+        skipped: Why it came to no more than a probe, which was undone; empty where it ran.
     """
 
     layers: list[str]
     points: list[InterpolationPoint]
     share: Share
+    skipped: str = ""
 
 
 @dataclass

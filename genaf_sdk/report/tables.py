@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 KNOWLEDGE: dict[str, str] = {
     Knowledge.CLEAN: "The test images as they are.",
     Knowledge.NOISE: "Random noise of the same budget: a sanity baseline that every attack should beat.",
-    Knowledge.TRANSFER: "The attacker crafts one perturbation on the published encoder (the paper's threat model).",
-    Knowledge.ADAPTIVE: "The attacker crafts one perturbation on the attacked model's own encoder.",
+    Knowledge.TRANSFER: "The attacker knows the published encoder alone. One perturbation or patch for all images is "
+    "the paper's threat model; some attacks perturb every image by itself.",
+    Knowledge.ADAPTIVE: "The attacker knows the attacked model's own encoder, and no labels.",
     Knowledge.WHITE_BOX: "The attacker knows the whole model and, for some attacks, perturbs every image by itself.",
 }
 """What the attacker of each column knows."""

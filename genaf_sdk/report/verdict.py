@@ -57,6 +57,7 @@ def limits(report: Report) -> list[str]:
         *_price(report),
         *_sample_wise(own),
         *_placed_patches(own),
+        *_not_converged(own),
         *_missing(report),
         *(f"Not measured: {failure.text}" for failure in report.failures if failure.part == "attack"),
         _budgets(own),
@@ -101,6 +102,12 @@ def _placed_patches(rows: list[Score]) -> list[str]:
     ]
 
 
+def _not_converged(rows: list[Score]) -> list[str]:
+    """Name the attacks that were still gaining when they ended."""
+    names = [f"{row.attack} ({row.column})" for row in rows if row.converged is False]
+    return [f"Still gaining when their steps ended, so more steps may find more: {', '.join(names)}."] if names else []
+
+
 def _other_changes(report: Report) -> str:
     untried = "blur, weather, " if report.corruptions is None else ""
     return f"rotation, {untried}objects larger than the patch"
@@ -135,7 +142,7 @@ def _price(report: Report) -> list[str]:
 
 
 def _sample_wise(own: list[Score]) -> list[str]:
-    rows = [score for score in own if score.crafting_data == "test"]
+    rows = [score for score in own if score.crafting_data == "test" and score.column == Knowledge.WHITE_BOX]
     strongest = lowest_accuracy(rows)
     if strongest is None:
         return ["Attacks that perturb every image by itself were not run: nothing is known of them."]

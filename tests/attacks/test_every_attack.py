@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from genaf_sdk.attacks import (
     Attack,
     EncoderAttack,
+    FeatureAttack,
     Perturbation,
     SampleWiseAttack,
     UniversalModelAttack,
     known_attacks,
     load_attack,
 )
+from genaf_sdk.attacks.base import SampleWise
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.keys import PerturbationKey
 
@@ -30,17 +32,19 @@ QUICK = {
     "queries": 20,
     "candidates": 2,
     "restarts": 2,
+    "trials": 2,
     "grid": 2,
     "scout_steps": 2,
     "finalists": 2,
     "windows": 2,
+    "walk": 2,
 }
 needs_art = [
     pytest.mark.skipif(find_spec("art") is None, reason="needs adversarial-robustness-toolbox"),
     pytest.mark.slow,
 ]
 NAMES = [pytest.param(name, marks=needs_art if name == "autoattack" else []) for name in known_attacks()]
-UNIVERSAL_NAMES = [p for p in NAMES if not issubclass(known_attacks()[p.values[0]], SampleWiseAttack)]
+UNIVERSAL_NAMES = [p for p in NAMES if not issubclass(known_attacks()[p.values[0]], SampleWise)]
 GRADIENT_NAMES = [p for p in NAMES if known_attacks()[p.values[0]].needs_gradient]
 
 
@@ -81,6 +85,8 @@ def attacked(
 ) -> tuple[Tensor, Perturbation | None]:
     if isinstance(attack, SampleWiseAttack):
         return attack(model, pixels, labels, seed=seed), None
+    if isinstance(attack, FeatureAttack):
+        return attack(model, pixels, seed=seed), None
     if isinstance(attack, UniversalModelAttack):
         perturbation = attack(model, pixels, labels, seed=seed)
     else:
@@ -157,7 +163,9 @@ def test_bad_images_and_models_are_refused(name: str) -> None:
         attacked(attack, model, pixels, labels)
 
 
-@pytest.mark.parametrize("name", [p for p in NAMES if not issubclass(known_attacks()[p.values[0]], EncoderAttack)])
+@pytest.mark.parametrize(
+    "name", [p for p in NAMES if not issubclass(known_attacks()[p.values[0]], (EncoderAttack, FeatureAttack))]
+)
 def test_bad_labels_are_refused(name: str) -> None:
     model, (pixels, labels) = net(), images()
     for bad in (None, labels[:3], labels.float(), labels + 1, labels - 1):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from genaf_sdk.attacks import EncoderPatch, ImagePatch, PatchUAP
-from genaf_sdk.attacks.patch import PatchSearch
+from genaf_sdk.attacks.patch_search import PatchSearch
 from genaf_sdk.attacks.pgd import margin_loss
 from genaf_sdk.attacks.targets import FeatureTarget, LabelTarget
 from genaf_sdk.errors import AttackError
@@ -61,23 +63,68 @@ def test_the_universal_patch_lies_where_the_weights_are_and_is_their_sign() -> N
     weights.data[:] = weights.view(2, 8, 8).mul(1 + 500 * mask_at((8, 8), (2, 2), (6, 3))).flatten(1).detach()
     pixels, _ = images(model)
     found = PatchUAP(budget=4 / 64)(model, pixels, torch.zeros(len(pixels)).long())
-    assert (found.details["top"], found.details["left"], found.details["loss"]) == (6, 3, "cross-entropy")
+    assert (found.details["places"], found.details["loss"]) == ("6,3", "cross-entropy")
     difference = (weights[1] - weights[0]).view(1, 8, 8)
     assert found.mask is not None
     torch.testing.assert_close(found.values, (difference > 0).float() * found.mask)
     assert torch.equal(found.mask, mask_at((8, 8), (2, 2), (6, 3)))
 
 
-@pytest.mark.parametrize("rectangles", [2, 3])
-def test_several_rectangles_share_the_area(rectangles: int) -> None:
+@pytest.mark.parametrize("patches", [2, 4])
+def test_several_rectangles_share_the_area(patches: Literal[2, 4]) -> None:
     model = linear()
     pixels, labels = images(model)
-    found = PatchUAP(budget=12 / 64, rectangles=rectangles, steps=5)(model, pixels, labels)
-    rows, columns = patch_sides(8, 8, 12 / 64 / rectangles)
+    found = PatchUAP(budget=12 / 64, patches=patches, steps=5)(model, pixels, labels)
+    rows, columns = patch_sides(8, 8, 12 / 64 / patches)
     assert found.mask is not None
-    assert int(found.mask.sum()) == rectangles * rows * columns <= 12
+    assert int(found.mask.sum()) == patches * rows * columns <= 12
     with pytest.raises(AttackError, match="no place for 4 rectangles"):
-        PatchUAP(budget=1.0, rectangles=4, steps=5)(model, pixels, labels)
+        PatchUAP(budget=1.0, patches=4, steps=5)(model, pixels, labels)
+
+
+def test_the_patch_moves_off_the_grid_to_where_the_weights_are() -> None:
+    model = linear(size=24)
+    model[1].weight.data *= 0.01
+    model[1].weight.data[:] = (
+        model[1].weight.view(2, 24, 24).mul(1 + 500 * mask_at((24, 24), (8, 8), (6, 2))).flatten(1).detach()
+    )
+    pixels, _ = images(model, size=24)
+    labels = torch.zeros(len(pixels)).long()
+    found = PatchUAP(budget=64 / 576)(model, pixels, labels)  # the grid is at 0, 8 and 16
+    assert (6, 2) not in grid_places((24, 24), (8, 8), 3)
+    top, left = map(int, str(found.details["places"]).split(","))
+    assert abs(top - 6) <= 2
+    assert abs(left - 2) <= 2
+    stays = PatchUAP(budget=64 / 576, grid=1, shift=0.1, steps=20)(model, pixels, labels)
+    assert stays.mask is not None
+    assert int(stays.mask.sum()) == 64
+
+
+def test_a_shifted_patch_stays_in_the_image() -> None:
+    model = linear()
+    pixels, labels = images(model)
+    found = PatchUAP(budget=9 / 64, shift=0.25, steps=8)(model, pixels, labels)
+    assert found.mask is not None
+    assert int(found.mask.sum()) == 9
+    rows, columns = (torch.nonzero(found.mask[0].any(dim=axis)).flatten() for axis in (1, 0))
+    assert len(rows) == len(columns) == 3  # one rectangle, which nothing has wrapped around an edge
+
+
+def test_a_patch_that_is_given_is_never_lost() -> None:
+    model = linear(2)
+    pixels, labels = images(model)
+    strong = PatchUAP(budget=9 / 64)(model, pixels, labels, seed=1)
+    weak = PatchUAP(budget=9 / 64, grid=1, scout_steps=1, steps=1, step_size=1e-6)
+    target = LabelTarget(model, pixels, labels, 9.0, torch.Generator().manual_seed(0))
+    begun, alone = weak(model, pixels, labels, start=strong), weak(model, pixels, labels)
+    assert target.success(begun.apply) >= target.success(strong.apply) > target.success(alone.apply)
+    fooled = model(strong.apply(pixels)).argmax(1) != labels
+    each = ImagePatch(budget=9 / 64, grid=1, windows=1, scout_steps=1, steps=1, step_size=1e-6)
+    own = model(each(model, pixels, labels, start=strong)).argmax(1) != labels
+    assert bool(own[fooled].all())
+    assert int(fooled.sum()) > int((model(each(model, pixels, labels)).argmax(1) != labels).sum())
+    with pytest.raises(AttackError, match="start"):
+        each.with_budget(4 / 64)(model, pixels, labels, start=strong)
 
 
 def test_a_patch_of_its_own_fools_exactly_the_images_that_some_place_allows() -> None:
@@ -92,7 +139,7 @@ def test_a_patch_of_its_own_fools_exactly_the_images_that_some_place_allows() ->
     gains = best_place(pixels, sign * weights, sides, places).amax(dim=1)
     possible = margin_loss(model(pixels), labels).detach() + gains > 1e-2
     impossible = margin_loss(model(pixels), labels).detach() + gains < 0
-    adversarial = ImagePatch(budget=budget, finalists=16)(model, pixels, labels)
+    adversarial = ImagePatch(budget=budget, grid=4, finalists=16, walk=0)(model, pixels, labels)
     fooled = model(adversarial).argmax(1) != labels
     assert 5 < int(possible.sum()) < 40
     assert bool(fooled[possible].all())
@@ -112,8 +159,25 @@ def test_the_windows_are_where_the_gradient_is() -> None:
     model[1].weight.data[:] = (model[1].weight.view(2, 8, 8) * mask_at((8, 8), (3, 3), (4, 2))).flatten(1).detach()
     pixels, labels = images(model, 5)
     search = PatchSearch(model, pixels, labels, (3, 3), Patch(9 / 64))
-    assert search.windows(1).tolist() == [[[4, 2]]] * 5
-    assert search.windows(99).shape == (5, 36, 2)
+    first, second = search.windows(2).unbind(1)
+    assert first.tolist() == [[4, 2]] * 5
+    assert int((first - second).abs().amax(dim=1).min()) >= 1  # another place
+
+
+def test_a_walking_patch_finds_the_place() -> None:
+    model = linear()
+    far = (torch.arange(8) - 5)[:, None] ** 2 + (torch.arange(8) - 3)[None] ** 2  # from the middle of that place
+    model[1].weight.data[:] = 0.01 * torch.tensor([[-1.0], [1.0]]) / (1 + far.flatten())
+    model[1].bias.data[:] = torch.tensor([10.0, 0.0])
+    pixels, labels = images(model, 5)
+    search = PatchSearch(model, pixels, labels, (3, 3), Patch(9 / 64))
+    rows, begin = torch.arange(5), torch.rand(5, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    places = torch.tensor([[2, 0]]).repeat(5, 1)
+    _, stayed, low = search.climb(rows, begin, places, [0.2] * 30)
+    _, walked, high = search.climb(rows, begin, places, [0.2] * 30, walk=5)
+    assert torch.equal(stayed, places)
+    assert walked.tolist() == [[4, 2]] * 5
+    assert bool((high > low).all())
 
 
 def test_the_label_free_patch_moves_features_and_beats_a_random_one(tiny_encoder: nn.Module) -> None:

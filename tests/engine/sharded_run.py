@@ -53,7 +53,13 @@ def main(folder: Path, *options: str) -> None:
         machine={"mixed_precision": precision},
         method={
             "schedule": {"epochs": 3, "batch_size": 33},
-            "adaptability": {"epochs": 1, "batch_size": 33, "interpolations": 2, "sensitivity": sensitivity},
+            "adaptability": {
+                "probe_epochs": 0,
+                "epochs": 1,
+                "batch_size": 33,
+                "interpolations": 2,
+                "sensitivity": sensitivity,
+            },
         },
         export={"precisions": ()},
     )

@@ -24,7 +24,7 @@ from genaf_sdk.result import HardenResult
 CONFIG = HardenConfig().with_(
     method={
         "schedule": {"epochs": 3, "batch_size": 24, "encoder_learning_rate": 1e-2},
-        "adaptability": {"epochs": 2, "batch_size": 24, "interpolations": 2},
+        "adaptability": {"probe_epochs": 0, "epochs": 2, "batch_size": 24, "interpolations": 2},
     }
 )
 

@@ -16,7 +16,13 @@ SENSITIVITY = {"steps": 1, "samples": 24}
 CONFIG = HardenConfig().with_(
     method={
         "schedule": {"epochs": 3, "batch_size": 32},
-        "adaptability": {"epochs": 1, "batch_size": 32, "interpolations": 2, "sensitivity": SENSITIVITY},
+        "adaptability": {
+            "probe_epochs": 0,
+            "epochs": 1,
+            "batch_size": 32,
+            "interpolations": 2,
+            "sensitivity": SENSITIVITY,
+        },
     },
     export={"precisions": ()},
 )

@@ -16,9 +16,9 @@ from genaf_sdk import evaluate
 from genaf_sdk.data import DataSplits
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.errors import AttackError, OutputError
-from genaf_sdk.evaluation.certificates import DoubleMasking, certify, leading_class, mean_color
+from genaf_sdk.evaluation.certificates import DoubleMasking, certify, leading_class
 from genaf_sdk.evaluation.settings import CertificateConfig, EvaluationConfig
-from genaf_sdk.inputs.masks import MaskSet
+from genaf_sdk.inputs.masks import MaskSet, mean_color
 from genaf_sdk.inputs.patches import paste
 from genaf_sdk.report.robustness import RobustnessReport
 

@@ -5,12 +5,29 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from torch import Tensor, nn
+from training import tiny_model
 
 from genaf_sdk import HardenConfig, evaluate
-from genaf_sdk.attacks import PGD, EncoderAttack, Perturbation
+from genaf_sdk.attacks import (
+    PGD,
+    EncoderAttack,
+    EncoderPatch,
+    FeaturePGD,
+    ImagePatch,
+    PatchUAP,
+    Perturbation,
+    SampleWiseAttack,
+    UniversalModelAttack,
+    load_attack,
+)
 from genaf_sdk.data import DataSplits, LabelledImages
 from genaf_sdk.errors import AttackError
-from genaf_sdk.evaluation.checks import adaptive_not_weaker
+from genaf_sdk.evaluation.checks import (
+    adaptive_not_weaker,
+    labels_not_weaker,
+    own_patches_not_weaker,
+    patches_beat_random_ones,
+)
 from genaf_sdk.evaluation.crafting import Row
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.settings import EvaluationConfig
@@ -163,7 +180,12 @@ def test_the_curve_uses_the_seed_of_the_evaluation(
 ) -> None:
     seeds = []
     original = PGD.__call__
-    monkeypatch.setattr(PGD, "__call__", lambda self, *a, seed=0: seeds.append(seed) or original(self, *a, seed=seed))
+
+    def seen(self: PGD, *given: Tensor, seed: int = 0, **rest: object) -> Tensor:
+        seeds.append(seed)
+        return original(self, *given, seed=seed, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PGD, "__call__", seen)
     evaluate(Redness(), striped, config=replace(config, curve=(4 / 255, 16 / 255)), seed=7)
     assert len(seeds) == 4  # the table, two points, the check
     assert set(seeds) == {7}
@@ -259,9 +281,115 @@ def test_an_adaptive_attack_weaker_than_the_transferred_one_fails_its_check() ->
     failed = adaptive_not_weaker(model, [transferred, weaker], labels)
     assert failed is not None
     assert not failed.passed  # 15.0 against 5.0 % of 200: the intervals overlap, the images do not
-    assert "20 images, only the adaptive one 0" in failed.figures
+    assert "20 of 200 images, only the second 0" in failed.figures
     passed = adaptive_not_weaker(model, [transferred, as_strong], labels)
     assert passed is not None
     assert passed.passed
     other = row(Knowledge.ADAPTIVE, range(10), run=2)
     assert adaptive_not_weaker(model, [transferred, other], labels) is None, "another attack's"
+
+
+def patch_row(column: Knowledge, fooled: range, *, each: bool = False) -> Row:
+    """A row of a patch on 100 images of class 0."""
+    predicted = torch.zeros(100, dtype=torch.long)
+    predicted[list(fooled)] = 1
+    model = EvaluatedModel.of(PATCHED, Role.HARDENED)
+    if each:
+        return Row(model, column, ImagePatch(budget=0.1), None, "test", predicted)
+    attack = EncoderPatch(budget=0.1) if column != Knowledge.WHITE_BOX else PatchUAP(budget=0.1)
+    mask = torch.zeros(1, 10, 10)
+    mask[:, :3, :3] = 1
+    found = Perturbation(torch.ones(3, 10, 10) * mask, attack.threat, mask, PerturbationKey(column, attack.name))
+    return Row(model, column, attack, found, "train", predicted)
+
+
+PATCHED = Redness()
+
+
+def of_one_model(*rows: Row) -> list[Row]:
+    return [replace(row, model=rows[0].model) for row in rows]
+
+
+def test_knowing_labels_and_patching_each_image_has_to_be_worth_it() -> None:
+    labels = torch.zeros(100, dtype=torch.long)
+    blind, knowing, weak = of_one_model(
+        patch_row(Knowledge.ADAPTIVE, range(30)),
+        patch_row(Knowledge.WHITE_BOX, range(40)),
+        patch_row(Knowledge.WHITE_BOX, range(5)),
+    )
+    passed, failed = (labels_not_weaker(blind.model, [blind, row], labels) for row in (knowing, weak))
+    assert passed is not None
+    assert failed is not None
+    assert (passed.passed, failed.passed) == (True, False)
+    assert labels_not_weaker(blind.model, [blind], labels) is None
+    for fooled, passes in ((range(50), True), (range(10), False)):
+        universal, each = of_one_model(knowing, patch_row(Knowledge.WHITE_BOX, fooled, each=True))
+        check = own_patches_not_weaker(universal.model, [universal, each], labels)
+        assert check is not None
+        assert check.passed is passes
+
+
+def test_a_patch_that_shows_nothing_better_than_noise_fails_its_check() -> None:
+    pixels = torch.full((60, 3, 10, 10), 0.4)
+    pixels[:, 0] += 0.001  # red, narrowly
+    labels = torch.zeros(60, dtype=torch.long)
+    row = patch_row(Knowledge.WHITE_BOX, range(0))
+    crafted = row.perturbation
+    assert crafted is not None
+
+    def random_color(seed: int) -> int:
+        noise = torch.rand(3, 10, 10, generator=torch.Generator().manual_seed(seed))
+        return int((noise * crafted.mask).mean((1, 2)).argmax())
+
+    seed = next(seed for seed in range(20) if random_color(seed) != 0)
+    for color, passes in ((1, True), (0, False)):  # green fools; red does not, where random pixels do
+        values = torch.eye(3)[color][:, None, None] * torch.ones(10, 10) * crafted.mask
+        shown = replace(row, perturbation=replace(crafted, values=values))
+        check = patches_beat_random_ones(row.model, [shown], pixels, labels, seed)
+        assert check is not None
+        assert check.passed is passes, check.figures
+
+
+def test_attacks_on_features_fill_transfer_and_adaptive_and_are_made_once(
+    striped: DataSplits, config: EvaluationConfig, tiny_encoder: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    run = FeaturePGD.run
+    monkeypatch.setattr(FeaturePGD, "run", lambda self, *given: seen.append(1) or run(self, *given))
+    hardened = tiny_model(tiny_encoder)
+    quick = replace(config, checks=False, sample_wise_samples=20)
+    report = evaluate(
+        hardened, striped, attacks=["feature-pgd:steps=2"], encoder=tiny_encoder, baseline=Redness(), config=quick
+    )
+    rows = rows_of(report, "feature-pgd")
+    assert [(row.model, row.column, row.n, row.crafting_data) for row in rows] == [
+        ("hardened", "transfer", 20, "test"),
+        ("undefended", "transfer", 20, "test"),
+        ("hardened", "adaptive", 20, "test"),
+    ]
+    assert {row.budget for row in rows} == {quick.sample_wise_budget}
+    assert len(seen) == 2
+
+
+def test_more_knowledge_starts_from_what_less_found(
+    striped: DataSplits, config: EvaluationConfig, tiny_encoder: nn.Module
+) -> None:
+    still = "steps=1,trials=1,relative_step_size=0"
+    report = evaluate(
+        tiny_model(tiny_encoder),
+        striped,
+        attacks=[f"label-uap:{still}", f"uapgd:{still}"],
+        encoder=tiny_encoder,
+        config=replace(config, checks=False),
+    )
+    found = {name: kept.values for name, kept in report.perturbations.items() if "uap" in name}
+    assert list(found) == ["transfer-uapgd", "adaptive-uapgd-hardened", "white-box-label-uap-hardened"]
+    assert torch.equal(found["transfer-uapgd"], found["adaptive-uapgd-hardened"])
+    assert torch.equal(found["transfer-uapgd"], found["white-box-label-uap-hardened"])
+    assert [row.converged for row in report.scores if "uap" in row.attack] == [False] * 3
+
+
+def test_the_default_evaluation_has_perturbations_and_patches_for_all_and_for_each_image() -> None:
+    attacks = [load_attack(text) for text in EvaluationConfig().attacks]
+    for kind in (EncoderAttack, UniversalModelAttack, SampleWiseAttack):
+        assert {attack.is_patch for attack in attacks if isinstance(attack, kind)} == {True, False}

@@ -18,6 +18,7 @@ LFS_FROM = 10_000  # bytes
 @dataclass
 class Repository:
     private: bool = False
+    kind: str = "model"
     branches: dict[str, str] = field(default_factory=lambda: {"main": "0" * 40})
     files: dict[str, dict[str, bytes]] = field(default_factory=lambda: {"0" * 40: {}})
     commits: list[str] = field(default_factory=list)
@@ -83,9 +84,8 @@ class Handler(BaseHTTPRequestHandler):
             wanted = json.loads(body)
             name = "/".join(filter(None, (wanted.get("organization"), wanted["name"])))
             exists = name in self.server.repositories
-            self.server.repositories.setdefault(
-                name, Repository(private=wanted.get("visibility") == "private" or bool(wanted.get("private")))
-            )
+            private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
+            self.server.repositories.setdefault(name, Repository(private, wanted.get("type") or "model"))
             self.answer(409 if exists else 200, {"url": f"{self.server.url}/{name}", "error": "exists"})
         elif parts == ["api", "validate-yaml"]:
             self.answer(200, {"errors": [], "warnings": []})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import marshal
+import re
 from collections.abc import Callable
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
@@ -17,11 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from genaf_sdk.cli import CHECK_FAILED, DONE, USAGE_ERROR, main
 from genaf_sdk.data import DataSplits
-from genaf_sdk.errors import GenafError
+from genaf_sdk.errors import ExportError, GenafError
 from genaf_sdk.export.card import eval_results, model_card
 from genaf_sdk.export.consistency import facts_of, read_config
 from genaf_sdk.export.integrity import seal
 from genaf_sdk.export.outcome import Outcome, Verification
+from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.verification import verify
@@ -110,6 +112,15 @@ def scaled(factor: float) -> Callable[[Perturbation], Perturbation]:
     return change
 
 
+def encoder(folder: Path, name: str) -> None:
+    """Let the bundle name another encoder, wherever it names one."""
+    edit(folder, "config.json", lambda config: config.update(encoder=name))
+    if name:
+        edit(folder, "report.json", lambda report: report["model"].update(encoder=name))
+        edit(folder, "report.json", lambda report: report["provenance"].update(encoder=name))
+    rewrite(folder)
+
+
 def tenfold(folder: Path) -> None:
     """State ten times the budget, in files and rows alike."""
 
@@ -141,16 +152,21 @@ def one_image(folder: Path) -> None:
     rewrite(folder)
 
 
-def everything(folder: Path) -> None:
-    flattered(folder)
-    invented(folder)
-    perturbations(folder, scaled(0.0))
-    other_weights(folder)
-    (folder / "model.fp16.onnx").write_bytes(bytes(10_000))
-    reverse_names_in_files(folder)
-    (folder / "report.html").write_text("<h1>100 %</h1>")
-    (folder / "README.md").write_text("---\n---\n100 %")
-    seal(folder)
+PARTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "rows": (flattered, "hardened adaptive uapgd: "),
+    "inventions": (invented, "hardened white-box autoattack: 200 of 200 right (100.0%): more than without an attack"),
+    "perturbations": (lambda f: perturbations(f, scaled(0.0)), "0/255, 0% of the budget"),
+    "weights": (other_weights, "model.safetensors against model.onnx: the same logits: they differ by"),
+    "page": (lambda f: (f / "report.html").write_text("<h1>100 %</h1>"), "report.html: : it is not the page"),
+    "card": (lambda f: (f / "README.md").write_text("---\n---\n100 %"), "README.md: : does not follow"),
+    "names": (lambda f: reverse_names_in_files(f), "has the fingerprint"),
+    "garbage": (lambda f: (f / "model.fp16.onnx").write_bytes(bytes(10_000)), "model.fp16.onnx is no ONNX file"),
+}
+"""What a wholly forged bundle consists of, in the order of forging, and why each part alone is refused."""
+HIDDEN = {"garbage": set(PARTS) - {"garbage"}, "names": set(PARTS) - {"names"}, "perturbations": {"rows"}}
+"""Reasons that are not seen before a part is mended: the first two end the verification."""
+MENDED = ("nothing", "garbage", "names", "perturbations", "weights", "page", "card", "rows")
+"""The forger mends one part after another."""
 
 
 def reverse_names_in_files(folder: Path) -> None:
@@ -167,8 +183,11 @@ def sealed(change: Callable[[Path], object]) -> Callable[[Path], None]:
 
 
 FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "everything at once": (everything, ""),
     "rows that flatter": (flattered, "hardened adaptive uapgd"),
+    "a count that is off by three": (
+        lambda f: rows(f, lambda row: row.update(correct=row["correct"] + 3) if row["column"] == "clean" else None),
+        "hardened clean",
+    ),
     "one image a row": (one_image, "at least 100"),
     "rows that were never measured": (invented, "more than without an attack"),
     "perturbations of zeros": (lambda f: perturbations(f, scaled(0.0)), "0/255, 0% of the budget"),
@@ -186,6 +205,15 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another page": (sealed(lambda f: (f / "report.html").write_text("<h1>100 %</h1>")), "report.html"),
     "another card": (sealed(lambda f: (f / "README.md").write_text("---\n---\n100 %")), "README.md"),
+    "other results for the Hub": (
+        sealed(lambda f: (f / ".eval_results/robustness.yaml").write_text("[]")),
+        ".eval_results/robustness.yaml",
+    ),
+    "an encoder that nobody can build": (
+        lambda f: (other_weights(f), encoder(f, "timm/no_such_model")),
+        "model.safetensors against model.onnx: one model: ",
+    ),
+    "no encoder, though there is one": (lambda f: (other_weights(f), encoder(f, "")), "encoder in the report"),
     "another verdict": (
         sealed(lambda f: edit(f, "report.json", lambda r: r.update(verdict="Accuracy: 100 %."))),
         "verdict",
@@ -227,18 +255,78 @@ def test_a_sound_bundle_agrees_and_says_what_was_not_replayed(sound: Path, digit
     assert len([w for w in whats if w.startswith("curve")]) == len(report.curve)
 
 
+@pytest.mark.parametrize("last", MENDED)
+def test_a_wholly_forged_bundle_is_refused_for_every_part_that_is_still_forged(
+    last: str, forged: Path, digits: DataSplits
+) -> None:
+    left = [part for part in PARTS if part not in MENDED[: MENDED.index(last) + 1]]
+    for part in left:
+        PARTS[part][0](forged)
+    seal(forged)
+    said = refusal(forged, digits)
+    seen = set(left).difference(*(HIDDEN.get(part, set()) for part in left))
+    if {"names", "garbage"} <= set(left):
+        seen = {"garbage"}
+    assert seen
+    for part in seen:
+        assert PARTS[part][1] in said, part
+
+
+def refusal(folder: Path, data: DataSplits) -> str:
+    """Return why a bundle is refused."""
+    try:
+        found = verify(folder, data)
+    except GenafError as error:
+        return str(error)
+    assert not found.agrees
+    return differences(found)
+
+
 @pytest.mark.parametrize("name", FORGERIES)
 def test_a_forgery_is_refused_with_the_reason(name: str, forged: Path, digits: DataSplits) -> None:
     forge, reason = FORGERIES[name]
     forge(forged)
-    try:
-        found = verify(forged, digits)
-    except GenafError as error:
-        said = str(error)
-    else:
-        assert not found.agrees
-        said = differences(found)
-    assert reason in said
+    assert reason in refusal(forged, digits)
+
+
+def test_what_was_invented_and_cannot_be_measured_is_listed_as_such(forged: Path, digits: DataSplits) -> None:
+    def invent(report: Json) -> None:
+        report["scores"].append(
+            {**report["scores"][-1], "model": "hardened", "column": "white-box", "attack": "square"}
+        )
+        report["scores"][-1] |= {"crafted_on": "test", "n": 100, "correct": 10, "changed": 0, "perturbation": ""}
+        report["curve"].append({**report["curve"][0], "attack": "square"})
+        report["checks"].append({"name": "invented", "passed": True, "figures": ""})
+
+    edit(forged, "report.json", invent)
+    rewrite(forged)
+    items = {item.what: item for item in verify(forged, digits).items}
+    for what in ("hardened white-box square", "check: invented"):
+        assert items[what].outcome == Outcome.NOT_REPLAYED
+    assert [item for what, item in items.items() if what.startswith("curve") and "square" in what]
+    assert all(item.agrees is None for what, item in items.items() if "square" in what)
+
+
+def test_a_model_is_not_loaded_from_a_bundle_that_was_altered(forged: Path, sound: Path) -> None:
+    assert HardenedModel.from_pretrained(sound).class_names
+    (forged / "notes.txt").write_text("mine")
+    with pytest.raises(ExportError, match=r"notes\.txt .*is not listed"):
+        HardenedModel.from_pretrained(forged)
+    (forged / "notes.txt").unlink()
+    for name in ("model.safetensors", "labels.json"):
+        content = (forged / name).read_bytes()
+        changed = bytearray(content)
+        changed[-1] ^= 1
+        (forged / name).write_bytes(changed)
+        with pytest.raises(ExportError, match=f"{name} .*is not the file that was written"):
+            HardenedModel.from_pretrained(forged)
+        assert HardenedModel.from_pretrained(forged, check_files=False).class_names
+        (forged / name).write_bytes(content)
+    (forged / "labels.json").unlink()
+    with pytest.raises(ExportError, match=r"labels\.json .*is missing"):
+        HardenedModel.from_pretrained(forged)
+    (forged / "checksums.json").unlink()
+    assert HardenedModel.from_pretrained(forged).class_names, "no bundle: what save_pretrained writes has no list"
 
 
 @pytest.mark.parametrize(
@@ -252,20 +340,21 @@ def test_a_forgery_is_refused_with_the_reason(name: str, forged: Path, digits: D
         (lambda f: (f / "model.fp16.onnx").unlink(), "model.fp16.onnx in .* is missing"),
     ],
 )
-@pytest.mark.parametrize("command", ["verify", "report", "evaluate"])
+@pytest.mark.parametrize("command", ["verify", "report", "evaluate", "export"])
 def test_checksums_come_first(
     command: str,
     change: Callable[[Path], object],
     message: str,
     forged: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(forged.parent)
     change(forged)
     if command != "verify" and "holds no whole" in message:
         return  # a folder without a list is no bundle, and may hold a report
     assert main([command, str(forged)]) == USAGE_ERROR
-    import re
-
+    assert not (forged.parent / "model.onnx").exists()
     assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 

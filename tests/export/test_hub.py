@@ -255,6 +255,24 @@ def test_a_fetched_bundle_with_a_file_that_no_list_names_is_refused(
     assert "settings.cpython-311.pyc" in fetched.stderr
 
 
+def test_a_model_is_not_loaded_from_a_repository_that_was_altered(
+    hub: LoopbackHub, bundle: Path, tmp_path: Path
+) -> None:
+    assert client(hub, tmp_path / "author", PUSH, bundle).returncode == 0
+    repository = hub.repositories[REPO]
+    files = repository.files[repository.branches["main"]]
+    files["config.json"] = files["config.json"].replace(b'"red"', b'"RED"')
+    load = "import sys; sys.path.insert(0, FOLDER)\nfrom export_helpers import TinyBackbone\n"
+    load += "from genaf_sdk import HardenedModel\n"
+    load += "print(HardenedModel.from_pretrained(REPO, backbone=TinyBackbone(), **OPTIONS).class_names)"
+    refused = client(hub, tmp_path / "reader", load, Path(__file__).parent)
+    assert refused.returncode != 0
+    assert "config.json in" in refused.stderr
+    assert "is not the file that was written" in refused.stderr
+    loaded = client(hub, tmp_path / "reader", load, Path(__file__).parent, check_files=False)
+    assert "'RED'" in loaded.stdout, loaded.stderr
+
+
 def test_the_card_has_valid_metadata_and_escapes_what_it_quotes(bundle: Path, result: HardenResult) -> None:
     from huggingface_hub import ModelCard
 
@@ -277,6 +295,16 @@ def test_the_card_has_valid_metadata_and_escapes_what_it_quotes(bundle: Path, re
     stated = card_metadata(model_card(model, report, license_id="apache-2.0"))
     assert (stated["license"], stated["datasets"]) == ("apache-2.0", ["org/pictures"])
     assert stated["base_model"] == "timm/vit_tiny_patch16_224.augreg_in21k"
+
+    commit = "0123456789" * 4
+    for source in (
+        "hf-hub:org/encoder",
+        f"hf-hub:org/encoder@{commit}",
+        f'hf-hub:org/encoder@{commit}:{{"a":{{"b":"c"}}}}',
+    ):
+        card = model_card(replace(model, encoder=source), report)
+        assert card_metadata(card)["base_model"] == "org/encoder"
+        assert '"b"' not in card, "what rebuilds it is for programs"
 
     names = ("<script>alert(1)</script>", "[link](http://x)", "| a | b |\n# heading")
     hostile = model_card(replace(model, class_names=names), None)

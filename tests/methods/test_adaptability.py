@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from training import cpu_run, fine_tune, tiny_model
@@ -9,6 +11,7 @@ from training import cpu_run, fine_tune, tiny_model
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
 from genaf_sdk.engine.train import train
+from genaf_sdk.methods import adaptability
 from genaf_sdk.methods.adaptability import Adaptation, Interpolation, select
 from genaf_sdk.methods.lab import Lab
 
@@ -74,6 +77,7 @@ def test_reports_keep_their_keys() -> None:
         "layers": ["a"],
         "points": [{"share": 0.5, "clean_accuracy": 0.9, "universal_accuracy": 0.8, "sample_wise_accuracy": 0.7}],
         "share": 0.5,
+        "skipped": "",
     }
 
 
@@ -85,3 +89,59 @@ def test_rift_is_pgd_at_and_one_layer_more(
     )
     lab = fine_tune(method, cpu_run(), tiny_model(tiny_encoder), striped)
     assert len(lab.findings["adaptation"].layers) == 1
+
+
+def test_a_probe_that_gains_nothing_is_undone_and_says_so(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(lab: Lab, settings: object, coefficient: float, bank: object, *, sample_wise: bool) -> Interpolation:
+        assert bank is not None
+        assert not sample_wise
+        return Interpolation(coefficient, 0.9, 0.8, 1.0)
+
+    monkeypatch.setattr(adaptability, "measure_guard", measured)
+    model = tiny_model(tiny_encoder)
+    lab = Lab(cpu_run(), model, striped)
+    method = quick_config.method.with_(schedule={"epochs": 1}, adaptability={"probe_epochs": 1})
+    stages = method.stages(lab)
+    train(lab.run, model, striped, next(stages))
+    before = copy.deepcopy(model.state_dict())
+    probe = next(stages)
+    assert probe.name == "probe"
+    train(lab.run, model, striped, probe)
+    assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert next(stages, None) is None
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert lab.findings["adaptation"].skipped == adaptability.NO_GAIN
+    assert "sensitivity" not in lab.findings
+
+
+@pytest.mark.parametrize(("universal", "stages"), [(0.7, ["stage 1", "probe"]), (0.8, ["stage 1", "probe", "stage 2"])])
+def test_stage_2_follows_a_probe_that_the_guard_would_keep(
+    universal: float,
+    stages: list[str],
+    tiny_encoder: nn.Module,
+    striped: DataSplits,
+    quick_config: HardenConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measured(lab: Lab, settings: object, coefficient: float, bank: object, *, sample_wise: bool = True) -> Any:
+        return Interpolation(coefficient, 0.9 + coefficient / 100, universal if coefficient else 0.8, 1.0)
+
+    monkeypatch.setattr(adaptability, "measure_guard", measured)
+    method = quick_config.method.with_(schedule={"epochs": 1}, adaptability={"probe_epochs": 1})
+    lab = fine_tune(method, cpu_run(), tiny_model(tiny_encoder), striped)
+    assert list(dict.fromkeys(record["stage"] for record in lab.run.history)) == stages
+    assert lab.findings["adaptation"].skipped == ("" if "stage 2" in stages else adaptability.NO_KEEPING)
+
+
+def test_stage_2_learns_at_a_third_of_what_stage_1_found(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
+) -> None:
+    schedule = {"epochs": 1, "encoder_learning_rate": "auto"}
+    method = quick_config.method.with_(schedule=schedule, adaptability={"probe_epochs": 1})
+    lab = Lab(cpu_run(), tiny_model(tiny_encoder), striped)
+    stages = method.stages(lab)
+    train(lab.run, lab.model, striped, next(stages))
+    rate = next(stages).schedule.encoder_learning_rate
+    assert rate == pytest.approx(lab.run.range_tests["stage 1"].chosen / 3)

@@ -46,6 +46,22 @@ def test_a_share_of_the_images_is_under_masks_of_the_certificate(tiny_encoder: n
     assert not torch.equal(hidden, (adversary.perturb(model, batch(key=4)) == fill).all(dim=1, keepdim=True))
 
 
+def test_of_several_pairs_the_one_of_the_highest_loss_is_taken(tiny_encoder: nn.Module) -> None:
+    model, given = tiny_model(tiny_encoder).eval(), batch(count=16)
+    masks = MaskSet.for_area((16, 16), 0.05, 3)
+    shown = adversary_of(Masked(inner=None, share=1.0, patch=0.05, masks=3, candidates=4)).perturb(model, given)
+    fill = torch.round(given.inputs.mean((0, 2, 3)), decimals=3).view(-1, 1, 1)
+    purposes = ("mask pairs", "mask pairs 1", "mask pairs 2", "mask pairs 3")
+    for row in range(16):
+        tried = [masks.pairs[given.integers(purpose, (), len(masks.pairs))[row]] for purpose in purposes]
+        images = torch.cat([masks.hide(given.inputs[row : row + 1], pair[None], fill) for pair in tried])
+        with torch.no_grad():
+            losses = F.cross_entropy(model(images), given.labels[row].repeat(4), reduction="none")
+        assert torch.equal(shown[row], images[losses.argmax()])
+    one = adversary_of(Masked(inner=None, share=1.0, patch=0.05, masks=3)).perturb(model, given)
+    assert not torch.equal(one, shown)
+
+
 def test_without_a_share_the_other_adversary_is_as_it_was(tiny_encoder: nn.Module) -> None:
     model, given = tiny_model(tiny_encoder).eval(), batch()
     plain, masked = adversary_of(Mixture()), adversary_of(Masked(inner=Mixture(), share=0.0))

@@ -1,4 +1,4 @@
-"""Headless Chromium and axe-core for the tests of the report, where a machine has them."""
+"""Headless Chromium for the tests of the report, whose pages are opened from files, and what axe-core finds in them."""
 
 from __future__ import annotations
 
@@ -36,17 +36,6 @@ def chromium(folder: Path, page: Path, *flags: str) -> tuple[str, list[str]]:
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
-
-
-def axe_core(folder: Path) -> str:
-    """Return the source of axe-core; skip the test where npm cannot get it."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("needs npm")
-    command = [npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts", "axe-core@4"]
-    if subprocess.run(command, capture_output=True, timeout=120, check=False).returncode:
-        pytest.skip("npm cannot get axe-core")
-    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
 
 
 def violations(folder: Path, page: str, axe: str, *flags: str) -> list[dict[str, Any]]:

@@ -35,7 +35,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         baseline={"epochs": 2},
         method={
             "schedule": {"epochs": 2, "batch_size": 20},
-            "adaptability": {"epochs": 1, "batch_size": 20, "interpolations": 2, "sensitivity": sensitivity},
+            "adaptability": {
+                "probe_epochs": 0,
+                "epochs": 1,
+                "batch_size": 20,
+                "interpolations": 2,
+                "sensitivity": sensitivity,
+            },
         },
         export={"precisions": ()},
         evaluation={

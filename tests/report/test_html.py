@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import itertools
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 import browser
 import pytest
 import torch
+from devtools import axe_core
 from PIL import Image
 
 from genaf_sdk.errors import OutputError
@@ -269,7 +271,7 @@ def test_chromium_shows_it_without_errors_and_axe_finds_nothing_serious(
     dom, said = browser.chromium(tmp_path, page)
     assert said == []
     assert dom.count("<section") == len(SECTIONS)
-    axe = browser.axe_core(tmp_path)
+    axe = axe_core(tmp_path)
     for width in (1280, 390):
         for theme in (0, 1):
             flags = (f"--window-size={width},900", f"--blink-settings=preferredColorScheme={theme}")
@@ -301,3 +303,14 @@ def test_what_is_proven_stands_apart_from_what_was_measured(report: RobustnessRe
     bare = " ".join(html_report(report).split())
     assert "Nothing was proven" in bare
     assert "Common corruptions were not tried." in bare
+
+
+def test_a_notebook_shows_the_page_in_a_frame(report: RobustnessReport, tmp_path: Path) -> None:
+    frame = report._repr_html_()
+    page = tmp_path / "notebook.html"
+    page.write_text(f"<!doctype html><html lang=en><title>x</title><body>{frame}</body></html>", encoding="utf-8")
+    dom, complaints = browser.chromium(tmp_path, page)
+    assert "Lowest accuracy by attacker" in html.unescape(dom)
+    assert complaints == []
+    (shown,) = re.findall(r'srcdoc="([^"]*)"', frame)
+    assert html.unescape(shown) == html_report(report)

@@ -37,12 +37,13 @@ SIZE = 32
 
 @dataclass(frozen=True)
 class Target:
-    """A server: its ports, its process, and the largest body and picture that it says it takes."""
+    """A server: its ports, its process, and the largest body, gRPC message and picture that it says it takes."""
 
     http: int
     rpc: int
     process: int
     max_body: int = 8 * MIB
+    max_message: int = 8 * MIB
     max_pixels: int = 25_000_000
 
 
@@ -246,6 +247,13 @@ def rpc_bodies(target: Target) -> None:
         rpc(target, method, message, count=16)
 
 
+def rpc_messages(target: Target) -> None:
+    """Messages that the server receives whole, as they are no larger than a model takes."""
+    message = infer_message(raw_input_contents=[bytes(target.max_message)])
+    for _ in range(3):
+        rpc(target, RPC_INFER, message, count=16)
+
+
 def rpc_numbers(target: Target) -> None:
     count = (target.max_body - MIB) // 4
     contents = pb.InferTensorContents(fp32_contents=np.full(count, 0.5, np.float32))
@@ -285,6 +293,7 @@ ATTACKS: dict[str, Callable[[Target], None]] = {
         silence,
         rpc_silence,
         rpc_bodies,
+        rpc_messages,
         rpc_numbers,
         rpc_bombs,
         deadlines,
@@ -319,14 +328,20 @@ def processor_seconds(process: int) -> float:
     return total
 
 
-def storm(name: str, target: Target, *, seconds: float = 120) -> None:
+def storm(name: str, target: Target, *, seconds: float = 120, niceness: int = 10) -> bool:
     """Attack from another process: the bystander must not wait for the interpreter of those who attack.
 
     It is a polite one: who attacks from elsewhere does not take the server's processor from it.
+
+    Returns:
+        Whether the attack was over in so many seconds; else it was ended.
     """
-    subprocess.run(
-        ["nice", "-n", "10", sys.executable, __file__, name, json.dumps(asdict(target))], check=True, timeout=seconds
-    )
+    command = ["nice", "-n", str(niceness), sys.executable, __file__, name, json.dumps(asdict(target))]
+    try:
+        subprocess.run(command, check=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 @dataclass

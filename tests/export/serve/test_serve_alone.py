@@ -73,7 +73,9 @@ def test_no_file_names_a_module_outside(shipped: Path) -> None:
 def test_everything_but_python_is_packaged_too() -> None:
     settings = tomllib.loads((SOURCE.resolve().parents[1] / "pyproject.toml").read_text())["tool"]["setuptools"]
     others = {path.name for path in SOURCE.iterdir() if path.is_file() and path.suffix != ".py"}
-    requirements = {f"requirements-{kind}{locked}.txt" for kind in ("cpu", "gpu") for locked in ("", "-locked")}
+    requirements = {f"requirements-{kind}{locked}.txt" for kind in ("cpu", "gpu") for locked in ("", "-locked")} | {
+        "requirements-space.txt"
+    }
     assert others == {"page.html", "Dockerfile", "Dockerfile.dockerignore", *requirements}
     assert "genaf_sdk.export.serve" in settings["packages"]
     patterns = settings["package-data"]["genaf_sdk.export.serve"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import os
 import sys
@@ -45,7 +46,8 @@ from genaf_sdk.export.serve.settings import Settings
 from genaf_sdk.export.serve.wire import MAX_FIELDS, cut
 
 MIB = 2**20
-SIGNATURE = protocol.Signature("tiny", "pixels", "logits", (3, SIZE, SIZE), takes_bytes=False, max_batch=8, classes=4)
+LOGITS = protocol.Output("logits", "FP32", "<f4", (4,))
+SIGNATURE = protocol.Signature("tiny", "pixels", (3, SIZE, SIZE), takes_bytes=False, max_batch=8, outputs=(LOGITS,))
 
 
 # Memory.
@@ -238,7 +240,7 @@ def test_a_job_may_not_run_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_process_has_no_more_memory_than_it_may_take() -> None:
     async def main() -> None:
         pool = Pool(Memory(8 * MIB), size=1)
-        signature = {**vars(SIGNATURE)}
+        signature = dataclasses.asdict(SIGNATURE)
         text = b'{"inputs": [' + b"[]," * 2_500_000 + b"[]]}"  # 200 MiB of lists
         with pytest.raises(TooLargeError, match="too much memory to read"):
             await pool.run({"job": "numbers", "signature": signature}, text, MIB)

@@ -28,10 +28,11 @@ LIMITS = ["--threads", "1", "--drain", "0", "--max-connections", str(CONNECTIONS
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """A small server: bodies of 8 MiB, memory of 64 MiB."""
+    """A small server: bodies of 8 MiB, memory of 64 MiB; its second model takes messages as large as a body."""
     folder = tmp_path_factory.mktemp("besieged")
     limits = [*LIMITS, "--max-body", str(8 * MIB), "--max-memory", str(64 * MIB)]
-    with our_server(str(make_bundle(folder / "tiny")), *limits, log=folder / "log") as (http, rpc, process):
+    bundles = [str(make_bundle(folder / "tiny")), str(make_bundle(folder / "large", size=192))]
+    with our_server(*bundles, *limits, log=folder / "log") as (http, rpc, process):
         found = Target(http, rpc, process.pid)
         siege.ask(http, "POST", "/classify", siege.picture())
         yield found
@@ -172,6 +173,18 @@ def test_grpc_messages_share_the_memory(target: Target) -> None:
     assert set(statuses) <= {"INVALID_ARGUMENT", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
     assert statuses["INVALID_ARGUMENT"] > 0
     assert bystander.peak - before < 64 + KEPT
+
+
+def test_grpc_messages_are_no_larger_than_a_model_takes(keyed: Target) -> None:
+    headers = (("authorization", "Bearer the secret"),)
+    before = siege.resident(keyed.process)
+    with Bystander(keyed) as bystander:
+        for size, status in ((3 * MIB, "INVALID_ARGUMENT"), (6 * MIB, "RESOURCE_EXHAUSTED")):
+            message = siege.infer_message(raw_input_contents=[bytes(size)])
+            assert siege.rpc(keyed, RPC_INFER, message, headers) == [status]
+        message = siege.infer_message(raw_input_contents=[bytes(31 * MIB)])
+        assert siege.rpc(keyed, RPC_INFER, message, headers, count=12) == ["RESOURCE_EXHAUSTED"] * 12
+    assert bystander.peak - before < 48
 
 
 def test_grpc_connections_are_counted(target: Target) -> None:

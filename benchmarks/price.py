@@ -1,0 +1,191 @@
+"""What does robustness cost? Processor seconds to an accuracy under the worst DAE, here and with other packages.
+
+    pip install --target PEERS --no-deps torchattacks
+    PYTHONPATH=PEERS python benchmarks/price.py curves epochs
+
+``curves`` trains the bundled encoder on digits in every way of trainers.py, for as many epochs each, and measures after
+some of them: accuracy on clean images, and the lowest under perturbations that transfer from the published encoder (the
+same for all) and under adaptive ones, crafted on the model's own encoder. ``epochs`` takes the time of one epoch of
+PGD-AT, in turn. Every training is a line of a file under OUTPUT as soon as it is done: a measurement
+that was stopped goes on. ART comes with ``genaf-sdk[autoattack]``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rows import Row, Rows
+from timing import machine, median, parser_of, spread, table
+from torch import Tensor
+from trainers import BASELINES, EPOCHS, TRAINERS, Snapshot, Task, Watch, seed_everything
+
+from genaf_sdk import DataSplits, load_data, load_encoder
+from genaf_sdk.attacks import Perturbation, load_attack
+
+if TYPE_CHECKING:
+    import argparse
+
+    from genaf_sdk.models.encoder import PixelEncoder
+
+ENCODER = "bundled:simclr-cifar10"
+TRANSFERRED = (
+    "uapgd:steps=60",
+    "uapgd:steps=60,loss=info-nce",
+    "advencoder-per:batch_size=128,noise_maps=8,epochs=2",
+    "advencoder-pat:batch_size=128,noise_maps=8,epochs=2",
+)
+ADAPTIVE = ("uapgd:steps=40,batch_size=64", "uapgd:steps=40,batch_size=64,loss=info-nce")
+SURROGATES = 512
+SETTINGS = ("epochs", "steps", "precision", "seed")
+
+
+def main() -> None:
+    """Measure what is missing, then print both tables."""
+    parser = parser_of(__doc__, repeats=3)
+    parser.set_defaults(clock="cpu", threads=1)
+    parser.add_argument("what", nargs="*", choices=("curves", "epochs"), default=["curves", "epochs"])
+    parser.add_argument("--only", nargs="+", choices=list(TRAINERS), default=list(TRAINERS))
+    parser.add_argument("--epochs", type=int, default=4, help="of every training")
+    parser.add_argument("--at", type=int, nargs="+", default=[1, 2, 3, 4], help="epochs after which to measure")
+    parser.add_argument("--steps", type=int, default=7, help="of PGD, in the other packages' training: ART's default")
+    parser.add_argument("--precision", choices=("auto", "no", "bf16"), default="auto", help="of our training")
+    parser.add_argument("--images", type=int, default=512, help="of an epoch, for epochs")
+    parser.add_argument("--output", type=Path, default=Path("docs/results/price-digits"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    data = load_data("digits", image_size=(32, 32), seed=arguments.seed)
+    published = load_encoder(ENCODER)
+    if "curves" in arguments.what:
+        rows = Rows(arguments.output / "curves.jsonl", ("trainer", *SETTINGS))
+        measure_curves(rows, published, data, arguments)
+        print(prices([row for row in rows if all(row[name] == getattr(arguments, name) for name in SETTINGS)]))
+    if "epochs" in arguments.what:
+        rows = Rows(arguments.output / "epochs.jsonl", ("trainer", "images", "steps", "round"))
+        measure_epochs(rows, published, data, arguments)
+        print(epochs_table(rows))
+
+
+def measure_curves(rows: Rows, published: PixelEncoder, data: DataSplits, arguments: argparse.Namespace) -> None:
+    """Train in every way, and measure what came of it."""
+    transferred: list[Perturbation] = []
+    surrogates, _ = data.train.head(SURROGATES, seed=arguments.seed)
+    for trainer in arguments.only:
+        key = {name: getattr(arguments, name) for name in SETTINGS} | {"trainer": trainer}
+        if rows.has(**key):
+            continue
+        if not transferred:
+            transferred = [load_attack(text)(published, surrogates, seed=arguments.seed) for text in TRANSFERRED]
+        task = task_of(published, data, arguments.epochs, arguments)
+        watch = trained(trainer, task, tuple(arguments.at), arguments)
+        curve = [measured(snapshot, task, transferred, surrogates) for snapshot in watch.snapshots]
+        rows.add({**key, "curve": curve, "n": len(data.test), "machine": machine(arguments)})
+        print(f"{trainer}: {curve[-1]}", flush=True)
+
+
+def task_of(published: PixelEncoder, data: DataSplits, epochs: int, arguments: argparse.Namespace) -> Task:
+    """Return what is trained."""
+    return Task(data.space.placed(published), data, epochs, arguments.seed, arguments.steps, arguments.precision)
+
+
+def trained(name: str, task: Task, kept: tuple[int, ...], arguments: argparse.Namespace) -> Watch:
+    """Train in one way, watched."""
+    seed_everything(arguments.seed)
+    watch = Watch(clock=arguments.clock, kept=kept)
+    {**TRAINERS, **EPOCHS}[name](task, watch)
+    return watch
+
+
+def measured(snapshot: Snapshot, task: Task, transferred: list[Perturbation], surrogates: Tensor) -> Row:
+    """Return accuracies in [0, 1] of the model after an epoch."""
+    model = task.model()
+    model.load_state_dict(snapshot.weights)
+    model.eval()
+    pixels, labels = task.data.test.head()
+
+    @torch.no_grad()
+    def accuracy(images: Tensor) -> float:
+        found = torch.cat([model(batch).argmax(dim=1) for batch in images.split(512)])
+        return round(float((found == labels).float().mean()), 4)
+
+    adaptive = [load_attack(text)(model.encoder, surrogates, seed=task.seed) for text in ADAPTIVE]
+    under = {"transfer": transferred, "adaptive": adaptive}
+    worst = {column: min(accuracy(one.apply(pixels)) for one in found) for column, found in under.items()}
+    return {
+        "epoch": snapshot.epoch,
+        "seconds": snapshot.seconds,
+        "clean": accuracy(pixels),
+        **worst,
+        "worst": min(worst.values()),
+    }
+
+
+def measure_epochs(rows: Rows, published: PixelEncoder, data: DataSplits, arguments: argparse.Namespace) -> None:
+    """Take the time of an epoch, in turn."""
+    few = dataclasses.replace(data, train=data.train.subset(range(min(len(data.train), arguments.images))))
+    task = task_of(published, few, 1, arguments)
+    for number in range(arguments.repeats):
+        for name in list(EPOCHS)[:: -1 if number % 2 else 1]:
+            key = {"trainer": name, "images": len(few.train), "steps": arguments.steps, "round": number}
+            if not rows.has(**key):
+                seconds = trained(name, task, (1,), arguments).snapshots[-1].seconds
+                rows.add({**key, "seconds": seconds, "machine": machine(arguments)})
+                print(f"{name}: {seconds:.1f} s", flush=True)
+
+
+def reached(curve: list[Row], accuracy: float) -> float | None:
+    """Return the seconds after which the worst DAE first leaves so much accuracy; None if it never does."""
+    return next((point["seconds"] for point in curve if point["worst"] >= accuracy), None)
+
+
+def area(curve: list[Row], horizon: float) -> float:
+    """Return the mean accuracy under the worst DAE from the start until ``horizon`` seconds, no earlier than the end.
+
+    Before the first measurement it is 0, between two of them that of the earlier, after the last that of the last.
+    """
+    ends = [point["seconds"] for point in curve[1:]] + [horizon]
+    return sum(point["worst"] * (end - point["seconds"]) for point, end in zip(curve, ends, strict=True)) / horizon
+
+
+def prices(rows: list[Row]) -> str:
+    """Return the table: a line for each way of training."""
+    curves = {row["trainer"]: row["curve"] for row in rows}
+    baselines = [curves[name] for name in BASELINES if name in curves]
+    best = max(baselines, key=lambda curve: (curve[-1]["worst"], -curve[-1]["seconds"]), default=None)
+    horizon = max(curve[-1]["seconds"] for curve in curves.values())
+    lines = []
+    for name, curve in curves.items():
+        last, target = curve[-1], 0.0 if best is None else best[-1]["worst"]
+        seconds = reached(curve, target)
+        lines.append(
+            {
+                "training": name,
+                "CPU s an epoch": f"{curve[0]['seconds']:.1f}",
+                "CPU s": f"{last['seconds']:.0f}",
+                "clean": f"{100 * last['clean']:.1f}",
+                "worst DAE": f"{100 * last['worst']:.1f}",
+                f"CPU s to {100 * target:.1f}": "never" if seconds is None else f"{seconds:.0f}",
+                f"mean worst DAE over {horizon:.0f} CPU s": f"{100 * area(curve, horizon):.1f}",
+            }
+        )
+    return table(lines)
+
+
+def epochs_table(rows: Rows) -> str:
+    """Return the seconds of an epoch, and how many times as long it takes elsewhere."""
+    seconds = {name: [row["seconds"] for row in rows if row["trainer"] == name] for name in EPOCHS}
+    seconds = {name: values for name, values in seconds.items() if values}
+    own = {name: median(values) for name, values in seconds.items() if name.startswith("ours")}
+    return table(
+        [
+            {"training": name, "CPU s an epoch": spread(values)}
+            | {f"times {other}": f"{median(values) / value:.1f}" for other, value in own.items()}
+            for name, values in seconds.items()
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

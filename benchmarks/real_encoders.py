@@ -1,0 +1,154 @@
+"""Does a method hold on encoders that people download? Encoders x data x methods x seeds, under the strongest attacks.
+
+    python benchmarks/real_encoders.py --encoders FOLDER --data FOLDER
+    python benchmarks/real_encoders.py --encoders FOLDER --data FOLDER --only mobilenet_v1_x0.25 --sets trash
+        --size 96 --validation --methods fine-tuning default "default against.bank_size=2"
+    GENAF_DATA=FOLDER python benchmarks/real_encoders.py --only bundled --sets gtsrb:6000 cifar10:4000 --validation
+
+``--encoders`` holds folders as timm writes them and ``mobilenet_v1.py`` with its weights, ``--data`` a folder of
+pictures for each set. A method is a preset, and what is changed in it: settings below ``method.``, as JSON. Every row
+is kept in OUTPUT/ENCODER-SIZE-SET/comparison.jsonl as soon as it is there: a run that was stopped goes on, and
+processes that have other cells may run beside it. ``--validation`` scores on validation images, ``--quick`` with fewer
+and shorter attacks, for sweeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mosaics import load_mosaic
+from robustness import show
+
+from genaf_sdk import DataSplits, HardenConfig, compare, load_data, load_encoder
+from genaf_sdk.evaluation.settings import EvaluationConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from genaf_sdk.models.encoder import PixelEncoder
+
+METHODS = ("fine-tuning", "default", "fast", "universal-at", "trades")
+MOSAICS = ("gtsrb", "cifar10")
+STRONG = EvaluationConfig(
+    attacks=(
+        *("uapgd-restarts", "label-uap-restarts", "encoder-patch", "patch-uap"),
+        *("pgd:budget=4/255", "pgd:budget=8/255", "patch"),
+    ),
+    surrogate_samples=1024,
+    sample_wise_samples=200,
+    curve=(),
+    checks=False,
+)
+QUICK = STRONG.with_(
+    attacks=(
+        "uapgd-restarts:restarts=2,epochs=8",
+        "label-uap-restarts:restarts=1,epochs=8",
+        "pgd:budget=4/255,steps=10",
+    ),
+    surrogate_samples=768,
+    sample_wise_samples=100,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoders", type=Path, default=Path(), help="folder of encoders")
+    parser.add_argument("--data", type=Path, default=Path(), help="folder of sets of pictures")
+    parser.add_argument("--only", nargs="+", choices=list(ENCODERS), default=list(ENCODERS))
+    parser.add_argument("--sets", nargs="+", default=["trash", "steel"], help="below --data, or gtsrb:IMAGES")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help='"PRESET SETTING=JSON ..."')
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--size", type=int, help="pixels a side; by default the encoder's own")
+    parser.add_argument("--validation", action="store_true", help="score on validation images")
+    parser.add_argument("--quick", action="store_true", help="weaker attacks, for sweeps")
+    parser.add_argument("--precision", choices=["auto", "no", "bf16"], default="auto", help="no may be faster on a CPU")
+    parser.add_argument("--output", type=Path, default=Path("docs/results/real-encoders"))
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    sys.path.insert(0, str(arguments.encoders.resolve()))
+    machine = {"mixed_precision": arguments.precision}
+    chosen = {text: configured(text).with_(machine=machine) for text in arguments.methods}
+    for name in arguments.only:
+        side = None if arguments.size is None else (arguments.size, arguments.size)
+        encoder = ENCODERS[name](arguments.encoders, side)
+        for images in arguments.sets:
+            label = f"{name}-{(encoder.image_size or (32,))[0]}-{images.replace(':', '-')}"
+            for seed in arguments.seeds:
+                data = load(images, arguments.data, encoder, seed)
+                if arguments.validation:
+                    data = dataclasses.replace(data, test=data.validation)
+                comparison = compare(
+                    encoder,
+                    data,
+                    chosen,
+                    seeds=[seed],
+                    evaluation=QUICK if arguments.quick else STRONG,
+                    output_dir=arguments.output / label,
+                    on_row=show,
+                )
+            print(f"\n{label}, seed {seed}\n\n{comparison.markdown()}", flush=True)
+
+
+def configured(text: str) -> HardenConfig:
+    """Return the settings that ``PRESET SETTING=JSON ...`` names; what is no JSON is text."""
+    preset, *changes = text.split()
+    config = HardenConfig.preset(preset)
+    for change in changes:
+        place, _, value = change.partition("=")
+        nested: Any = _value(value)
+        for part in reversed(place.split(".")):
+            nested = {part: nested}
+        config = config.with_(method=nested)
+    return config
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def load(images: str, folder: Path, encoder: PixelEncoder, seed: int) -> DataSplits:
+    """Return a folder of pictures at the encoder's size, or so many images of a mosaic."""
+    name, _, count = images.partition(":")
+    if name in MOSAICS:
+        return load_mosaic(name, int(count) if count else None, seed)
+    return load_data(folder / name, image_size=encoder.image_size, interpolation=encoder.interpolation, seed=seed)
+
+
+def _bundled(folder: Path, size: tuple[int, int] | None) -> PixelEncoder:
+    del folder
+    return load_encoder("bundled:simclr-cifar10", image_size=size)
+
+
+def _mobilenet(folder: Path, size: tuple[int, int] | None, width: str) -> PixelEncoder:
+    del folder  # it is where Python looks for modules
+    module: Any = importlib.import_module("mobilenet_v1")
+    return load_encoder(module.mobilenet_v1(width), image_size=size)
+
+
+def _from_folder(folder: Path, size: tuple[int, int] | None, name: str) -> PixelEncoder:
+    return load_encoder(folder / name, image_size=size)
+
+
+ENCODERS: dict[str, Callable[[Path, tuple[int, int] | None], PixelEncoder]] = {
+    "mobilenet_v1_x0.25": partial(_mobilenet, width="x0.25"),
+    "mobilenet_v1_x0.5": partial(_mobilenet, width="x0.5"),
+    "efficientnet_lite0": partial(_from_folder, name="efficientnet_lite0"),
+    "bundled": _bundled,
+}
+"""In the order of how telling they are for their time."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Rows of a long measurement: each is in its file as soon as it is there, and a run that was stopped goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Row = dict[str, Any]
+
+
+class Rows:
+    """The rows of one file, a line of JSON each; a last line that was cut off does not count.
+
+    Args:
+        path: The file; it and its folder are made when the first row comes.
+        key: Names of what tells rows apart.
+    """
+
+    def __init__(self, path: Path, key: tuple[str, ...]) -> None:
+        self.path, self.key = path, key
+        content = path.read_bytes() if path.exists() else b""
+        self._complete = content.rfind(b"\n") + 1
+        self._rows: list[Row] = [json.loads(line) for line in content[: self._complete].splitlines()]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows)
+
+    def has(self, **key: object) -> bool:
+        """Return whether there is a row of this key."""
+        if set(key) != set(self.key):
+            raise KeyError(f"a row is found by {', '.join(self.key)}, not by {', '.join(key)}")
+        return any(all(row[name] == value for name, value in key.items()) for row in self._rows)
+
+    def add(self, row: Row) -> None:
+        """Add a row in one write."""
+        line = (json.dumps(row, allow_nan=False) + "\n").encode()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+b") as file:
+            file.truncate(self._complete)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self._complete += len(line)
+        self._rows.append(row)

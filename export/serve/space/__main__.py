@@ -1,0 +1,7 @@
+"""The page over the bundle in the current folder: `python -m serve.space`."""
+
+from pathlib import Path
+
+from .app import launch
+
+launch(Path())

@@ -1,0 +1,174 @@
+"""Universal ascent with trials, against a loop written beside it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genaf_sdk.attacks import SSP, UAPGD, LabelUAP
+from genaf_sdk.attacks.climbing import Climb, climb, settled
+from genaf_sdk.attacks.targets import FeatureTarget, LabelTarget, Success
+from genaf_sdk.errors import AttackError
+from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.inputs.threat import Linf, Patch
+
+
+def surrogate(count: int = 32) -> Tensor:
+    return torch.rand(count, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+
+
+def naive_uapgd(encoder: nn.Module, images: Tensor, steps: int, batch: int, budget: float, seed: int) -> Tensor:
+    """One long run on InfoNCE, image by image, with the same draws as the attack."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(images), generator=generator)
+    held, crafting = order[: len(images) // 2], order[len(images) // 2 :]
+    clean = encoder(images).detach()
+    delta = torch.empty(images.shape[1:]).uniform_(-budget, budget, generator=generator)
+
+    def rate(delta: Tensor) -> tuple[float, float]:
+        moved = encoder((images[held] + delta).clamp(0, 1)).detach()
+        lost = 0
+        for i in range(len(held)):
+            others = [float(F.cosine_similarity(moved[i], clean[row], dim=0)) for row in held]
+            lost += others.index(max(others)) != i
+        return lost / len(held), float((1 - F.cosine_similarity(moved, clean[held])).mean())
+
+    best, highest, shuffled = delta, (-1.0, 0.0), crafting[:0]
+    for step in range(steps):
+        if len(shuffled) < batch:
+            shuffled = crafting[torch.randperm(len(crafting), generator=generator)]
+        rows, shuffled = shuffled[:batch], shuffled[batch:]
+        variable = delta.clone().requires_grad_()
+        moved = images[rows] + variable
+        features = encoder(moved + (moved.clamp(0, 1) - moved).detach())
+        losses = []
+        for i, row in enumerate(rows):
+            similar = torch.stack([F.cosine_similarity(features[i], clean[other], dim=0) for other in rows]) / 0.1
+            losses.append(similar.logsumexp(0) - similar[rows == row][0])
+        (gradient,) = torch.autograd.grad(torch.stack(losses).mean(), variable)
+        delta = (delta + 0.2 * budget * (1 - step / steps) * gradient.sign()).clamp(-budget, budget)
+        if rate(delta) > highest:
+            best, highest = delta, rate(delta)
+    return best
+
+
+def test_agrees_with_the_loop(tiny_encoder: nn.Module) -> None:
+    encoder, budget = tiny_encoder.eval().requires_grad_(False), 0.08
+    found = UAPGD(budget=budget, steps=4, batch_size=8, trials=1, precision="fp32")(encoder, surrogate(), seed=4)
+    expected = naive_uapgd(encoder, surrogate(), 4, 8, budget, 4)
+    different = (found.values - expected).abs() > 1e-6
+    assert float(different.float().mean()) < 0.01  # the sign of a gradient that is nearly zero
+    assert found.details["loss"] == "info-nce"
+
+
+def test_trials_are_not_weaker_on_the_images_that_judge(tiny_encoder: nn.Module) -> None:
+    encoder = tiny_encoder.eval()
+    attack = UAPGD(steps=8, batch_size=8)
+    long = attack(encoder, surrogate())
+    short = UAPGD(steps=2, batch_size=8, trials=1, loss=long.details["loss"])  # type: ignore[arg-type]
+    assert float(long.details["held_out_rate"] or 0) >= float(short(encoder, surrogate()).details["held_out_rate"] or 0)
+    assert long.details["loss"] in UAPGD.losses
+
+
+def test_label_uap_is_the_sign_of_the_weights_where_there_are_two_classes() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(300, 2)).eval()
+    found = LabelUAP(steps=48, batch_size=8)(model, surrogate(), torch.zeros(32).long())
+    difference = (model[1].weight[1] - model[1].weight[0]).detach().view(3, 10, 10)
+    assert float((found.values * difference).sum()) > 0.98 * float((10 / 255 * difference.abs()).sum())
+
+
+def test_a_start_is_where_the_first_run_begins_and_is_never_lost(tiny_encoder: nn.Module) -> None:
+    encoder, images = tiny_encoder.eval(), surrogate()
+    strong = UAPGD(budget=0.2, steps=16, batch_size=8)(encoder, images)
+    short = UAPGD(budget=0.2, steps=1, batch_size=16, trials=1, relative_step_size=1e-6)
+    continued = short(encoder, images, seed=1, start=strong)
+    torch.testing.assert_close(continued.values, strong.values, rtol=0, atol=1e-5)
+    target = FeatureTarget(encoder, images, torch.Generator().manual_seed(1))
+    assert target.success(continued.apply) > target.success(short(encoder, images, seed=1).apply)
+
+
+def test_labels_go_on_from_a_start_without_them() -> None:
+    torch.manual_seed(0)
+    model, labels = nn.Sequential(nn.Flatten(), nn.Linear(300, 2)).eval(), torch.zeros(32).long()
+    strong = LabelUAP(steps=48, batch_size=8)(model, surrogate(), labels)
+    short = LabelUAP(steps=1, batch_size=8, trials=1, relative_step_size=1e-6)
+    torch.testing.assert_close(short(model, surrogate(), labels, start=strong).values, strong.values, rtol=0, atol=1e-5)
+
+
+def test_attacks_that_cannot_begin_anywhere_do_without_a_start(tiny_encoder: nn.Module) -> None:
+    start = Perturbation(torch.zeros(3, 10, 10), Linf(0.1))
+    with pytest.raises(AttackError, match=r"\(3, 10, 10\).*\(3, 8, 8\)"):
+        UAPGD()(tiny_encoder, surrogate()[..., :8, :8], start=start)
+    patch = Perturbation(torch.zeros(3, 10, 10), Patch(0.1), torch.zeros(1, 10, 10))
+    short = UAPGD(steps=1, batch_size=16, trials=1)
+    alone, beside = (short(tiny_encoder, surrogate(), start=given).values for given in (None, patch))
+    assert torch.equal(alone, beside)
+    first, second = (
+        SSP(steps=3, batch_size=8)(tiny_encoder, surrogate(), start=given).values for given in (None, start)
+    )
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("rates", "is_settled", "is_converged"),
+    [
+        ([0.1, 0.5], False, False),
+        ([0.1, 0.3, 0.5, 0.7, 0.8, 0.9], False, False),
+        ([0.1, 0.8, 0.9, 0.9, 0.9, 0.9], True, True),
+        ([0.1, 0.9, 0.5, 0.4, 0.3, 0.2], True, True),
+        ([0.1, 0.5, 0.5, 0.5, 0.5, 0.9], False, False),
+    ],
+)
+def test_convergence_is_read_from_the_curve(rates: list[float], is_settled: bool, is_converged: bool) -> None:
+    curve = tuple(Success(rate, 0.0, 400) for rate in rates)
+    assert (settled(curve), Climb(torch.zeros(1), max(curve), curve).converged) == (is_settled, is_converged)
+
+
+def test_a_climb_ends_early_where_nothing_is_gained() -> None:
+    steps = []
+
+    def objective(values: Tensor) -> Tensor:
+        steps.append(1)
+        return values.sum()
+
+    found = climb(
+        objective, lambda _: Success(0.5, 0.0, 400), torch.zeros(3), Linf(0.1), step_size=0.01, steps=100, looks=10
+    )
+    assert len(steps) == 70  # half of the looks, and two more of ten steps each
+    assert len(found.curve) == 7
+    assert found.converged
+
+
+def test_a_climb_returns_nothing_weaker_than_its_start() -> None:
+    start, known = torch.full((3,), 0.05), Success(0.9, 0.0, 400)
+    found = climb(
+        lambda values: values.sum(),
+        lambda _: Success(0.5, 0.0, 400),
+        start,
+        Linf(0.1),
+        step_size=0.1,
+        steps=4,
+        known=known,
+    )
+    assert torch.equal(found.values, start)
+    assert found.success == known
+
+
+def test_without_held_out_images_all_are_crafted_on_and_judge() -> None:
+    target = LabelTarget(nn.Identity(), torch.zeros(40, 2), torch.zeros(40).long(), 9.0, torch.Generator(), 0.0)
+    assert sorted(target.crafting.tolist()) == sorted(target.held_out.tolist()) == list(range(40))
+    many = LabelTarget(nn.Identity(), torch.zeros(4000, 2), torch.zeros(4000).long(), 9.0, torch.Generator())
+    assert (len(many.crafting), len(many.held_out)) == (3000, 512)
+
+
+def test_the_margin_is_capped_for_every_image() -> None:
+    model = nn.Identity()
+    logits = torch.tensor([[0.0, 100.0], [3.0, 1.0]])
+    target = LabelTarget(model, torch.zeros(4, 2), torch.zeros(4).long(), 9.0, torch.Generator())
+    rows = torch.tensor([0, 1])
+    assert target.objective("margin", logits, rows).item() == pytest.approx((5 - 2) / 2)
+    expected = (9 + F.cross_entropy(logits[1:], torch.tensor([0])).item()) / 2
+    assert target.objective("cross-entropy", logits, rows).item() == pytest.approx(expected)

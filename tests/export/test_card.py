@@ -1,0 +1,67 @@
+"""The card as the Hub reads it: its client's own checks, offline, and the evaluation results in both of its forms."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import replace
+
+import pytest
+import yaml
+from export_helpers import Made
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
+from huggingface_hub._eval_results import parse_eval_result_entries
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from huggingface_hub.utils import validate_repo_id
+
+from genaf_sdk.export.card import ModelFacts, card_metadata, eval_results, model_card
+from genaf_sdk.report.robustness import RobustnessReport
+
+ENCODER = "timm/vit_tiny_patch16_224.augreg_in21k"
+
+
+@pytest.fixture
+def report(made: Made) -> RobustnessReport:
+    """The report of a run on a data set of the Hub."""
+    found = copy.copy(made.report)
+    found.data = replace(found.data, name="hub:org/pictures")
+    return found
+
+
+@pytest.fixture
+def text(made: Made, report: RobustnessReport) -> str:
+    return model_card(replace(ModelFacts.of(made.model), encoder=ENCODER), report, license_id="apache-2.0")
+
+
+def test_the_metadata_are_what_the_client_takes_and_come_back_unchanged(text: str) -> None:
+    stated = card_metadata(text)
+    known = {*inspect.signature(ModelCardData).parameters, "model-index"}
+    assert set(stated) <= known, "nothing that the Hub does not know"
+    data = ModelCard(text, ignore_metadata_errors=False).data
+    again = yaml.safe_load(data.to_yaml())
+    assert again == stated
+    for name in (data.base_model, *data.datasets):
+        validate_repo_id(name)
+    assert len(data.tags) == len(set(data.tags))
+    assert all(isinstance(tag, str) for tag in data.tags)
+
+
+def test_the_index_of_results_is_whole(text: str, report: RobustnessReport) -> None:
+    name, results = model_index_to_eval_results(card_metadata(text)["model-index"])
+    assert name == "Hardened image classifier"
+    assert len(results) == len(report.rows())
+    for result, score in zip(results, report.rows(), strict=True):
+        assert isinstance(result, EvalResult)
+        assert (result.dataset_type, result.dataset_split, result.metric_type) == ("org/pictures", "test", "accuracy")
+        assert result.metric_value == pytest.approx(score.accuracy, abs=1e-6)
+
+
+def test_the_newest_form_is_read_by_the_clients_own_parser(report: RobustnessReport) -> None:
+    entries = parse_eval_result_entries(yaml.safe_load(eval_results(report)))
+    assert [entry.value for entry in entries] == pytest.approx([score.accuracy for score in report.rows()], abs=1e-6)
+    for entry in entries:
+        assert isinstance(entry, EvalResultEntry)
+        validate_repo_id(entry.dataset_id)
+        assert entry.dataset_id == "org/pictures"
+        assert "n = " in str(entry.notes)
+    assert len({(entry.task_id, entry.notes) for entry in entries}) == len(entries)

@@ -1,0 +1,135 @@
+"""Write the table of docs/board.md: every method that was measured, by data and encoder.
+
+    python tools/write_board.py
+
+What stands between the two markers of that page is replaced. Our rows come from docs/results/methods-*, those of others
+from docs/results/third-party/ORG--NAME/report.json: the report of a bundle that is published as ORG/NAME.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genaf_sdk.comparison import read_rows
+from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.report.robustness import RobustnessReport
+from genaf_sdk.report.scores import Role, Score, is_universal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, THIRD_PARTY = ROOT / "docs" / "results", ROOT / "docs" / "results" / "third-party"
+PAGE = ROOT / "docs" / "board.md"
+BEGIN, END = "<!-- write_board: begin -->\n", "<!-- write_board: end -->\n"
+FOLDERS = {
+    "methods-digits": ("digits", "python benchmarks/robustness.py digits"),
+    "methods-gtsrb": ("GTSRB, 20,000 images", "python benchmarks/robustness.py gtsrb"),
+    "methods-gtsrb-3000": ("GTSRB, 3,000 images", "python benchmarks/robustness.py gtsrb --images 3000"),
+    "methods-cifar10-4000": ("CIFAR-10, 4,000 images", "python benchmarks/robustness.py cifar10 --images 4000"),
+}
+"""Folder of docs/results: its data, and the command that fills it."""
+ENCODER = "bundled:simclr-cifar10"
+"""Of that command."""
+THREATS = (
+    *("clean", "universal", "universal, labels", "patch"),
+    *("each image, 8/255", "each image, 4/255"),
+)
+LABEL_FREE = (Knowledge.TRANSFER, Knowledge.ADAPTIVE)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the table: accuracies in [0, 1] by threat, one a seed."""
+
+    data: str
+    encoder: str
+    method: str
+    accuracies: dict[str, list[float]]
+    cost: str
+    command: str
+
+
+def threat_of(score: Score) -> str | None:
+    """Return the column that a row of a report counts for; None where the board has none."""
+    if score.column == Knowledge.CLEAN:
+        return "clean"
+    if score.is_patch:
+        return "patch"
+    if is_universal(score):
+        return "universal" if score.column in LABEL_FREE else "universal, labels"
+    name = f"each image, {round(255 * score.budget)}/255"
+    return name if score.column == Knowledge.WHITE_BOX and name in THREATS else None
+
+
+def worst(scores: Iterable[Score]) -> dict[str, float]:
+    """Return the lowest accuracy of the hardened model under each threat."""
+    found: dict[str, float] = {}
+    for score in scores:
+        threat = threat_of(score)
+        if threat is not None and score.model == Role.HARDENED:
+            found[threat] = min(score.accuracy, found.get(threat, 1.0))
+    return found
+
+
+def own_entries() -> Iterable[Entry]:
+    """Yield our entries, in the order of their files."""
+    for folder, (data, command) in FOLDERS.items():
+        rows = read_rows(RESULTS / folder / "comparison.jsonl")
+        for method in dict.fromkeys(row.method for row in rows):
+            chosen = [row for row in rows if row.method == method]
+            found = [worst(row.scores) for row in chosen]
+            accuracies = {threat: [each[threat] for each in found if threat in each] for threat in THREATS}
+            cost = f"{statistics.median(row.cpu_seconds for row in chosen):.0f}"
+            seeds = " ".join(str(row.seed) for row in chosen)
+            yield Entry(data, ENCODER, method, accuracies, cost, f"{command} --only {method} --seeds {seeds}")
+
+
+def others_entries(folder: Path = THIRD_PARTY) -> Iterable[Entry]:
+    """Yield the entries that others handed in."""
+    for path in sorted(folder.glob("*--*/report.json")):
+        report = RobustnessReport.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        name = path.parent.name.replace("--", "/", 1)
+        encoder = "" if report.model is None else report.model.encoder
+        accuracies = {threat: [value] for threat, value in worst(report.scores).items()}
+        yield Entry(report.data.name, encoder, name, accuracies, "", f"genaf verify hf-hub:{name}")
+
+
+def table(entries: Iterable[Entry]) -> str:
+    """Return entries as Markdown, those of one data set together, the highest lowest accuracy first."""
+    header = ("data", "encoder", "method", *THREATS, "CPU s", "seeds", "again")
+    lines = [header, ("---", "---", "---", *["---:"] * (len(THREATS) + 2), "---")]
+    everything = list(entries)
+    for data in dict.fromkeys(entry.data for entry in everything):
+        chosen = [entry for entry in everything if entry.data == data]
+        for entry in sorted(chosen, key=lambda entry: -_mean(entry.accuracies.get("universal", [0.0]))):
+            cells = [_cell(entry.accuracies.get(threat, [])) for threat in THREATS]
+            seeds = len(entry.accuracies.get("clean", []))
+            names = (entry.data, f"`{entry.encoder}`", f"`{entry.method}`")
+            lines.append((*names, *cells, entry.cost, str(seeds), f"`{entry.command}`"))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def page() -> str:
+    """Return the page with its table made anew."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    return f"{before}{BEGIN}{table([*own_entries(), *others_entries()])}{END}{rest.partition(END)[2]}"
+
+
+def _mean(values: list[float]) -> float:
+    return statistics.fmean(values) if values else 0.0
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * _mean(values):.1f}{spread}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,140 @@
+"""Put a finished run into docs/gallery.md: its row in the table, and its report as a page to open.
+
+    python tools/write_gallery.py OUTPUT_FOLDER NAME --title TITLE --command COMMAND --machine MACHINE [--pictures]
+    python tools/write_gallery.py        # writes the table anew from docs/gallery/runs.jsonl
+
+The report's test images are left out unless --pictures is given: few data sets allow their pictures to be passed on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.report.gallery import without_pictures
+from genaf_sdk.report.robustness import RobustnessReport
+from genaf_sdk.report.scores import Role, Score, is_universal, lowest_accuracy
+from genaf_sdk.report.verdict import budget_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER, PAGE = ROOT / "docs" / "gallery", ROOT / "docs" / "gallery.md"
+ROWS = FOLDER / "runs.jsonl"
+BEGIN, END = "<!-- write_gallery: begin -->\n", "<!-- write_gallery: end -->\n"
+NOT_TRAINING = ("undefended", "evaluation")
+COLUMNS = ("run", "encoder, pixels", "clean", "worst DAE", "single images", "training", "report")
+
+
+def row_of(report: RobustnessReport, name: str, title: str, command: str, machine: str) -> dict[str, Any]:
+    """Return what the table says of a run, every accuracy before and after as a share with n and budget."""
+
+    def lowest(counts: Callable[[Score], bool]) -> dict[str, Any]:
+        chosen = {role: filter(counts, report.rows(model=role)) for role in (Role.BASELINE, Role.HARDENED)}
+        return {role: _cell(lowest_accuracy(rows)) for role, rows in chosen.items()}
+
+    dae = (Knowledge.TRANSFER, Knowledge.ADAPTIVE)
+    parts = {part: seconds for part, seconds in (report.seconds or {}).items() if part not in NOT_TRAINING}
+    model = report.model
+    return {
+        "name": name,
+        "title": title,
+        "command": command,
+        "machine": machine,
+        "seed": report.seed,
+        "encoder": "" if model is None else model.encoder,
+        "image_size": list(report.data.image_shape[1:]),
+        "classes": len(report.data.class_names),
+        "training_images": report.data.sizes.train,
+        "seconds": sum(parts.values()),
+        "clean": lowest(lambda score: score.column == Knowledge.CLEAN),
+        "worst_dae": lowest(lambda score: score.column in dae and is_universal(score)),
+        "single_images": lowest(lambda score: score.crafting_data == "test"),
+    }
+
+
+def _cell(row: Score | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    return {"accuracy": row.accuracy, "n": row.n, "attack": row.attack, "budget": budget_text(row)}
+
+
+def add(run: Path, name: str, *, title: str, command: str, machine: str, pictures: bool) -> None:
+    """Write a run's page and its row; a row of that name is replaced."""
+    report = RobustnessReport.load(run)
+    if not pictures:
+        without_pictures(report)
+    report.save_html(FOLDER / f"{name}.html")
+    rows = [row for row in read_rows() if row["name"] != name] + [row_of(report, name, title, command, machine)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in sorted(rows, key=lambda row: row["name"])]
+    ROWS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def read_rows() -> list[dict[str, Any]]:
+    """Return the rows of all runs."""
+    return [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()] if ROWS.exists() else []
+
+
+def table() -> str:
+    """Return the table and, below it, the command and the machine of every run."""
+    lines = [COLUMNS, ("---", "---", *["---"] * (len(COLUMNS) - 2))]
+    notes = []
+    for row in read_rows():
+        height, width = row["image_size"]
+        lines.append(
+            (
+                f"{row['title']}: {row['classes']} classes, {row['training_images']:,} images",
+                f"{row['encoder']}, {height} x {width}",
+                *(shown(row[part]) for part in ("clean", "worst_dae", "single_images")),
+                f"{row['seconds']:.0f} s",
+                f"[open](gallery/{row['name']}.html)",
+            )
+        )
+        notes.append(f"- **{row['title']}**: `{row['command']}`, seed {row['seed']}, {row['machine']}.")
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n" + "\n".join(notes) + "\n"
+
+
+def shown(cell: dict[str, Any]) -> str:
+    """Return an accuracy before and after: `98.2 → 96.5 % (uapgd, 10/255, n = 450)`."""
+    before, after = cell[Role.BASELINE], cell[Role.HARDENED]
+    if after is None:
+        return "not measured"
+    about = ", ".join(filter(None, (after["attack"], after["budget"], f"n = {after['n']}")))
+    was = "" if before is None else f"{100 * before['accuracy']:.1f} → "
+    return f"{was}{100 * after['accuracy']:.1f} % ({about})"
+
+
+def page() -> str:
+    """Return the page with its table made anew."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    return f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}"
+
+
+def main() -> None:
+    """Read the command line, add a run if one is given, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run", type=Path, nargs="?", help="what `genaf harden` left")
+    parser.add_argument("name", nargs="?", help="of the page")
+    for option, about in (
+        ("--title", "what the pictures show"),
+        ("--command", "that made the run"),
+        ("--machine", "that it ran on"),
+    ):
+        parser.add_argument(option, default="", help=about)
+    parser.add_argument("--pictures", action="store_true", help="keep the test images: their license allows it")
+    given = parser.parse_args()
+    if given.run is not None:
+        if not all((given.name, given.title, given.command, given.machine)):
+            parser.error("a run needs NAME, --title, --command and --machine")
+        FOLDER.mkdir(exist_ok=True)
+        about = {"title": given.title, "command": given.command, "machine": given.machine}
+        add(given.run, given.name, pictures=given.pictures, **about)
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
