@@ -94,7 +94,7 @@ class Lease:
 
 
 def use_one_pool() -> None:
-    """Have all threads allocate from one pool: in a pool a thread, glibc keeps what gRPC's threads leave of messages."""
+    """Have all threads allocate from one pool: in pools of their own, glibc keeps what gRPC's leave of messages."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(M_ARENA_MAX, 1)
