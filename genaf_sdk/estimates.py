@@ -78,8 +78,8 @@ def memory_of_a_step(candidate: Candidate, machine: MachineConfig) -> int:
             trained += parameter.nbytes if parameter.requires_grad else 0
         with candidate.accelerator.autocast():
             an_image = bytes_kept(model, pixels, recomputed(run, stage)) / MEASURED_ON
-    schedule = stage.schedule
-    rows = min(schedule.batch_size, len(candidate.data.train)) / candidate.accelerator.num_processes
+    images = len(candidate.data.train)
+    rows = min(stage.schedule.batch(images), images) / candidate.accelerator.num_processes
     rows = min(rows, machine.micro_batch_size or rows)
     views = 1 if stage.memory is None else 2
     return int(weights + (MOMENTS - 1) * trained + rows * views * an_image)

@@ -10,7 +10,8 @@ from genaf_sdk.engine.activations import recomputed, recomputed_activations
 from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.engine.modules import synchronized_layers
 from genaf_sdk.engine.processes import peers_alive
-from genaf_sdk.engine.range_test import RangeTest, range_test
+from genaf_sdk.engine.range_test import range_test
+from genaf_sdk.engine.run import RangeTest
 from genaf_sdk.engine.sharding import ShardedClassifier, unsharded
 from genaf_sdk.engine.views import FeaturesAndLogits
 
