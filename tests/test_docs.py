@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import os
@@ -182,6 +181,7 @@ def test_the_site_builds_without_a_warning(site: Path) -> None:
     assert {page for page in pages if not page.startswith("results/")} <= found, "what the site's search finds"
 
 
+SEARCH_FIELD = """[...document.querySelectorAll("*")].some((element) => element.shadowRoot?.activeElement)"""
 SEARCH_RESULTS = """[...document.querySelectorAll("*")].map((element) => element.shadowRoot?.textContent)
   .find((text) => text?.includes("result"))"""
 
@@ -203,7 +203,7 @@ def test_the_site_finds_a_word_and_can_be_used_by_everybody(site: Path, tmp_path
         await page.until("document.querySelector('.md-search__button')", lambda button: button is not None)
         assert await page.axe(axe) == []
         await page.evaluate("document.querySelector('.md-search__button').click()")
-        await asyncio.sleep(1)  # the dialog slides in and takes the focus
+        await page.until(SEARCH_FIELD, bool)
         await page.call("Input.insertText", text="PatchCleanser")
         await page.until(SEARCH_RESULTS, lambda text: "Certificates" in text, 60)
         assert page.complaints == []
