@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.attacks.checks import attack_mode, check_finite, check_labels, check_outputs
+from genaf_sdk.attacks.checks import attack_mode, check_labels, check_outputs, check_result
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
@@ -81,6 +81,15 @@ class Attack(Settings, ABC):
         if self.is_patch:
             patch_sides(pixels.shape[-2], pixels.shape[-1], self.budget)
 
+    def passes(self, images: int) -> float:
+        """Return about how many images cross the target, forth and back; ``images`` are attacked or crafted on.
+
+        ``steps`` of ``batch_size``, or ``epochs``, times ``restarts``, as far as the attack has these settings.
+        """
+        batch = images if isinstance(self, SampleWise) else min(getattr(self, "batch_size", images), images)
+        an_attempt = getattr(self, "steps", 0) * batch or getattr(self, "epochs", 0) * images
+        return float(an_attempt * getattr(self, "restarts", 1))
+
     def with_budget(self, budget: float) -> Self:
         """Return the same attack at another budget."""
         return dataclasses.replace(self, budget=budget)
@@ -113,7 +122,7 @@ class UniversalAttack(Attack):
         with attack_mode(target), forward_in(precision, target):
             perturbation = run(torch.Generator().manual_seed(seed))
         values, mask = perturbation.values.detach().float().cpu(), perturbation.mask
-        check_finite(self.name, "ended in", values)
+        check_result(self.name, values, images.shape[1:])
         # Enforce the stated budget even if an attack has a bug.
         threat = dataclasses.replace(perturbation.threat, size=self.budget)
         values, mask = threat.project(values), None if mask is None else mask.detach().float().cpu()
@@ -243,11 +252,10 @@ class SampleWise(Attack):
         self, target: object, pixels: Tensor, run: Callable[[Tensor, slice], Tensor], space: InputSpace
     ) -> Tensor:
         """Return the attacked images, ``run`` batch by batch, each within the budget of its original."""
-        bounds = range(0, len(pixels), self.batch_size)
+        parts = [slice(begin, begin + self.batch_size) for begin in range(0, len(pixels), self.batch_size)]
         with attack_mode(target):
-            parts = [slice(begin, begin + self.batch_size) for begin in bounds]
             adversarial = torch.cat([run(pixels[part], part) for part in parts]).detach()
-        check_finite(self.name, "ended in", adversarial)
+        check_result(self.name, adversarial, pixels.shape)
         # Enforce the stated budget even if an attack has a bug.
         return self.threat.project_inputs(space, adversarial, pixels)
 

@@ -40,6 +40,10 @@ class TriedUAP(UniversalAttack):
     held_out: Share = 0.125
     """Share of the images that only judge, at least 128 of them and at most half; 0 judges by those crafted on."""
 
+    def passes(self, images: int) -> float:
+        """Return those of the long run and of the trials."""
+        return super().passes(images) * (1 + (self.trials / SHORT if self.trials > 1 else 0))
+
     def strongest(
         self, model: nn.Module, target: Target, generator: torch.Generator, start: Tensor | None = None
     ) -> Perturbation:
