@@ -54,15 +54,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 FILES_OF = {
     GROUND: ("_version", "errors", "files", "precision", "progress", "registry", "settings", "terminal"),
     FLOWS: (
+        "cells",
         "comparison",
         "config",
         "doctor",
         "earlier",
+        "estimates",
         "hardened",
         "pipeline",
         "preflight",
         "preparation",
         "result",
+        "rows",
         "verification",
     ),
     ENTRY: ("__init__", "__main__"),

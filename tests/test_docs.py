@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "export")]
 from blocks import blocks  # noqa: E402
 from hub_server import TOKEN, LoopbackHub  # noqa: E402
 
-from genaf_sdk.comparison import Comparison, read_rows  # noqa: E402
+from genaf_sdk.rows import Comparison, read_rows  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUNNABLE = [page for page in PAGES if any(not block.needs for block in blocks(page))]

@@ -50,7 +50,7 @@ class Fitting:
         self.run, self.model, self.attacked, self.data, self.stage = run, model, attacked, data, stage
         images = data.train
         self.global_batches = GlobalBatches(
-            images, stage.schedule.batch_size, random_key(run.seed, stage.name), run.processes
+            images, stage.schedule.batch(len(images)), random_key(run.seed, stage.name), run.processes
         )
         steps = self.global_batches.steps
         share = math.ceil(len(images) / steps / run.processes.count)  # most rows of a process in a batch
@@ -260,10 +260,10 @@ class Fitting:
         record |= {"skipped_steps": self.skipped} if self.skipped else {}
         now = time.monotonic()
         run.history.append({**record, "seconds": round(now - self.started, 3)})
-        run.metrics.epoch(run.history)
         self.started = now
         self.metrics = EpochMetrics(self.stage.name, self.epoch, run.processes)
-        self.save()
+        self.save()  # before anybody is told: a tracker that fails costs no epoch
+        run.metrics.epoch(run.history)
         return text
 
     def release(self) -> None:
