@@ -10,7 +10,8 @@ figure, and no condition, as strength against untrained weights says nothing; th
 conditions); ONNX export (largest difference of the logits of 16 images, relative to how far an image's logits are from
 their mean over the images: what does not depend on the image cannot hide it).
 
-Rows that passed are kept in the file ``--rows``, and not measured again. Exits with 1 if any row failed.
+Rows that passed are kept in the file ``--rows``, and not measured again. ``--workers`` processes share them. Exits with
+1 if any row failed.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ import sys
 import tempfile
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -34,6 +38,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from genaf_sdk.attacks import UAPGD
+from genaf_sdk.cells import Cells
 from genaf_sdk.data import DataSplits, load_data
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.schedule import Schedule
@@ -157,40 +162,58 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("containing", nargs="*", help="only encoders whose name or family contains one of these")
     parser.add_argument("--rows", type=Path, default=Path("encoders.jsonl"), help="file that rows are kept in")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the rows")
     parser.add_argument("--into", type=Path, help="Markdown file that the table is put into, between its marks")
     return parser.parse_args()
 
 
-def main() -> int:
+def key_of(candidate: Candidate) -> str:
+    return f"{candidate.family}: {candidate.name}"
+
+
+def measured(key: str) -> dict[str, Any]:
+    """Return a row as it is kept: a worker's cell."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    candidate = next(candidate for candidate in CANDIDATES if key_of(candidate) == key)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        cells = row(candidate, Path(folder))
+    return {"key": key, "cells": cells, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def main() -> int:
     wanted = arguments()
     kept = {}
     if wanted.rows.is_file():
         kept = {entry["key"]: entry for entry in map(json.loads, wanted.rows.read_text().splitlines())}
-    rows, seconds, failed = [], 0.0, 0
-    for candidate in CANDIDATES:
-        name, key = candidate.name, f"{candidate.family}: {candidate.name}"
-        if wanted.containing and not any(text in key for text in wanted.containing):
-            continue
-        if key not in kept:
-            begun = time.monotonic()
-            try:
-                with tempfile.TemporaryDirectory() as folder:
-                    cells = row(candidate, Path(folder))
-            except Exception as error:
-                failed += 1
-                rows.append([candidate.family, f"`{name}`", f"FAILED: {type(error).__name__}: {error}"[:300]])
-                print(rows[-1], file=sys.stderr)
+    chosen = {
+        key_of(candidate): candidate
+        for candidate in CANDIDATES
+        if not wanted.containing or any(text in key_of(candidate) for text in wanted.containing)
+    }
+    failed: dict[str, list[str]] = {}
+    with (
+        ProcessPoolExecutor(wanted.workers, get_context("spawn")) as pool,
+        Cells[partial[dict[str, Any]]](pool) as cells,
+    ):
+        for key in (key for key in chosen if key not in kept):
+            cells.submit(partial(measured, key))
+        for cell, result in cells:
+            (key,) = cell.args
+            if isinstance(result, Exception):
+                reason = f"FAILED: {type(result).__name__}: {result}"[:300]
+                failed[key] = [chosen[key].family, f"`{chosen[key].name}`", reason]
+                print(failed[key], file=sys.stderr)
                 continue
-            kept[key] = {"key": key, "cells": cells, "seconds": round(time.monotonic() - begun, 1)}
+            kept[key] = result
             with wanted.rows.open("a") as file:
-                file.write(json.dumps(kept[key]) + "\n")
-            print(f"{name}: {kept[key]['seconds']} s", file=sys.stderr)
-        rows.append(kept[key]["cells"])
-        seconds += kept[key]["seconds"]
-    passed = f"{len(rows) - failed} of {len(rows)} encoders passed, in {seconds:.0f} s on one thread"
+                file.write(json.dumps(result) + "\n")
+            print(f"{key}: {result['seconds']} s", file=sys.stderr)
+    rows = [failed.get(key) or kept[key]["cells"] for key in chosen]
+    seconds = sum(kept[key]["seconds"] for key in chosen if key in kept)
+    passed = f"{len(rows) - len(failed)} of {len(rows)} encoders passed, in {seconds:.0f} s on one thread"
     text = f"{table(rows)}\n\n{passed}, torch {torch.__version__.partition('+')[0]}."
     print(text)
     if wanted.into is not None:

@@ -7,7 +7,7 @@
 
 ``--encoders`` holds folders as timm writes them and ``mobilenet_v1.py`` with its weights, ``--data`` a folder of
 pictures for each set. A method is a preset, and what is changed in it: settings below ``method.``, as JSON. Every row
-is kept in OUTPUT/ENCODER-SIZE-SET/comparison.jsonl as soon as it is there: a run that was stopped goes on, and
+is kept in OUTPUT/real-ENCODER-SIZE-SET/comparison.jsonl as soon as it is there: a run that was stopped goes on, and
 processes that have other cells may run beside it. ``--validation`` scores on validation images, ``--quick`` with fewer
 and shorter attacks, for sweeps.
 """
@@ -39,22 +39,21 @@ METHODS = ("fine-tuning", "default", "fast", "universal-at", "trades")
 MOSAICS = ("gtsrb", "cifar10")
 STRONG = EvaluationConfig(
     attacks=(
-        *("uapgd-restarts", "label-uap-restarts", "encoder-patch", "patch-uap"),
+        *("uapgd", "label-uap", "encoder-patch", "patch-uap"),
         *("pgd:budget=4/255", "pgd:budget=8/255", "patch"),
     ),
     surrogate_samples=1024,
-    sample_wise_samples=200,
+    sample_wise_samples=100,
     curve=(),
     checks=False,
 )
 QUICK = STRONG.with_(
     attacks=(
-        "uapgd-restarts:restarts=2,epochs=8",
-        "label-uap-restarts:restarts=1,epochs=8",
+        "uapgd:trials=2,steps=60",
+        "label-uap:trials=1,steps=60",
         "pgd:budget=4/255,steps=10",
     ),
     surrogate_samples=768,
-    sample_wise_samples=100,
 )
 
 
@@ -63,14 +62,16 @@ def main() -> None:
     parser.add_argument("--encoders", type=Path, default=Path(), help="folder of encoders")
     parser.add_argument("--data", type=Path, default=Path(), help="folder of sets of pictures")
     parser.add_argument("--only", nargs="+", choices=list(ENCODERS), default=list(ENCODERS))
-    parser.add_argument("--sets", nargs="+", default=["trash", "steel"], help="below --data, or gtsrb:IMAGES")
+    parser.add_argument(
+        "--sets", nargs="+", default=["trash", "steel"], help="below --data, a data id, or gtsrb:IMAGES"
+    )
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help='"PRESET SETTING=JSON ..."')
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--size", type=int, help="pixels a side; by default the encoder's own")
     parser.add_argument("--validation", action="store_true", help="score on validation images")
     parser.add_argument("--quick", action="store_true", help="weaker attacks, for sweeps")
     parser.add_argument("--precision", choices=["auto", "no", "bf16"], default="auto", help="no may be faster on a CPU")
-    parser.add_argument("--output", type=Path, default=Path("docs/results/real-encoders"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results"))
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -81,7 +82,7 @@ def main() -> None:
         side = None if arguments.size is None else (arguments.size, arguments.size)
         encoder = ENCODERS[name](arguments.encoders, side)
         for images in arguments.sets:
-            label = f"{name}-{(encoder.image_size or (32,))[0]}-{images.replace(':', '-')}"
+            label = f"real-{name}-{(encoder.image_size or (32,))[0]}-{images.replace(':', '-')}"
             for seed in arguments.seeds:
                 data = load(images, arguments.data, encoder, seed)
                 if arguments.validation:
@@ -123,7 +124,8 @@ def load(images: str, folder: Path, encoder: PixelEncoder, seed: int) -> DataSpl
     name, _, count = images.partition(":")
     if name in MOSAICS:
         return load_mosaic(name, int(count) if count else None, seed)
-    return load_data(folder / name, image_size=encoder.image_size, interpolation=encoder.interpolation, seed=seed)
+    known = folder / name if (folder / name).is_dir() else name
+    return load_data(known, image_size=encoder.image_size, interpolation=encoder.interpolation, seed=seed)
 
 
 def _bundled(folder: Path, size: tuple[int, int] | None) -> PixelEncoder:

@@ -23,8 +23,10 @@ import torch
 from mosaics import load_mosaic
 
 from genaf_sdk import DataSplits, HardenConfig, compare, load_data
-from genaf_sdk.comparison import EVALUATION, Comparison, ComparisonRow, read_rows
+from genaf_sdk.cells import local_processes
+from genaf_sdk.comparison import EVALUATION
 from genaf_sdk.evaluation.settings import EvaluationConfig
+from genaf_sdk.rows import Comparison, ComparisonRow, read_rows
 
 ENCODER = "bundled:simclr-cifar10"
 QUICK = EvaluationConfig(
@@ -53,7 +55,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--images", type=int, help="training images of gtsrb and cifar10; by default all")
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of all workers together")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the rows")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     everything = CONFIGURATIONS[arguments.what]()
@@ -69,15 +72,19 @@ def main() -> None:
             if arguments.what in ("tuning", "variants"):
                 data = dataclasses.replace(data, test=data.validation)
             evaluation = {"tuning": QUICK, "variants": QUICK_WITH_PATCH}.get(arguments.what, EVALUATION)
-            compare(
-                ENCODER,
-                data,
-                chosen,
-                seeds=[seed],
-                evaluation=evaluation,
-                output_dir=folder,
-                on_row=lambda row: show(row),
-            )
+            with local_processes(arguments.workers) as executor:
+                comparison = compare(
+                    ENCODER,
+                    data,
+                    chosen,
+                    seeds=[seed],
+                    evaluation=evaluation,
+                    output_dir=folder,
+                    on_row=lambda row: show(row),
+                    executor=executor,
+                )
+            for cell in comparison.failed:
+                print(f"not measured: {cell.text}", flush=True)
         places = {method: place for place, method in enumerate(everything)}
         rows = read_rows(folder / "comparison.jsonl")
         comparison = Comparison(sorted(rows, key=lambda row: places.get(row.method, len(places))))

@@ -38,6 +38,7 @@ from torch.nn import functional as F
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.encoders import build_backbone
+from genaf_sdk.engine.activations import Recomputed, recomputed_activations
 from genaf_sdk.engine.backward import backward
 from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.modules import CurrentBatch
@@ -65,6 +66,7 @@ class Variant:
     precision: str = "fp32"
     adversarial: bool = True
     micro_batches: int = 1
+    recomputed: Recomputed = "none"
 
 
 VARIANTS = {
@@ -75,6 +77,9 @@ VARIANTS = {
     "+ bf16 (ours)": Variant(precision="bf16"),
     "+ two micro-batches (fp32)": Variant(micro_batches=2),
     "+ two micro-batches (bf16)": Variant(precision="bf16", micro_batches=2),
+    "+ light recomputation (fp32)": Variant(recomputed="light"),
+    "+ light recomputation (bf16)": Variant(precision="bf16", recomputed="light"),
+    "+ full recomputation (bf16)": Variant(precision="bf16", recomputed="full"),
     "plain fine-tuning, fp32": Variant(adversarial=False),
     "plain fine-tuning, bf16": Variant(adversarial=False, precision="bf16"),
 }
@@ -120,7 +125,10 @@ class Bench:
         """Attack, descend."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        with in_precision(self.variant.precision, self.pixels.device):
+        with (
+            in_precision(self.variant.precision, self.pixels.device),
+            recomputed_activations(self.model, self.variant.recomputed),
+        ):
             if self.variant.micro_batches > 1:
                 self.backward_in_pieces()
             else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genaf_sdk._version import __version__
 
 if TYPE_CHECKING:
-    from genaf_sdk.comparison import Comparison, compare
+    from genaf_sdk.comparison import compare
     from genaf_sdk.config import HardenConfig
     from genaf_sdk.data import DataSplits, load_data
     from genaf_sdk.encoders import load_encoder
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from genaf_sdk.pipeline import check, harden
     from genaf_sdk.report.robustness import RobustnessReport
     from genaf_sdk.result import HardenResult
+    from genaf_sdk.rows import Comparison
 
 _HOME = {
-    "Comparison": "comparison",
+    "Comparison": "rows",
     "DataSplits": "data",
     "GenafError": "errors",
     "HardenConfig": "config",

@@ -3,182 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
-import os
-import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from torch import nn
 
+from genaf_sdk.cells import Cells
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.encoders import load_encoder
-from genaf_sdk.errors import ConfigError, OutputError
+from genaf_sdk.errors import ConfigError, DataError
+from genaf_sdk.evaluation.crafting import chosen_attacks, transferred_perturbations
 from genaf_sdk.evaluation.evaluate import evaluate
 from genaf_sdk.evaluation.settings import EvaluationConfig
-from genaf_sdk.files import replacing, require_writable
+from genaf_sdk.files import require_writable
+from genaf_sdk.inputs.images import image_space
+from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.pipeline import harden
 from genaf_sdk.preflight import require_attacks
 from genaf_sdk.preparation import load_images, resolved
-from genaf_sdk.report.reading import plain, read
-from genaf_sdk.report.scores import Score, lowest_accuracy
-from genaf_sdk.report.verdict import budget_text
+from genaf_sdk.rows import ROWS_FILE, Comparison, ComparisonRow, FailedCell, append_row, read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from torch import nn
-
+    from genaf_sdk.cells import Executor
     from genaf_sdk.data import DataSplits
     from genaf_sdk.data.settings import LoadingConfig
-    from genaf_sdk.inputs.perturbation import Perturbation
     from genaf_sdk.methods import Method
     from genaf_sdk.models.encoder import PixelEncoder
 
 METHODS = ("default", "fast", "fine-tuning", "pgd-at", "trades")
 EVALUATION = EvaluationConfig(attacks=(*EvaluationConfig().attacks, "pgd:budget=4/255"), curve=(), checks=False)
-ROWS_FILE, TABLE_FILE, PLOT_FILE = "comparison.jsonl", "comparison.md", "comparison.svg"
-WORST_DAE = "worst DAE"
-
-
-@dataclass(frozen=True)
-class ComparisonRow:
-    """One method with one seed.
-
-    Args:
-        method: Its name.
-        seed: Of training and evaluation.
-        config: All settings, as ``HardenConfig.to_dict`` gives them.
-        data: SHA-256 of the data.
-        scores: What ``evaluate`` measured.
-        seconds: Wall time of both stages.
-        cpu_seconds: Processor time of both stages, over all threads: on a CPU the fairer figure where others compute.
-    """
-
-    method: str
-    seed: int
-    config: dict[str, Any]
-    data: str
-    scores: tuple[Score, ...]
-    seconds: float
-    cpu_seconds: float
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """Accuracies in [0, 1]: clean, the worst of each column against DAEs and of both, each white-box attack."""
-        found = {}
-        for column in ("clean", "transfer", "adaptive"):
-            rows = (score for score in self.scores if score.column == column)
-            row = lowest_accuracy(row for row in rows if row.perturbation or column == "clean")
-            if row is not None:
-                found[column] = row.accuracy
-        attacked = [found[column] for column in ("transfer", "adaptive") if column in found]
-        if attacked:
-            found[WORST_DAE] = min(attacked)
-        for score in self.scores:
-            if score.column == "white-box":
-                found[f"{score.attack} {budget_text(score)}"] = score.accuracy
-        return found
-
-    def to_json(self) -> str:
-        """Return one line of JSON."""
-        content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        content["scores"] = plain(self.scores)
-        return json.dumps({**content, "figures": self.figures}, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, line: str) -> ComparisonRow:
-        """Read what ``to_json`` wrote."""
-        content = json.loads(line)
-        rows = read(tuple[Score, ...], content.pop("scores"), "scores")
-        content.pop("figures")
-        return cls(scores=rows, **content)
-
-
-@dataclass
-class Comparison:
-    """What ``compare`` measured: a row for each method and seed."""
-
-    rows: list[ComparisonRow] = field(default_factory=list)
-
-    @property
-    def methods(self) -> list[str]:
-        """The methods, in the order they came in."""
-        return list(dict.fromkeys(row.method for row in self.rows))
-
-    def figures(self, method: str) -> dict[str, tuple[float, float]]:
-        """Return every accuracy of one method as (mean, standard deviation) over its seeds; 0 for a single seed."""
-        rows = [row.figures for row in self.rows if row.method == method]
-        names = dict.fromkeys(name for row in rows for name in row)
-        return {name: _spread([row[name] for row in rows if name in row]) for name in names}
-
-    def cpu_seconds(self, method: str) -> float:
-        """Return the training's processor time, the median over seeds: a busy machine lengthens a run now and then."""
-        return statistics.median(row.cpu_seconds for row in self.rows if row.method == method)
-
-    def cells(self) -> list[list[str]]:
-        """Return the table as text: a header, then a line for each method."""
-        names = list(dict.fromkeys(name for method in self.methods for name in self.figures(method)))
-        lines = [["method", *names, "CPU seconds", "seeds"]]
-        for method in self.methods:
-            figures = self.figures(method)
-            cells = [_percent(*figures[name]) if name in figures else "" for name in names]
-            seeds = sum(row.method == method for row in self.rows)
-            lines.append([method, *cells, f"{self.cpu_seconds(method):.0f}", str(seeds)])
-        return lines
-
-    def table(self) -> Table:
-        """Return the table for a terminal."""
-        header, *lines = self.cells()
-        table = Table(*header, title="Accuracy in %, mean and standard deviation over seeds")
-        for line in lines:
-            table.add_row(*line)
-        return table
-
-    def markdown(self) -> str:
-        """Return the table as Markdown."""
-        header, *lines = self.cells()
-        rule = ["---", *["---:"] * (len(header) - 1)]
-        return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
-
-    def save(self, folder: Path) -> None:
-        """Write the table as Markdown and the plot as SVG.
-
-        Raises:
-            OutputError: The folder cannot be written.
-        """
-        with replacing(folder / TABLE_FILE) as temporary:
-            temporary.write_text(self.markdown(), encoding="utf-8")
-        self.plot(folder / PLOT_FILE)
-
-    def plot(self, path: Path) -> None:
-        """Draw clean accuracy against that under the worst DAE, a disc for each method, its area the training time."""
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
-        axes = figure.subplots()
-        most = max(self.cpu_seconds(method) for method in self.methods)
-        for index, method in enumerate(self.methods):
-            figures = self.figures(method)
-            if WORST_DAE not in figures:
-                continue
-            (x, x_spread), (y, y_spread) = figures["clean"], figures[WORST_DAE]
-            area = 30 + 600 * self.cpu_seconds(method) / max(most, 1e-9)
-            color = f"C{index % 10}"
-            axes.scatter(100 * x, 100 * y, s=area, color=color, alpha=0.5, linewidths=0)
-            axes.errorbar(100 * x, 100 * y, 100 * y_spread, 100 * x_spread, color=color, fmt=".", linewidth=1)
-            axes.annotate(method, (100 * x, 100 * y), xytext=(7, 5), textcoords="offset points", fontsize=9)
-        axes.set(xlabel="clean accuracy in %", ylabel="accuracy under the worst DAE in %")
-        axes.margins(0.15)
-        axes.set_title("A disc's area is the processor time of training", fontsize=9)
-        axes.grid(alpha=0.3)
-        with replacing(path) as temporary, rc_context({"svg.hashsalt": "genaf"}):
-            figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 
 def compare(
@@ -191,6 +50,7 @@ def compare(
     output_dir: str | Path | None = None,
     progress: bool | None = None,
     on_row: Callable[[ComparisonRow], object] | None = None,
+    executor: Executor | None = None,
 ) -> Comparison:
     """Train each method with each seed on the same data and put it under the same attacks.
 
@@ -207,56 +67,137 @@ def compare(
             ``comparison.md`` and ``comparison.svg``.
         progress: As for ``harden``.
         on_row: Called with every row, those that were there already included.
+        executor: Runs the cells, each a method with a seed: any of ``concurrent.futures``, or what has its ``submit``.
+            Encoder and data travel there as they are given, so ids are best. A cell that fails is in ``failed`` of
+            what is returned, and the others go on. This process alone writes. Without one, cells run here, one after
+            the other, and what a cell raises ends the comparison.
 
     Raises:
         ConfigError: A method is unknown, or there is none.
         GenafError: As ``harden`` and ``evaluate`` raise.
     """
-    configs = _configurations(methods)
-    if not configs or not seeds:
-        raise ConfigError(f"methods is {tuple(configs)} and seeds is {tuple(seeds)}.", expected="at least one of each")
+    configs = _configurations(methods, seeds)
     folder = None if output_dir is None else require_writable(Path(output_dir))
     public, evaluation = load_encoder(encoder), evaluation or EVALUATION
     rows = [] if folder is None else read_rows(folder / ROWS_FILE)
-    identities = [(row.method, row.seed, _settings(row.config), row.data) for row in rows]
-    comparison = Comparison()
+    known = {_identity(row.method, row.seed, row.config, row.data): row for row in reversed(rows)}
+    comparison, groups = Comparison(), []
+
+    def add(row: ComparisonRow, *, is_new: bool = True) -> None:
+        if is_new and folder is not None:
+            append_row(folder / ROWS_FILE, row)
+        comparison.rows.append(row)
+        if on_row is not None:
+            on_row(row)
+
     for seed in seeds:
-        loaded: dict[LoadingConfig, tuple[DataSplits, dict[str, Perturbation]]] = {}
+        loaded: dict[LoadingConfig, tuple[DataSplits, dict[str, Perturbation], _Group]] = {}
         for name, chosen in configs.items():
             config = chosen.with_(seed=seed, evaluation=evaluation)
             if config.loading not in loaded:
-                loaded[config.loading] = (load_images(dataset, public, config, folder), {})
-            data, transferred = loaded[config.loading]
+                data = load_images(dataset, public, config, folder)
+                groups.append(_Group(encoder, dataset, data.describe()["fingerprint"], {}))
+                loaded[config.loading] = (data, {}, groups[-1])
+            data, transferred, group = loaded[config.loading]
             public = data.space.placed(public)
             require_attacks(evaluation.attacks, public, data, seed)
-            identity = (name, seed, _settings(config.to_dict()), data.describe()["fingerprint"])
-            row = next((row for known, row in zip(identities, rows, strict=True) if known == identity), None)
-            if row is None:
-                row = _measure(name, config, public, data, transferred, progress)
-                if folder is not None:
-                    _append(folder / ROWS_FILE, row)
-            comparison.rows.append(row)
-            if on_row is not None:
-                on_row(row)
+            identity = _identity(name, seed, config.to_dict(), group.fingerprint)
+            if identity in known:
+                add(known[identity], is_new=False)
+            elif executor is None:
+                add(_measure(name, config, public, data, transferred, progress))
+            else:
+                group.missing[name] = config
+    for measured in () if executor is None else _measured_on(executor, groups):
+        if isinstance(measured, FailedCell):
+            comparison.failed.append(measured)
+        else:
+            add(measured)
+    order = [(name, seed) for seed in seeds for name in configs]
+    comparison.rows.sort(key=lambda row: order.index((row.method, row.seed)))
     if folder is not None:
         comparison.save(folder)
     return comparison
 
 
-def read_rows(path: Path) -> list[ComparisonRow]:
-    """Return the complete rows of a file; a last line that was cut off does not count.
+@dataclass(frozen=True)
+class _Group:
+    """Images of one seed, read in one way, and what is still to be measured on them."""
 
-    Raises:
-        OutputError: Another line cannot be read.
-    """
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    try:
-        return [ComparisonRow.from_json(line) for line in lines if line.endswith("\n")]
-    except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{path} is damaged: {error!r}.", remedy="move it away and start again") from error
+    encoder: str | nn.Module
+    dataset: Any
+    fingerprint: str
+    missing: dict[str, HardenConfig]
+
+    def load(self, config: HardenConfig) -> tuple[PixelEncoder, DataSplits]:
+        """Return encoder and images, in the process that works on them.
+
+        Raises:
+            DataError: The images are not those of the process that compares.
+        """
+        public = load_encoder(self.encoder)
+        data = load_images(self.dataset, public, config)
+        found = replace(data).fingerprint  # anew: what was computed elsewhere travels along
+        if found != self.fingerprint:
+            raise DataError(
+                f"{data.name!r} has the fingerprint {found} where the cell runs, and {self.fingerprint} here.",
+                expected="the same images on every machine",
+            )
+        return data.space.placed(public), data
 
 
-def _configurations(methods: Sequence[str | Method] | Mapping[str, HardenConfig]) -> dict[str, HardenConfig]:
+@dataclass(frozen=True)
+class _Crafting:
+    """A cell: perturbations that are transferred to all methods of a group."""
+
+    group: _Group
+
+    def __call__(self) -> dict[str, Perturbation]:
+        config = next(iter(self.group.missing.values()))
+        public, data = self.group.load(config)
+        pixels, labels = data.train.head(config.evaluation.surrogate_samples, seed=config.seed)
+        pixels = image_space(pixels).arranged(pixels)
+        attacks = chosen_attacks(config.evaluation.attacks, config.evaluation)
+        return transferred_perturbations(public, pixels, labels, attacks, config.seed)
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """A cell: one method with one seed."""
+
+    group: _Group
+    method: str
+    config: HardenConfig
+    transferred: dict[str, Perturbation]
+
+    def __call__(self) -> ComparisonRow:
+        public, data = self.group.load(self.config)
+        return _measure(self.method, self.config, public, data, self.transferred, progress=False)
+
+
+def _measured_on(executor: Executor, groups: list[_Group]) -> Iterator[ComparisonRow | FailedCell]:
+    """Craft for each group, then measure its methods; yield rows, and what failed, as they end."""
+    with Cells[_Crafting | _Measuring](executor) as cells:
+        for group in groups:
+            if group.missing:
+                cells.submit(_Crafting(group))
+        for cell, result in cells:
+            if isinstance(result, Exception):
+                failed = {cell.method: cell.config} if isinstance(cell, _Measuring) else cell.group.missing
+                reason = " ".join(f"{type(result).__name__}: {result}".split())
+                yield from (FailedCell(name, config.seed, reason) for name, config in failed.items())
+            elif isinstance(cell, _Crafting):
+                for name, config in cell.group.missing.items():
+                    cells.submit(_Measuring(cell.group, name, config, result))
+            else:
+                yield result
+
+
+def _configurations(
+    methods: Sequence[str | Method] | Mapping[str, HardenConfig], seeds: Sequence[int]
+) -> dict[str, HardenConfig]:
+    if not methods or not seeds:
+        raise ConfigError(f"methods is {tuple(methods)} and seeds is {tuple(seeds)}.", expected="at least one of each")
     if isinstance(methods, Mapping):
         return dict(methods)
     return {
@@ -267,13 +208,12 @@ def _configurations(methods: Sequence[str | Method] | Mapping[str, HardenConfig]
     }
 
 
-def _settings(content: dict[str, Any]) -> dict[str, Any]:
+def _identity(method: str, seed: int, content: dict[str, Any], data: str) -> str:
     """Return what a row depends on, as JSON: not the machine nor the export; later settings have their defaults."""
     with contextlib.suppress(ConfigError):  # a setting that no longer exists: such a row matches nothing
         content = HardenConfig.from_dict(content).to_dict()
     relevant = {name: value for name, value in content.items() if name not in ("machine", "export", "baseline")}
-    settings: dict[str, Any] = json.loads(json.dumps(relevant))
-    return settings
+    return json.dumps([method, seed, relevant, data], sort_keys=True)
 
 
 def _measure(
@@ -306,26 +246,3 @@ def _measure(
         round(seconds, 3),
         round(cpu_seconds, 3),
     )
-
-
-def _append(path: Path, row: ComparisonRow) -> None:
-    """Add a line in one write; a cut-off line that an earlier run left is removed."""
-    line = row.to_json() + "\n"
-    try:
-        with path.open("a+b") as file:
-            file.seek(0)
-            complete = file.read().rfind(b"\n") + 1
-            file.truncate(complete)
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
-
-
-def _spread(values: list[float]) -> tuple[float, float]:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def _percent(mean: float, spread: float) -> str:
-    return f"{100 * mean:.1f}" + (f" ± {100 * spread:.1f}" if spread else "")

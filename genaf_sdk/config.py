@@ -17,6 +17,7 @@ from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.export.settings import ExportConfig
 from genaf_sdk.methods import FineTuning, GenAF, Method, presets
 from genaf_sdk.models.heads import DEFAULT, HEADS
+from genaf_sdk.models.tuning import TuningConfig
 from genaf_sdk.registry import nearest
 from genaf_sdk.settings import Count, LearningRate, Seed, Settings
 
@@ -38,7 +39,7 @@ class HardenConfig(Settings):
     """A whole run. ``HardenConfig.preset("paper")`` gives the paper's hyper-parameters.
 
     ``loading``, ``evaluation``, ``export`` and ``machine`` say how images are read, how the model is measured, what is
-    written and what the machine needs; ``seed``, ``method`` and ``head`` alone say what is trained.
+    written and what the machine needs; ``seed``, ``method``, ``head`` and ``tuning`` say what is trained.
     """
 
     seed: Seed = 0
@@ -46,6 +47,8 @@ class HardenConfig(Settings):
     """The training method and its settings; in Python also the name of a preset."""
     head: str = DEFAULT
     """What turns features into logits: `mlp`, the paper's and the one that was measured, `linear` or `cosine`."""
+    tuning: TuningConfig = TuningConfig()
+    """Which of the encoder's weights are trained, by the method and by the baseline."""
     baseline: BaselineConfig = BaselineConfig()
     loading: LoadingConfig = LoadingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

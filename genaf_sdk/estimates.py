@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -12,17 +13,21 @@ import psutil
 import torch
 
 from genaf_sdk.attacks.ascent import gradient_of
+from genaf_sdk.engine.activations import bytes_kept, recomputed, recomputed_activations
 from genaf_sdk.engine.fitting import Fitting
+from genaf_sdk.engine.lowrank import low_rank
 from genaf_sdk.engine.modules import synchronized_layers
+from genaf_sdk.engine.processes import Processes
 from genaf_sdk.engine.run import Run
+from genaf_sdk.engine.train import gradients_of
 from genaf_sdk.engine.views import FeaturesAndLogits
 from genaf_sdk.evaluation.cost import FORWARD, evaluation_passes, replay_passes
 from genaf_sdk.methods.lab import Lab
 from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.preparation import frozen_parameters
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from genaf_sdk.engine.machine import MachineConfig
     from genaf_sdk.engine.stage import Stage
     from genaf_sdk.hardened import HardenedModel
     from genaf_sdk.preparation import Candidate
@@ -45,32 +50,39 @@ SHORTER = {
 """Part of a run -> what makes it shorter."""
 
 
-def memory_of_a_step(candidate: Candidate) -> int:
+def settled_machine(candidate: Candidate) -> MachineConfig:
+    """Return the settings of the machine, with all activations computed again if memory would not suffice otherwise."""
+    machine, accelerator = candidate.config.machine, candidate.accelerator
+    if machine.checkpoint_activations != "auto" or accelerator.is_fsdp2:
+        return machine
+    lacking = memory_of_a_step(candidate, machine) > free_memory(accelerator.device)
+    full = Processes.of(accelerator).any(lacking)  # all processes alike
+    return machine.with_(checkpoint_activations="full") if full else machine
+
+
+def memory_of_a_step(candidate: Candidate, machine: MachineConfig) -> int:
     """Return about how many bytes a training step takes: weights, gradients, moments, and what backward needs.
 
     The last is counted on two images and taken times the images of a step.
     """
-    model = copy.deepcopy(candidate.model).train()
-    stage = next(iter(candidate.config.method.stages(Lab(_trial_run(candidate), model, candidate.data))))
-    pixels, _ = candidate.data.train.head(MEASURED_ON, seed=candidate.config.seed)
+    model, config = copy.deepcopy(candidate.model).train(), candidate.config
+    run = replace(_trial_run(candidate), machine=machine)
+    stage = next(iter(config.method.stages(Lab(run, model, candidate.data, frozen_parameters(candidate.published)))))
+    pixels, _ = candidate.data.train.head(MEASURED_ON, seed=config.seed)
     pixels = pixels.to(candidate.published.mean.device)
-    kept: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), candidate.accelerator.autocast():
-        model(pixels)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    an_image = sum(size for pointer, size in kept.items() if pointer not in own) / MEASURED_ON
-    machine, schedule = candidate.config.machine, stage.schedule
-    rows = min(schedule.batch_size, len(candidate.data.train)) / candidate.accelerator.num_processes
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    with low_rank(model, stage, config.tuning.lora_rank, config.seed) as adapted:
+        trained = 0
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(adapted.trains(name))
+            trained += parameter.nbytes if parameter.requires_grad else 0
+        with candidate.accelerator.autocast():
+            an_image = bytes_kept(model, pixels, recomputed(run, stage)) / MEASURED_ON
+    images = len(candidate.data.train)
+    rows = min(stage.schedule.batch(images), images) / candidate.accelerator.num_processes
     rows = min(rows, machine.micro_batch_size or rows)
     views = 1 if stage.memory is None else 2
-    return int(MOMENTS * weights + rows * views * an_image)
+    return int(weights + (MOMENTS - 1) * trained + rows * views * an_image)
 
 
 def free_memory(device: torch.device) -> int:
@@ -88,7 +100,7 @@ def seconds_of_parts(candidate: Candidate) -> dict[str, float]:
     """
     config, data = candidate.config, candidate.data
     model = data.space.placed(copy.deepcopy(candidate.model).to(candidate.accelerator.device))
-    lab = Lab(_trial_run(candidate), model, data)
+    lab = Lab(_trial_run(candidate), model, data, frozen_parameters(candidate.published))
     parts = {"stage 1": seconds_of(candidate, copy.deepcopy(model), next(iter(config.method.stages(lab))))}
     if candidate.evaluate:
         baseline = lab.stage("undefended", config.standard_fine_tuning())
@@ -106,11 +118,14 @@ def seconds_of_parts(candidate: Candidate) -> dict[str, float]:
 
 def seconds_of(candidate: Candidate, model: HardenedModel, stage: Stage) -> float:
     """Return about how many seconds a stage takes, from a few of its steps on ``model``, which they train."""
-    run = _trial_run(candidate)
-    both = FeaturesAndLogits(model)
-    durations = []
-    with synchronized_layers(both, run.processes, sync_batch_norm=run.machine.sync_batch_norm) as current:
-        fitting = Fitting(run, both, model, candidate.data, stage)
+    run, durations = _trial_run(candidate), []
+    with (
+        low_rank(model, stage, candidate.config.tuning.lora_rank, run.seed) as adapted,
+        gradients_of(model, adapted),
+        recomputed_activations(model, recomputed(run, adapted)),
+        synchronized_layers(model, run.processes, sync_batch_norm=run.machine.sync_batch_norm) as current,
+    ):
+        fitting = Fitting(run, FeaturesAndLogits(model), model, candidate.data, adapted)
         try:
             started = time.monotonic()
             for batch in islice(fitting.batches(), STEPS):

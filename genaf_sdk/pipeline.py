@@ -15,10 +15,12 @@ from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.engine.checkpoints import open_checkpoints
 from genaf_sdk.engine.cost import CostMeter
 from genaf_sdk.engine.faults import require_discerning
+from genaf_sdk.engine.lowrank import low_rank
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.tracking import Metrics, require_trackers
 from genaf_sdk.engine.train import train
 from genaf_sdk.errors import ConfigError, DataError, EncoderError, ExportError, GenafError
+from genaf_sdk.estimates import settled_machine
 from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
 from genaf_sdk.export.bundle import save_model, save_report
 from genaf_sdk.export.layout import CHECKSUMS_FILE
@@ -115,7 +117,7 @@ def harden(
     if log_with is not None and accelerator is not None:
         raise ConfigError("Both log_with and accelerator are given.", remedy="give log_with to your Accelerator")
     trackers = require_trackers(log_with, folder)
-    published = load_published(encoder)
+    published = load_published(encoder, config.tuning)
     data = load_images(dataset, published, config, folder)
     published = data.space.placed(published)
     frozen = frozen_parameters(published)
@@ -123,11 +125,12 @@ def harden(
     engines = own_accelerator(precision, trackers, folder) if accelerator is None else nullcontext(accelerator)
     with engines as engine, CostMeter() as cost, _held(folder, engine):
         writes = folder is not None and engine.is_main_process
+        candidate = new_candidate(published, data, config, engine, folder, evaluate=evaluate)
         run = Run(engine, config.seed, show_progress=progress, machine=config.machine)
         if preflight:
             with run.progress:
-                candidate = new_candidate(published, data, config, engine, folder, evaluate=evaluate)
                 require_ready(candidate, run.announce("before"))
+        run.machine = settled_machine(candidate)
         identity = run_identity(published, data, config)
         run.checkpoints = open_checkpoints(folder, identity, run.processes, resume=resume, overwrite=overwrite)
         run.metrics = Metrics(engine, folder)
@@ -138,13 +141,18 @@ def harden(
                 if evaluate:
                     undefended = new_classifier(published, data, config.seed, head=config.head)
                     lab = Lab(run, undefended, data, frozen, clock=clock)
-                    train(run, undefended, data, lab.stage("undefended", config.standard_fine_tuning()))
+                    plain = lab.stage("undefended", config.standard_fine_tuning())
+                    with low_rank(undefended, plain, config.tuning.lora_rank, lab.key("lora")) as adapted:
+                        train(run, undefended, data, adapted)
                     require_discerning(undefended, "undefended", data.validation, config.baseline.epochs)
                     clock.stop("undefended")
                 model = new_classifier(published, data, config.seed, head=config.head)
                 lab = Lab(run, model, data, frozen, clock=clock)
+                rank = config.tuning.lora_rank
                 for stage in config.method.stages(lab):
-                    train(run, model, data, stage)
+                    with low_rank(model, stage, rank, lab.key("lora")) as adapted:
+                        train(run, model, data, adapted)
+                    rank = None  # later stages train single layers
                     clock.stop(stage.name)
                 require_discerning(model, "hardened", data.validation, config.method.schedule.epochs)
             _save_trained(run, model, folder if writes else None)
@@ -199,7 +207,7 @@ def check(
     config = resolved(config, method)
     try:
         folder = None if output_dir is None else require_writable(Path(output_dir))
-        published = load_published(encoder)
+        published = load_published(encoder, config.tuning)
         data = load_images(dataset, published, config, folder)
         published = data.space.placed(published)
         precision = config.machine.mixed_precision

@@ -15,7 +15,7 @@ import torch
 
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.errors import AttackError, EncoderError, GenafError, OutputError
-from genaf_sdk.estimates import MOMENTS, SHORTER, free_memory, memory_of_a_step, seconds_of_parts
+from genaf_sdk.estimates import MOMENTS, SHORTER, free_memory, memory_of_a_step, seconds_of_parts, settled_machine
 from genaf_sdk.export.parity import check_parity, relative_difference
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.hardened import HardenedModel
@@ -119,7 +119,7 @@ def _encoder(candidate: Candidate) -> Iterator[Finding]:
             "encoder",
             f"{len(frozen)} of its {total} parameters are frozen (requires_grad=False). "
             f"They stay as they are, which an attacker knows: {shown}.",
-            "call encoder.requires_grad_(True) if that is not wanted",
+            "train more of it (tuning.train_last), or call encoder.requires_grad_(True), if that is not wanted",
         )
 
 
@@ -224,10 +224,13 @@ def _output_folder(candidate: Candidate) -> Iterator[Finding]:
 
 
 def _memory(candidate: Candidate) -> Iterator[Finding]:
-    needed, free = memory_of_a_step(candidate), free_memory(candidate.accelerator.device)
-    text = f"A training step takes about {_bytes(needed)} of {_bytes(free)} that are free."
+    settled = settled_machine(candidate)
+    needed, free = memory_of_a_step(candidate, settled), free_memory(candidate.accelerator.device)
+    again = "" if settled is candidate.config.machine else ", with activations that are computed again,"
+    text = f"A training step takes{again} about {_bytes(needed)} of {_bytes(free)} that are free."
     if needed > free:
-        yield Finding("warning", "memory", text, "set machine.micro_batch_size, or lower the batch or image size")
+        remedy = "set machine.micro_batch_size, tuning.train_last or tuning.lora_rank, or lower the batch or image size"
+        yield Finding("warning", "memory", text, remedy)
     else:
         yield Finding("note", "memory", text)
 

@@ -21,6 +21,7 @@ from genaf_sdk.methods import Method, presets
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.fingerprint import fingerprint
 from genaf_sdk.models.heads import DEFAULT, build_head
+from genaf_sdk.models.tuning import TuningConfig, freeze
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,9 +76,15 @@ def resolved(config: HardenConfig | str | None, method: str | Method | None) -> 
     return config.with_(method=chosen.with_(schedule=config.method.schedule) if isinstance(method, str) else chosen)
 
 
-def load_published(encoder: str | nn.Module) -> PixelEncoder:
-    """Return a copy of the encoder, in eval mode."""
-    return copy.deepcopy(load_encoder(encoder)).eval()
+def load_published(encoder: str | nn.Module, tuning: TuningConfig) -> PixelEncoder:
+    """Return a copy of the encoder, in eval mode, with what is not to be trained frozen.
+
+    Raises:
+        EncoderError: It cannot be loaded, or has no part that ``tuning`` names.
+    """
+    published = copy.deepcopy(load_encoder(encoder)).eval()
+    freeze(published, tuning)
+    return published
 
 
 def load_images(dataset: Any, published: PixelEncoder, config: HardenConfig, folder: Path | None = None) -> DataSplits:

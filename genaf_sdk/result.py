@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
-from genaf_sdk.engine.range_test import RangeTest
+from genaf_sdk.engine.run import RangeTest
 from genaf_sdk.export.bundle import write_bundle
 from genaf_sdk.export.hub import push_bundle
 from genaf_sdk.files import require_writable

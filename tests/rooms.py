@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 FILES_OF = {
     GROUND: ("_version", "errors", "files", "precision", "progress", "registry", "settings", "terminal"),
     FLOWS: (
+        "cells",
         "comparison",
         "config",
         "doctor",
@@ -64,6 +65,7 @@ FILES_OF = {
         "preflight",
         "preparation",
         "result",
+        "rows",
         "verification",
     ),
     ENTRY: ("__init__", "__main__"),

@@ -1,8 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import runpy
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -10,14 +17,16 @@ from torch import nn
 import genaf_sdk.comparison as comparison_module
 from genaf_sdk import compare
 from genaf_sdk.cli import USAGE_ERROR, main
-from genaf_sdk.comparison import Comparison, ComparisonRow, read_rows
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, load_data
-from genaf_sdk.errors import ConfigError, OutputError
+from genaf_sdk.engine.batches import Batch
+from genaf_sdk.engine.stage import Losses, Outputs
+from genaf_sdk.errors import ConfigError, GenafError, OutputError
 from genaf_sdk.evaluation.settings import EvaluationConfig
-from genaf_sdk.methods import presets
+from genaf_sdk.methods import FineTuning, presets
 from genaf_sdk.preparation import resolved
 from genaf_sdk.report.scores import Score
+from genaf_sdk.rows import Comparison, ComparisonRow, read_rows
 
 QUICK = EvaluationConfig(
     attacks=("uapgd:steps=3", "label-uap:steps=3", "pgd:steps=2"), surrogate_samples=32, curve=(), checks=False
@@ -71,9 +80,78 @@ def test_transferred_perturbations_are_the_same_for_all_methods(
     assert first.figures == second.figures
 
 
+class Fatal(FineTuning):
+    """Ends the process that it trains in."""
+
+    name = "fatal"
+
+    def losses(self, outputs: Outputs, batch: Batch) -> Losses:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+@pytest.mark.multiprocess
+def test_rows_of_other_processes_are_the_same_and_a_lost_one_costs_its_cell(
+    few: DataSplits, quick_config: HardenConfig, tmp_path: Path
+) -> None:
+    configs = {"fine-tuning": quick("fine-tuning", quick_config)}
+    given = {"evaluation": QUICK, "progress": False}
+    alone = compare("bundled:simclr-cifar10", few, configs, **given)  # type: ignore[arg-type]
+    configs["fatal"] = configs["fine-tuning"].with_(method=Fatal())
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        shared = compare("bundled:simclr-cifar10", few, configs, output_dir=tmp_path, executor=pool, **given)  # type: ignore[arg-type]
+    assert [row.figures for row in shared.rows] == [row.figures for row in alone.rows]
+    assert [row.method for row in read_rows(tmp_path / "comparison.jsonl")] == ["fine-tuning"]
+    assert [(cell.method, cell.seed) for cell in shared.failed] == [("fatal", 0)]
+    assert "Not measured: fatal, seed 0: LostWorkerError" in (tmp_path / "comparison.md").read_text()
+
+
+class SlurmLike:
+    """What has a ``submit`` and jobs of its own kind, as submitit has; cells are pickled on the way."""
+
+    def __init__(self, unpickle: Callable[[bytes], Any] = pickle.loads) -> None:
+        self.unpickle = unpickle
+
+    def submit(self, fn: Any, /) -> Any:
+        job: Future[Any] = Future()
+        try:
+            job.set_result(self.unpickle(pickle.dumps(fn))())
+        except GenafError as error:
+            job.set_exception(error)
+        return job
+
+
+def test_other_images_on_another_machine_are_refused(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
+) -> None:
+    def with_other_images(content: bytes) -> Any:
+        cell = pickle.loads(content)
+        cell.cell.group.dataset.test.labels.copy_(cell.cell.group.dataset.test.labels.flip(0))
+        return cell
+
+    configs = {"fine-tuning": quick("fine-tuning", quick_config)}
+    given = {"evaluation": QUICK, "progress": False}
+    failed = compare(tiny_encoder, striped, configs, executor=SlurmLike(with_other_images), **given).failed  # type: ignore[arg-type]
+    assert "the same images on every machine" in failed[0].reason
+    assert compare(tiny_encoder, striped, configs, executor=SlurmLike(), **given).failed == []  # type: ignore[arg-type]
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(("kind", "package"), [("slurm", "submitit"), ("dask", "dask.distributed")])
+def test_the_example_of_many_runs_runs(
+    kind: str, package: str, few: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(package)
+    monkeypatch.setattr(comparison_module, "EVALUATION", QUICK)
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "many_runs.py"))
+    comparison = example["main"](kind, few, epochs=1, seeds=(0,), output_dir=str(tmp_path))
+    assert comparison.failed == []
+    assert comparison.methods == ["fine-tuning", "universal-at"]
+
+
 def row(method: str, seed: int, correct: int) -> ComparisonRow:
     scores = tuple(
-        Score("hardened", column, attack, budget, 100, correct - fewer, 0)  # type: ignore[arg-type]
+        Score("hardened", column, attack, budget, 100, correct - fewer, 0, perturbation=f"{column}-{attack}")  # type: ignore[arg-type]
         for column, attack, budget, fewer in (
             ("clean", "", 0.0, 0),
             ("transfer", "uapgd", 10 / 255, 5),

@@ -109,6 +109,8 @@ def test_a_preset_is_a_fixed_point_of_its_own_method(name: str) -> None:
 
 def test_larger_encoders_get_a_smaller_learning_rate_unless_one_is_set() -> None:
     schedule = Schedule()
+    assert [schedule.batch(images) for images in (100, 1_600, 3_000, 20_000)] == [32, 32, 60, 128]
+    assert schedule.with_(batch_size=48).batch(10**6) == 48
     assert schedule.encoder_rate(100_000) == schedule.encoder_rate(600_000) == 3e-3
     assert schedule.encoder_rate(2_400_000) == pytest.approx(1.5e-3)
     assert Schedule(encoder_learning_rate=2e-4).encoder_rate(10**9) == 2e-4

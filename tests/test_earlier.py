@@ -5,17 +5,20 @@ from __future__ import annotations
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from genaf_sdk.cli.settings import starting_settings
-from genaf_sdk.comparison import ComparisonRow, read_rows
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.methods import PGD, GenAF, Mixture, RiFT, presets
+from genaf_sdk.rows import ComparisonRow, read_rows
 
 ROOT = Path(__file__).parents[1]
-ROWS = [row for file in sorted((ROOT / "docs" / "results").glob("*/comparison.jsonl")) for row in read_rows(file)]
+EVERY = [row for file in sorted((ROOT / "docs" / "results").glob("*/comparison.jsonl")) for row in read_rows(file)]
+ROWS = [row for row in EVERY if "dual_track" in row.config]
+"""Those that an earlier version wrote."""
 GONE = "with alignment"
 """The one ablation whose setting no longer exists."""
 
@@ -24,6 +27,10 @@ def as_it_was(config: HardenConfig) -> HardenConfig:
     """Return settings of today with those defaults by which the committed rows were trained."""
     if config.method.schedule.encoder_learning_rate == "auto":
         config = config.with_(method={"schedule": {"encoder_learning_rate": None}})
+    if config.method.schedule.batch_size == "auto":
+        config = config.with_(method={"schedule": {"batch_size": 128}})
+    if isinstance(config.method.against, Mixture):
+        config = config.with_(method={"against": {"redraw_every": 40}})
     if isinstance(config.method, (GenAF, RiFT)):
         config = config.with_(method={"adaptability": {"probe_epochs": 0, "learning_rate": 1e-3}})
     return config
@@ -35,20 +42,29 @@ def label(row: ComparisonRow) -> str:
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.method in presets()], ids=label)
 def test_the_committed_row_of_a_preset_is_that_preset(row: ComparisonRow) -> None:
-    assert "dual_track" in row.config
     read, then = HardenConfig.from_dict(row.config), as_it_was(HardenConfig.preset(row.method))
     assert read == then.with_(seed=row.seed, evaluation=read.evaluation)
     assert HardenConfig.from_dict(read.to_dict()) == read
 
 
-@pytest.fixture(scope="module")
-def ablations() -> dict[str, HardenConfig]:
+def benchmark(name: str) -> dict[str, Any]:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
-        found: dict[str, HardenConfig] = runpy.run_path(str(ROOT / "benchmarks" / "robustness.py"))["ablations"]()
+        return runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"))
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def ablations() -> dict[str, HardenConfig]:
+    found: dict[str, HardenConfig] = benchmark("robustness")["ablations"]()
     return found
+
+
+@pytest.mark.parametrize("row", [row for row in EVERY if row not in ROWS], ids=label)
+def test_a_committed_row_of_today_is_what_its_name_says(row: ComparisonRow) -> None:
+    read, named = HardenConfig.from_dict(row.config), benchmark("real_encoders")["configured"](row.method)
+    assert read == named.with_(seed=row.seed, evaluation=read.evaluation, machine=read.machine)
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.method not in (*presets(), GONE)], ids=label)

@@ -35,6 +35,7 @@ OPTIONAL = {
     "multiprocess": "autoattack",
     "OpenSSL": "signing",
     "packageurl": "signing",
+    "peft": "lora",
     "pynvml": "energy",
     "transformers": "transformers",
 }

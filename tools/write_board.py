@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genaf_sdk.comparison import read_rows
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Role, Score, is_universal
+from genaf_sdk.rows import read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

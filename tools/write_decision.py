@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from genaf_sdk.comparison import Comparison, read_rows
+from genaf_sdk.rows import Comparison, read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "how-to" / "decide.md"

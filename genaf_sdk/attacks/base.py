@@ -17,7 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,12 @@ from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
 from genaf_sdk.inputs.patches import patch_sides
 from genaf_sdk.inputs.perturbation import Perturbation
-from genaf_sdk.inputs.space import InputSpace
 from genaf_sdk.inputs.threat import Linf, Patch, Threat
 from genaf_sdk.precision import CraftingPrecision, forward_in, resolve
 from genaf_sdk.settings import Epsilon, Settings
+
+if TYPE_CHECKING:
+    from genaf_sdk.inputs.space import InputSpace
 
 Classifier = Callable[[Tensor], Tensor]
 """Pixels (N, C, H, W) in [0, 1] to logits (N, K): a module, or anything that can be called like one."""

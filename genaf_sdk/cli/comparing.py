@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from genaf_sdk.cli.output import DONE, Command, console
+from genaf_sdk.cli.output import CHECK_FAILED, DONE, Command, console
+from genaf_sdk.settings import Count
+from genaf_sdk.terminal import printable
+
+if TYPE_CHECKING:
+    from genaf_sdk.rows import ComparisonRow
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class Compare(Command):
     """One run for each; the table shows mean and standard deviation."""
     output_dir: Path = Path("genaf-comparison")
     """Folder for comparison.jsonl, comparison.md and comparison.svg."""
+    workers: Count = 1
+    """Processes that share the runs and this machine's threads; more take as much more memory."""
     list: bool = False
     """List the methods, what they protect against and what they leave open, and end."""
 
@@ -33,18 +41,28 @@ class Compare(Command):
         """Run."""
         if self.list:
             return self._list_presets()
-        from genaf_sdk.comparison import ComparisonRow, compare
+        from genaf_sdk.cells import local_processes
+        from genaf_sdk.comparison import compare
 
         def show(row: ComparisonRow) -> None:
             figures = ", ".join(f"{name} {value:.1%}" for name, value in row.figures.items())
             console(stderr=True).print(f"{row.method}, seed {row.seed}: {figures}", highlight=False)
 
-        comparison = compare(
-            self.encoder, self.data, self.methods, seeds=self.seeds, output_dir=self.output_dir, on_row=show
-        )
+        with local_processes(self.workers) as executor:
+            comparison = compare(
+                self.encoder,
+                self.data,
+                self.methods,
+                seeds=self.seeds,
+                output_dir=self.output_dir,
+                on_row=show,
+                executor=executor,
+            )
+        for cell in comparison.failed:
+            console(stderr=True).print(f"Not measured: {printable(cell.text)}", highlight=False)
         rows = [json.loads(row.to_json()) for row in comparison.rows]
         self.answer(rows, comparison.table(), f"Everything is in {self.output_dir}.")
-        return DONE
+        return CHECK_FAILED if comparison.failed else DONE
 
     def _list_presets(self) -> int:
         from rich.text import Text

@@ -50,7 +50,7 @@ class Fitting:
         self.run, self.model, self.attacked, self.data, self.stage = run, model, attacked, data, stage
         images = data.train
         self.global_batches = GlobalBatches(
-            images, stage.schedule.batch_size, random_key(run.seed, stage.name), run.processes
+            images, stage.schedule.batch(len(images)), random_key(run.seed, stage.name), run.processes
         )
         steps = self.global_batches.steps
         share = math.ceil(len(images) / steps / run.processes.count)  # most rows of a process in a batch

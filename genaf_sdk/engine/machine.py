@@ -19,6 +19,10 @@ class MachineConfig(Settings):
     micro_batch_size: Annotated[int, AtLeast(2)] | None = None
     """Largest micro-batch per process; lower it if memory runs out. None: the process's whole share of the batch. The
     losses are still those of the whole batch; batch norm sees a micro-batch at a time, for which it needs pairs."""
+    checkpoint_activations: Literal["auto", "none", "light", "full"] = "auto"
+    """What the backward pass computes again instead of keeping it; gradients stay the same. ``light``: norms and
+    activation functions in the encoder's blocks. ``full``: all of a block but its input, for one forward pass more.
+    ``auto``: ``full`` where memory would not suffice, else ``light`` where each image crosses the network twice."""
     non_finite: Literal["stop", "skip"] = "stop"
     """What to do with a step whose loss or gradient is NaN or infinite. Training stops in any case once more than 10 %
     of the steps were skipped."""

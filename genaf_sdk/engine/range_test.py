@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch.nn import functional as F
 
 from genaf_sdk.engine.batches import GlobalBatches
 from genaf_sdk.engine.randomness import random_key
+from genaf_sdk.engine.run import RangeTest
 from genaf_sdk.engine.stage import Losses
 
 if TYPE_CHECKING:
@@ -26,39 +27,21 @@ if TYPE_CHECKING:
 
 LOWEST, HIGHEST, STEPS = 1e-5, 1e-1, 48
 """Of the ramp, whose learning rates grow by the same factor at every step."""
+BATCH = 64
 HEAD_STEPS = 12
 """In which the head's learning rate rises to what is set: Adam's first steps on many features would be far too long."""
 MEMORY = 0.8
 """Weight of the losses before in the running mean."""
 RISE, LOST = 0.1, 0.2
 """The useful range ends where the mean is above its minimum by these shares of it and of what was gained."""
-MARGIN = 8.0
+MARGIN = 6.0
 """What is chosen is the rate at that point divided by this."""
-
-
-@dataclass(frozen=True)
-class RangeTest:
-    """What the ramp found.
-
-    Args:
-        rates: Learning rate of the encoder at every step.
-        losses: Cross-entropy of the step's clean images, before it.
-        chosen: The rate that the stage then uses.
-    """
-
-    rates: list[float]
-    losses: list[float]
-    chosen: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain objects, ready for JSON."""
-        return asdict(self)
 
 
 def range_test(fitting: Fitting, current: CurrentBatch) -> RangeTest:
     """Let the encoder's learning rate grow until the loss rises, and choose one a fixed factor below.
 
-    After Smith, Cyclical Learning Rates, WACV 2017. It takes up to ``STEPS`` half batches of clean images, whatever the
+    After Smith, Cyclical Learning Rates, WACV 2017. It takes up to ``STEPS`` batches of clean images, whatever the
     stage trains on: where the encoder leaves its features is seen more sharply there than under an attack, which hides
     it behind a high loss. Weights, buffers and moments are as before afterwards.
 
@@ -70,7 +53,7 @@ def range_test(fitting: Fitting, current: CurrentBatch) -> RangeTest:
     losses: list[float] = []
     before = fitting.here()
     with _on_clean_images(fitting):
-        for step, batch in enumerate(islice(_half_batches(fitting), STEPS)):
+        for step, batch in enumerate(islice(_batches(fitting), STEPS)):
             rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
             loss = fitting.trial_step(batch, current, rate, min(1.0, (step + 1) / HEAD_STEPS))
             if not math.isfinite(loss):
@@ -121,10 +104,9 @@ def _cross_entropy(outputs: Outputs, batch: Batch) -> Losses:
     return Losses(F.cross_entropy(outputs.logits[0], batch.labels, reduction="none"))
 
 
-def _half_batches(fitting: Fitting) -> Iterator[Batch]:
+def _batches(fitting: Fitting) -> Iterator[Batch]:
     run, stage = fitting.run, fitting.stage
-    size = max(2, stage.schedule.batch_size // 2)
-    batches = GlobalBatches(fitting.data.train, size, random_key(run.seed, stage.name, "range test"), run.processes)
+    batches = GlobalBatches(fitting.data.train, BATCH, random_key(run.seed, stage.name, "range test"), run.processes)
     stage.train_mode(fitting.model)
     for epoch in range(STEPS):
         yield from batches.batches(epoch, 0, run.accelerator.device)

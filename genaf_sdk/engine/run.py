@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
@@ -10,13 +10,31 @@ from accelerate import Accelerator
 from genaf_sdk.engine.checkpoints import Checkpoints
 from genaf_sdk.engine.machine import MachineConfig
 from genaf_sdk.engine.processes import Processes
-from genaf_sdk.engine.range_test import RangeTest
 from genaf_sdk.engine.termination import Termination
 from genaf_sdk.engine.tracking import Metrics
 from genaf_sdk.progress import make_display
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """What the ramp at the start of a stage found; see ``range_test``.
+
+    Args:
+        rates: Learning rate of the encoder at every step.
+        losses: Cross-entropy of the step's clean images, before it.
+        chosen: The rate that the stage then uses.
+    """
+
+    rates: list[float]
+    losses: list[float]
+    chosen: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain objects, ready for JSON."""
+        return asdict(self)
 
 
 @dataclass

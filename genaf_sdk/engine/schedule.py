@@ -11,14 +11,18 @@ from genaf_sdk.settings import AtLeast, Between, Count, LearningRate, Settings, 
 WARM_UP = 0.05
 """Share of a stage in which the learning rates rise to what is set."""
 
+STEPS, SMALLEST_BATCH, LARGEST_BATCH = 1000, 32, 128
+"""What ``batch_size="auto"`` aims at, and between what it stays."""
+
 
 @dataclass(frozen=True)
 class Schedule(Settings):
     """Epochs, batches, learning rates and augmentation of a stage."""
 
     epochs: Count = 20
-    batch_size: Annotated[int, AtLeast(2)] = 128
-    """Global batch size, across all processes. Batch statistics and losses that compare rows need pairs."""
+    batch_size: Annotated[int, AtLeast(2)] | Literal["auto"] = "auto"
+    """Global batch size, across all processes. Batch statistics and losses that compare rows need pairs. ``auto`` is
+    128, and less where the stage would have fewer than ``STEPS`` steps; see ``batch``."""
     encoder_learning_rate: LearningRate | Literal["auto"] | None = "auto"
     """``auto`` finds it by a short range test on training images (``engine/range_test.py``); None derives it from the
     encoder's parameter count, as earlier versions did; see ``encoder_rate``."""
@@ -32,6 +36,15 @@ class Schedule(Settings):
     augmentation: Literal["none", "flip", "crop", "trivial"] = "none"
     """``flip``: half of the images are mirrored. ``crop``: also a random crop of 50 to 100 % of the area. ``trivial``:
     also one random change (TrivialAugment, Müller & Hutter, ICCV 2021)."""
+
+    def batch(self, images: int) -> int:
+        """Return the batch size that is set, or one by which the stage has about ``STEPS`` steps on so many ``images``.
+
+        Weights and universal perturbations move once a step: with few images, large batches leave both where they were.
+        """
+        if self.batch_size != "auto":
+            return self.batch_size
+        return min(max(self.epochs * images // STEPS, SMALLEST_BATCH), LARGEST_BATCH)
 
     def encoder_rate(self, parameters: int) -> float:
         """Return the encoder's learning rate: the one that is set, else one for an encoder of so many parameters.

@@ -6,10 +6,12 @@ import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from genaf_sdk.engine.activations import recomputed, recomputed_activations
 from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.engine.modules import synchronized_layers
 from genaf_sdk.engine.processes import peers_alive
-from genaf_sdk.engine.range_test import RangeTest, range_test
+from genaf_sdk.engine.range_test import range_test
+from genaf_sdk.engine.run import RangeTest
 from genaf_sdk.engine.sharding import ShardedClassifier, unsharded
 from genaf_sdk.engine.views import FeaturesAndLogits
 
@@ -34,6 +36,7 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
         stage: What is trained, on what, how long.
 
     Raises:
+        ConfigError: Activations are to be computed again in a model that is shared out, which accelerate does.
         TrainingError: A loss or weight is no longer finite, memory does not even suffice for two images, or another
             process is gone.
         OutputError: A checkpoint cannot be written.
@@ -46,7 +49,8 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
     with (
         run.termination.training(),
         peers_alive(run.processes),
-        _gradients_of(model, stage),
+        gradients_of(model, stage),
+        recomputed_activations(model, recomputed(run, stage)),
         synchronized_layers(both, run.processes, sync_batch_norm=run.machine.sync_batch_norm) as current,
     ):
         fitting = Fitting(run, both, attacked, data, stage)
@@ -80,7 +84,7 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
 
 
 @contextmanager
-def _gradients_of(model: nn.Module, stage: Stage) -> Iterator[None]:
+def gradients_of(model: nn.Module, stage: Stage) -> Iterator[None]:
     """Context: only what the stage trains requires gradients; as before afterwards."""
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     for name, parameter in model.named_parameters():

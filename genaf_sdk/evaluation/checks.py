@@ -113,11 +113,8 @@ def own_patches_not_weaker(model: EvaluatedModel, rows: Sequence[Row], labels: T
     own = [row for row in rows if row.model is model and row.predicted is not None and _is_patch(row)]
     pairs = []
     for each in (row for row in own if row.is_sample_wise and row.column == Knowledge.WHITE_BOX):
-        same = [
-            row
-            for row in own
-            if row.perturbation is not None and row.attack and row.attack.threat == each.attack.threat
-        ]  # type: ignore[union-attr]
+        threat = each.attack.threat if each.attack is not None else None
+        same = [row for row in own if row.perturbation is not None and row.perturbation.threat == threat]
         if same and each.predicted is not None:
             pairs.append((_strongest(same, labels, len(each.predicted)), each))
     return _not_weaker("Patches for each image are not weaker than those for all", pairs, labels)

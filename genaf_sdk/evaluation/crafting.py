@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,14 +24,13 @@ from genaf_sdk.errors import AttackError, RunStoppedError
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
 from genaf_sdk.inputs.perturbation import Perturbation
-from genaf_sdk.report.scores import Failure
+from genaf_sdk.report.scores import Failure, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from genaf_sdk.evaluation.settings import EvaluationConfig
     from genaf_sdk.inputs.threat import Threat
-    from genaf_sdk.report.scores import Role
 
 logger = logging.getLogger(__name__)
 
@@ -130,9 +130,8 @@ class Crafting:
     def rows(self, attack: Attack) -> Iterator[Row]:
         """Yield the rows of one attack; those of attacks that give one perturbation are crafted."""
         if isinstance(attack, EncoderAttack):
-            transferred = list(self._transferred(attack))
-            yield from transferred
-            yield from self._adaptive(attack, transferred[0].perturbation if transferred else None)
+            yield from self.transferred(attack)
+            yield from self._adaptive(attack, self._transferred_by(attack))
             return
         if isinstance(attack, FeatureAttack):
             if self.public is not None:
@@ -191,8 +190,8 @@ class Crafting:
         self.perturbations[str(perturbation.key)] = perturbation
         return perturbation
 
-    def _transferred(self, attack: EncoderAttack) -> Iterator[Row]:
-        """Crafted once, on the published encoder from the attacker's own images, and put on every model."""
+    def transferred(self, attack: EncoderAttack) -> Iterator[Row]:
+        """Yield the rows of what is crafted once, on the published encoder from the attacker's own images."""
         if self.public is None:
             return
         source, images = next(iter(self.sources.items()))
@@ -201,6 +200,17 @@ class Crafting:
             found = self.craft(attack, self.public, images)
             found = self.keep(found, Knowledge.TRANSFER, attack.name, source=source)
             yield from (self._row(model, Knowledge.TRANSFER, attack, found, source) for model in self.models)
+
+    def _transferred_by(self, attack: EncoderAttack) -> Perturbation | None:
+        """Return what the attack made of the published encoder, here or in an evaluation whose result is replayed."""
+        known = [
+            found
+            for found in self.perturbations.values()
+            if found.key.knowledge == Knowledge.TRANSFER
+            and found.key.attack == attack.name
+            and found.threat == attack.threat
+        ]
+        return known[-1] if known else None
 
     def _adaptive(self, attack: EncoderAttack, start: Perturbation | None) -> Iterator[Row]:
         """Crafted on each model's own encoder, from ``start``, which the attacker has already."""
@@ -255,6 +265,26 @@ class Crafting:
     @staticmethod
     def _row(model: EvaluatedModel, column: Knowledge, attack: Attack, found: Perturbation, source: str) -> Row:
         return Row(model, column, attack, found, source, seconds=_seconds(found))
+
+
+def transferred_perturbations(
+    encoder: nn.Module, images: Tensor, labels: Tensor, attacks: Sequence[Attack], seed: int
+) -> dict[str, Perturbation]:
+    """Return what ``evaluate`` crafts on a published encoder, by name; an attack that fails is missing.
+
+    Args:
+        encoder: The published encoder.
+        images: The attacker's images (N, C, H, W) in [0, 1].
+        labels: Their classes (N,), which no attack on an encoder sees.
+        attacks: As ``chosen_attacks`` gives them; those that are not on encoders are passed over.
+        seed: Of every random choice.
+    """
+    under_test = EvaluatedModel.of(encoder, Role.HARDENED)
+    crafting = Crafting([under_test], encoder, {"train": images}, labels, seed, str)
+    for attack in attacks:
+        if isinstance(attack, EncoderAttack):
+            deque(crafting.transferred(attack), maxlen=0)
+    return crafting.perturbations
 
 
 def _seconds(perturbation: Perturbation) -> float:

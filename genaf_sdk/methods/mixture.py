@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 UNIVERSAL_STEP = 0.25
 """Length of a universal perturbation's step, as a share of its budget."""
 PATCH_STEP = 0.1
+LIFE = 110_000
+"""Images of a run after which a perturbation of eight has had about 12,000 gradients, half of what a converged attack
+spends."""
 
 
 @ADVERSARIES.register
@@ -49,8 +52,9 @@ class Mixture(Against):
     patch_share: Share = 0.125
     bank_size: Count = 8
     """How many universal perturbations, and how many patches, are kept."""
-    redraw_every: Count = 40
-    """After so many steps one perturbation of the bank starts anew, so that the bank does not go stale."""
+    redraw_every: Count | None = None
+    """After so many steps one perturbation of the bank starts anew, so that the bank does not go stale. None gives each
+    a ``LIFE`` of images first: one that starts anew before it has grown strong is no threat to train against."""
 
     def check(self) -> None:
         """Refuse shares of more than the whole batch.
@@ -82,13 +86,13 @@ class MixtureAdversary(Adversary):
         self.settings, self.key, self.processes = settings, key, processes
         self.perturbations = self.patches = torch.empty(0)
         self.sample_wise_gradient = torch.empty(0)
-        self.steps = 0
+        self.steps = self.images = self.images_of_step = 0
 
     def perturb(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the images with the global batch's three shares perturbed: sample-wise, patch, universal."""
         if len(self.perturbations) == 0:
             self._make_bank(batch.inputs)
-        settings = self.settings
+        settings, self.images_of_step = self.settings, batch.total
         sample_wise = round(settings.sample_wise_share * batch.total)
         patched = min(round(settings.patch_share * batch.total), batch.total - sample_wise)
         ends = torch.tensor([0, sample_wise, sample_wise + patched, batch.total])
@@ -121,11 +125,19 @@ class MixtureAdversary(Adversary):
         patch_gradient = self.processes.all_reduce(_gradient_of(self.patches))
         self.patches.copy_(Patch(self.settings.patch_area).ascend(self.patches, patch_gradient, PATCH_STEP))
         self.reset()
+        before = self._redrawn()
         self.steps += 1
-        if self.steps % self.settings.redraw_every == 0:
-            member = self.steps // self.settings.redraw_every % self.settings.bank_size
+        self.images += self.images_of_step
+        if self._redrawn() > before:
+            member = self._redrawn() % self.settings.bank_size
             for bank, drawn in zip((self.perturbations, self.patches), self._draw(self.perturbations), strict=True):
                 bank[member] = drawn[member]
+
+    def _redrawn(self) -> int:
+        """Return how often a member has started anew by now: one after the other, so that each lives equally long."""
+        if self.settings.redraw_every is not None:
+            return self.steps // self.settings.redraw_every
+        return max(0, (self.images - LIFE) // max(1, LIFE // self.settings.bank_size) + 1)
 
     def reset(self) -> None:
         """Drop the gradients of this step."""
@@ -133,17 +145,18 @@ class MixtureAdversary(Adversary):
         self.perturbations.grad = self.patches.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """Return the bank: perturbations (K, C, H, W), patches (K, C, h, w), and how many steps it has learned."""
+        """Return the bank: perturbations (K, C, H, W), patches (K, C, h, w), steps and images that it learned from."""
         return {
             "perturbations": self.perturbations.detach(),
             "patches": self.patches.detach(),
             "steps": torch.tensor(self.steps),
+            "images": torch.tensor(self.images),
         }
 
     def load(self, state: dict[str, Tensor], device: torch.device) -> None:
         """Go on from what ``state`` returned; a bank that was not made yet is made when it is needed."""
         self._set_bank(state["perturbations"].to(device), state["patches"].to(device))
-        self.steps = int(state["steps"])
+        self.steps, self.images = int(state["steps"]), int(state["images"])
 
     def _make_bank(self, pixels: Tensor) -> None:
         self._set_bank(*self._draw(pixels))

@@ -19,12 +19,11 @@ from genaf_sdk.engine.range_test import (
     HIGHEST,
     LOWEST,
     MARGIN,
-    RangeTest,
     has_risen,
     range_test,
     running_means,
 )
-from genaf_sdk.engine.run import Run
+from genaf_sdk.engine.run import RangeTest, Run
 from genaf_sdk.engine.views import FeaturesAndLogits
 from genaf_sdk.errors import TrainingError
 from genaf_sdk.hardened import HardenedModel

@@ -14,7 +14,7 @@ from training import tiny_model
 from genaf_sdk.engine.adversary import Adversary
 from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.processes import ALONE
-from genaf_sdk.methods import PGD, Mixture
+from genaf_sdk.methods import PGD, Mixture, mixture
 from genaf_sdk.methods.against import Against
 from genaf_sdk.methods.mixture import MixtureAdversary
 from genaf_sdk.methods.pgd import ascend
@@ -113,3 +113,27 @@ def test_away_from_the_prediction_labels_play_no_part(tiny_encoder: nn.Module) -
 
     assert divergence(adversarial) > 2 * divergence(noise)
     assert float((adversarial - pixels).abs().max()) <= 16 / 255 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("batch", "redraw_every", "redrawn"), [(32, None, [4, 6]), (16, None, []), (16, 3, [3, 6])], ids=str
+)
+def test_a_member_starts_anew_after_a_life_of_images_or_so_many_steps(
+    batch: int, redraw_every: int | None, redrawn: list[int], tiny_encoder: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixture, "LIFE", 128)
+    adversary: MixtureAdversary = adversary_of(Mixture(bank_size=2, redraw_every=redraw_every))
+    model = tiny_model(tiny_encoder).eval().requires_grad_(False)
+    pixels, labels = torch.rand(batch, 3, 16, 16), torch.arange(batch) % 3
+    found = []
+    for step in range(1, 7):
+        before = adversary.state()["perturbations"].clone()
+        mixed_step(adversary, model, pixels, labels)
+        if len(before):
+            moved = (adversary.state()["perturbations"] - before).abs().amax(dim=(1, 2, 3))
+            longest = mixture.UNIVERSAL_STEP * 12 / 255 + 1e-6
+            found += [step] if float(moved.max()) > longest else []
+    assert found == redrawn
+    again: MixtureAdversary = adversary_of(Mixture(bank_size=2, redraw_every=redraw_every))
+    again.load(adversary.state(), torch.device("cpu"))
+    assert (again.steps, again.images) == (6, 6 * batch)

@@ -10,7 +10,6 @@ import jsonschema
 import pytest
 
 from genaf_sdk import evaluate
-from genaf_sdk.comparison import read_rows
 from genaf_sdk.data import DataSplits
 from genaf_sdk.errors import OutputError
 from genaf_sdk.evaluation.settings import EvaluationConfig
@@ -18,6 +17,7 @@ from genaf_sdk.report import schema as schema_module
 from genaf_sdk.report.data import SCHEMA
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.schema import report_schema
+from genaf_sdk.rows import read_rows
 
 SCHEMA_FILE = Path(schema_module.__file__).with_name("schema.json")
 

@@ -1,0 +1,222 @@
+"""What ``compare()`` measures: a row for each method and seed, the file that rows are kept in, the table, the plot."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from genaf_sdk.errors import OutputError
+from genaf_sdk.files import replacing
+from genaf_sdk.report.reading import plain, read
+from genaf_sdk.report.scores import Score, lowest_accuracy
+from genaf_sdk.report.verdict import budget_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROWS_FILE, TABLE_FILE, PLOT_FILE = "comparison.jsonl", "comparison.md", "comparison.svg"
+WORST_DAE = "worst DAE"
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One method with one seed.
+
+    Args:
+        method: Its name.
+        seed: Of training and evaluation.
+        config: All settings, as ``HardenConfig.to_dict`` gives them.
+        data: SHA-256 of the data.
+        scores: What ``evaluate`` measured.
+        seconds: Wall time of both stages.
+        cpu_seconds: Processor time of both stages, over all threads: on a CPU the fairer figure where others compute.
+    """
+
+    method: str
+    seed: int
+    config: dict[str, Any]
+    data: str
+    scores: tuple[Score, ...]
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Accuracies in [0, 1]: clean, the worst of each column against DAEs and of both, each white-box attack."""
+        found = {}
+        for column in ("clean", "transfer", "adaptive"):
+            rows = (score for score in self.scores if score.column == column)
+            row = lowest_accuracy(row for row in rows if row.perturbation or column == "clean")
+            if row is not None:
+                found[column] = row.accuracy
+        attacked = [found[column] for column in ("transfer", "adaptive") if column in found]
+        if attacked:
+            found[WORST_DAE] = min(attacked)
+        for score in self.scores:
+            if score.column == "white-box":
+                found[f"{score.attack} {budget_text(score)}"] = score.accuracy
+        return found
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        content["scores"] = plain(self.scores)
+        return json.dumps({**content, "figures": self.figures}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> ComparisonRow:
+        """Read what ``to_json`` wrote."""
+        content = json.loads(line)
+        rows = read(tuple[Score, ...], content.pop("scores"), "scores")
+        content.pop("figures")
+        return cls(scores=rows, **content)
+
+
+@dataclass(frozen=True)
+class FailedCell:
+    """A method and seed that an executor could not measure.
+
+    Args:
+        method: Its name.
+        seed: Of training and evaluation.
+        reason: What was raised, in one line.
+    """
+
+    method: str
+    seed: int
+    reason: str
+
+    @property
+    def text(self) -> str:
+        """Return all of it in one line."""
+        return f"{self.method}, seed {self.seed}: {self.reason}"
+
+
+@dataclass
+class Comparison:
+    """What ``compare`` measured: a row for each method and seed, and those that an executor could not measure."""
+
+    rows: list[ComparisonRow] = field(default_factory=list)
+    failed: list[FailedCell] = field(default_factory=list)
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, in the order they came in."""
+        return list(dict.fromkeys(row.method for row in self.rows))
+
+    def figures(self, method: str) -> dict[str, tuple[float, float]]:
+        """Return every accuracy of one method as (mean, standard deviation) over its seeds; 0 for a single seed."""
+        rows = [row.figures for row in self.rows if row.method == method]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {name: _spread([row[name] for row in rows if name in row]) for name in names}
+
+    def cpu_seconds(self, method: str) -> float:
+        """Return the training's processor time, the median over seeds: a busy machine lengthens a run now and then."""
+        return statistics.median(row.cpu_seconds for row in self.rows if row.method == method)
+
+    def cells(self) -> list[list[str]]:
+        """Return the table as text: a header, then a line for each method."""
+        names = list(dict.fromkeys(name for method in self.methods for name in self.figures(method)))
+        lines = [["method", *names, "CPU seconds", "seeds"]]
+        for method in self.methods:
+            figures = self.figures(method)
+            cells = [_percent(*figures[name]) if name in figures else "" for name in names]
+            seeds = sum(row.method == method for row in self.rows)
+            lines.append([method, *cells, f"{self.cpu_seconds(method):.0f}", str(seeds)])
+        return lines
+
+    def table(self) -> Table:
+        """Return the table for a terminal."""
+        header, *lines = self.cells()
+        table = Table(*header, title="Accuracy in %, mean and standard deviation over seeds")
+        for line in lines:
+            table.add_row(*line)
+        return table
+
+    def markdown(self) -> str:
+        """Return the table as Markdown, with a line below for each cell that failed."""
+        header, *lines = self.cells()
+        rule = ["---", *["---:"] * (len(header) - 1)]
+        table = "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
+        return table + "".join(f"\nNot measured: {cell.text}\n" for cell in self.failed)
+
+    def save(self, folder: Path) -> None:
+        """Write the table as Markdown and the plot as SVG.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        with replacing(folder / TABLE_FILE) as temporary:
+            temporary.write_text(self.markdown(), encoding="utf-8")
+        self.plot(folder / PLOT_FILE)
+
+    def plot(self, path: Path) -> None:
+        """Draw clean accuracy against that under the worst DAE, a disc for each method, its area the training time."""
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+        axes = figure.subplots()
+        most = max((self.cpu_seconds(method) for method in self.methods), default=0.0)
+        for index, method in enumerate(self.methods):
+            figures = self.figures(method)
+            if WORST_DAE not in figures:
+                continue
+            (x, x_spread), (y, y_spread) = figures["clean"], figures[WORST_DAE]
+            area = 30 + 600 * self.cpu_seconds(method) / max(most, 1e-9)
+            color = f"C{index % 10}"
+            axes.scatter(100 * x, 100 * y, s=area, color=color, alpha=0.5, linewidths=0)
+            axes.errorbar(100 * x, 100 * y, 100 * y_spread, 100 * x_spread, color=color, fmt=".", linewidth=1)
+            axes.annotate(method, (100 * x, 100 * y), xytext=(7, 5), textcoords="offset points", fontsize=9)
+        axes.set(xlabel="clean accuracy in %", ylabel="accuracy under the worst DAE in %")
+        axes.margins(0.15)
+        axes.set_title("A disc's area is the processor time of training", fontsize=9)
+        axes.grid(alpha=0.3)
+        with replacing(path) as temporary, rc_context({"svg.hashsalt": "genaf"}):
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+def read_rows(path: Path) -> list[ComparisonRow]:
+    """Return the complete rows of a file; a last line that was cut off does not count.
+
+    Raises:
+        OutputError: Another line cannot be read.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    try:
+        return [ComparisonRow.from_json(line) for line in lines if line.endswith("\n")]
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{path} is damaged: {error!r}.", remedy="move it away and start again") from error
+
+
+def append_row(path: Path, row: ComparisonRow) -> None:
+    """Add a line in one write; a cut-off line that an earlier run left is removed.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    line = row.to_json() + "\n"
+    try:
+        with path.open("a+b") as file:
+            file.seek(0)
+            complete = file.read().rfind(b"\n") + 1
+            file.truncate(complete)
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _spread(values: list[float]) -> tuple[float, float]:
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _percent(mean: float, spread: float) -> str:
+    return f"{100 * mean:.1f}" + (f" ± {100 * spread:.1f}" if spread else "")
