@@ -1,6 +1,6 @@
-"""Accuracy against processor seconds for attacks on saved models: one JSON line a row, resumable.
+r"""Accuracy against processor seconds for attacks on saved models: one JSON line a row, resumable.
 
-    GENAF_DATA=FOLDER python benchmarks/attack_curves.py --model BUNDLE --data gtsrb --output rows.jsonl \\
+    GENAF_DATA=FOLDER python benchmarks/attack_curves.py --model BUNDLE --data gtsrb --output rows.jsonl \
         --attacks uapgd:steps=25 uapgd:steps=100 label-uap patch-uap encoder-patch patch --n 2000
     python benchmarks/attack_curves.py --table rows.jsonl
 
@@ -15,10 +15,9 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mosaics import load_mosaic
@@ -34,8 +33,12 @@ from genaf_sdk.attacks import (
     UniversalModelAttack,
     load_attack,
 )
-from genaf_sdk.data import DataSplits
 from genaf_sdk.encoders import load_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from genaf_sdk.data import DataSplits
 
 
 @dataclass(frozen=True)

@@ -1,56 +1,119 @@
-"""Certified accuracy, and accuracy under common corruptions, of a model on GTSRB (``GENAF_DATA``, see mosaics.py).
+"""Certified accuracy, what masks in training change, what certified answers cost, and accuracy under corruptions.
 
-``python benchmarks/certificates.py FOLDER --samples 200 --masks 3 4 6 --corruptions 1000`` measures the model in
-FOLDER. ``--train 10`` first trains it there: so many epochs on images under the certificate's masks alone.
+    python benchmarks/certificates.py FOLDER --train 20 --candidates 4 --masks 3 4 6 --served 64
+    GENAF_DATA=FOLDER python benchmarks/certificates.py FOLDER --data gtsrb --samples 200 --corruptions 1000
+
+measures the model in FOLDER. ``--train 20`` first trains it there: so many epochs on images of which a share is under
+the certificate's masks, against no other attacker; ``--share 0`` trains without masks. Every certificate is a line of
+OUTPUT as soon as it is there. ``--served`` compares the images a second of plain answers and of certified ones on one
+thread, in processor seconds, by onnxruntime as the server runs it. GTSRB: see mosaics.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from mosaics import load_mosaic
+from rows import Rows
 
-from genaf_sdk import HardenConfig, HardenedModel, harden
+from genaf_sdk import DataSplits, HardenConfig, HardenedModel, harden, load_data
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.evaluation.certificates import certify
 from genaf_sdk.evaluation.corrupted import corruption_section
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.settings import CertificateConfig
+from genaf_sdk.export.serve import load_bundle
+from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.inputs.masks import COLOR_IMAGES, mean_color
 from genaf_sdk.methods import PGDAT, Masked
 from genaf_sdk.report.certificate import proven
 from genaf_sdk.report.scores import Role
 
+ENCODER = "bundled:simclr-cifar10"
+
 
 def main() -> None:
     """Train where asked to, then print a line for every number of masks and kind of corruption."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", choices=("digits", "gtsrb"), default="digits")
+    parser.add_argument("--images", type=int, help="training images of gtsrb; by default all")
     parser.add_argument("--train", type=int, default=0, metavar="EPOCHS")
+    parser.add_argument("--share", type=float, default=0.5, help="of the images that training masks")
+    parser.add_argument("--candidates", type=int, default=1, help="pairs of masks of which training takes the hardest")
+    parser.add_argument("--trained-for", type=int, default=4, help="masks an axis, in training")
     parser.add_argument("--patch", type=float, default=0.03)
     parser.add_argument("--masks", type=int, nargs="*", default=[4])
     parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--served", type=int, default=0, metavar="SAMPLES")
     parser.add_argument("--corruptions", type=int, default=0, metavar="SAMPLES")
+    parser.add_argument("--output", type=Path, default=Path("docs/results/certificates/rows.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data = load_mosaic("gtsrb", None, 0)
-    if options.train:
-        method = PGDAT(against=Masked(inner=None, share=0.75, patch=options.patch))
-        config = HardenConfig(method=method).with_(method={"schedule": {"epochs": options.train}})
-        harden("bundled:simclr-cifar10", data, config, evaluate=False).model.save_pretrained(options.folder)
+    data = (
+        load_mosaic("gtsrb", options.images, 0) if options.data == "gtsrb" else load_data("digits", image_size=(32, 32))
+    )
+    seconds = trained(data, options) if options.train else None
     model = HardenedModel.from_pretrained(options.folder)
     fill = mean_color(data.train.head(COLOR_IMAGES, seed=0)[0])
     sample = Sample.draw(data.test, None, seed=0)
+    settings = {
+        name: getattr(options, name) for name in ("data", "images", "train", "share", "candidates", "trained_for")
+    }
+    rows = Rows(options.output, ("model", "masks_per_axis"))
     for masks in options.masks:
-        chosen = CertificateConfig(patch=options.patch, masks=masks, samples=options.samples)
-        print(f"{masks} masks an axis. {proven(certify(model, sample, chosen, fill))}", flush=True)
+        if not rows.has(model=options.folder.name, masks_per_axis=masks):
+            chosen = CertificateConfig(patch=options.patch, masks=masks, samples=options.samples)
+            found = certify(model, sample, chosen, fill)
+            rows.add({"model": options.folder.name, **settings, "cpu_seconds": seconds, **asdict(found)})
+            print(f"{masks} masks an axis. {proven(found)}", flush=True)
+    if options.served:
+        print(served(model, sample, fill, options))
     if options.corruptions:
-        found = corruption_section([EvaluatedModel.of(model, Role.HARDENED)], sample, options.corruptions)
-        for row in found.rows:
+        section = corruption_section([EvaluatedModel.of(model, Role.HARDENED)], sample, options.corruptions)
+        for row in section.rows:
             print(f"{row.kind}: {row.accuracy:.1%} of {row.n}, by strength {row.correct}")
-        print(f"mean: {found.mean(Role.HARDENED):.1%}")
+        print(f"mean: {section.mean(Role.HARDENED):.1%}")
+
+
+def trained(data: DataSplits, options: argparse.Namespace) -> float:
+    """Train into the folder; return the processor seconds."""
+    masked = Masked(
+        inner=None,
+        share=options.share,
+        patch=options.patch,
+        masks=options.trained_for,
+        candidates=options.candidates,
+    )
+    config = HardenConfig(method=PGDAT(against=masked)).with_(method={"schedule": {"epochs": options.train}})
+    started = time.process_time()
+    result = harden(ENCODER, data, config, evaluate=False, preflight=False)
+    seconds = time.process_time() - started
+    result.model.save_pretrained(options.folder)
+    return round(seconds, 1)
+
+
+def served(model: HardenedModel, sample: Sample, fill: tuple[float, ...], options: argparse.Namespace) -> str:
+    """Return how many images a second are answered, plain and with certificates."""
+    pixels = next(iter(Sample(sample.images, sample.order[: options.served]).batches()))[0].numpy()
+    rates = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        path = export_onnx(model, Path(scratch) / "model.onnx", color=fill)
+        for masks in (0, *options.masks):
+            certified = {"certify": options.patch, "masks": masks} if masks else {}
+            classifier = load_bundle(path, threads=1, provider="cpu", **certified)
+            answer, runs, started = classifier.defense or classifier.run, 0, time.process_time()
+            while (spent := time.process_time() - started) < 1 or not runs:
+                for start in range(0, len(pixels), classifier.max_batch):
+                    answer(pixels[start : start + classifier.max_batch])
+                runs += 1
+            rates[f"{masks} masks an axis" if masks else "plain"] = runs * len(pixels) / spent
+    return "images a second: " + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
 
 
 if __name__ == "__main__":

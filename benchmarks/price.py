@@ -4,10 +4,10 @@
     PYTHONPATH=PEERS python benchmarks/price.py curves epochs
 
 ``curves`` trains the bundled encoder on digits in every way of trainers.py, for as many epochs each, and measures after
-some of them: accuracy on clean images, and the lowest under perturbations that transfer from the published encoder (the
-same for all) and under adaptive ones, crafted on the model's own encoder. ``epochs`` takes the time of one epoch of
-PGD-AT, in turn. Every training is a line of a file under OUTPUT as soon as it is done: a measurement
-that was stopped goes on. ART comes with ``genaf-sdk[autoattack]``.
+some of them: accuracy on clean images, and the lowest under universal perturbations of 10/255 that transfer from the
+published encoder (the same for all) and under adaptive ones, crafted on the model's own encoder. ``epochs`` takes the
+time of one epoch of PGD-AT, in turn. Every training is a line of a file under OUTPUT as soon as it is done: a
+measurement that was stopped goes on. ART comes with ``genaf-sdk[autoattack]``.
 """
 
 from __future__ import annotations
@@ -31,13 +31,8 @@ if TYPE_CHECKING:
     from genaf_sdk.models.encoder import PixelEncoder
 
 ENCODER = "bundled:simclr-cifar10"
-TRANSFERRED = (
-    "uapgd:steps=60",
-    "uapgd:steps=60,loss=info-nce",
-    "advencoder-per:batch_size=128,noise_maps=8,epochs=2",
-    "advencoder-pat:batch_size=128,noise_maps=8,epochs=2",
-)
-ADAPTIVE = ("uapgd:steps=40,batch_size=64", "uapgd:steps=40,batch_size=64,loss=info-nce")
+TRANSFERRED = ("uapgd:steps=60", "uapgd:steps=60,loss=info-nce")
+ADAPTIVE = ("uapgd:steps=30,batch_size=64", "uapgd:steps=30,batch_size=64,loss=info-nce")
 SURROGATES = 512
 SETTINGS = ("epochs", "steps", "precision", "seed")
 

@@ -39,7 +39,7 @@ METHODS = ("fine-tuning", "default", "fast", "universal-at", "trades")
 MOSAICS = ("gtsrb", "cifar10")
 STRONG = EvaluationConfig(
     attacks=(
-        *("uapgd-restarts", "label-uap-restarts", "encoder-patch", "patch-uap"),
+        *("uapgd", "label-uap", "encoder-patch", "patch-uap"),
         *("pgd:budget=4/255", "pgd:budget=8/255", "patch"),
     ),
     surrogate_samples=1024,
@@ -49,8 +49,8 @@ STRONG = EvaluationConfig(
 )
 QUICK = STRONG.with_(
     attacks=(
-        "uapgd-restarts:restarts=2,epochs=8",
-        "label-uap-restarts:restarts=1,epochs=8",
+        "uapgd:trials=2,steps=60",
+        "label-uap:trials=1,steps=60",
         "pgd:budget=4/255,steps=10",
     ),
     surrogate_samples=768,

@@ -109,15 +109,24 @@ def write_bundle(model: Classifier, folder: Path, result: Run | None = None) -> 
             if can_write_bill():
                 write_bill(partial, facts.encoder, report, license_id=license_id)
             seal(partial)
-    except ExportError as error:
+    except OutputError:
+        raise
+    except Exception as caught:  # exporters raise whatever their authors chose; what was trained and measured stays
+        error = caught if isinstance(caught, ExportError) else _unfinished(caught)
         with replacing_bundle(folder) as partial:
             save_classifier(model, partial)
             if report is not None:
                 report.failures = [f for f in report.failures if (f.part, f.name) != ("export", MODEL_FILE)]
                 report.failures.append(Failure("export", MODEL_FILE, error.problem))
                 report.save(partial)
-        raise
+        if error is caught:
+            raise
+        raise error from caught
     return folder
+
+
+def _unfinished(error: Exception) -> ExportError:
+    return ExportError(f"The bundle cannot be completed: {type(error).__name__}: {error}")
 
 
 def _write_graphs(model: Classifier, folder: Path, result: Run | None) -> None:

@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import torch
@@ -92,23 +92,14 @@ def export_onnx(
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's concern
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            program = torch.onnx.export(
-                ServedModel(model, half=half, raw_bytes=raw_bytes).eval(),
-                (example,),
-                dynamo=True,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-            )
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            proto = _traced(ServedModel(model, half=half, raw_bytes=raw_bytes).eval(), example)
+    except ExportError:
+        raise
+    except Exception as error:  # the exporter and the encoder raise whatever their authors chose
         raise ExportError(
-            f"The model cannot be exported to ONNX: {error}",
+            f"The model cannot be exported to ONNX: {type(error).__name__}: {error}",
             remedy="write the encoder's forward pass without control flow that depends on the batch",
         ) from error
-    if program is None:
-        raise ExportError("torch.onnx.export gave no program.", remedy="update torch and onnxscript")
-    proto = program.model_proto
     if proto.ByteSize() > LARGEST:
         raise ExportError(f"The model takes {proto.ByteSize()} bytes.", expected=f"at most {LARGEST}, one ONNX file")
     metadata = {
@@ -124,3 +115,23 @@ def export_onnx(
     with replacing(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
     return path
+
+
+def _traced(model: nn.Module, example: Tensor) -> onnx.ModelProto:
+    """Return the graph of a model for batches of any size.
+
+    To the tracer that most models need, ``len(x)`` is a number, and the batch is fixed at that of the example. The one
+    that reads Python's bytecode sees the batch there, and fails on other models: it is the second choice.
+    """
+    dynamic = ({0: torch.export.Dim("batch")},)
+    options: dict[str, Any] = {
+        "dynamo": True, "input_names": [INPUT], "output_names": [OUTPUT], "dynamic_shapes": dynamic, "verbose": False
+    }  # fmt: skip
+    program = torch.onnx.export(model, (example,), **options)
+    if program is not None and not program.model_proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        exported = torch.export.export(model, (example,), dynamic_shapes=dynamic, strict=True)
+        program = torch.onnx.export(exported, **options)
+    if program is None:
+        raise ExportError("torch.onnx.export gave no program.", remedy="update torch and onnxscript")
+    proto: onnx.ModelProto = program.model_proto
+    return proto

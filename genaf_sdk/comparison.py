@@ -95,7 +95,7 @@ def compare(
         for name, chosen in configs.items():
             config = chosen.with_(seed=seed, evaluation=evaluation)
             if config.loading not in loaded:
-                data = load_images(dataset, public, config)
+                data = load_images(dataset, public, config, folder)
                 groups.append(_Group(encoder, dataset, data.describe()["fingerprint"], {}))
                 loaded[config.loading] = (data, {}, groups[-1])
             data, transferred, group = loaded[config.loading]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,21 +20,27 @@ from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.tracking import Metrics, require_trackers
 from genaf_sdk.engine.train import train
 from genaf_sdk.errors import ConfigError, DataError, EncoderError, ExportError, GenafError
+from genaf_sdk.estimates import settled_machine
 from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
 from genaf_sdk.export.bundle import save_model, save_report
+from genaf_sdk.export.layout import CHECKSUMS_FILE
 from genaf_sdk.export.staging import require_free
 from genaf_sdk.files import locked_folder, require_writable
 from genaf_sdk.methods.lab import Clock, Lab
-from genaf_sdk.preflight import Candidate, Finding, require_ready, settled_machine
+from genaf_sdk.models.fingerprint import fingerprint
+from genaf_sdk.models.storage import is_stored
+from genaf_sdk.preflight import Finding, require_ready
 from genaf_sdk.preflight import preflight as preflight_of
 from genaf_sdk.preparation import (
     frozen_parameters,
     load_images,
     load_published,
+    new_candidate,
     new_classifier,
     resolved,
     run_identity,
 )
+from genaf_sdk.report.robustness import REPORT_FILE, RobustnessReport
 from genaf_sdk.result import HardenResult, describe
 
 if TYPE_CHECKING:
@@ -42,14 +50,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from genaf_sdk.config import HardenConfig
-    from genaf_sdk.data import DataSplits
     from genaf_sdk.engine.tracking import LogWith
+    from genaf_sdk.hardened import HardenedModel
     from genaf_sdk.methods import Method
-    from genaf_sdk.models.encoder import PixelEncoder
-    from genaf_sdk.report.robustness import RobustnessReport
 
 
 logger = logging.getLogger(__name__)
+SAVED, MEASURED = "saved", "measured"
+"""Under these names a run notes that its model is written, and what its report was measured with."""
 
 
 def harden(
@@ -110,14 +118,14 @@ def harden(
         raise ConfigError("Both log_with and accelerator are given.", remedy="give log_with to your Accelerator")
     trackers = require_trackers(log_with, folder)
     published = load_published(encoder, config.tuning)
-    data = load_images(dataset, published, config)
+    data = load_images(dataset, published, config, folder)
     published = data.space.placed(published)
     frozen = frozen_parameters(published)
     precision = config.machine.mixed_precision
     engines = own_accelerator(precision, trackers, folder) if accelerator is None else nullcontext(accelerator)
     with engines as engine, CostMeter() as cost, _held(folder, engine):
         writes = folder is not None and engine.is_main_process
-        candidate = new_candidate(published, data, config, engine, folder, evaluate)
+        candidate = new_candidate(published, data, config, engine, folder, evaluate=evaluate)
         run = Run(engine, config.seed, show_progress=progress, machine=config.machine)
         if preflight:
             with run.progress:
@@ -147,8 +155,7 @@ def harden(
                     rank = None  # later stages train single layers
                     clock.stop(stage.name)
                 require_discerning(model, "hardened", data.validation, config.method.schedule.epochs)
-            if folder is not None and writes:  # what was trained is never lost to what comes after it
-                save_model(model, folder)
+            _save_trained(run, model, folder if writes else None)
             result = HardenResult(
                 model,
                 None,
@@ -162,12 +169,7 @@ def harden(
                 run.range_tests,
             )
             if evaluate:
-                result.report = evaluate_result(run, result, surrogate)
-                clock.stop("evaluation")
-                result.report.complete(describe(result) | {"cost": cost.read()})
-                run.metrics.scores(run.history, result.report.to_dict()["scores"])
-                if folder is not None and writes:
-                    save_report(result.report, folder)
+                result.report = _measured(run, result, surrogate, folder if writes else None, clock, cost)
             for module in (result.model, result.undefended):
                 if module is not None:
                     module.cpu().eval()
@@ -206,28 +208,14 @@ def check(
     try:
         folder = None if output_dir is None else require_writable(Path(output_dir))
         published = load_published(encoder, config.tuning)
-        data = load_images(dataset, published, config)
+        data = load_images(dataset, published, config, folder)
         published = data.space.placed(published)
         precision = config.machine.mixed_precision
         engines = own_accelerator(precision) if accelerator is None else nullcontext(accelerator)
         with engines as engine:
-            return preflight_of(new_candidate(published, data, config, engine, folder, evaluate=True))
+            return preflight_of(new_candidate(published, data, config, engine, folder))
     except GenafError as error:
         return [Finding.of({EncoderError: "encoder", DataError: "data"}.get(type(error), "output folder"), error)]
-
-
-def new_candidate(
-    published: PixelEncoder,
-    data: DataSplits,
-    config: HardenConfig,
-    accelerator: Accelerator,
-    folder: Path | None,
-    evaluate: bool,
-) -> Candidate:
-    """Return the run that is to be tried before it begins."""
-    with torch.random.fork_rng():
-        model = new_classifier(published, data, config.seed, head=config.head)
-    return Candidate(published, model, data, config, accelerator, folder, evaluate)
 
 
 @contextmanager
@@ -249,6 +237,59 @@ def _save_bundle(result: HardenResult, folder: Path) -> None:
         if result.report is None:
             raise
         logger.error("%s Model and report are in %s; `genaf export` tries again.", error, folder)
+
+
+def _save_trained(run: Run, model: HardenedModel, folder: Path | None) -> None:
+    """Write the model, so that it is never lost to what comes after it; what this run wrote before stays as it is."""
+    saved = run.checkpoints.noted(SAVED)
+    if folder is not None and not (saved and is_stored(model, folder)):
+        save_model(model, folder)
+        run.checkpoints.note(SAVED, True)
+
+
+def _measured(
+    run: Run, result: HardenResult, surrogate: Tensor | None, folder: Path | None, clock: Clock, cost: CostMeter
+) -> RobustnessReport:
+    """Return the report, which is saved as soon as it is there; one that this run measured before is not made again."""
+    noted = run.checkpoints.noted(MEASURED)
+    before = None if folder is None else _measured_before(noted, result, surrogate, folder)
+    report: RobustnessReport | None = run.processes.broadcast(before)
+    if report is None:
+        report = evaluate_result(run, result, surrogate)
+        clock.stop("evaluation")
+        report.complete(describe(result) | {"cost": cost.read()})
+        if folder is not None:
+            if (folder / CHECKSUMS_FILE).exists():  # the whole bundle, whose report was measured otherwise
+                save_model(result.model, folder)
+            save_report(report, folder)
+            run.checkpoints.note(MEASURED, _measurement(result, surrogate, report))
+    run.metrics.scores(run.history, report.to_dict()["scores"])
+    return report
+
+
+def _measured_before(
+    noted: Any, result: HardenResult, surrogate: Tensor | None, folder: Path
+) -> RobustnessReport | None:
+    """Return the report of this run that was stopped after it was measured, if nothing was missing in it."""
+    if noted is None or not (folder / REPORT_FILE).is_file():
+        return None
+    report = RobustnessReport.load(folder)
+    missing = any(failure.part == "attack" for failure in report.failures)
+    if missing or noted != _measurement(result, surrogate, report):
+        return None
+    report.complete({"config": result.config.to_dict()})
+    return report
+
+
+def _measurement(result: HardenResult, surrogate: Tensor | None, report: RobustnessReport) -> dict[str, Any]:
+    """Return, as JSON, what a report was measured with, and a hash of its rows."""
+    rows = json.dumps(report.to_dict()["scores"])
+    images = {} if surrogate is None else {"surrogate": surrogate}
+    return {
+        "evaluation": json.loads(json.dumps(result.config.evaluation.to_dict())),
+        "weights": fingerprint({**result.model.state_dict(), **images}),
+        "rows": hashlib.sha256(rows.encode()).hexdigest(),
+    }
 
 
 def evaluate_result(run: Run, result: HardenResult, surrogate: Tensor | None) -> RobustnessReport:

@@ -5,53 +5,40 @@ from __future__ import annotations
 import copy
 import logging
 import shutil
-import statistics
 import tempfile
-import time
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import psutil
 import torch
-from accelerate import Accelerator
 
 from genaf_sdk.attacks.registry import load_attack
-from genaf_sdk.config import HardenConfig
-from genaf_sdk.data import DataSplits
-from genaf_sdk.engine.activations import bytes_kept, recomputed, recomputed_activations
-from genaf_sdk.engine.fitting import Fitting
-from genaf_sdk.engine.lowrank import low_rank
-from genaf_sdk.engine.modules import synchronized_layers
-from genaf_sdk.engine.processes import Processes
-from genaf_sdk.engine.run import Run
-from genaf_sdk.engine.train import gradients_of
-from genaf_sdk.engine.views import FeaturesAndLogits
-from genaf_sdk.errors import EncoderError, GenafError
-from genaf_sdk.export.parity import check_parity
+from genaf_sdk.errors import AttackError, EncoderError, GenafError, OutputError
+from genaf_sdk.estimates import MOMENTS, SHORTER, free_memory, memory_of_a_step, seconds_of_parts, settled_machine
+from genaf_sdk.export.parity import check_parity, relative_difference
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.hardened import HardenedModel
-from genaf_sdk.methods.lab import Lab
-from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.soundness import require_sound
+from genaf_sdk.models.storage import save_classifier
 from genaf_sdk.preparation import frozen_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from genaf_sdk.engine.machine import MachineConfig
-    from genaf_sdk.engine.stage import Stage
+    from torch import Tensor
+
+    from genaf_sdk.data import DataSplits
+    from genaf_sdk.models.encoder import PixelEncoder
+    from genaf_sdk.preparation import Candidate
 
 logger = logging.getLogger(__name__)
-STEPS = 3
-"""How many steps are timed; the first one warms up."""
-MOMENTS = 4
-"""Weights, gradients and Adam's two moments."""
 CHECKPOINTS = 3
 """A run keeps two checkpoints and writes a third; each holds weights and moments."""
-MEASURED_ON = 2
-"""Images on which a step's memory is measured; the rest follows by proportion."""
+SAME = 1e-5
+"""How far the logits of a model and of its saved copy may differ, relative to the largest."""
+SHOWN = 3
+"""How many names a finding lists."""
 
 
 @dataclass(frozen=True)
@@ -78,34 +65,6 @@ class Finding:
         """Return the finding that an exception of the package stands for."""
         expected = f" Expected: {error.expected}." if error.expected else ""
         return cls("error", subject, f"{error.problem}{expected}", error.remedy, error)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A run that has not begun.
-
-    Args:
-        published: The encoder.
-        model: A classifier on a copy of it, untrained.
-        data: The images.
-        config: The settings.
-        accelerator: What it would run on.
-        folder: Its output folder, or None.
-        evaluate: Whether the model is to be attacked.
-    """
-
-    published: PixelEncoder
-    model: HardenedModel
-    data: DataSplits
-    config: HardenConfig
-    accelerator: Accelerator
-    folder: Path | None
-    evaluate: bool = True
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether there is one process: several would have to try in step with one another."""
-        return bool(self.accelerator.num_processes == 1)
 
 
 def preflight(candidate: Candidate, announce: Callable[[str], object] = str) -> list[Finding]:
@@ -142,38 +101,64 @@ def require_ready(candidate: Candidate, announce: Callable[[str], object]) -> No
         if finding.error is not None:
             raise finding.error
         if finding.level == "note":
-            announce(finding.text)
+            announce(f"{finding.text} Shorter: {finding.remedy}." if finding.remedy else finding.text)
         elif candidate.accelerator.is_main_process:
             logger.warning("%s: %s To do: %s.", finding.subject, finding.text, finding.remedy)
 
 
 def _encoder(candidate: Candidate) -> Iterator[Finding]:
-    published, model = candidate.published, candidate.model
-    require_sound(published, candidate.data.image_shape[1:])
-    try:
-        copied = copy.deepcopy(model)
-        copied.load_state_dict(model.state_dict())
-    except (TypeError, RuntimeError, KeyError) as error:
-        raise EncoderError(
-            f"The encoder's weights cannot be copied and loaded again: {error}.",
-            expected="a module whose state_dict holds all of its weights and buffers",
-        ) from error
-    frozen = [name for name, parameter in published.named_parameters() if not parameter.requires_grad]
+    published = candidate.published
+    frozen = sorted(name.removeprefix("encoder.backbone.") for name in frozen_parameters(published))
+    for doubt in require_sound(published, candidate.data.image_shape[1:]):
+        yield Finding("warning", "encoder", doubt.text, doubt.remedy)
     if frozen:
+        total = sum(1 for _ in published.parameters())
+        shown = ", ".join(map(repr, frozen[:SHOWN])) + (", ..." if len(frozen) > SHOWN else "")
         yield Finding(
             "warning",
             "encoder",
-            f"{len(frozen)} of its parameters are frozen and stay as they are, such as {frozen[0]!r}: what an attacker "
-            "knows of them stays true.",
+            f"{len(frozen)} of its {total} parameters are frozen (requires_grad=False). "
+            f"They stay as they are, which an attacker knows: {shown}.",
             "train more of it (tuning.train_last), or call encoder.requires_grad_(True), if that is not wanted",
         )
 
 
-def _attacks(candidate: Candidate) -> Iterator[Finding]:
+@torch.no_grad()
+def _weights(candidate: Candidate) -> Iterable[Finding]:
+    """Save a copy that has moved as in training, load it as its user will, and compare what the two predict."""
+    if not candidate.is_alone:
+        return ()
+    images = _plain_images(candidate)
+    trained = copy.deepcopy(candidate.model).cpu().train()
+    trained(images)  # what changes in training beside the parameters: statistics, and perhaps what is not saved
+    for parameter in trained.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=0.01 * float(parameter.abs().mean()))
+    backbone = None if trained.encoder.source else copy.deepcopy(candidate.published.backbone).cpu()
+    try:
+        with _scratch(candidate) as folder:
+            save_classifier(trained, folder)
+            loaded = HardenedModel.from_pretrained(folder, backbone=backbone)
+    except OutputError as error:
+        raise EncoderError(
+            f"The encoder's weights cannot be saved and loaded again: {error.problem}",
+            expected="a module whose state_dict holds all of its weights and buffers",
+        ) from error
+    if relative_difference(loaded(images), trained.eval()(images)) <= SAME:
+        return ()
+    lost = [name for name, value in trained.named_buffers() if not torch.equal(value, loaded.get_buffer(name))]
+    named = f": {lost[0].removeprefix('encoder.backbone.')!r} is not saved" if lost else ""
+    raise EncoderError(
+        f"The encoder predicts otherwise once it is trained, saved and loaded again{named}.",
+        expected="a module whose state_dict holds all that changes in training",
+        remedy="keep it in parameters and persistent buffers (register_buffer(..., persistent=True))",
+    )
+
+
+def _attacks(candidate: Candidate) -> Iterable[Finding]:
     if candidate.evaluate:
         config = candidate.config
         require_attacks(config.evaluation.attacks, candidate.published, candidate.data, config.seed)
-    yield from ()
+    return ()
 
 
 def require_attacks(attacks: Sequence[str], published: PixelEncoder, data: DataSplits, seed: int = 0) -> None:
@@ -190,20 +175,37 @@ def require_attacks(attacks: Sequence[str], published: PixelEncoder, data: DataS
     """
     pixels, _ = data.train.head(2, seed=seed)
     for text in attacks:
-        load_attack(text).require(published, pixels.to(published.mean.device), len(data.class_names))
+        attack = load_attack(text)
+        try:
+            attack.require(published, pixels.to(published.mean.device), len(data.class_names))
+        except GenafError:
+            raise
+        except Exception as error:  # an attack of another package raises whatever its author chose
+            raise AttackError(f"{attack.name!r} cannot run: {type(error).__name__}: {error}.") from error
 
 
-def _export(candidate: Candidate) -> Iterator[Finding]:
+def _export(candidate: Candidate) -> Iterable[Finding]:
     """Export the untrained model, and compare it on images that a camera could send: random, black and white ones."""
     if candidate.folder is None or not candidate.is_alone:
-        return
-    data, model = candidate.data, copy.deepcopy(candidate.model).cpu().eval()
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(3, *data.image_shape, generator=generator)
+        return ()
+    model = copy.deepcopy(candidate.model).cpu().eval()
+    with _scratch(candidate) as folder:
+        check_parity(model, export_onnx(model, folder / "model.onnx"), _plain_images(candidate))
+    return ()
+
+
+def _plain_images(candidate: Candidate) -> Tensor:
+    """Return a random, a black and a white image."""
+    images = torch.rand(3, *candidate.data.image_shape, generator=torch.Generator().manual_seed(0))
     images[1], images[2] = 0.0, 1.0
-    with tempfile.TemporaryDirectory() as folder:
-        check_parity(model, export_onnx(model, Path(folder) / "model.onnx"), images)
-    yield from ()
+    return images
+
+
+@contextmanager
+def _scratch(candidate: Candidate) -> Iterator[Path]:
+    """Context: a folder that is gone afterwards, where the run will write, too; the system's may be small."""
+    with tempfile.TemporaryDirectory(dir=candidate.folder, prefix=".trial-") as folder:
+        yield Path(folder)
 
 
 def _output_folder(candidate: Candidate) -> Iterator[Finding]:
@@ -223,101 +225,25 @@ def _output_folder(candidate: Candidate) -> Iterator[Finding]:
 
 def _memory(candidate: Candidate) -> Iterator[Finding]:
     settled = settled_machine(candidate)
-    needed, free = memory_of_a_step(candidate, settled), _free_memory(candidate.accelerator.device)
-    again = " with activations that are computed again," if settled is not candidate.config.machine else ""
-    text = f"A training step takes,{again} about {_bytes(needed)} of {_bytes(free)} that are free."
+    needed, free = memory_of_a_step(candidate, settled), free_memory(candidate.accelerator.device)
+    again = "" if settled is candidate.config.machine else ", with activations that are computed again,"
+    text = f"A training step takes{again} about {_bytes(needed)} of {_bytes(free)} that are free."
     if needed > free:
         remedy = "set machine.micro_batch_size, tuning.train_last or tuning.lora_rank, or lower the batch or image size"
         yield Finding("warning", "memory", text, remedy)
     else:
-        yield Finding("note", "memory", text.replace("takes, about", "takes about"))
-
-
-def settled_machine(candidate: Candidate) -> MachineConfig:
-    """Return the settings of the machine, with all activations computed again if memory would not suffice otherwise."""
-    machine, accelerator = candidate.config.machine, candidate.accelerator
-    if machine.checkpoint_activations != "auto" or accelerator.is_fsdp2:
-        return machine
-    lacking = memory_of_a_step(candidate, machine) > _free_memory(accelerator.device)
-    full = Processes.of(accelerator).any(lacking)  # all processes alike
-    return machine.with_(checkpoint_activations="full") if full else machine
-
-
-def memory_of_a_step(candidate: Candidate, machine: MachineConfig) -> int:
-    """Return about how many bytes a training step takes: weights, gradients, moments, and what backward needs.
-
-    The last is counted on two images and taken times the images of a step.
-    """
-    model, config = copy.deepcopy(candidate.model).train(), candidate.config
-    run = replace(_trial_run(candidate), machine=machine)
-    stage = next(iter(config.method.stages(Lab(run, model, candidate.data, frozen_parameters(candidate.published)))))
-    pixels, _ = candidate.data.train.head(MEASURED_ON, seed=config.seed)
-    pixels = pixels.to(candidate.published.mean.device)
-    weights = sum(parameter.nbytes for parameter in model.parameters())
-    with low_rank(model, stage, config.tuning.lora_rank, config.seed) as adapted:
-        trained = 0
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(adapted.trains(name))
-            trained += parameter.nbytes if parameter.requires_grad else 0
-        with candidate.accelerator.autocast():
-            an_image = bytes_kept(model, pixels, recomputed(run, stage)) / MEASURED_ON
-    schedule = stage.schedule
-    rows = min(schedule.batch_size, len(candidate.data.train)) / candidate.accelerator.num_processes
-    rows = min(rows, machine.micro_batch_size or rows)
-    views = 1 if stage.memory is None else 2
-    return int(weights + (MOMENTS - 1) * trained + rows * views * an_image)
+        yield Finding("note", "memory", text)
 
 
 def _time(candidate: Candidate) -> Iterator[Finding]:
     if not candidate.is_alone:
         return
-    model = candidate.data.space.placed(copy.deepcopy(candidate.model).to(candidate.accelerator.device))
-    lab = Lab(_trial_run(candidate), model, candidate.data, frozen_parameters(candidate.published))
-    stages = {"stage 1": next(iter(candidate.config.method.stages(lab)))}
-    if candidate.evaluate:
-        stages["the baseline"] = lab.stage("undefended", candidate.config.standard_fine_tuning())
-    parts = []
-    for name, stage in stages.items():
-        parts.append(f"{name} about {_duration(seconds_of(candidate, copy.deepcopy(model), stage))}")
-    rest = "what follows stage 1" + (" and the attacks of the report come" if candidate.evaluate else " comes")
+    parts = seconds_of_parts(candidate)
+    longest = max(parts, key=lambda part: parts[part])
+    listed = ", ".join(f"{part} {_duration(seconds)}" for part, seconds in parts.items())
     yield Finding(
-        "note",
-        "time",
-        f"Here, {' and '.join(parts)}; {rest} on top.",
-        "the preset 'fast', fewer epochs or smaller images take less",
+        "note", "time", f"The run takes about {_duration(sum(parts.values()))} here: {listed}.", SHORTER[longest]
     )
-
-
-def seconds_of(candidate: Candidate, model: HardenedModel, stage: Stage) -> float:
-    """Return about how many seconds a stage takes, from a few of its steps on ``model``, which they train."""
-    run, durations = _trial_run(candidate), []
-    with (
-        low_rank(model, stage, candidate.config.tuning.lora_rank, run.seed) as adapted,
-        gradients_of(model, adapted),
-        recomputed_activations(model, recomputed(run, adapted)),
-        synchronized_layers(model, run.processes, sync_batch_norm=run.machine.sync_batch_norm) as current,
-    ):
-        fitting = Fitting(run, FeaturesAndLogits(model), model, candidate.data, adapted)
-        try:
-            started = time.monotonic()
-            for batch in islice(fitting.batches(), STEPS):
-                fitting.training_step(batch, current)
-                durations.append(time.monotonic() - started)
-                started = time.monotonic()
-        finally:
-            fitting.release()
-    return statistics.median(durations[1:] or durations) * fitting.total
-
-
-def _trial_run(candidate: Candidate) -> Run:
-    machine = candidate.config.machine.with_(non_finite="stop")  # a step that is skipped would be told
-    return Run(candidate.accelerator, candidate.config.seed, show_progress=False, machine=machine)
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
 
 
 def _bytes(count: float) -> str:
@@ -330,8 +256,9 @@ def _duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-CHECKS: dict[str, Callable[[Candidate], Iterator[Finding]]] = {
+CHECKS: dict[str, Callable[[Candidate], Iterable[Finding]]] = {
     "encoder": _encoder,
+    "weights": _weights,
     "attacks": _attacks,
     "export": _export,
     "output folder": _output_folder,

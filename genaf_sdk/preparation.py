@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import Accelerator
 
 from genaf_sdk._version import __version__
 from genaf_sdk.config import HardenConfig
@@ -15,6 +18,7 @@ from genaf_sdk.encoders import load_encoder
 from genaf_sdk.errors import ConfigError, EncoderError
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods import Method, presets
+from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.fingerprint import fingerprint
 from genaf_sdk.models.heads import DEFAULT, build_head
 from genaf_sdk.models.tuning import TuningConfig, freeze
@@ -22,10 +26,36 @@ from genaf_sdk.models.tuning import TuningConfig, freeze
 if TYPE_CHECKING:
     from torch import nn
 
-    from genaf_sdk.models.encoder import PixelEncoder
-
 AFTER_TRAINING = ("evaluation", "export")
 """Groups of settings that no trained weight depends on: a run may be resumed with others."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A run that has not begun.
+
+    Args:
+        published: The encoder.
+        model: A classifier on a copy of it, untrained.
+        data: The images.
+        config: The settings.
+        accelerator: What it would run on.
+        folder: Its output folder, or None.
+        evaluate: Whether the model is to be attacked.
+    """
+
+    published: PixelEncoder
+    model: HardenedModel
+    data: DataSplits
+    config: HardenConfig
+    accelerator: Accelerator
+    folder: Path | None
+    evaluate: bool = True
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is one process: several would have to try in step with one another."""
+        return bool(self.accelerator.num_processes == 1)
 
 
 def resolved(config: HardenConfig | str | None, method: str | Method | None) -> HardenConfig:
@@ -57,14 +87,15 @@ def load_published(encoder: str | nn.Module, tuning: TuningConfig) -> PixelEncod
     return published
 
 
-def load_images(dataset: Any, published: PixelEncoder, config: HardenConfig) -> DataSplits:
-    """Return the images as the encoder takes them."""
+def load_images(dataset: Any, published: PixelEncoder, config: HardenConfig, folder: Path | None = None) -> DataSplits:
+    """Return the images as the encoder takes them; ``folder`` gets the results, and is no part of them."""
     return load_data(
         dataset,
         image_size=published.image_size,
         channels=published.channels,
         interpolation=published.interpolation,
         seed=config.seed,
+        leave_out=folder,
         **config.loading.to_dict(),
     )
 
@@ -77,6 +108,21 @@ def new_classifier(published: PixelEncoder, data: DataSplits, seed: int, *, head
     return HardenedModel(
         copy.deepcopy(published), module, class_names=data.class_names, image_size=data.image_shape[1:]
     )
+
+
+def new_candidate(
+    published: PixelEncoder,
+    data: DataSplits,
+    config: HardenConfig,
+    accelerator: Accelerator,
+    folder: Path | None,
+    *,
+    evaluate: bool = True,
+) -> Candidate:
+    """Return the run that is to be tried before it begins."""
+    with torch.random.fork_rng():
+        model = new_classifier(published, data, config.seed, head=config.head)
+    return Candidate(published, model, data, config, accelerator, folder, evaluate)
 
 
 def frozen_parameters(published: PixelEncoder) -> frozenset[str]:

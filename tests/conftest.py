@@ -8,35 +8,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: threads tha
 
 import pytest
 import torch
-from torch import Tensor, nn
+from training import TinyEncoder, stripes
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, LabelledImages
 
 torch.set_num_threads(1)  # the tests run in as many processes as there are cores
-
-
-class TinyEncoder(nn.Module):
-    """Two convolutions and global pooling: pixels (N, 3, H, W) to features (N, 16)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, stride=2)
-        self.norm = nn.BatchNorm2d(8)
-        self.conv2 = nn.Conv2d(8, 16, 3, padding=1, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.conv2(torch.relu(self.norm(self.conv1(x))))).mean((2, 3))
-
-
-def stripes(count: int, seed: int, size: int = 16) -> tuple[Tensor, Tensor]:
-    """Three classes that a small network learns in seconds: red, green or blue stripes under noise."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 3
-    ramp = (torch.arange(size) // 2 % 2).float().expand(size, size)
-    colors = torch.eye(3)[labels][:, :, None, None]
-    noise = torch.rand(count, 3, size, size, generator=generator)
-    return 0.2 + 0.4 * noise + 0.4 * colors * ramp, labels
 
 
 @pytest.fixture

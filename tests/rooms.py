@@ -59,6 +59,7 @@ FILES_OF = {
         "config",
         "doctor",
         "earlier",
+        "estimates",
         "hardened",
         "pipeline",
         "preflight",

@@ -271,15 +271,10 @@ def test_a_row_of_somebody_else_stands_on_the_board_with_the_command_that_verifi
     report = json.loads((demo / "report.json").read_text())
     (entry,) = tool["others_entries"](tmp_path)
     hardened = [row for row in report["scores"] if row["model"] == "hardened"]
-    patches = [row["accuracy"] for row in hardened if row.get("threat") == "patch"]
-    assert entry.accuracies["patch"] == [min(patches)]
-    assert entry.accuracies["universal"] == [
-        min(
-            row["accuracy"]
-            for row in hardened
-            if row["column"] in ("transfer", "adaptive") and row.get("threat") == "linf"
-        )
-    ]
+    label_free = [row for row in hardened if row["column"] in ("transfer", "adaptive")]
+    universal = [row["accuracy"] for row in label_free if row.get("threat") == "linf"]
+    assert entry.accuracies["universal"] == [min(universal)]
+    assert entry.accuracies["clean"] == [row["accuracy"] for row in hardened if row["column"] == "clean"]
     line = tool["table"]([entry]).splitlines()[-1]
     assert line.startswith("| digits | `bundled:simclr-cifar10` | `someone/digits` |")
     assert line.endswith("| `genaf verify hf-hub:someone/digits` |")

@@ -1,4 +1,4 @@
-"""Tiny classifiers, and their training without the rest of a run."""
+"""Tiny encoders, classifiers and images, and training without the rest of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from genaf_sdk.data import DataSplits
 from genaf_sdk.engine.run import Run
@@ -16,6 +16,29 @@ from genaf_sdk.methods import Method
 from genaf_sdk.methods.lab import Lab
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import build_head
+
+
+class TinyEncoder(nn.Module):
+    """Two convolutions and global pooling: pixels (N, 3, H, W) to features (N, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, stride=2)
+        self.norm = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 16, 3, padding=1, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv2(torch.relu(self.norm(self.conv1(x))))).mean((2, 3))
+
+
+def stripes(count: int, seed: int, size: int = 16) -> tuple[Tensor, Tensor]:
+    """Three classes that a small network learns in seconds: red, green or blue stripes under noise."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    ramp = (torch.arange(size) // 2 % 2).float().expand(size, size)
+    colors = torch.eye(3)[labels][:, :, None, None]
+    noise = torch.rand(count, 3, size, size, generator=generator)
+    return 0.2 + 0.4 * noise + 0.4 * colors * ramp, labels
 
 
 def tiny_model(encoder: nn.Module) -> HardenedModel:

@@ -14,6 +14,7 @@ from .errors import BundleError
 CHECKSUMS_FILE = "checksums.json"
 MAX_MODEL, MAX_JSON = 2**31, 2**24
 """Bytes; the first is what a protocol buffer can hold."""
+LONGEST_NAME = 200
 COPY = "copy or download the bundle again"
 
 
@@ -68,8 +69,10 @@ class BundleFiles:
         """
         parts = (PurePosixPath(name).parts, PureWindowsPath(name).parts)
         plain = name and all(len(part) == 1 for part in parts) and name not in (".", "..") and "\0" not in name
-        if not plain:
-            raise BundleError(f"The model keeps weights in {name!r}.", expected="a plain file name beside the model")
+        if not plain or len(name) > LONGEST_NAME:
+            raise BundleError(
+                f"The model keeps weights in {name[:LONGEST_NAME]!r}.", expected="a plain file name beside the model"
+            )
         return self._checked(name, read_file(self.folder / name, half_of_memory(), alone=True))
 
     def _checked(self, name: str, content: bytes) -> bytes:
@@ -105,15 +108,15 @@ def read_file(path: Path, most: int, *, alone: bool = False) -> bytes:
         BundleError: There is none, or it is too large, or a link that must not be one.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    if alone:
-        flags |= getattr(os, "O_NOFOLLOW", 0)
-        if path.is_symlink() or not path.is_file():
-            raise BundleError(
-                f"The model's weights {path} are missing or a symbolic link.",
-                expected="a regular file",
-                remedy="download the bundle into a folder of its own (local_dir=...)",
-            )
     try:
+        if alone:
+            flags |= getattr(os, "O_NOFOLLOW", 0)
+            if path.is_symlink() or not path.is_file():
+                raise BundleError(
+                    f"The model's weights {path} are missing or a symbolic link.",
+                    expected="a regular file",
+                    remedy="download the bundle into a folder of its own (local_dir=...)",
+                )
         with os.fdopen(os.open(path, flags), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode) or found.st_size > most:

@@ -85,9 +85,9 @@ def require_signed(folder: Path, signed_by: str) -> Signed:
         files = signed_files(content)
     except (ValueError, TypeError, KeyError, LookupError, AttributeError, RecursionError) as error:
         raise BundleError(f"{path} is no signature of a bundle, or a damaged one.", remedy=_SUSPECT) from error
-    missing = [name for name in files if not (folder / name).is_file()]
+    missing = [name for name in files if not _is_file(folder / name)]
     if missing:
-        raise BundleError(f"{missing[0]!r} in {folder} was signed and is missing.", remedy=_SUSPECT)
+        raise BundleError(f"{missing[0]!r:.200} in {folder} was signed and is missing.", remedy=_SUSPECT)
     try:
         config = trust.configure(_config())
     except Exception as error:  # every library underneath raises its own
@@ -282,6 +282,13 @@ def _found(folder: Path) -> set[str]:
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
     }
     return {name for name in names if not any(name == left or _below(name, left) for left in LEFTOVERS)}
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _below(name: str, folder: str) -> bool:

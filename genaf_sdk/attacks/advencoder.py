@@ -78,7 +78,7 @@ class Generator(nn.Module):
 class GeneratorAttack(EncoderAttack):
     """Trains the generator on ``-adversarial_weight InfoNCE(g(x), g(x')) + MSE(x', x) - MSE(HF(x'), HF(x))``.
 
-    x' is the attacked image. The high-pass radius is 8 bins at 64 pixels and scales with the image. A quarter of the
+    x' is the attacked image. The high-pass radius is 8 bins at 64 pixels and scales with the image. An eighth of the
     surrogate images only judges: kept is the map that brings most of them nearest to the clean features of another one,
     and training ends when that no longer rises.
     """

@@ -32,6 +32,10 @@ class ApgdT(SampleWiseAttack):
     targets: Count = 9
     """How many wrong classes are tried; all of them where there are fewer."""
 
+    def passes(self, images: int) -> float:
+        """Return those towards every target."""
+        return super().passes(images) * self.targets
+
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Climb towards every target."""
         with torch.no_grad():

@@ -36,6 +36,10 @@ class AutoAttack(SampleWiseAttack):
         super().require(target, pixels, classes)
         self._packages()
 
+    def passes(self, images: int) -> float:
+        """Return those of the two gradient attacks, of DeepFool for ten classes, and of the queries of Square."""
+        return images * (100 + 100 + 100 * 10 + 5000 / 3)
+
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Hand the batch to the package."""
         evasion, estimators = self._packages()

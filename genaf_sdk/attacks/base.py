@@ -17,21 +17,23 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.attacks.checks import attack_mode, check_finite, check_labels, check_outputs
+from genaf_sdk.attacks.checks import attack_mode, check_labels, check_outputs, check_result
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
 from genaf_sdk.inputs.patches import patch_sides
 from genaf_sdk.inputs.perturbation import Perturbation
-from genaf_sdk.inputs.space import InputSpace
 from genaf_sdk.inputs.threat import Linf, Patch, Threat
 from genaf_sdk.precision import CraftingPrecision, forward_in, resolve
 from genaf_sdk.settings import Epsilon, Settings
+
+if TYPE_CHECKING:
+    from genaf_sdk.inputs.space import InputSpace
 
 Classifier = Callable[[Tensor], Tensor]
 """Pixels (N, C, H, W) in [0, 1] to logits (N, K): a module, or anything that can be called like one."""
@@ -79,6 +81,15 @@ class Attack(Settings, ABC):
         if self.is_patch:
             patch_sides(pixels.shape[-2], pixels.shape[-1], self.budget)
 
+    def passes(self, images: int) -> float:
+        """Return about how many images cross the target, forth and back; ``images`` are attacked or crafted on.
+
+        ``steps`` of ``batch_size``, or ``epochs``, times ``restarts``, as far as the attack has these settings.
+        """
+        batch = images if isinstance(self, SampleWise) else min(getattr(self, "batch_size", images), images)
+        an_attempt = getattr(self, "steps", 0) * batch or getattr(self, "epochs", 0) * images
+        return float(an_attempt * getattr(self, "restarts", 1))
+
     def with_budget(self, budget: float) -> Self:
         """Return the same attack at another budget."""
         return dataclasses.replace(self, budget=budget)
@@ -111,7 +122,7 @@ class UniversalAttack(Attack):
         with attack_mode(target), forward_in(precision, target):
             perturbation = run(torch.Generator().manual_seed(seed))
         values, mask = perturbation.values.detach().float().cpu(), perturbation.mask
-        check_finite(self.name, "ended in", values)
+        check_result(self.name, values, images.shape[1:])
         # Enforce the stated budget even if an attack has a bug.
         threat = dataclasses.replace(perturbation.threat, size=self.budget)
         values, mask = threat.project(values), None if mask is None else mask.detach().float().cpu()
@@ -241,11 +252,10 @@ class SampleWise(Attack):
         self, target: object, pixels: Tensor, run: Callable[[Tensor, slice], Tensor], space: InputSpace
     ) -> Tensor:
         """Return the attacked images, ``run`` batch by batch, each within the budget of its original."""
-        bounds = range(0, len(pixels), self.batch_size)
+        parts = [slice(begin, begin + self.batch_size) for begin in range(0, len(pixels), self.batch_size)]
         with attack_mode(target):
-            parts = [slice(begin, begin + self.batch_size) for begin in bounds]
             adversarial = torch.cat([run(pixels[part], part) for part in parts]).detach()
-        check_finite(self.name, "ended in", adversarial)
+        check_result(self.name, adversarial, pixels.shape)
         # Enforce the stated budget even if an attack has a bug.
         return self.threat.project_inputs(space, adversarial, pixels)
 

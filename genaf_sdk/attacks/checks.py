@@ -79,3 +79,14 @@ def check_finite(name: str, what: str, values: Tensor) -> None:
             expected="finite outputs and gradients",
             remedy="check the model's weights and its precision",
         )
+
+
+def check_result(name: str, values: Tensor, shape: torch.Size) -> None:
+    """Refuse what an attack gave if it is NaN, infinite or of another shape.
+
+    Raises:
+        AttackError: It is.
+    """
+    check_finite(name, "ended in", values)
+    if values.shape != shape:
+        raise AttackError(f"{name!r} ended in values of shape {tuple(values.shape)}.", expected=f"{tuple(shape)}")

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
+from torch import Tensor
 
 from genaf_sdk.attacks.ascent import gradient_of
 from genaf_sdk.attacks.targets import Success
@@ -14,17 +14,15 @@ from genaf_sdk.attacks.targets import Success
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torch import Tensor
-
     from genaf_sdk.inputs.threat import Threat
 
-FIRST_LOOKS, LAST_LOOKS = 4, 2  # that every run has, and within which the steps fall to zero once nothing is gained
-LITTLE = 0.05  # of the distance, gained in two looks
+FIRST_LOOKS, LAST_LOOKS = 5, 2  # that every run has, and within which the steps fall to zero once nothing is gained
+LITTLE = 0.01  # gained in two looks: of the rate as a share of the images, of the distance as a share of itself
 
 
 @dataclass(frozen=True)
 class Climb:
-    """One run: its best perturbation, how that does on the held-out images, and what every look at them showed."""
+    """One run: what it kept, how that does on the held-out images, and what every look at them showed."""
 
     values: Tensor
     success: Success
@@ -49,7 +47,6 @@ def climb(
     step_size: float,
     steps: int,
     looks: int = 10,
-    momentum: float = 0.0,
     known: Success | None = None,
 ) -> Climb:
     """Climb by sign steps that fall linearly to zero, sooner once held-out images show that nothing is gained.
@@ -61,41 +58,43 @@ def climb(
         threat: What the perturbation keeps to.
         step_size: Length of the first step, in pixel units.
         steps: At most.
-        looks: How often ``judge`` is asked, spread evenly. From the fourth on, two that bring next to nothing end the
+        looks: How often ``judge`` is asked, spread evenly. From the fifth on, two that bring next to nothing end the
             run within two more.
-        momentum: Weight of earlier gradients, each of L1 norm 1.
         known: Success of ``start``; where it is given, the run returns nothing weaker.
 
     Returns:
-        The best that a look has seen.
+        What the last look saw, unless an earlier one was better by more than a standard error: what is best by less is
+        best by luck, and the last steps are the shortest.
     """
-    values, velocity = start, torch.zeros_like(start)
-    best, curve = start, [] if known is None else [known]
-    advance, progress, every, seen = 1 / steps, 0.0, math.ceil(steps / looks), 0
+    values = start
+    kept, highest, curve = start, known, list[Success]()
+    advance, progress, every = 1 / steps, 0.0, math.ceil(steps / looks)
     for step in range(1, steps + 1):
         variable = values.detach().requires_grad_()
         gradient = gradient_of(objective(variable), variable)
-        velocity = momentum * velocity + gradient / gradient.abs().sum().clamp(min=1e-30)
-        values = threat.ascend(values.detach(), velocity, step_size * max(1 - progress, 0.0))
+        values = threat.ascend(values.detach(), gradient, step_size * max(1 - progress, 0.0))
         progress += advance
         finished = step == steps or progress > 1 - advance / 2
         if step % every and not finished:
             continue
-        success, seen = judge(values), seen + 1
-        if not curve or success > max(curve):
-            best = values
+        success = judge(values)
         curve.append(success)
+        if highest is None or success > highest:
+            kept, highest = values, success
         if finished:
             break
-        if seen >= FIRST_LOOKS and settled(curve):
+        if len(curve) >= FIRST_LOOKS and settled(curve):
             advance = max(advance, (1 - progress) / (LAST_LOOKS * every))
-    return Climb(best, max(curve), tuple(curve))
+    last = curve[-1]
+    if highest is None or (last.rate >= highest.rate - last.standard_error and (known is None or last >= known)):
+        kept, highest = values, last
+    return Climb(kept, highest, tuple(curve))
 
 
 def settled(curve: Sequence[Success]) -> bool:
-    """Return whether the last two looks have brought less than a standard error, and hardly moved anything further."""
+    """Return whether the last two looks have brought next to nothing."""
     if len(curve) < 3:
         return False
-    before, last, moved = max(curve[:-2]), max(curve[-2:]), max(one.distance for one in curve[:-2])
-    farther = max(one.distance for one in curve[-2:]) - moved
-    return last.rate - before.rate < max(before, last).standard_error and farther <= LITTLE * abs(moved)
+    rate, distance = (max(one[field] for one in curve[:-2]) for field in (0, 1))
+    rate_now, distance_now = (max(one[field] for one in curve[-2:]) for field in (0, 1))
+    return rate_now - rate <= LITTLE and distance_now - distance <= LITTLE * abs(distance)

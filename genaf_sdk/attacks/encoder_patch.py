@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class EncoderPatch(PlacedPatch, EncoderAttack):
     """Drives the features of patched images away from the clean ones by InfoNCE, at the place that does most.
 
-    A quarter of the surrogate images is held out; kept is what brings most of them nearest to the clean features of
+    An eighth of the surrogate images is held out; kept is what brings most of them nearest to the clean features of
     another one (cosine).
     """
 

@@ -36,7 +36,7 @@ class LabelUAP(TriedUAP, UniversalModelAttack):
     loss: Literal["all", "cross-entropy", "margin"] = "all"
     """One of these, or all: a trial takes one after the other."""
     clamp: float = 9.0
-    trials: Count = 2
+    trials: Count = 3
     """Short runs of a sixth of the steps, each from a start of its own, of which the best goes on; 1 is a long run
     alone."""
     relative_step_size: Share = 0.25

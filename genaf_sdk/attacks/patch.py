@@ -56,6 +56,11 @@ class ImagePatch(SampleWiseAttack):
     walk: int = 5
     """After so many steps a patch moves to the best of its four neighbors, if that is better; 0 stays."""
 
+    def passes(self, images: int) -> float:
+        """Return those of scouting every place, in rounds of which each keeps half, and of climbing at the best."""
+        places = self.grid**2 + 1 + self.windows
+        return float(images * (2 * places * self.scout_steps + self.finalists * self.steps))
+
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Scout, then climb."""
         return self._found(self._search(model, pixels, labels), generator)

@@ -44,7 +44,7 @@ class PatchSearch:
         return torch.nonzero(self.margins <= SUCCESS_MARGIN).flatten()
 
     def windows(self, count: int) -> Tensor:
-        """Return the top left corners (N, count, 2) of the windows that promise most; none covers another's corner half.
+        """Return the top left corners (N, count, 2) of the windows that promise most, no two of them close together.
 
         Promised is the rise of the margin if it were linear in the pixels: each pixel of the window goes to 0 or 1,
         whichever raises it.
@@ -106,7 +106,7 @@ class PatchSearch:
 
     @torch.no_grad()
     def _walked(self, rows: Tensor, patches: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where each patch does most, here or a third of its side up, down, left or right; and the margin there."""
+        """Return where each patch does most, here or a third of its side off along one axis, and the margin there."""
         down, right = (max(1, side // 3) for side in self.sides)
         far = torch.tensor([self.pixels.shape[2] - self.sides[0], self.pixels.shape[3] - self.sides[1]])
         best, highest = places, patches.new_full((len(rows),), -torch.inf)

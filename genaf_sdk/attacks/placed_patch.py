@@ -71,6 +71,11 @@ class PlacedPatch(UniversalAttack):
     """By how much of an image's height and width the patch may be displaced at random while it is crafted and judged:
     for one that is printed. 0 is the strongest patch that stays where it is."""
 
+    def passes(self, images: int) -> float:
+        """Return those of climbing at the places, in rounds of which each keeps a third, of moves, and of the climb."""
+        tried = 1.5 * self.grid**2 + 15
+        return min(self.batch_size, images) * (self.patches * tried * self.scout_steps + self.steps)
+
     def strongest(
         self, model: nn.Module, target: Target, generator: torch.Generator, start: Perturbation | None = None
     ) -> Perturbation:
@@ -137,7 +142,8 @@ class _Search:
         """Return a patch as a candidate; None where it is no rectangle of the sides at hand."""
         if start.mask is None:
             return None
-        place = tuple(int(axis[0]) for axis in torch.nonzero(start.mask[0], as_tuple=True))
+        top, left = torch.nonzero(start.mask[0])[0].tolist()
+        place = (top, left)
         if not torch.equal(self.mask([place]).cpu(), start.mask.cpu()):
             return None
         values = start.values.to(self.target.images)
@@ -208,7 +214,7 @@ class _Search:
         return bool((self.mask(places) <= 1).all())
 
     def _room(self, places: Sequence[Place]) -> list[tuple[int, int]]:
-        """Return by how much all rectangles may be displaced along each axis, as the attack allows, within the image."""
+        """Return by how much all rectangles may be displaced along each axis, within the image."""
         room = []
         for axis, (length, side) in enumerate(zip(self.image, self.sides, strict=True)):
             reach, at = round(self.attack.shift * length), [place[axis] for place in places]

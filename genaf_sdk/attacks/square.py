@@ -35,6 +35,10 @@ class Square(SampleWiseAttack):
     first_share: Share = 0.8
     """Share of the area that the first squares cover."""
 
+    def passes(self, images: int) -> float:
+        """Return a third for every query, which does not go back."""
+        return images * self.queries / 3
+
     @torch.no_grad()
     def run(self, model: Classifier, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Search."""

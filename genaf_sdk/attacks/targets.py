@@ -18,7 +18,7 @@ from genaf_sdk.attacks.pgd import margin_loss
 Put = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) to the same images under attack."""
 
-HELD_OUT, FEWEST_HELD_OUT, MOST_HELD_OUT = 0.25, 128, 512
+HELD_OUT, FEWEST_HELD_OUT, MOST_HELD_OUT = 0.125, 128, 512
 MARGIN_CAP = 5.0  # logits; beyond it a misclassified image no longer counts in the margin loss
 
 

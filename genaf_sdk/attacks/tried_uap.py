@@ -37,8 +37,12 @@ class TriedUAP(UniversalAttack):
     batch_size: Count = 128
     relative_step_size: Share = 0.2
     """Length of the first step, as a share of the budget."""
-    held_out: Share = 0.25
+    held_out: Share = 0.125
     """Share of the images that only judge, at least 128 of them and at most half; 0 judges by those crafted on."""
+
+    def passes(self, images: int) -> float:
+        """Return those of the long run and of the trials."""
+        return super().passes(images) * (1 + (self.trials / SHORT if self.trials > 1 else 0))
 
     def strongest(
         self, model: nn.Module, target: Target, generator: torch.Generator, start: Tensor | None = None

@@ -48,6 +48,10 @@ class UAP(EncoderAttack):
     precision: CraftingPrecision = "fp32"
     """A step that ends just over a boundary, by 2 %, is lost in the rounding of bf16."""
 
+    def passes(self, images: int) -> float:
+        """Return those of DeepFool, whose every step goes back once for each class."""
+        return float(self.epochs * images * self.deepfool_steps * self.deepfool_classes)
+
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Add up."""
         make = feature_classes if self.pseudo_classes == "feature" else probe_classes

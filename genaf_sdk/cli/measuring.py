@@ -52,6 +52,7 @@ class Evaluate(Command):
             channels=model.encoder.channels,
             interpolation=model.encoder.interpolation,
             seed=self.seed,
+            leave_out=folder,
         )
         source = model.encoder.source
         encoder = self.encoder or own_source(source) or None

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from genaf_sdk.data.alignment import aligned
 from genaf_sdk.data.arrays import Arrays, is_pair, read_arrays
 from genaf_sdk.data.classes import numbered
-from genaf_sdk.data.decoding import Decoded, Target, changes, decode, first_size
+from genaf_sdk.data.decoding import Decoded, Target, changes, decode_parts, first_size
 from genaf_sdk.data.folders import read_folder
 from genaf_sdk.data.hub import is_rows, open_hub, open_rows
 from genaf_sdk.data.images import LabelledImages
@@ -65,6 +65,7 @@ def load_data(
     skip_corrupt: bool = False,
     root: str | Path | None = None,
     download: bool = False,
+    leave_out: str | Path | None = None,
 ) -> DataSplits:
     """Return a task's images, decoded, resized and split; what was decided or looks wrong is said in ``notes``.
 
@@ -90,6 +91,7 @@ def load_data(
         skip_corrupt: Leave out images that cannot be read, which is noted, rather than refuse the data.
         root: Where data sets with an id lie; by default the environment's GENAF_DATA_ROOT, else ~/.cache/genaf.
         download: Whether a data set that is missing there may be downloaded.
+        leave_out: A folder that results go into; where it lies inside the data's and holds no pictures, it is no class.
 
     Raises:
         DataError: Unknown id, data that is not there, or images or labels that cannot be used; the message says which
@@ -107,11 +109,11 @@ def load_data(
     if not 0 < validation_fraction < 1:
         raise DataError(f"validation_fraction is {validation_fraction}.", expected="a share between 0 and 1")
     target = Target((1, 1) if image_size is None else image_size, channels, interpolation, "")
-    opened = _open(dataset, root, download=download)
+    opened = _open(dataset, root, download=download, leave_out=None if leave_out is None else Path(leave_out))
     size = first_size(opened.parts[0], channels, opened.name) if image_size is None else image_size
     target = replace(target, size=size, name=opened.name)
     doubts = [*opened.notes, *_random_note(opened, target)]
-    decoded = [decode(part, target) for part in opened.parts]
+    decoded = decode_parts(opened.parts, target)
     doubts += [*_unreadable_note(decoded, opened, skip=skip_corrupt), *_peculiar_notes(decoded)]
     notes: list[str] = []
     grouped = _groups_of(opened.group_of if groups is None else groups, opened, decoded)
@@ -135,9 +137,9 @@ def known_data() -> list[KnownData]:
     return [digits, *PUBLISHED.values(), KnownData("folder:PATH"), KnownData("hub:ORG/NAME")]
 
 
-def _open(dataset: Any, root: str | Path | None, *, download: bool) -> _Opened:
+def _open(dataset: Any, root: str | Path | None, *, download: bool, leave_out: Path | None) -> _Opened:
     if isinstance(dataset, (str, Path)):
-        return _open_id(str(dataset), root, download=download)
+        return _open_id(str(dataset), root, download=download, leave_out=leave_out)
     arrays = read_arrays(dataset)
     if arrays is not None:
         return _Opened("arrays", arrays, None)
@@ -180,7 +182,7 @@ def _open_datasets(given: list[Any]) -> _Opened:
     return _Opened(name, tuple(sources), names, (*notes, *found))
 
 
-def _open_id(spec: str, root: str | Path | None, *, download: bool) -> _Opened:
+def _open_id(spec: str, root: str | Path | None, *, download: bool, leave_out: Path | None) -> _Opened:
     if spec == "digits":
         return _Opened("digits", _digits(), tuple("0123456789"))
     if spec in PUBLISHED:
@@ -197,7 +199,7 @@ def _open_id(spec: str, root: str | Path | None, *, download: bool) -> _Opened:
             expected=f"a torch Dataset or one of {', '.join(DATA_IDS)}",
             remedy=f"try {', '.join(near)}" if near else "unpack it into a folder" if path.is_file() else "",
         )
-    parts, names, notes = read_folder(path)
+    parts, names, notes = read_folder(path, leave_out)
     return _Opened(shown(path.resolve().name), parts, names, tuple(notes))
 
 

@@ -24,7 +24,8 @@ from genaf_sdk.inputs.images import check_pixels, image_space
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-MEMORY_LIMIT = min(4 * 2**30, memory() // 8)  # bytes of decoded pixels that are kept in memory, for each split
+MEMORY_LIMIT = min(2**30, memory() // 8)
+"""Bytes of decoded pixels that are kept in memory, of all parts of a data set together."""
 AHEAD = 1024  # so many images at most are decoded before they are asked for
 # Pillow's three other filters have no counterpart on tensors; each is served by the nearest one that has.
 INTERPOLATIONS = {
@@ -102,8 +103,18 @@ def first_size(source: Any, channels: int, name: str) -> tuple[int, int]:
     raise DataError(f"The data {name!r} holds no image that can be read{reason}.", expected="labeled images")
 
 
-def decode(source: Any, target: Target) -> Decoded:
-    """Bring every image to one size and, where they fit, keep all of them decoded in memory.
+def decode_parts(sources: Sequence[Any], target: Target) -> list[Decoded]:
+    """Decode the parts of a data set; as many of the first ones as fit into ``MEMORY_LIMIT`` stay in memory."""
+    found, left = [], MEMORY_LIMIT
+    for source in sources:
+        size = _bytes_of(source, target)
+        found.append(decode(source, target, in_memory=size <= left))
+        left -= size if size <= left else 0
+    return found
+
+
+def decode(source: Any, target: Target, *, in_memory: bool) -> Decoded:
+    """Bring every image to one size and, if asked for, keep all of them decoded in memory.
 
     Images that cannot be read are left out and named; of data that stays on disk, only headers are looked at now.
     """
@@ -112,7 +123,7 @@ def decode(source: Any, target: Target) -> Decoded:
     if isinstance(source, LabelledImages):
         batches = [resize(_match_channels(batch, target), target) for batch in source.raw_batches()]
         return Decoded(LabelledImages.in_memory(torch.cat(batches), source.labels), list(range(len(source))), [])
-    if _bytes_of(source, target) > MEMORY_LIMIT:
+    if not in_memory:
         return _on_disk(source, target)
     pixels, labels, digests = torch.empty(0), [], bytearray()
     kept: list[int] = []
@@ -239,7 +250,7 @@ def _for_each(work: Callable[[int], Any], source: Any, indices: Sequence[int] | 
 
 
 def _bytes_of(source: Any, target: Target) -> int:
-    example = _attempt(lambda: source[0][0], 0)
+    example = _attempt(lambda: source[0][0], 0) if len(source) else None
     floats = isinstance(example, (Tensor, np.ndarray)) and str(example.dtype).rpartition(".")[2] != "uint8"
     count: int = len(source) * target.channels * target.size[0] * target.size[1]
     return count * (4 if floats else 1)

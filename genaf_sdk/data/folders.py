@@ -66,9 +66,11 @@ class _Survey:
 
     Args:
         root: Names in notes are relative to it.
+        own: The identity of a folder that results go into; it is left out unless it holds pictures.
     """
 
     root: Path
+    own: tuple[int, int] | None = None
     other_files: Counter[str] = field(default_factory=Counter)
     dangling: list[Path] = field(default_factory=list)
     loops: list[Path] = field(default_factory=list)
@@ -96,7 +98,8 @@ class _Survey:
                 if kind == "folder" and _holds_pictures(path):
                     self.vendor.append(path)
             elif kind == "folder":
-                (self.outputs if _is_output(path) else folders).append(path)
+                is_own = self.own is not None and _identity(path) == self.own
+                (self.outputs if _is_output(path, is_own=is_own) else folders).append(path)
             elif kind == "file" and path.suffix.lower() in SUFFIXES:
                 pictures.append(path)
             else:
@@ -128,7 +131,7 @@ class _Survey:
             ("linked folders that lead back to a folder above were left out", self.loops),
             ("images outside the class folders were left out", self.loose),
             ("folders of other programs that hold images were left out", self.vendor),
-            ("folders that earlier runs wrote were left out", self.outputs),
+            ("folders that runs of this package write into were left out", self.outputs),
         ):
             if paths:
                 found.append(f"{what}: {len(paths)}, the first is {self.name(paths[0])}")
@@ -159,20 +162,28 @@ def _holds_pictures(folder: Path) -> bool:
     return any(name.lower().endswith(SUFFIXES) for _, _, names in os.walk(folder) for name in names)
 
 
-def _is_output(folder: Path) -> bool:
-    """Whether a run of this package wrote the folder: it holds one of its files, and no pictures."""
+def _is_output(folder: Path, *, is_own: bool) -> bool:
+    """Whether a run of this package writes into the folder: this one, or its files are there; and no pictures."""
     try:
-        written = any((place / name).is_file() for place in (folder, folder / "checkpoints") for name in OUTPUT_FILES)
+        written = is_own or any(
+            (place / name).is_file() for place in (folder, folder / "checkpoints") for name in OUTPUT_FILES
+        )
         return written and not any(entry.suffix.lower() in SUFFIXES for entry in folder.iterdir())
     except OSError:  # it will be met again when it is read
         return False
 
 
-def read_folder(folder: Path) -> tuple[tuple[ImageFiles, ...], tuple[str, ...], list[str]]:
+def read_folder(
+    folder: Path, leave_out: Path | None = None
+) -> tuple[tuple[ImageFiles, ...], tuple[str, ...], list[str]]:
     """Read ``CLASS/IMAGE``, or ``train|val|test/CLASS/IMAGE`` with split folders in any usual spelling.
 
     Links to files and folders are followed. Hidden folders, those of other programs and those that runs of this package
     wrote are left out. Class names are normalized to Unicode's form NFC.
+
+    Args:
+        folder: The folder.
+        leave_out: Where results will go; where it lies inside and holds no pictures, it is no class.
 
     Returns:
         The parts (all images; training and test; or training, validation and test), class names, and notes on
@@ -181,7 +192,7 @@ def read_folder(folder: Path) -> tuple[tuple[ImageFiles, ...], tuple[str, ...], 
     Raises:
         DataError: No training folder beside others, no classes, a class without images, or classes that differ.
     """
-    survey = _Survey(folder)
+    survey = _Survey(folder, _identity(leave_out) if leave_out is not None and leave_out.exists() else None)
     splits, notes = _split_folders(folder, survey)
     classes = {split: _classes(path, survey) for split, path in splits.items()}
     names = list(classes["train"])
@@ -201,7 +212,7 @@ def read_folder(folder: Path) -> tuple[tuple[ImageFiles, ...], tuple[str, ...], 
 
 def _split_folders(folder: Path, survey: _Survey) -> tuple[dict[str, Path], list[str]]:
     """Return split -> folder, of which each has class folders; {"train": folder} where the data has no splits."""
-    looked_at = _Survey(folder)  # what is met on the way is counted when the folders are read
+    looked_at = _Survey(folder, survey.own)  # what is met on the way is counted when the folders are read
     below = {path.name: path for path in looked_at.entries(folder)[0]}
     split, flat = {}, {}  # folders named like splits: those with class folders, and those with images
     for name in filter(split_of, below):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from genaf_sdk.errors import EncoderError
-from genaf_sdk.models.modules import frozen_parameters, require_own_forward, unwrapped
+from genaf_sdk.models.modules import require_own_forward, unwrapped
 
 if TYPE_CHECKING:
     from genaf_sdk.encoders.source import EncoderOptions
     from genaf_sdk.models.encoder import PixelEncoder
 
-logger = logging.getLogger(__name__)
 IMAGENET_CLASSES = 1000
-SHOWN = 3
-"""How many names a warning lists."""
 
 
 def wrap(module: nn.Module, options: EncoderOptions) -> PixelEncoder:
@@ -41,16 +37,6 @@ def wrap(module: nn.Module, options: EncoderOptions) -> PixelEncoder:
             remedy="run it once on an image of the right size before it is passed",
         )
     _require_no_classifier(module)
-    frozen, count = frozen_parameters(module), sum(1 for _ in module.parameters())
-    if frozen:
-        shown = ", ".join(frozen[:SHOWN]) + (", ..." if len(frozen) > SHOWN else "")
-        logger.warning(
-            "%d of the encoder's %d parameters are frozen (requires_grad=False) and stay as they are: %s. To train "
-            "them: encoder.requires_grad_(True).",
-            len(frozen),
-            count,
-            shown,
-        )
     training = module.training
     encoder = options.encoder(module, source="", **stated_configuration(module))
     encoder.backbone.train(training)

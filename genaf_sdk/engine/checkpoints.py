@@ -115,13 +115,22 @@ class Checkpoints:
 
         What the first process has is what all processes get.
         """
-        path = None if self.folder is None else self.folder / f"{_slug(name)}.json"
-        if self.processes.broadcast(path is not None and path.is_file()) and path is not None:
-            return self.processes.broadcast(read_json(path) if self.processes.is_first else None)
-        value = self.processes.broadcast(compute())
-        if path is not None and self.processes.is_first:
-            write_json(path, value)
+        value = self.noted(name)
+        if value is None:
+            value = self.processes.broadcast(compute())
+            self.note(name, value)
         return value
+
+    def note(self, name: str, value: Any) -> None:
+        """Keep something of this run, as JSON."""
+        if self.folder is not None and self.processes.is_first:
+            write_json(self.folder / f"{_slug(name)}.json", value)
+
+    def noted(self, name: str) -> Any:
+        """Return what this run kept under ``name``; None where there is nothing."""
+        path = None if self.folder is None else self.folder / f"{_slug(name)}.json"
+        known = path is not None and self.processes.is_first and path.is_file()
+        return self.processes.broadcast(read_json(path) if known and path is not None else None)
 
     def finish(self) -> None:
         """Note that the run is over: a later one may replace its checkpoints."""

@@ -260,10 +260,10 @@ class Fitting:
         record |= {"skipped_steps": self.skipped} if self.skipped else {}
         now = time.monotonic()
         run.history.append({**record, "seconds": round(now - self.started, 3)})
-        run.metrics.epoch(run.history)
         self.started = now
         self.metrics = EpochMetrics(self.stage.name, self.epoch, run.processes)
-        self.save()
+        self.save()  # before anybody is told: a tracker that fails costs no epoch
+        run.metrics.epoch(run.history)
         return text
 
     def release(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 METRICS_FILE, PROJECT = "metrics.jsonl", "genaf-sdk"
+logger = logging.getLogger(__name__)
 LogWith: TypeAlias = "str | GeneralTracker | Sequence[str | GeneralTracker] | None"
 
 
@@ -72,7 +74,7 @@ class Metrics:
             values = {
                 f"{record['stage']}/{name}": value for name, value in record.items() if isinstance(value, (int, float))
             }
-            self.accelerator.log(values, step=len(history))
+            self._log(values, len(history))
 
     def scores(self, history: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
         """Report the accuracies of a report's rows, shares in [0, 1]; rows as they stand in ``report.json``."""
@@ -82,7 +84,15 @@ class Metrics:
                 "/".join(part for part in (row["model"], row["column"], row["attack"]) if part): row["accuracy"]
                 for row in rows
             }
-            self.accelerator.log(values, step=len(history))
+            self._log(values, len(history))
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        """Tell the trackers; one that fails, whatever its author let it raise, costs its curve and no training."""
+        try:
+            if self.accelerator is not None:
+                self.accelerator.log(values, step=step)
+        except Exception as error:
+            logger.error("A tracker was not told of step %d: %s: %s", step, type(error).__name__, error)
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         if self.folder is None or (self.accelerator is not None and not self.accelerator.is_main_process):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from genaf_sdk.evaluation.crafting import Row
     from genaf_sdk.evaluation.model import EvaluatedModel
 
-UNBOUNDED_IMAGES = 100
+UNBOUNDED, UNBOUNDED_IMAGES = PGD(budget=1.0, steps=50, relative_step_size=0.05), 100
 LARGE = 0.6
 """Share of the area of a patch that nothing should survive."""
 
@@ -113,11 +113,8 @@ def own_patches_not_weaker(model: EvaluatedModel, rows: Sequence[Row], labels: T
     own = [row for row in rows if row.model is model and row.predicted is not None and _is_patch(row)]
     pairs = []
     for each in (row for row in own if row.is_sample_wise and row.column == Knowledge.WHITE_BOX):
-        same = [
-            row
-            for row in own
-            if row.perturbation is not None and row.attack and row.attack.threat == each.attack.threat
-        ]  # type: ignore[union-attr]
+        threat = each.attack.threat if each.attack is not None else None
+        same = [row for row in own if row.perturbation is not None and row.perturbation.threat == threat]
         if same and each.predicted is not None:
             pairs.append((_strongest(same, labels, len(each.predicted)), each))
     return _not_weaker("Patches for each image are not weaker than those for all", pairs, labels)
@@ -210,10 +207,9 @@ def _large_patch(model: EvaluatedModel, module: nn.Module, pixels: Tensor, label
 
 def _unbounded(model: EvaluatedModel, pixels: Tensor, labels: Tensor, seed: int) -> Check:
     """An attack without a bound leaves (almost) nothing right."""
-    attack = PGD(budget=1.0, steps=50, relative_step_size=0.05)
     if model.module is None:
         raise TypeError("an unbounded gradient attack needs a module")
-    adversarial = attack(model.module, pixels.to(model.device), labels.to(model.device), seed=seed)
+    adversarial = UNBOUNDED(model.module, pixels.to(model.device), labels.to(model.device), seed=seed)
     correct = int((model.predict(adversarial) == labels).sum())
     share = correct / len(labels)
     return Check(

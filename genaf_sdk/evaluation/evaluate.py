@@ -149,8 +149,9 @@ class _Evaluation:
                     self.models[0], self.rows, scores, curve, scoring.sample_wise_subset, self.sample.labels, self.seed
                 )
         self._add_corruptions_and_certificate(report)
+        with crafting.costs_a_row("pictures and classes", ""):
+            self._add_pictures_and_classes(report)
         report.failures = crafting.failures
-        self._add_pictures_and_classes(report)
         return report
 
     def _add_corruptions_and_certificate(self, report: RobustnessReport) -> None:

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from genaf_sdk.engine.accuracy import accuracy
 from genaf_sdk.methods.fine_tuning import FineTuning
 from genaf_sdk.methods.pgd import PGD, ascend
-from genaf_sdk.methods.sensitivity import Sensitivity, first_order_rises, redundant_layers, robust_sensitivity
+from genaf_sdk.methods.sensitivity import (
+    Sensitivity,
+    climbed_layers,
+    first_order_rises,
+    redundant_layers,
+    robust_sensitivity,
+)
 from genaf_sdk.models.modes import inference_mode_of
 from genaf_sdk.settings import AtLeast, Between, Count, Epsilon, LearningRate, Settings, Share
 
@@ -131,6 +137,21 @@ def adaptability_stages(lab: Lab, settings: Adaptability, first: Stage) -> Itera
     _interpolate(weights, before, after, chosen.coefficient)
     lab.findings["adaptation"] = Adaptation(layers, points, chosen.coefficient)
     lab.clock.stop("stage 2")
+
+
+def adaptability_passes(lab: Lab, settings: Adaptability) -> float:
+    """Return about how many images cross the network, forth and back: sensitivity, training, guard; 0 without epochs.
+
+    What only goes forth counts a third. Where the probe finds nothing to gain, it is less.
+    """
+    if settings.epochs == 0:
+        return 0.0
+    data, sensitivity = lab.data, settings.sensitivity
+    climbed = climbed_layers(lab.model, sensitivity, settings.redundant_fraction)
+    measured = min(sensitivity.samples, len(data.train)) * (ATTACK_STEPS + 1 + climbed * sensitivity.steps)
+    trained = (settings.probe_epochs + settings.epochs) * (len(data.train) + len(data.validation) / 3)
+    a_point = min(GUARD_IMAGES, len(data.validation)) * ATTACK_STEPS + len(data.validation) / 3
+    return measured + trained + (settings.interpolations + 1) * a_point
 
 
 def _schedule(lab: Lab, settings: Adaptability, first: Stage) -> Schedule:

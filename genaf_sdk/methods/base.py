@@ -94,6 +94,11 @@ class Method(Settings, ABC):
             batch: The rows that they belong to, with their labels.
         """
 
+    def later_passes(self, lab: Lab) -> float:
+        """Return about how many images cross the network, forth and back, after stage 1; for estimates of time."""
+        del lab
+        return 0.0
+
     def stages(self, lab: Lab) -> Iterator[Stage]:
         """Yield the stages one after the other; each is trained before the next is asked for."""
         yield lab.stage("stage 1", self)

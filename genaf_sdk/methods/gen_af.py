@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from genaf_sdk.engine.stage import Losses, Outputs, Stage, Views
 from genaf_sdk.errors import ConfigError
-from genaf_sdk.methods.adaptability import Adaptability, adaptability_stages
+from genaf_sdk.methods.adaptability import Adaptability, adaptability_passes, adaptability_stages
 from genaf_sdk.methods.against import Against
 from genaf_sdk.methods.base import METHODS, Method, Strength
 from genaf_sdk.methods.genetic import genetic_regularization
@@ -119,6 +119,10 @@ class GenAF(Method):
             terms["genetic"] = genetic_regularization(attacked, clean, batch, weight=clean_ce)
             rows = rows + self.genetic_weight * terms["genetic"]
         return Losses(rows, terms)
+
+    def later_passes(self, lab: Lab) -> float:
+        """Return those of stage 2."""
+        return adaptability_passes(lab, self.adaptability)
 
     def stages(self, lab: Lab) -> Iterator[Stage]:
         """Yield stage 1, and stage 2 unless it has no epochs."""

@@ -13,6 +13,7 @@ from genaf_sdk.engine.adversary import Adversary
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.threat import Linf
 from genaf_sdk.methods.against import ADVERSARIES, Against
+from genaf_sdk.models.folding import folded_batch_norms
 from genaf_sdk.models.modes import inference_mode_of
 from genaf_sdk.settings import Count, Epsilon
 
@@ -69,6 +70,8 @@ def _predicted(model: nn.Module, inputs: Tensor) -> Tensor:
 def ascend(model: nn.Module, inputs: Tensor, target: Tensor, start: Tensor, pgd: PGD) -> tuple[Tensor, Tensor]:
     """Climb the cross-entropy by sign steps, in eval mode, within an L_inf ball and the range of valid inputs.
 
+    Batch norms are folded into the convolutions before them, where there are such; the same but for rounding.
+
     Args:
         model: Inputs to logits.
         inputs: Valid ones, (n, *shape).
@@ -81,7 +84,7 @@ def ascend(model: nn.Module, inputs: Tensor, target: Tensor, start: Tensor, pgd:
     """
     first = torch.empty(0)
     space, threat = input_space(model, inputs), Linf(pgd.epsilon)
-    with inference_mode_of(model), torch.enable_grad():
+    with inference_mode_of(model), folded_batch_norms(model, inputs), torch.enable_grad():
         adversarial = space.clip(inputs + start)
         for step in range(pgd.steps):
             adversarial = adversarial.detach().requires_grad_()

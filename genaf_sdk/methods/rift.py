@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from genaf_sdk.methods.adaptability import Adaptability, adaptability_stages
+from genaf_sdk.methods.adaptability import Adaptability, adaptability_passes, adaptability_stages
 from genaf_sdk.methods.base import METHODS, Strength
 from genaf_sdk.methods.pgd_at import PGDAT
 
@@ -36,6 +36,10 @@ class RiFT(PGDAT):
     }
 
     adaptability: Adaptability = Adaptability(redundant_fraction=1e-6, epochs=10, probe_epochs=0)
+
+    def later_passes(self, lab: Lab) -> float:
+        """Return those of stage 2."""
+        return adaptability_passes(lab, self.adaptability)
 
     def stages(self, lab: Lab) -> Iterator[Stage]:
         """Yield PGD-AT's stage, then the fine-tuning of one layer."""

@@ -183,6 +183,13 @@ def _margin(wanted: int) -> int:
     return max(2, wanted // 2)
 
 
+def climbed_layers(model: nn.Module, config: Sensitivity, redundant_fraction: float) -> int:
+    """Return how many layers are measured by climbing."""
+    layers = len(layer_weights(model))
+    wanted = _count(redundant_fraction, layers)
+    return layers if config.method == "exact" else min(wanted, _margin(wanted)) + min(layers - wanted, _margin(wanted))
+
+
 @dataclass(frozen=True)
 class _WeightAscent:
     """Ascent of the adversarial loss in the weight of one layer."""

@@ -88,9 +88,9 @@ class PixelEncoder(nn.Module):
                 features = self(torch.full(shape, 0.5, device=self.mean.device))
             except EncoderError:
                 raise
-            except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            except Exception as error:  # an encoder raises whatever its author chose
                 raise EncoderError(
-                    f"The encoder refuses images of shape {shape[1:]}: {error}.",
+                    f"The encoder refuses images of shape {shape[1:]}: {str(error) or type(error).__name__}.",
                     expected="a module that maps (N, C, H, W) to (N, D)",
                     remedy="resize the data to the encoder's image size, or pass image_size",
                 ) from error

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 COMPILED = "_orig_mod."
 """What torch.compile puts into names of weights."""
 Copied = TypeVar("Copied")
+TORCH_KEEPS = frozenset(vars(nn.Module()))
+"""Attributes that every module has: its parameters, buffers, submodules and hooks."""
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -30,9 +32,34 @@ def unwrapped(module: nn.Module) -> nn.Module:
         module = inner
 
 
-def frozen_parameters(module: nn.Module) -> list[str]:
-    """Return the names of the parameters whose owner set ``requires_grad`` to False; they stay as they are."""
-    return [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+def unregistered(module: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
+    """Yield the floating tensors that a module keeps outside of its parameters and buffers, by attribute.
+
+    They are found in attributes, and in lists, tuples and dicts there, as are the weights of layers that lie in these:
+    torch knows nothing of either, so that they are neither trained, saved nor moved to another device.
+    """
+    known = {tensor.data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+    parts = {id(part) for part in module.modules()}
+    seen: set[int] = set()
+
+    def held(value: object) -> Iterator[Tensor]:
+        if id(value) in parts or id(value) in seen:
+            return
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            if value.is_floating_point() and value.data_ptr() not in known:
+                yield value
+        elif isinstance(value, (list, tuple, dict)):
+            for member in value.values() if isinstance(value, dict) else value:
+                yield from held(member)
+        elif isinstance(value, nn.Module):
+            for tensor in (*value.parameters(), *value.buffers()):
+                yield from held(tensor)
+
+    for path, part in module.named_modules():
+        for name, value in vars(part).items():
+            if name not in TORCH_KEEPS and (found := list(held(value))):
+                yield f"{path}.{name}".lstrip("."), found
 
 
 def in_single_precision(module: nn.Module) -> nn.Module:

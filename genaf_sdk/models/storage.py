@@ -7,7 +7,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from genaf_sdk._version import __version__
 from genaf_sdk.errors import EncoderError, GenafError, OutputError
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import nn
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT = 1
@@ -142,6 +144,16 @@ def save_classifier(model: Classifier, folder: Path) -> None:
     write_json(folder / CONFIG_FILE, stored.to_dict())
 
 
+def is_stored(model: Classifier, folder: Path) -> bool:
+    """Whether ``folder`` holds these very weights."""
+    try:
+        stored = load_file(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError):
+        return False
+    weights = distinct_weights(model)
+    return stored.keys() == weights.keys() and all(torch.equal(stored[name], value) for name, value in weights.items())
+
+
 def distinct_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and buffers by name on the CPU; what has several names has the first, once.
 
@@ -195,6 +207,12 @@ def _names_of_one_tensor(state: dict[str, Tensor]) -> list[list[str]]:
     """Return the names of a state dict, those of the same memory together: tied weights, modules of two names."""
     groups: dict[object, list[str]] = {}
     for name, value in state.items():
+        if not isinstance(value, Tensor):  # what get_extra_state returned
+            raise EncoderError(
+                f"The state {name!r} is a {type(value).__name__}.",
+                expected="a state_dict of tensors: nothing else is saved, as nothing is unpickled",
+                remedy="keep it in buffers, or make it anew in __init__",
+            )
         place: object = (value.data_ptr(), value.shape, value.stride(), value.dtype)
         groups.setdefault(place if value.numel() and not value.is_meta else id(value), []).append(name)
     return list(groups.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -11,6 +12,7 @@ from genaf_sdk.files import read_json, replacing, write_json
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.report.data import Report
 from genaf_sdk.report.html import html_report
+from genaf_sdk.report.scores import Failure
 from genaf_sdk.report.terminal import table
 from genaf_sdk.report.verdict import limits, verdict
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REPORT_FILE, HTML_FILE, PERTURBATION_FOLDER = "report.json", "report.html", "perturbations"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -49,20 +53,34 @@ class RobustnessReport(Report):
     def save(self, folder: str | Path) -> Path:
         """Write ``report.json``, ``report.html`` and ``perturbations/NAME.safetensors``; return the JSON's path.
 
+        Where the page cannot be drawn, that is named in ``failures``, and the rest is written.
+
         Raises:
             OutputError: The folder cannot be written.
         """
         folder = Path(folder)
         for name, perturbation in self.perturbations.items():
             perturbation.save(folder / PERTURBATION_FOLDER / f"{name}.safetensors")
+        self.failures = [failure for failure in self.failures if failure.part != "report"]
         write_json(folder / REPORT_FILE, self.to_dict())
-        self.save_html(folder / HTML_FILE)
+        try:
+            page = html_report(self)
+        except Exception as error:  # whatever it is, the figures are not lost to how they look
+            self.failures.append(Failure("report", HTML_FILE, f"{type(error).__name__}: {error}"))
+            logger.error("%s", self.failures[-1].text)
+            write_json(folder / REPORT_FILE, self.to_dict())
+        else:
+            self._write_page(folder / HTML_FILE, page)
         return folder / REPORT_FILE
 
     def save_html(self, path: str | Path) -> None:
         """Write the report as one HTML file that loads nothing from elsewhere."""
-        with replacing(Path(path)) as temporary:
-            temporary.write_text(html_report(self), encoding="utf-8")
+        self._write_page(Path(path), html_report(self))
+
+    @staticmethod
+    def _write_page(path: Path, page: str) -> None:
+        with replacing(path) as temporary:
+            temporary.write_text(page, encoding="utf-8")
 
     def _repr_html_(self) -> str:
         """Return the page as a notebook shows it: in a frame that runs nothing."""

@@ -178,14 +178,14 @@ class Failure:
     """Something that was to be done and could not: an attack that has no row, a file that was not written.
 
     Args:
-        part: ``attack`` or ``export``.
+        part: ``attack``, ``report`` or ``export``.
         name: Name of the attack or file.
         error: What went wrong.
         column: The attacker whose row is missing; empty for files.
         model: Whose row is missing; empty where it is that of every model.
     """
 
-    part: Literal["attack", "export"]
+    part: Literal["attack", "report", "export"]
     name: str
     error: str
     column: str = ""

@@ -109,10 +109,18 @@ def contrast(features: Tensor, clean: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(similar, torch.arange(len(features)))
 
 
+@torch.no_grad()
+def gain(model: Digits, attacked: Tensor, images: Tensor, labels: Tensor | None) -> float:
+    """What an attacker can judge by on the images at hand: errors, or without labels how far the features went."""
+    if labels is not None:
+        return -accuracy(model, attacked, labels)
+    return float(contrast(model.encoder(attacked), model.encoder(images), 0.1))
+
+
 def universal(
     model: Digits, images: Tensor, labels: Tensor, *, knows_labels: bool
 ) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Yield ways to perturb: one run of 1,000 steps for each loss."""
+    """Yield ways to perturb: one run of 1,000 steps for each loss and start."""
     torch.manual_seed(1)
     clean = model.encoder(images)
     if knows_labels:
@@ -123,11 +131,7 @@ def universal(
             lambda d, r: F.cross_entropy(model(through(images[r] + d)), labels[r]),
         ]
     else:
-        losses = [
-            lambda d, r: contrast(model.encoder(through(images[r] + d)), clean[r], 0.1),
-            lambda d, r: contrast(model.encoder(through(images[r] + d)), clean[r], 0.5),
-            lambda d, r: -F.cosine_similarity(model.encoder(through(images[r] + d)), clean[r]).mean(),
-        ]
+        losses = 3 * [lambda d, r: contrast(model.encoder(through(images[r] + d)), clean[r], 0.1)]
     for loss in losses:
         start = torch.empty(1, 8, 8).uniform_(-BUDGET, BUDGET)
         delta = sign_steps(loss, start, lambda v: v.clamp(-BUDGET, BUDGET), BUDGET / 5, 1000, len(images))
@@ -192,11 +196,11 @@ def test_an_attack_for_all_images_finds_little_more(
     model, data = trained
     row = next(row for row in measured.rows(column) if row.attack == attack)
     (images, image_labels), (pixels, labels) = data.train.head(), data.test.head()
-    started, judged = time.monotonic(), []
-    for put in independent(model, images, image_labels, knows_labels=knows_labels):
-        judged.append((accuracy(model, put(images), image_labels), accuracy(model, put(pixels), labels)))
+    started = time.monotonic()
+    ways = list(independent(model, images, image_labels, knows_labels=knows_labels))
+    best = max(ways, key=lambda put: gain(model, put(images), images, image_labels if knows_labels else None))
     spent = time.monotonic() - started
-    _, found = min(judged)  # chosen on the images it has
+    found = accuracy(model, best(pixels), labels)
     assert spent > 3 * row.seconds, "the other attack is to have the longer time"
     assert row.accuracy <= found + SLACK, f"{row.accuracy:.1%} in {row.seconds:.0f} s, {found:.1%} in {spent:.0f} s"
     assert row.accuracy < measured.accuracy("clean") - 0.05, "nothing was attacked"

@@ -115,7 +115,31 @@ def test_folders_that_runs_wrote_are_left_out(file: str, tmp_path: Path, caplog:
     root = folder_of(tmp_path)
     (root / "hardened" / "checkpoints").mkdir(parents=True)
     (root / "hardened" / file).write_text("{}")
-    told(root, caplog, "folders that earlier runs wrote were left out: 1, the first is hardened")
+    told(root, caplog, "folders that runs of this package write into were left out: 1, the first is hardened")
+
+
+def test_an_empty_output_folder_inside_the_data_is_no_class(tmp_path: Path) -> None:
+    root = folder_of(tmp_path)
+    (root / "results").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        load_data(root)
+    data = load_data(root, leave_out=root / "results")
+    assert data.class_names == CLASSES
+    assert any("that runs of this package write into were left out: 1, the first is results" in n for n in data.notes)
+    assert load_data(root / ".", leave_out=root / "ant" / ".." / "results").class_names == CLASSES
+
+
+def test_a_class_is_a_class_though_results_go_there(tmp_path: Path) -> None:
+    root = folder_of(tmp_path)
+    assert load_data(root, leave_out=root / "ant").class_names == CLASSES
+
+
+def test_an_empty_output_folder_beside_splits_is_left_out(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, "train", "test")
+    for place in (root / "results", root / "train" / "results"):
+        place.mkdir()
+        assert load_data(root, leave_out=place).class_names == CLASSES
+        place.rmdir()
 
 
 def test_pictures_outside_class_folders_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -78,6 +78,19 @@ def test_large_data_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         truncated.test.head()
 
 
+def test_splits_share_the_memory_and_the_training_split_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder_of(tmp_path, "train", "val", "test")
+    train = 3 * 8 * 6 * sum(1 for path in (root / "train").rglob("*.png"))
+    monkeypatch.setattr(decoding, "MEMORY_LIMIT", train)
+    assert {name: split.on_disk for name, split in load_data(root).splits().items()} == {
+        "train": False, "validation": True, "test": True
+    }  # fmt: skip
+    monkeypatch.setattr(decoding, "MEMORY_LIMIT", 3 * train)
+    assert not any(split.on_disk for split in load_data(root).splits().values())
+
+
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_loaders_are_sized_to_the_machine(in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not in_memory:

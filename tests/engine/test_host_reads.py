@@ -41,6 +41,8 @@ def test_attack_loss_and_gradient_read_nothing_on_the_host(tiny_encoder: nn.Modu
     model = HardenedModel(encoder, build_head("mlp", 16, 3), class_names=striped.class_names, image_size=(16, 16))
     pixels, labels = striped.train.head(24, seed=0)
 
+    ascend(model, pixels, labels, torch.zeros_like(pixels), PGD())  # once a model, what can be folded is looked at
+
     with HostReads() as reads:
         adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), PGD(steps=3))
         features, logits = FeaturesAndLogits(model.train())(torch.cat([adversarial, pixels]))

@@ -185,6 +185,16 @@ def test_one_bit_of_the_signature_is_refused(signed: Path, public: str) -> None:
         both_refuse(signed, public, "no signature of a bundle")
 
 
+def test_a_signature_of_a_name_that_no_file_can_have_is_refused(signed: Path, public: str) -> None:
+    path = signed / SIGNATURE_FILE
+    document = json.loads(path.read_text())
+    statement = json.loads(base64.b64decode(document["dsseEnvelope"]["payload"]))
+    statement["predicate"]["resources"][0]["name"] = "x" * 5000
+    document["dsseEnvelope"]["payload"] = base64.b64encode(json.dumps(statement).encode()).decode()
+    path.write_text(json.dumps(document))
+    both_refuse(signed, public, "was signed and is missing")
+
+
 def reseal(folder: Path) -> None:
     (folder / "labels.json").write_text(json.dumps(list("abcdefghij")))
     seal(folder)

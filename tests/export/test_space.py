@@ -24,14 +24,14 @@ from PIL import Image
 
 from genaf_sdk.cli import main
 from genaf_sdk.data.sampling import Sample
-from genaf_sdk.evaluation.certificates import DoubleMasking, certify
+from genaf_sdk.evaluation.certificates import certify
 from genaf_sdk.evaluation.settings import CertificateConfig
 from genaf_sdk.export.bundle import write_bundle
 from genaf_sdk.export.integrity import check_whole, seal
-from genaf_sdk.export.serve.space.certificate import Certificate, read_certificate
+from genaf_sdk.export.serve import OnnxClassifier
+from genaf_sdk.export.serve.space.certificate import read_certificate
 from genaf_sdk.export.serve.space.perturbations import read_perturbations
 from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
-from genaf_sdk.inputs.masks import MaskSet
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.inputs.threat import Patch
 from genaf_sdk.result import HardenResult
@@ -81,40 +81,16 @@ def test_a_saved_perturbation_does_the_same_without_torch(result: HardenResult, 
         assert own.attack in theirs.title
 
 
-@pytest.mark.parametrize(
-    ("image", "patch", "count"), [((16, 16), (3, 3), 3), ((20, 13), (4, 5), 2), ((8, 8), (8, 1), 6)]
-)
-def test_masks_are_those_of_the_certificates(image: tuple[int, int], patch: tuple[int, int], count: int) -> None:
-    own = Certificate(patch, image, count, (0.0,), 0, 1)
-    theirs = MaskSet.covering(image, patch, count)
-    np.testing.assert_array_equal(own.masks(), theirs.table.numpy())
-    assert own.runs == len(theirs.pairs)
-
-
-def test_a_certificate_is_that_of_double_masking(result: HardenResult, bundle: Path) -> None:
+def test_the_page_tries_the_masks_of_the_report(result: HardenResult, bundle: Path) -> None:
     assert result.report is not None
     section, own = result.report.certificate, read_certificate(bundle)
     assert section is not None
     assert own is not None
     assert (own.certified, own.n) == (section.certified, section.n)
-    defense = DoubleMasking(MaskSet.covering((16, 16), (section.patch[0], section.patch[1]), 2), tuple(section.fill))
-    images, _ = result.data.test.head(40)
-    images[::2] = torch.rand(images[::2].shape, generator=torch.Generator().manual_seed(0))  # some that are not
-    answers = defense.answer(result.model, images)
-    expected = defense.certified(result.model, images, answers)
-    with torch.no_grad():
-        found = [own.holds(lambda x: result.model(torch.from_numpy(x)).numpy(), image, 7) for image in images.numpy()]
-    assert 0 < int(expected.sum()) < len(images)
-    assert [answer is not None for answer in found] == expected.tolist()
-    assert all(answer in (None, want) for answer, want in zip(found, answers.tolist(), strict=True))
-
-
-def test_ties_and_broken_logits_prove_nothing() -> None:
-    own = Certificate((2, 2), (4, 4), 1, (0.5,), 0, 1)
-    pixels = np.zeros((1, 4, 4), np.float32)
-    for row in ([1.0, 1.0, 0.0], [np.nan, 1.0, 0.0], [np.inf, 1.0, 0.0]):
-        assert own.holds(lambda x, row=row: np.array([row] * len(x)), pixels, 8) is None
-    assert own.holds(lambda x: np.array([[0.0, 2.0]] * len(x)), pixels, 8) == 1
+    classifier = OnnxClassifier(bundle, certify=own.area, masks=own.masks_per_axis, fill=own.fill)
+    assert classifier.defense is not None
+    assert classifier.defense.masks.patch == own.patch == tuple(section.patch)
+    assert len(classifier.defense.masks) == section.masks
 
 
 def test_a_space_is_the_bundle_with_what_starts_it(

@@ -15,9 +15,9 @@ from genaf_sdk.errors import EncoderError
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.modules import (
     copied,
-    frozen_parameters,
     in_single_precision,
     require_own_forward,
+    unregistered,
     unwrapped,
 )
 
@@ -55,10 +55,17 @@ def test_other_precisions_become_float32_in_a_copy(precision: torch.dtype, tiny_
     torch.testing.assert_close(single.conv1.weight, tiny_encoder.conv1.weight.float())
 
 
-def test_frozen_parameters_are_named(tiny_encoder: nn.Module) -> None:
-    assert frozen_parameters(tiny_encoder) == []
-    tiny_encoder.conv1.requires_grad_(False)
-    assert frozen_parameters(tiny_encoder) == ["conv1.weight", "conv1.bias"]
+def test_tensors_that_torch_does_not_know_of_are_named(tiny_encoder: nn.Module) -> None:
+    assert list(unregistered(tiny_encoder)) == []
+    tiny_encoder.taps = [tiny_encoder.conv1, tiny_encoder.conv1.weight]
+    assert list(unregistered(tiny_encoder)) == [], "layers of its own"
+    scale, layer = torch.ones(3), nn.Linear(2, 2)
+    tiny_encoder.norm.scale = scale
+    tiny_encoder.layers = {"deep": [(layer,)]}
+    found = dict(unregistered(tiny_encoder))
+    assert found["norm.scale"] == [scale]
+    assert [id(tensor) for tensor in found["layers"]] == [id(layer.weight), id(layer.bias)]
+    assert len(found) == 2
 
 
 class Keeps(nn.Module):

@@ -18,7 +18,8 @@ from PIL import Image
 from ..classifier import OnnxClassifier, softmax
 from ..errors import ServeError
 from ..images import FORMATS, decode
-from .certificate import REPORT_FILE, Certificate, read_certificate
+from ..masking import UNDECIDED
+from .certificate import REPORT_FILE, read_certificate
 from .perturbations import Perturbation, read_perturbations
 
 if TYPE_CHECKING:
@@ -50,14 +51,18 @@ class Demonstration:
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        self.classifier = OnnxClassifier(folder, provider="cpu", threads=threads)
+        self.certificate = read_certificate(folder)
+        options: dict[str, Any] = {}
+        if self.certificate is not None:
+            proven = self.certificate
+            options = {"certify": proven.area, "masks": proven.masks_per_axis, "fill": proven.fill}
+        self.classifier = OnnxClassifier(folder, provider="cpu", threads=threads, **options)
         self.perturbations: dict[str, Perturbation] = {}
         for perturbation in read_perturbations(folder, self.classifier.image_shape):
             title, count = perturbation.title, 2
             while title in self.perturbations:
                 title, count = f"{perturbation.title} ({count})", count + 1
             self.perturbations[title] = perturbation
-        self.certificate: Certificate | None = read_certificate(folder)
         self.verdict = _verdict(folder)
 
     def pixels(self, data: bytes) -> Array:
@@ -94,19 +99,20 @@ class Demonstration:
 
     def certify(self, data: bytes | None) -> str:
         """Return in one sentence whether any patch can change the defended answer to a picture."""
-        if not data or self.certificate is None:
+        defense = self.classifier.defense
+        if not data or defense is None:
             return "Choose a picture."
         try:
-            found = self.certificate.holds(self.logits, self.pixels(data)[0], self.classifier.max_batch)
+            (found, certified), *_ = defense(self.classifier.as_input(self.pixels(data)))
         except ServeError as error:
             return str(error)
-        if found is None:
-            return (
-                "Not certified: under some pair of masks the model gives another class. A patch may change the answer."
-            )
-        patch = f"{self.certificate.patch[0]} x {self.certificate.patch[1]}"
-        name = self.classifier.class_names[found]
-        return f"Certified: the defended answer is {name}, and no patch of up to {patch} pixels can change it."
+        if found == UNDECIDED:
+            return "Not certified: no class leads under the masks."
+        said = f"the defended answer is {self.classifier.class_names[found]}"
+        rows, columns = defense.masks.patch
+        if not certified:
+            return f"Not certified: {said}, and the model gives another class under some pair of masks."
+        return f"Certified: {said}, and no patch of up to {rows} x {columns} pixels can change it."
 
     def _scores(self, logits: Array) -> dict[str, float]:
         scores = softmax(logits[None])[0]
@@ -155,12 +161,15 @@ def build(folder: Path, threads: int | None = None) -> gradio.Blocks:
         if shown.certificate is not None:
             proof = shown.certificate
             rows, columns = proof.patch
+            count = len(shown.classifier.defense.masks) if shown.classifier.defense else 0
             gradio.Markdown(
                 "## Certificate\n\n"
                 f"Proven by double masking: {proof.certified} of {proof.n} test images stay right under one patch of "
                 f"at most {rows} x {columns} of {height} x {width} pixels, anywhere and of any content."
             )
-            button = gradio.Button(f"Certify this picture (up to {proof.runs} runs of the model)", elem_id="certify")
+            button = gradio.Button(
+                f"Certify this picture (about {count * (count + 1) // 2} runs of the model)", elem_id="certify"
+            )
             outcome = gradio.Textbox(label="Certificate of this picture", interactive=False, elem_id="certificate")
             button.click(shown.certify, [picture], [outcome], **private)
             picture.change(lambda: "", None, [outcome], **private)

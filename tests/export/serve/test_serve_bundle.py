@@ -126,7 +126,9 @@ def test_external_data_beside_the_model_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hidden", [False, True])
-@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "sub/weights.bin", "..\\secret", "C:\\x", "..", ""])
+@pytest.mark.parametrize(
+    "location", ["../secret", "/etc/passwd", "sub/weights.bin", "..\\secret", "C:\\x", "..", "", "x" * 5000]
+)
 def test_external_data_elsewhere_is_refused(tmp_path: Path, location: str, hidden: bool) -> None:
     with pytest.raises(BundleError, match="operator 'If'" if hidden else "plain file name"):
         open_bundle(external(tmp_path / "bundle", location, hidden=hidden))

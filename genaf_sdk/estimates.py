@@ -1,0 +1,157 @@
+"""What a run will take, from a few steps of it: memory, and the time of each of its parts."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+from genaf_sdk.attacks.ascent import gradient_of
+from genaf_sdk.engine.activations import bytes_kept, recomputed, recomputed_activations
+from genaf_sdk.engine.fitting import Fitting
+from genaf_sdk.engine.lowrank import low_rank
+from genaf_sdk.engine.modules import synchronized_layers
+from genaf_sdk.engine.processes import Processes
+from genaf_sdk.engine.run import Run
+from genaf_sdk.engine.train import gradients_of
+from genaf_sdk.engine.views import FeaturesAndLogits
+from genaf_sdk.evaluation.cost import FORWARD, evaluation_passes, replay_passes
+from genaf_sdk.methods.lab import Lab
+from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.preparation import frozen_parameters
+
+if TYPE_CHECKING:
+    from genaf_sdk.engine.machine import MachineConfig
+    from genaf_sdk.engine.stage import Stage
+    from genaf_sdk.hardened import HardenedModel
+    from genaf_sdk.preparation import Candidate
+
+STEPS = 3
+"""How many steps are timed; the first one warms up."""
+MOMENTS = 4
+"""Weights, gradients and Adam's two moments."""
+MEASURED_ON = 2
+"""Images on which a step's memory is measured; the rest follows by proportion."""
+PASS = 32
+"""Images whose way through the network and back is timed."""
+SHORTER = {
+    "stage 1": "the preset 'fast', fewer epochs (method.schedule.epochs) or smaller images",
+    "baseline": "fewer epochs of it (baseline.epochs)",
+    "stage 2": "no stage 2 (method.adaptability.epochs 0)",
+    "attacks": "fewer attacks (evaluation.attacks), no curve (evaluation.curve) or fewer test_samples",
+    "export": "fewer export.precisions",
+}
+"""Part of a run -> what makes it shorter."""
+
+
+def settled_machine(candidate: Candidate) -> MachineConfig:
+    """Return the settings of the machine, with all activations computed again if memory would not suffice otherwise."""
+    machine, accelerator = candidate.config.machine, candidate.accelerator
+    if machine.checkpoint_activations != "auto" or accelerator.is_fsdp2:
+        return machine
+    lacking = memory_of_a_step(candidate, machine) > free_memory(accelerator.device)
+    full = Processes.of(accelerator).any(lacking)  # all processes alike
+    return machine.with_(checkpoint_activations="full") if full else machine
+
+
+def memory_of_a_step(candidate: Candidate, machine: MachineConfig) -> int:
+    """Return about how many bytes a training step takes: weights, gradients, moments, and what backward needs.
+
+    The last is counted on two images and taken times the images of a step.
+    """
+    model, config = copy.deepcopy(candidate.model).train(), candidate.config
+    run = replace(_trial_run(candidate), machine=machine)
+    stage = next(iter(config.method.stages(Lab(run, model, candidate.data, frozen_parameters(candidate.published)))))
+    pixels, _ = candidate.data.train.head(MEASURED_ON, seed=config.seed)
+    pixels = pixels.to(candidate.published.mean.device)
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    with low_rank(model, stage, config.tuning.lora_rank, config.seed) as adapted:
+        trained = 0
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(adapted.trains(name))
+            trained += parameter.nbytes if parameter.requires_grad else 0
+        with candidate.accelerator.autocast():
+            an_image = bytes_kept(model, pixels, recomputed(run, stage)) / MEASURED_ON
+    schedule = stage.schedule
+    rows = min(schedule.batch_size, len(candidate.data.train)) / candidate.accelerator.num_processes
+    rows = min(rows, machine.micro_batch_size or rows)
+    views = 1 if stage.memory is None else 2
+    return int(weights + (MOMENTS - 1) * trained + rows * views * an_image)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes a device has left."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def seconds_of_parts(candidate: Candidate) -> dict[str, float]:
+    """Return about how many seconds each part of a run takes: the training of both models, attacks, export.
+
+    Steps of stage 1 and of the baseline are timed as they will be. The others follow from the time that an image takes
+    through the network and back, and from the number of such passes that the settings come to.
+    """
+    config, data = candidate.config, candidate.data
+    model = data.space.placed(copy.deepcopy(candidate.model).to(candidate.accelerator.device))
+    lab = Lab(_trial_run(candidate), model, data, frozen_parameters(candidate.published))
+    parts = {"stage 1": seconds_of(candidate, copy.deepcopy(model), next(iter(config.method.stages(lab))))}
+    if candidate.evaluate:
+        baseline = lab.stage("undefended", config.standard_fine_tuning())
+        parts["baseline"] = seconds_of(candidate, copy.deepcopy(model), baseline)
+    a_pass = seconds_of_a_pass(candidate, model)
+    parts["stage 2"] = a_pass * config.method.later_passes(lab)
+    if candidate.evaluate:
+        parts["attacks"] = a_pass * evaluation_passes(config.evaluation, data)
+    if candidate.folder is not None:
+        files = 1 + len(config.export.precisions) + config.export.uint8_input
+        attacks = config.evaluation.attacks if candidate.evaluate else ()
+        parts["export"] = a_pass * files * replay_passes(attacks, config.evaluation, data)
+    return {part: seconds for part, seconds in parts.items() if seconds}
+
+
+def seconds_of(candidate: Candidate, model: HardenedModel, stage: Stage) -> float:
+    """Return about how many seconds a stage takes, from a few of its steps on ``model``, which they train."""
+    run, durations = _trial_run(candidate), []
+    with (
+        low_rank(model, stage, candidate.config.tuning.lora_rank, run.seed) as adapted,
+        gradients_of(model, adapted),
+        recomputed_activations(model, recomputed(run, adapted)),
+        synchronized_layers(model, run.processes, sync_batch_norm=run.machine.sync_batch_norm) as current,
+    ):
+        fitting = Fitting(run, FeaturesAndLogits(model), model, candidate.data, adapted)
+        try:
+            started = time.monotonic()
+            for batch in islice(fitting.batches(), STEPS):
+                fitting.training_step(batch, current)
+                durations.append(time.monotonic() - started)
+                started = time.monotonic()
+        finally:
+            fitting.release()
+    validation = FORWARD * len(candidate.data.validation) / len(candidate.data.train)
+    return statistics.median(durations[1:] or durations) * fitting.total * (1 + validation)
+
+
+def seconds_of_a_pass(candidate: Candidate, model: HardenedModel) -> float:
+    """Return how many seconds one image takes through the network and back to its pixels, in a batch of ``PASS``."""
+    pixels, _ = candidate.data.train.head(PASS, seed=candidate.config.seed)
+    pixels = pixels.to(candidate.accelerator.device)
+    durations = []
+    with inference_mode_of(model):
+        for _ in range(STEPS):
+            started = time.monotonic()
+            images = pixels.clone().requires_grad_()
+            float(gradient_of(model(images).square().sum(), images).sum())  # read, so that it has been computed
+            durations.append(time.monotonic() - started)
+    return statistics.median(durations[1:]) / len(pixels)
+
+
+def _trial_run(candidate: Candidate) -> Run:
+    machine = candidate.config.machine.with_(non_finite="stop")  # a step that is skipped would be told
+    return Run(candidate.accelerator, candidate.config.seed, show_progress=False, machine=machine)

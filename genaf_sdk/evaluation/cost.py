@@ -1,0 +1,66 @@
+"""What an evaluation costs, in passes: ways of one image through the network and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from genaf_sdk.attacks.base import EncoderAttack, FeatureAttack, SampleWise
+from genaf_sdk.attacks.registry import load_attack
+from genaf_sdk.data.corruptions import CORRUPTIONS, STRENGTHS
+from genaf_sdk.evaluation.checks import UNBOUNDED, UNBOUNDED_IMAGES
+from genaf_sdk.evaluation.curve import SAMPLE_WISE, UNIVERSAL
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from genaf_sdk.attacks.base import Attack
+    from genaf_sdk.data import DataSplits
+    from genaf_sdk.evaluation.settings import EvaluationConfig
+
+FORWARD = 1 / 3
+"""What the way through the network is of a whole pass."""
+MODELS = 2
+"""The hardened model and the baseline."""
+
+
+def evaluation_passes(config: EvaluationConfig, data: DataSplits) -> float:
+    """Return about how many passes an evaluation of two models takes: crafting, curve, checks, scoring.
+
+    Attacks that end early take fewer; those that state no cost count nothing.
+    """
+    crafted_on, test = _sizes(config, data)
+    attacks = [load_attack(name) for name in config.attacks]
+
+    def each(attack: Attack) -> float:
+        few = config.patch_samples if attack.is_patch else config.sample_wise_samples
+        return attack.passes(min(few, test) if isinstance(attack, SampleWise) else crafted_on)
+
+    found = replay_passes(config.attacks, config, data) + sum(_rows(attack) * each(attack) for attack in attacks)
+    named = {attack.name: attack for attack in reversed(attacks)}
+    universal, sample_wise = (named.get(name) or load_attack(name) for name in (UNIVERSAL, SAMPLE_WISE))
+    found += len(config.curve) * (each(universal) + 2 * FORWARD * test + each(sample_wise))
+    if config.checks:
+        found += UNBOUNDED.passes(min(UNBOUNDED_IMAGES, test))
+    if config.corruption_samples is not None:
+        found += FORWARD * MODELS * len(CORRUPTIONS) * len(STRENGTHS) * min(config.corruption_samples, test)
+    if config.certificate.patch is not None:
+        masks = config.certificate.masks**2
+        found += FORWARD * masks * (masks + 1) / 2 * min(config.certificate.samples, test)
+    return found
+
+
+def replay_passes(attacks: Sequence[str], config: EvaluationConfig, data: DataSplits) -> float:
+    """Return about how many passes it takes to score clean images and every perturbation that ``attacks`` craft."""
+    _, test = _sizes(config, data)
+    universal = [attack for attack in map(load_attack, attacks) if not isinstance(attack, SampleWise)]
+    return FORWARD * test * (1 + sum(map(_rows, universal)))
+
+
+def _rows(attack: Attack) -> int:
+    """Return how often an attack is run: for every model, and where it needs an encoder alone on the published one."""
+    return MODELS + isinstance(attack, (EncoderAttack, FeatureAttack))
+
+
+def _sizes(config: EvaluationConfig, data: DataSplits) -> tuple[int, int]:
+    test = len(data.test)
+    return min(config.surrogate_samples, len(data.train)), min(config.test_samples or test, test)

@@ -1,0 +1,129 @@
+"""What a run will take: costs that attacks state against passes that are counted, and the parts of the time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from training import TinyEncoder, cpu_run, fine_tune, stripes, tiny_model
+
+from genaf_sdk import HardenConfig
+from genaf_sdk.attacks.base import EncoderAttack, FeatureAttack, SampleWiseAttack, UniversalModelAttack
+from genaf_sdk.attacks.placed_patch import PlacedPatch
+from genaf_sdk.attacks.registry import load_attack
+from genaf_sdk.data import DataSplits
+from genaf_sdk.estimates import SHORTER, seconds_of_parts
+from genaf_sdk.evaluation.cost import FORWARD, evaluation_passes
+from genaf_sdk.methods.lab import Lab
+from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.preflight import preflight
+from genaf_sdk.preparation import Candidate, new_candidate
+
+IMAGES = 48
+ENCODER = (EncoderAttack, FeatureAttack)
+
+
+class Counting(nn.Module):
+    """Counts the images that cross a module: one each with a gradient, a third without."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.passes = inner, 0.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.passes += len(images) * (1 if torch.is_grad_enabled() and images.requires_grad else FORWARD)
+        return self.inner(images)
+
+
+UNIVERSAL = [
+    "uapgd:steps=24",
+    "uapgd:steps=12,trials=1",
+    "label-uap:steps=24",
+    "targeted-uap:steps=20,candidates=2",
+    "targeted-uap:steps=12,target=1",
+    "ssp:steps=12",
+    "patch-uap:steps=8,scout_steps=2",
+    "encoder-patch:steps=8,scout_steps=2",
+]
+SAMPLE_WISE = [
+    "pgd:steps=8", "pgd:steps=4,restarts=2", "apgd-ce:steps=8", "square:queries=30", "patch:steps=6", "feature-pgd"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*UNIVERSAL, *SAMPLE_WISE])
+def test_an_attack_takes_about_as_many_passes_as_it_states(name: str) -> None:
+    attack, model = load_attack(name), tiny_model(TinyEncoder()).eval()
+    target = Counting(model.encoder if isinstance(attack, ENCODER) else model)
+    pixels, labels = stripes(IMAGES, 0)
+    if isinstance(attack, ENCODER):
+        attack(target, pixels)
+    elif isinstance(attack, (UniversalModelAttack, SampleWiseAttack)):
+        labels = model(pixels).argmax(dim=1) if isinstance(attack, SampleWiseAttack) else labels  # all are attacked
+        attack(target, pixels, labels)
+    stated = attack.passes(IMAGES)
+    assert stated > 0
+    assert target.passes < 2.5 * stated
+    if not isinstance(attack, (SampleWiseAttack, PlacedPatch)):  # which leave out what they have fooled, or end early
+        assert target.passes > 0.4 * stated
+
+
+def test_more_attacks_budgets_and_images_take_more(striped: DataSplits) -> None:
+    def passes(**changes: object) -> float:
+        return evaluation_passes(HardenConfig().evaluation.with_(**changes), striped)
+
+    usual = passes()
+    assert passes(attacks=("pgd",)) < passes(attacks=("pgd", "pgd:steps=50", "uapgd")) < usual
+    assert passes(curve=()) < usual < passes(corruption_samples=60)
+    assert passes(checks=False) < usual < passes(certificate={"patch": 0.03})
+    assert passes(test_samples=10) < usual
+
+
+def candidate(data: DataSplits, config: HardenConfig, folder: Path | None, *, evaluate: bool = True) -> Candidate:
+    torch.manual_seed(0)
+    published = PixelEncoder(TinyEncoder()).eval()
+    return new_candidate(published, data, config, Accelerator(cpu=True), folder, evaluate=evaluate)
+
+
+def test_every_part_of_a_run_has_its_time(striped: DataSplits, quick_config: HardenConfig, tmp_path: Path) -> None:
+    parts = seconds_of_parts(candidate(striped, quick_config, tmp_path))
+    assert list(parts) == list(SHORTER)
+    assert all(seconds > 0 for seconds in parts.values())
+    short = quick_config.with_(method={"adaptability": {"epochs": 0}})
+    assert list(seconds_of_parts(candidate(striped, short, None, evaluate=False))) == ["stage 1"]
+
+
+def test_the_time_is_told_with_what_makes_the_longest_part_shorter(
+    striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {"stage 1": 7260.0, "baseline": 600.0, "attacks": 9000.0}
+    monkeypatch.setattr("genaf_sdk.preflight.seconds_of_parts", lambda _: parts)
+    (found,) = [f for f in preflight(candidate(striped, quick_config, None)) if f.subject == "time"]
+    assert found.level == "note"
+    assert found.text == "The run takes about 4.7 h here: stage 1 2.0 h, baseline 10 min, attacks 2.5 h."
+    assert found.remedy == SHORTER["attacks"]
+
+
+def test_stage_2_takes_about_as_many_passes_as_it_states(
+    striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = 0.0
+    original = TinyEncoder.forward
+
+    def forward(encoder: TinyEncoder, images: Tensor) -> Tensor:
+        nonlocal counted
+        counted += len(images) * (1 if torch.is_grad_enabled() else FORWARD)
+        return original(encoder, images)
+
+    def passes(epochs: int) -> float:
+        nonlocal counted
+        counted = 0.0
+        method = quick_config.method.with_(schedule={"epochs": 1}, adaptability={"epochs": epochs})
+        fine_tune(method, cpu_run(), tiny_model(TinyEncoder()), striped)
+        return counted
+
+    monkeypatch.setattr(TinyEncoder, "forward", forward)
+    stated = quick_config.method.later_passes(Lab(cpu_run(), tiny_model(TinyEncoder()), striped))
+    assert 0.4 * stated < passes(2) - passes(0) < 2.5 * stated
