@@ -50,7 +50,7 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
         run.termination.training(),
         peers_alive(run.processes),
         gradients_of(model, stage),
-        recomputed_activations(model, recomputed(run, stage)),
+        recomputed_activations(model, recomputed(run)),
         synchronized_layers(both, run.processes, sync_batch_norm=run.machine.sync_batch_norm) as current,
     ):
         fitting = Fitting(run, both, attacked, data, stage)
