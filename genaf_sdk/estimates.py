@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from genaf_sdk.hardened import HardenedModel
     from genaf_sdk.preparation import Candidate
 
-STEPS = 3
-"""How many steps are timed; the first one warms up."""
+STEPS, ENOUGH = 3, 0.5
+"""How many steps are timed, of which the first warms up; fewer where they take longer than so many seconds."""
 MOMENTS = 4
 """Weights, gradients and Adam's two moments."""
 MEASURED_ON = 2
@@ -131,6 +131,8 @@ def seconds_of(candidate: Candidate, model: HardenedModel, stage: Stage) -> floa
             for batch in islice(fitting.batches(), STEPS):
                 fitting.training_step(batch, current)
                 durations.append(time.monotonic() - started)
+                if sum(durations) > ENOUGH:
+                    break
                 started = time.monotonic()
         finally:
             fitting.release()
@@ -149,7 +151,9 @@ def seconds_of_a_pass(candidate: Candidate, model: HardenedModel) -> float:
             images = pixels.clone().requires_grad_()
             float(gradient_of(model(images).square().sum(), images).sum())  # read, so that it has been computed
             durations.append(time.monotonic() - started)
-    return statistics.median(durations[1:]) / len(pixels)
+            if sum(durations) > ENOUGH:
+                break
+    return statistics.median(durations[1:] or durations) / len(pixels)
 
 
 def _trial_run(candidate: Candidate) -> Run:
