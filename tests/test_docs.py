@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import os
@@ -182,6 +181,7 @@ def test_the_site_builds_without_a_warning(site: Path) -> None:
     assert {page for page in pages if not page.startswith("results/")} <= found, "what the site's search finds"
 
 
+SEARCH_FIELD = """[...document.querySelectorAll("*")].some((element) => element.shadowRoot?.activeElement)"""
 SEARCH_RESULTS = """[...document.querySelectorAll("*")].map((element) => element.shadowRoot?.textContent)
   .find((text) => text?.includes("result"))"""
 
@@ -203,7 +203,7 @@ def test_the_site_finds_a_word_and_can_be_used_by_everybody(site: Path, tmp_path
         await page.until("document.querySelector('.md-search__button')", lambda button: button is not None)
         assert await page.axe(axe) == []
         await page.evaluate("document.querySelector('.md-search__button').click()")
-        await asyncio.sleep(1)  # the dialog slides in and takes the focus
+        await page.until(SEARCH_FIELD, bool)
         await page.call("Input.insertText", text="PatchCleanser")
         await page.until(SEARCH_RESULTS, lambda text: "Certificates" in text, 60)
         assert page.complaints == []
@@ -300,3 +300,11 @@ def plain(column: str) -> str:
 def table_cells(table: str) -> list[list[str]]:
     lines = [line.strip("| ").split(" | ") for line in table.strip().splitlines()]
     return [lines[0], *lines[2:]]
+
+
+def test_the_gallery_is_made_from_its_rows() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "write_gallery.py"))
+    rows = tool["read_rows"]()
+    assert tool["PAGE"].exists() == bool(rows), "a page without a run says nothing"
+    assert not rows or tool["PAGE"].read_text("utf-8") == tool["page"](), "run tools/write_gallery.py"
+    assert {path.stem for path in tool["FOLDER"].glob("*.html")} == {row["name"] for row in rows}

@@ -1,7 +1,7 @@
 """Put a finished run into docs/gallery.md: its row in the table, and its report as a page to open.
 
     python tools/write_gallery.py OUTPUT_FOLDER NAME --title TITLE --command COMMAND --machine MACHINE [--pictures]
-    python tools/write_gallery.py        # writes the table anew from docs/gallery/runs.jsonl
+    python tools/write_gallery.py        # writes the page anew from docs/gallery/runs.jsonl
 
 The report's test images are left out unless --pictures is given: few data sets allow their pictures to be passed on.
 """
@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER, PAGE = ROOT / "docs" / "gallery", ROOT / "docs" / "gallery.md"
 ROWS = FOLDER / "runs.jsonl"
-BEGIN, END = "<!-- write_gallery: begin -->\n", "<!-- write_gallery: end -->\n"
+TEXT = """# Gallery
+
+Each run below was made by the command beside it, and its report is the page that the command left. Accuracies are
+before and after hardening, under the attack that leaves the least; the report has the others, n and intervals.
+
+{table}
+*Worst DAE* is one perturbation or patch for all images, crafted on the encoder. *Single images* is the strongest attack
+on each image by itself. A report without pictures is of a data set whose license does not let them be passed on.
+"""
 NOT_TRAINING = ("undefended", "evaluation")
 COLUMNS = ("run", "encoder, pixels", "clean", "worst DAE", "single images", "training", "report")
 
@@ -109,9 +117,8 @@ def shown(cell: dict[str, Any]) -> str:
 
 
 def page() -> str:
-    """Return the page with its table made anew."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    return f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}"
+    """Return the page."""
+    return TEXT.format(table=table())
 
 
 def main() -> None:

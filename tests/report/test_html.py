@@ -5,6 +5,7 @@ import html
 import io
 import itertools
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -314,3 +315,20 @@ def test_a_notebook_shows_the_page_in_a_frame(report: RobustnessReport, tmp_path
     assert complaints == []
     (shown,) = re.findall(r'srcdoc="([^"]*)"', frame)
     assert html.unescape(shown) == html_report(report)
+
+
+def test_a_run_in_the_gallery_keeps_its_accuracies_and_not_its_pictures(bundle: Path, tmp_path: Path) -> None:
+    tool = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "write_gallery.py"))
+    tool["add"].__globals__.update(FOLDER=tmp_path, ROWS=tmp_path / "runs.jsonl")
+    about = {"title": "Colors", "command": "genaf harden", "machine": "one core"}
+    for pictures in (True, False):
+        tool["add"](bundle, "colors", pictures=pictures, **about)
+        assert ("data:image/png" in (tmp_path / "colors.html").read_text("utf-8")) == pictures
+    (row,) = tool["read_rows"]()
+    report = RobustnessReport.load(bundle)
+    assert row["clean"]["hardened"]["accuracy"] == report.accuracy("clean")
+    assert row["clean"]["undefended"]["accuracy"] == report.accuracy("clean", "undefended")
+    universal = [score for score in report.rows() if score.column in ("transfer", "adaptive")]
+    assert row["worst_dae"]["hardened"]["accuracy"] == min(score.accuracy for score in universal)
+    assert f"{100 * report.accuracy('clean'):.1f} % (n = 24)" in tool["page"]()
+    assert "[open](gallery/colors.html)" in tool["page"]()
