@@ -1,6 +1,6 @@
 """How much the server costs: requests a second against a real tritonserver and against onnxruntime alone.
 
-    python benchmarks/serving.py [--tritonserver ENVIRONMENT] [--only overhead|resnet|binding]
+    python benchmarks/serving.py [--tritonserver ENVIRONMENT] [--only overhead|resnet|binding|workers]
 
 All servers run on this machine, one at a time, in turns, and so does the client: 8 connections, more where a graph is
 to be saturated, each with one request under way; binary tensors. Ratios are of medians over the rounds of one run.
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+import psutil
 from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "export" / "serve"))
@@ -39,6 +40,7 @@ CONNECTIONS = 8
 SATURATING = (8, 16, 32)
 """Connections that are tried to saturate the graph."""
 BATCHES = (1, 4, 8, 16, 32)
+WORKERS = (1, 2, 4)
 
 
 def tiny_model(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -217,6 +219,31 @@ def resnet(folder: Path, rounds: int, seconds: float) -> None:
         print(f"ResNet-18, half load: p50 {p50:.1f} ms, p99 {p99:.1f} ms, ratio {p99 / p50:.2f}, {requests_each}")
 
 
+def workers(folder: Path, rounds: int, seconds: float) -> None:
+    """One to four processes behind the same ports, in turns: requests a second, and memory that is theirs alone."""
+    model = folder / "tiny.onnx"
+    tiny_model(model, 32)
+    speeds: dict[int, list[float]] = {count: [] for count in WORKERS}
+    memory: dict[int, float] = {}
+    with ExitStack() as stack:
+        ports = {}
+        for count in WORKERS:
+            arguments = (str(model), "--workers", str(count), "--threads", "1", "--drain", "0")
+            log = folder / f"{count}.log"
+            ports[count], _, process = stack.enter_context(our_server(*arguments, log=log, seconds=180))
+            while log.read_text().count('"ready"') < count:
+                time.sleep(0.1)
+            parent = psutil.Process(process.pid)
+            memory[count] = sum(each.memory_full_info().pss for each in (parent, *parent.children(recursive=True)))
+        for _ in range(rounds):
+            for count, port in ports.items():
+                requests = (infer_request("tiny", 32),)
+                speeds[count].append(load(port, requests, seconds, connections=SATURATING[-1])[0])
+    for count in WORKERS:
+        rate = statistics.median(speeds[count])
+        print(f"tiny, 32 px, {count} processes: {rate:.0f} requests/s, {memory[count] / 2**20:.0f} MiB in all")
+
+
 def raw_throughput(classifier: OnnxClassifier, batch: int, seconds: float) -> float:
     pixels = np.random.default_rng(0).random((batch, 3, 224, 224), np.float32)
     classifier.run(pixels)
@@ -250,7 +277,7 @@ def main() -> None:
     parser.add_argument("--tritonserver", type=Path, help="environment with nvidia-pytriton")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--only", choices=("overhead", "resnet", "binding"))
+    parser.add_argument("--only", choices=("overhead", "resnet", "binding", "workers"))
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} before the start")
     with tempfile.TemporaryDirectory() as temporary:
@@ -260,6 +287,8 @@ def main() -> None:
             resnet(Path(temporary), options.rounds, options.seconds)
         if options.only in (None, "binding"):
             binding(Path(temporary), options.rounds)
+        if options.only in (None, "workers"):
+            workers(Path(temporary), options.rounds, options.seconds)
 
 
 if __name__ == "__main__":

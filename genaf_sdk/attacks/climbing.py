@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from genaf_sdk.inputs.threat import Threat
 
 FIRST_LOOKS, LAST_LOOKS = 5, 2  # that every run has, and within which the steps fall to zero once nothing is gained
-LITTLE = 0.01  # gained in two looks: of the rate as a share of the images, of the distance as a share of itself
+LITTLE_RATE, LITTLE_DISTANCE = 0.01, 0.01  # gained in two looks; the distance as a share of itself
 
 
 @dataclass(frozen=True)
@@ -97,4 +97,4 @@ def settled(curve: Sequence[Success]) -> bool:
         return False
     rate, distance = (max(one[field] for one in curve[:-2]) for field in (0, 1))
     rate_now, distance_now = (max(one[field] for one in curve[-2:]) for field in (0, 1))
-    return rate_now - rate <= LITTLE and distance_now - distance <= LITTLE * abs(distance)
+    return rate_now - rate <= LITTLE_RATE and distance_now - distance <= LITTLE_DISTANCE * abs(distance)

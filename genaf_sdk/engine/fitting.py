@@ -77,6 +77,11 @@ class Fitting:
         """Whether part of an epoch is done."""
         return self.done % self.global_batches.steps > 0
 
+    @property
+    def trains_the_encoder(self) -> bool:
+        """Whether any parameter of the encoder is trained."""
+        return any(group["part"] == "encoder" for optimizer in self.optimizers for group in optimizer.param_groups)
+
     def restore(self) -> None:
         """Go on from the last checkpoint, if there is one."""
         checkpoint = self.run.checkpoints.latest(self.stage.name)
@@ -117,11 +122,6 @@ class Fitting:
         first = self.done % self.global_batches.steps
         return self.global_batches.batches(self.epoch, first, self.run.accelerator.device)
 
-    def training_step(self, batch: Batch, current: CurrentBatch) -> None:
-        """Take one step down the mean loss of a global batch, at the learning rates of the schedule."""
-        self._set_learning_rates(self.stage.schedule.factor(self.done / self.total))
-        self._take_step(batch, current)
-
     def trial_step(self, batch: Batch, current: CurrentBatch, encoder_rate: float, factor: float) -> float:
         """Take a step and return the loss before it; ``go_back`` undoes it.
 
@@ -132,8 +132,7 @@ class Fitting:
             factor: What the head's is multiplied by.
         """
         self.set_encoder_rate(encoder_rate / factor)
-        self._set_learning_rates(factor)
-        self._take_step(batch, current)
+        self.training_step(batch, current, factor)
         pending, self.metrics.pending = self.metrics.pending, []
         own = [torch.stack([sums["loss"].float(), sums["images"].float()]) for _, sums in pending]
         if not own:  # a step that was skipped
@@ -160,12 +159,18 @@ class Fitting:
         self.done, self.skipped = before.step, 0
         self.metrics = EpochMetrics(self.stage.name, self.epoch, self.run.processes)
 
-    def _take_step(self, batch: Batch, current: CurrentBatch) -> None:
-        """Descend the loss; in smaller micro-batches if memory runs out.
+    def training_step(self, batch: Batch, current: CurrentBatch, factor: float | None = None) -> None:
+        """Take one step down the mean loss of a global batch; in smaller micro-batches if memory runs out.
 
         Views are made before any micro-batch crosses the network, so that all are attacked on the same statistics.
+
+        Args:
+            batch: A global batch.
+            current: Is told which micro-batch crosses the network.
+            factor: What the learning rates are multiplied by; None is what the schedule says.
         """
         run, stage, schedule = self.run, self.stage, self.stage.schedule
+        self._set_learning_rates(schedule.factor(self.done / self.total) if factor is None else factor)
         torch.manual_seed(random_key(batch.key, "torch", run.processes.index))  # for layers that draw by themselves
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
 

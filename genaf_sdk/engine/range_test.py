@@ -106,7 +106,11 @@ def _cross_entropy(outputs: Outputs, batch: Batch) -> Losses:
 
 def _batches(fitting: Fitting) -> Iterator[Batch]:
     run, stage = fitting.run, fitting.stage
-    batches = GlobalBatches(fitting.data.train, BATCH, random_key(run.seed, stage.name, "range test"), run.processes)
+    images = fitting.data.train
+    size = (
+        stage.schedule.batch(len(images)) if run.machine.micro_batch_size else BATCH
+    )  # memory is short: as in training
+    batches = GlobalBatches(images, size, random_key(run.seed, stage.name, "range test"), run.processes)
     stage.train_mode(fitting.model)
     for epoch in range(STEPS):
         yield from batches.batches(epoch, 0, run.accelerator.device)

@@ -95,7 +95,8 @@ def _require_a_function(encoder: PixelEncoder, images: Tensor) -> tuple[Tensor, 
         raise EncoderError(
             "The encoder gives other features for an image by itself than for the same image in a batch.",
             expected="features that depend on the image alone, not on others in the batch",
-            remedy="use batch normalization with running statistics, and reduce over no batch dimension",
+            remedy="use batch normalization with running statistics, reduce over no batch dimension, and have no "
+            "Python branch depend on values, which no ONNX export can follow",
         )
     if not _differ(features[1:], features[:1].expand_as(features[1:]), 1e-6):
         raise EncoderError(

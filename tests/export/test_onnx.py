@@ -155,6 +155,19 @@ def test_a_batch_that_the_graph_does_not_take_is_an_error_of_the_package(tmp_pat
         runtime.OnnxModel(path)(torch.rand(2, 3, 15, 15))
 
 
+class Counted(TinyBackbone):
+    """Says ``len(x)`` where other encoders say ``x.shape[0]``: a number to most tracers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).view(len(x), -1)
+
+
+def test_a_length_in_the_forward_pass_does_not_fix_the_batch(tmp_path: Path) -> None:
+    model = new_model(Counted())
+    path = export_onnx(model, tmp_path / "model.onnx")
+    assert check_parity(model, path, torch.rand(5, 3, 16, 16)).differences.keys() == {1, 2, 5}
+
+
 class Overflowing(nn.Module):
     """Finite in float32; in half precision infinite for a white picture."""
 

@@ -78,5 +78,10 @@ def test_pgd_at_passes_adversarial_images_alone(tiny_encoder: nn.Module, striped
     model.encoder.register_forward_hook(
         lambda module, inputs, _: sizes.append(len(inputs[0])) if module.training else None
     )
-    fine_tune(PGDAT().with_(schedule={"epochs": 1, "batch_size": 32}), cpu_run(), model, striped)
+    fine_tune(
+        PGDAT().with_(schedule={"epochs": 1, "batch_size": 32, "encoder_learning_rate": 1e-3}),
+        cpu_run(),
+        model,
+        striped,
+    )
     assert set(sizes) == {32}

@@ -89,7 +89,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(
             return self.inner(x) * (float("nan") if self.calls == 5 else 1.0)
 
     run = cpu_run(checkpoints=Checkpoints(tmp_path))
-    method = FineTuning().with_(schedule={"epochs": 3, "batch_size": 32})
+    method = FineTuning().with_(schedule={"epochs": 3, "batch_size": 32, "encoder_learning_rate": 1e-3})
     with pytest.raises(TrainingError, match=r"step 5 \(epoch 2\)"):
         fine_tune(method, run, tiny_model(Poisoned()), striped)
     assert [path.name for path in (tmp_path / "stage-1").iterdir()] == ["00000003"]  # finite: the first epoch's

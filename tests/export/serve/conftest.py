@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from servers import our_server
-from tiny import make_bundle
+from tiny import AREA, COUNT, FILL, make_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,3 +30,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]
     log = (folder / "log").read_text()
     assert '"error"' not in [json.loads(line)["level"] for line in log.splitlines()]
     assert json.loads(log.splitlines()[-1])["event"] == "stopped"
+
+
+@pytest.fixture(scope="session")
+def certifying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int, Path]]:
+    """HTTP and gRPC port of a server like ``served`` that certifies, and the folder of ``tiny``."""
+    folder = tmp_path_factory.mktemp("certifying")
+    bundles = [make_bundle(folder / "tiny"), make_bundle(folder / "bytes", takes_bytes=True)]
+    options = ["--certify", str(AREA), "--certify-masks", str(COUNT), "--certify-fill", ",".join(map(str, FILL))]
+    limits = ["--max-batch", "8", "--threads", "1", "--drain", "0"]
+    with our_server(*map(str, bundles), *options, *limits, log=folder / "log") as (http, rpc, _):
+        yield http, rpc, bundles[0]
+    assert '"level": "ERROR"' not in (folder / "log").read_text()

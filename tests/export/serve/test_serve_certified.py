@@ -13,8 +13,7 @@ import torch
 import tritonclient.grpc
 import tritonclient.http
 from PIL import Image
-from servers import our_server
-from tiny import NAMES, SIZE, make_bundle, reference
+from tiny import AREA, COUNT, FILL, NAMES, SIZE, blots
 from tritonclient.utils import InferenceServerException
 
 from genaf_sdk.evaluation import certificates
@@ -27,23 +26,6 @@ from genaf_sdk.inputs.masks import MaskSet
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-AREA, COUNT, FILL = 0.03, 3, (0.2, 0.4, 0.6)
-OPTIONS = ["--certify", str(AREA), "--certify-masks", str(COUNT), "--certify-fill", ",".join(map(str, FILL))]
-
-
-def blots(count: int, seed: int = 2) -> np.ndarray:
-    """Images (N, 3, H, W) of one color with a square of another, whose two likeliest classes are nearly a tie."""
-    generator, found = np.random.default_rng(seed), []
-    while len(found) < count:
-        image = np.empty((3, SIZE, SIZE), np.float32)
-        image[:] = generator.integers(0, 9, (3, 1, 1)) / 8
-        (top, left), side = generator.integers(0, SIZE - 14, 2), generator.integers(6, 14)
-        image[:, top : top + side, left : left + side] = generator.integers(0, 9, (3, 1, 1)) / 8
-        second, best = np.sort(reference(image[None])[0])[-2:]
-        if best - second < 0.15:
-            found.append(image)
-    return np.stack(found)
 
 
 def expected(folder: Path, images: np.ndarray) -> tuple[list[int], list[bool]]:
@@ -115,17 +97,6 @@ def under_masks(images: np.ndarray) -> Iterator[np.ndarray]:
     color = np.array(FILL, np.float32)[:, None, None]
     for image in images:
         yield np.where(table, color, image)
-
-
-@pytest.fixture(scope="module")
-def certifying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int, Path]]:
-    folder = tmp_path_factory.mktemp("certifying")
-    bundles = [make_bundle(folder / "tiny"), make_bundle(folder / "bytes", takes_bytes=True)]
-    with our_server(
-        *map(str, bundles), *OPTIONS, "--max-batch", "8", "--threads", "1", "--drain", "0", log=folder / "log"
-    ) as (http, rpc, _):
-        yield http, rpc, bundles[0]
-    assert '"level": "ERROR"' not in (folder / "log").read_text()
 
 
 @pytest.mark.parametrize("protocol", [tritonclient.http, tritonclient.grpc], ids=["http", "grpc"])

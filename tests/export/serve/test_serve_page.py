@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from devtools import Page, visit
 from PIL import Image
-from tiny import NAMES, SIZE
+from tiny import AREA, COUNT, FILL, NAMES, SIZE, blots
+
+from genaf_sdk.export.serve import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,3 +56,25 @@ async def use(page: Page) -> None:
 
 def test_a_dropped_picture_is_classified(served: tuple[int, int], tmp_path: Path) -> None:
     visit(tmp_path, f"http://127.0.0.1:{served[0]}/", use)
+
+
+def test_the_page_says_which_answers_are_certified(certifying: tuple[int, int, Path], tmp_path: Path) -> None:
+    http, _, folder = certifying
+    pixels = np.rint(blots(12) * 255).astype(np.uint8)
+    classifier = load_bundle(folder, certify=AREA, masks=COUNT, fill=FILL, threads=1)
+    assert classifier.defense is not None
+    answers = classifier.defense(pixels.astype(np.float32) / 255).tolist()
+    proofs = (", not certified", ", certified: one patch cannot have changed it")
+    chosen = [next(row for row, (_, sure) in enumerate(answers) if sure == wanted) for wanted in (0, 1)]
+
+    async def use_both(page: Page) -> None:
+        await page.until(STATE, lambda state: state["models"] == ["tiny", "bytes"])
+        for row in chosen:
+            file = io.BytesIO()
+            Image.fromarray(pixels[row].transpose(1, 2, 0)).save(file, "PNG")
+            await drop(page, file.getvalue())
+            index, sure = answers[row]
+            state = await page.until(STATE, lambda state, said=NAMES[index] + proofs[sure]: state["status"] == said)
+            assert (state["rows"], state["error"]) == ([], "")
+
+    visit(tmp_path, f"http://127.0.0.1:{http}/", use_both)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 SIZE, CLASSES = 32, 4
 NAMES = ["cat", "dog", "<b>bird</b>", "Fisch ü"]
+AREA, COUNT, FILL = 0.03, 3, (0.2, 0.4, 0.6)
+"""What the certifying server certifies: the patch's share of the image, masks an axis, color under the masks."""
 WEIGHT = np.random.default_rng(0).standard_normal((3, CLASSES)).astype(np.float32)
 BIAS = np.array([0.5, -0.5, 0.25, 0.0], np.float32)
 
@@ -84,3 +86,17 @@ def make_bundle(folder: Path, **options: Any) -> Path:
 def images(count: int, *, size: int = SIZE, seed: int = 0) -> np.ndarray:
     """Float32 (N, 3, H, W) in [0, 1]."""
     return np.random.default_rng(seed).random((count, 3, size, size), np.float32)
+
+
+def blots(count: int, seed: int = 2) -> np.ndarray:
+    """Images (N, 3, H, W) of one color with a square of another, whose two likeliest classes are nearly a tie."""
+    generator, found = np.random.default_rng(seed), []
+    while len(found) < count:
+        image = np.empty((3, SIZE, SIZE), np.float32)
+        image[:] = generator.integers(0, 9, (3, 1, 1)) / 8
+        (top, left), side = generator.integers(0, SIZE - 14, 2), generator.integers(6, 14)
+        image[:, top : top + side, left : left + side] = generator.integers(0, 9, (3, 1, 1)) / 8
+        second, best = np.sort(reference(image[None])[0])[-2:]
+        if best - second < 0.15:
+            found.append(image)
+    return np.stack(found)
