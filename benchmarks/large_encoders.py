@@ -92,7 +92,7 @@ def measured(encoder: str, way: str, images: int, threads: int) -> Record:
     with (
         low_rank(model, lab.stage("stage 1", method), tuning.get("lora_rank"), 0) as stage,
         gradients_of(model, stage),
-        recomputed_activations(model, recomputed(run, stage)),
+        recomputed_activations(model, recomputed(run)),
         synchronized_layers(model, run.processes, sync_batch_norm=True) as current,
     ):
         fitting = Fitting(run, FeaturesAndLogits(model), model, data, stage)
