@@ -105,7 +105,7 @@ class _Counting(TorchDispatchMode):
     """Counts what a pass keeps, within blocks and outside of them, by its memory; and what costly operations make."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.outside: dict[int, int] = {}
         self.inside: list[dict[int, int]] = []
         self.current, self.costly, self.block_inputs = self.outside, 0, 0
