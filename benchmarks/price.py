@@ -81,8 +81,8 @@ def measure_curves(rows: Rows, published: PixelEncoder, data: DataSplits, argume
 
 
 def task_of(published: PixelEncoder, data: DataSplits, epochs: int, arguments: argparse.Namespace) -> Task:
-    """Return what is trained."""
-    return Task(data.space.placed(published), data, epochs, arguments.seed, arguments.steps, arguments.precision)
+    """Return what is trained; in torch's own memory format, which ours changes by itself."""
+    return Task(published, data, epochs, arguments.seed, arguments.steps, arguments.precision)
 
 
 def trained(name: str, task: Task, kept: tuple[int, ...], arguments: argparse.Namespace) -> Watch:

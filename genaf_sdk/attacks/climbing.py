@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from genaf_sdk.inputs.threat import Threat
 
 FIRST_LOOKS, LAST_LOOKS = 5, 2  # that every run has, and within which the steps fall to zero once nothing is gained
-LITTLE_RATE, LITTLE_DISTANCE = 0.01, 0.03  # gained in two looks; the distance as a share of itself
+LITTLE_RATE, LITTLE_DISTANCE = 0.01, 0.01  # gained in two looks; the distance as a share of itself
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
     ):
         fitting = Fitting(run, both, attacked, data, stage)
         fitting.restore()
-        if stage.schedule.encoder_learning_rate == "auto":
+        if stage.schedule.encoder_learning_rate == "auto" and fitting.trains_the_encoder:
             found = run.checkpoints.load_or_compute(
                 f"range test of {stage.name}", lambda: range_test(fitting, current).to_dict()
             )

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from genaf_sdk.inputs.threat import Threat
 
 logger = logging.getLogger(__name__)
+JUDGING = 512
+"""On how many training images what is known already is compared."""
 
 
 @dataclass
@@ -245,7 +247,7 @@ class Crafting:
         return attack(encoder.to(device), images.to(device), seed=self.seed, start=start)
 
     def strongest(self, threat: Threat, model: EvaluatedModel) -> Perturbation | None:
-        """Return what was crafted under ``threat`` and leaves ``model`` fewest training images right; None if nothing.
+        """Return what was crafted under ``threat`` and leaves ``model`` fewest images right; None if nothing.
 
         The attacker who knows the whole model starts from there.
         """
@@ -255,12 +257,8 @@ class Crafting:
             for found in self.perturbations.values()
             if found.threat == threat and found.key.knowledge != Knowledge.NOISE and found.key.model in own
         ]
-        pixels = self.sources["train"]
-        return min(
-            known,
-            key=lambda found: int((model.predict(found.apply(pixels)) == self.labels).sum()),
-            default=None,
-        )
+        pixels, labels = self.sources["train"][:JUDGING], self.labels[:JUDGING]
+        return min(known, key=lambda found: int((model.predict(found.apply(pixels)) == labels).sum()), default=None)
 
     @staticmethod
     def _row(model: EvaluatedModel, column: Knowledge, attack: Attack, found: Perturbation, source: str) -> Row:

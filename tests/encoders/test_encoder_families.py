@@ -19,7 +19,7 @@ from genaf_sdk.models.encoder import PixelEncoder
 
 FEW_STEPS = HardenConfig().with_(
     method={
-        "schedule": {"epochs": 1, "batch_size": 8},
+        "schedule": {"epochs": 1, "batch_size": 8, "encoder_learning_rate": None},
         "adaptability": {
             "epochs": 1,
             "batch_size": 8,
