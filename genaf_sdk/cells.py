@@ -143,7 +143,7 @@ class Cells(Generic[Cell]):
         Raises:
             BrokenExecutor: The executor is of another kind.
         """
-        old = self._executor
+        old: Any = self._executor
         if type(old) is not ProcessPoolExecutor:
             raise BrokenExecutor("the executor broke")
         self._executor = ProcessPoolExecutor(

@@ -40,7 +40,7 @@ def low_rank(model: Classifier, stage: Stage, rank: int | None, key: int) -> Ite
         ConfigError: The library is missing.
         TrainingError: An update is not finite.
     """
-    names = [name for name in _layers(model) if stage.trains(f"encoder.{name}.weight")]
+    names = [] if rank is None else [name for name in _layers(model) if stage.trains(f"encoder.{name}.weight")]
     if rank is None or not names:
         yield stage
         return
