@@ -233,7 +233,7 @@ BREAKS = {
     ),
     "noise": Break(fails("genaf_sdk.attacks.noise.Noise.run", ValueError("no noise")), CHECK_FAILED, "no noise"),
     "Ctrl-C in an attack": Break(
-        fails("genaf_sdk.attacks.uapgd.UAPGD.run", KeyboardInterrupt(), call=2), INTERRUPTED, "interrupted"
+        fails("genaf_sdk.attacks.uapgd.UAPGD.run_from", KeyboardInterrupt()), INTERRUPTED, "interrupted"
     ),
     "an attack that ends the program": Break(
         fails("genaf_sdk.attacks.pgd.PGD.run", KeyboardInterrupt()), INTERRUPTED, "interrupted"
