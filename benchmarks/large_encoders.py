@@ -1,6 +1,7 @@
 """How much memory does hardening a large encoder take at 224 px, and which way of training it saves how much?
 
     python benchmarks/large_encoders.py --rows large.jsonl           # goes on where it was
+    python benchmarks/large_encoders.py --estimate --encoders resnet50 vit_large_patch16_224
     python benchmarks/large_encoders.py --encoders vit_large_patch16_224 --ways "LoRA 8 + full"
 
 Architectures of timm with random weights: memory and time do not depend on their values. Each row is a process of its
@@ -31,7 +32,7 @@ from timing import Record, table
 from genaf_sdk.cells import Cells
 from genaf_sdk.data import DataSplits, LabelledImages
 from genaf_sdk.encoders import load_encoder
-from genaf_sdk.engine.activations import recomputed, recomputed_activations
+from genaf_sdk.engine.activations import bytes_kept, recomputed, recomputed_activations
 from genaf_sdk.engine.cost import peak_memory
 from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.engine.lowrank import low_rank
@@ -92,7 +93,7 @@ def measured(encoder: str, way: str, images: int, threads: int) -> Record:
     with (
         low_rank(model, lab.stage("stage 1", method), tuning.get("lora_rank"), 0) as stage,
         gradients_of(model, stage),
-        recomputed_activations(model, recomputed(run, stage)),
+        recomputed_activations(model, recomputed(run)),
         synchronized_layers(model, run.processes, sync_batch_norm=True) as current,
     ):
         fitting = Fitting(run, FeaturesAndLogits(model), model, data, stage)
@@ -111,6 +112,20 @@ def measured(encoder: str, way: str, images: int, threads: int) -> Record:
         "GiB": round((peak_memory() or 0) / 2**30, 3),
         "seconds": round(seconds[-1], 2),
     }
+
+
+def estimated(encoder: str) -> Record:
+    """Return what ``genaf check`` would count, from one pass of two images: weights and moments, and MiB an image."""
+    published = load_encoder(f"timm/{encoder}:random", image_size=SIZE)
+    parameters = sum(parameter.numel() for parameter in published.parameters())
+    published.train()
+    found: Record = {"encoder": encoder, "M parameters": round(parameters / 1e6, 1)}
+    found |= {"GiB, all weights": round(16 * parameters / 2**30, 2), "GiB, LoRA": round(4 * parameters / 2**30, 2)}
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16(torch.device("cpu"))):
+        for kind in ("none", "light", "full"):
+            an_image = bytes_kept(published, torch.rand(2, 3, *SIZE), kind)  # of two views each
+            found[f"MiB an image, {kind}"] = round(an_image / 2**20)
+    return found
 
 
 def lines(rows: list[Record]) -> list[Record]:
@@ -143,7 +158,12 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", type=int, default=[2, 6])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rows", type=Path, default=Path("large_encoders.jsonl"))
+    parser.add_argument("--estimate", action="store_true", help="only count, as `genaf check` does; trains nothing")
     arguments = parser.parse_args()
+    if arguments.estimate:
+        torch.set_num_threads(arguments.threads)
+        print(table([estimated(encoder) for encoder in arguments.encoders]))
+        return
     rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
     known = {(row["encoder"], row["way"], row["images"]) for row in rows}
     wanted = [(e, w, n) for e in arguments.encoders for w in arguments.ways for n in arguments.images]

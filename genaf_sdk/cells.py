@@ -143,7 +143,7 @@ class Cells(Generic[Cell]):
         Raises:
             BrokenExecutor: The executor is of another kind.
         """
-        old = self._executor
+        old: Any = self._executor
         if type(old) is not ProcessPoolExecutor:
             raise BrokenExecutor("the executor broke")
         self._executor = ProcessPoolExecutor(
@@ -151,7 +151,7 @@ class Cells(Generic[Cell]):
             old._mp_context,
             old._initializer,
             old._initargs,
-            max_tasks_per_child=old._max_tasks_per_child,
+            max_tasks_per_child=vars(old)["_max_tasks_per_child"],
         )
 
 
@@ -190,7 +190,8 @@ def _threads(executor: Executor) -> int | None:
     """
     if not isinstance(executor, ProcessPoolExecutor):
         return None
-    forked = executor._mp_context.get_start_method() == "fork"
+    context = executor._mp_context
+    forked = context is not None and context.get_start_method() == "fork"
     return 1 if forked else max(1, torch.get_num_threads() // _workers(executor))
 
 

@@ -51,13 +51,17 @@ SHORTER = {
 
 
 def settled_machine(candidate: Candidate) -> MachineConfig:
-    """Return the settings of the machine, with all activations computed again if memory would not suffice otherwise."""
+    """Return the settings of the machine, with activations computed again as far as memory would not suffice else."""
     machine, accelerator = candidate.config.machine, candidate.accelerator
     if machine.checkpoint_activations != "auto" or accelerator.is_fsdp2:
         return machine
-    lacking = memory_of_a_step(candidate, machine) > free_memory(accelerator.device)
-    full = Processes.of(accelerator).any(lacking)  # all processes alike
-    return machine.with_(checkpoint_activations="full") if full else machine
+    with torch.random.fork_rng():
+        for kind in ("auto", "light", "full"):
+            chosen = machine.with_(checkpoint_activations=kind)
+            lacking = memory_of_a_step(candidate, chosen) > free_memory(accelerator.device)
+            if not Processes.of(accelerator).any(lacking):  # all processes alike
+                break
+    return chosen
 
 
 def memory_of_a_step(candidate: Candidate, machine: MachineConfig) -> int:
@@ -77,7 +81,7 @@ def memory_of_a_step(candidate: Candidate, machine: MachineConfig) -> int:
             parameter.requires_grad_(adapted.trains(name))
             trained += parameter.nbytes if parameter.requires_grad else 0
         with candidate.accelerator.autocast():
-            an_image = bytes_kept(model, pixels, recomputed(run, stage)) / MEASURED_ON
+            an_image = bytes_kept(model, pixels, recomputed(run)) / MEASURED_ON
     images = len(candidate.data.train)
     rows = min(stage.schedule.batch(images), images) / candidate.accelerator.num_processes
     rows = min(rows, machine.micro_batch_size or rows)
@@ -122,7 +126,7 @@ def seconds_of(candidate: Candidate, model: HardenedModel, stage: Stage) -> floa
     with (
         low_rank(model, stage, candidate.config.tuning.lora_rank, run.seed) as adapted,
         gradients_of(model, adapted),
-        recomputed_activations(model, recomputed(run, adapted)),
+        recomputed_activations(model, recomputed(run)),
         synchronized_layers(model, run.processes, sync_batch_norm=run.machine.sync_batch_norm) as current,
     ):
         fitting = Fitting(run, FeaturesAndLogits(model), model, candidate.data, adapted)

@@ -226,7 +226,7 @@ def _output_folder(candidate: Candidate) -> Iterator[Finding]:
 def _memory(candidate: Candidate) -> Iterator[Finding]:
     settled = settled_machine(candidate)
     needed, free = memory_of_a_step(candidate, settled), free_memory(candidate.accelerator.device)
-    again = "" if settled is candidate.config.machine else ", with activations that are computed again,"
+    again = "" if settled == candidate.config.machine else ", with activations that are computed again,"
     text = f"A training step takes{again} about {_bytes(needed)} of {_bytes(free)} that are free."
     if needed > free:
         remedy = "set machine.micro_batch_size, tuning.train_last or tuning.lora_rank, or lower the batch or image size"

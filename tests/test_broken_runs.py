@@ -37,11 +37,12 @@ from genaf_sdk.report.robustness import RobustnessReport
 
 STEPS = {"undefended": 2, "stage 1": 2, "stage 2": 2}
 CONFIG = HardenConfig().with_(
-    baseline={"epochs": 1},
+    baseline={"epochs": 1, "encoder_learning_rate": 1e-3},
     method={
-        "schedule": {"epochs": 1, "batch_size": 24},
+        "schedule": {"epochs": 1, "batch_size": 24, "encoder_learning_rate": 1e-3},
         "adaptability": {
             "epochs": 1,
+            "probe_epochs": 0,  # stage 2 takes place whatever there is to gain
             "batch_size": 24,
             "interpolations": 1,
             "sensitivity": {"steps": 1, "samples": 12},
@@ -121,8 +122,8 @@ class Runner:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Runner:
     monkeypatch.setenv("PYTEST_TMP", str(tmp_path))
-    monkeypatch.setattr("genaf_sdk.pipeline.load_published", lambda _: encoder())
-    monkeypatch.setattr("genaf_sdk.pipeline.load_images", lambda *_: images())
+    monkeypatch.setattr("genaf_sdk.pipeline.load_published", lambda *_, **__: encoder())
+    monkeypatch.setattr("genaf_sdk.pipeline.load_images", lambda *_, **__: images())
     monkeypatch.setattr("genaf_sdk.pipeline.require_ready", lambda *_: None)  # whose steps would be counted
     # What takes seconds and is tested elsewhere: charts, the bill of materials, and torch's newer tracer.
     monkeypatch.setattr("genaf_sdk.report.robustness.html_report", lambda _: "<!doctype html>")

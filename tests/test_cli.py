@@ -16,6 +16,7 @@ from genaf_sdk.methods import PGD
 
 QUICK = [
     *("--baseline.epochs", "1", "--method.schedule.epochs", "2"),
+    *("--method.schedule.encoder-learning-rate", "3e-3", "--method.adaptability.probe-epochs", "0"),
     *("--method.adaptability.epochs", "1", "--method.adaptability.interpolations", "1"),
     *("--method.adaptability.sensitivity.samples", "64", "--method.adaptability.sensitivity.steps", "1"),
     *("--evaluation.attacks", "uapgd:steps=5", "pgd:steps=5", "--evaluation.surrogate-samples", "64"),

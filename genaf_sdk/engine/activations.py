@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from genaf_sdk.engine.run import Run
-    from genaf_sdk.engine.stage import Stage
 
 Recomputed = Literal["none", "light", "full"]
 """``light``: norms and activation functions; convolutions, matrix products and attention are kept. ``full``: all but
@@ -43,8 +42,8 @@ COSTLY = {
 """Operations whose results ``light`` keeps."""
 
 
-def recomputed(run: Run, stage: Stage) -> Recomputed:
-    """Return what is computed again in a stage, where the settings leave it open: what pays without a look at memory.
+def recomputed(run: Run) -> Recomputed:
+    """Return what is computed again; nothing where the settings leave it open, and nobody has looked at the memory.
 
     Raises:
         ConfigError: The settings ask for it where the weights are shared out (FSDP2).
@@ -58,9 +57,7 @@ def recomputed(run: Run, stage: Stage) -> Recomputed:
                 remedy="set fsdp_activation_checkpointing in accelerate's configuration",
             )
         return "none"
-    if asked == "auto":
-        return "none" if stage.memory is None else "light"
-    return asked
+    return "none" if asked == "auto" else asked
 
 
 @contextmanager
@@ -108,7 +105,7 @@ class _Counting(TorchDispatchMode):
     """Counts what a pass keeps, within blocks and outside of them, by its memory; and what costly operations make."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.outside: dict[int, int] = {}
         self.inside: list[dict[int, int]] = []
         self.current, self.costly, self.block_inputs = self.outside, 0, 0

@@ -77,6 +77,11 @@ class Fitting:
         """Whether part of an epoch is done."""
         return self.done % self.global_batches.steps > 0
 
+    @property
+    def trains_the_encoder(self) -> bool:
+        """Whether any parameter of the encoder is trained."""
+        return any(group["part"] == "encoder" for optimizer in self.optimizers for group in optimizer.param_groups)
+
     def restore(self) -> None:
         """Go on from the last checkpoint, if there is one."""
         checkpoint = self.run.checkpoints.latest(self.stage.name)

@@ -41,7 +41,7 @@ def low_rank(model: Classifier, stage: Stage, rank: int | None, key: int) -> Ite
         TrainingError: An update is not finite.
     """
     names = [] if rank is None else [name for name in _layers(model) if stage.trains(f"encoder.{name}.weight")]
-    if not names:
+    if rank is None or not names:
         yield stage
         return
     peft = _peft()

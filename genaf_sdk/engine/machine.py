@@ -22,7 +22,7 @@ class MachineConfig(Settings):
     checkpoint_activations: Literal["auto", "none", "light", "full"] = "auto"
     """What the backward pass computes again instead of keeping it; gradients stay the same. ``light``: norms and
     activation functions in the encoder's blocks. ``full``: all of a block but its input, for one forward pass more.
-    ``auto``: ``full`` where memory would not suffice, else ``light`` where each image crosses the network twice."""
+    ``auto``: the least of it with which a step is estimated to fit into the memory that is free when the run begins."""
     non_finite: Literal["stop", "skip"] = "stop"
     """What to do with a step whose loss or gradient is NaN or infinite. Training stops in any case once more than 10 %
     of the steps were skipped."""

@@ -50,12 +50,12 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
         run.termination.training(),
         peers_alive(run.processes),
         gradients_of(model, stage),
-        recomputed_activations(model, recomputed(run, stage)),
+        recomputed_activations(model, recomputed(run)),
         synchronized_layers(both, run.processes, sync_batch_norm=run.machine.sync_batch_norm) as current,
     ):
         fitting = Fitting(run, both, attacked, data, stage)
         fitting.restore()
-        if stage.schedule.encoder_learning_rate == "auto":
+        if stage.schedule.encoder_learning_rate == "auto" and fitting.trains_the_encoder:
             found = run.checkpoints.load_or_compute(
                 f"range test of {stage.name}", lambda: range_test(fitting, current).to_dict()
             )

@@ -125,15 +125,15 @@ def _folded(pairs: Pairs) -> Iterator[None]:
     before = [(module, vars(module).get("forward")) for pair in pairs for module in pair]
     try:
         for convolution, norm in pairs:
-            convolution.forward = partial(_convolve, convolution, *_joined(convolution, norm))  # type: ignore[method-assign]
-            norm.forward = _unchanged  # type: ignore[method-assign]
+            vars(convolution)["forward"] = partial(_convolve, convolution, *_joined(convolution, norm))
+            vars(norm)["forward"] = _unchanged
         yield
     finally:
         for module, forward in before:
             if forward is None:
                 vars(module).pop("forward", None)
             else:
-                module.forward = forward
+                vars(module)["forward"] = forward
 
 
 @torch.no_grad()
@@ -149,7 +149,8 @@ def _joined(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tenso
 
 
 def _convolve(convolution: nn.Conv2d, weight: Tensor, bias: Tensor, inputs: Tensor) -> Tensor:
-    return convolution._conv_forward(inputs, weight, bias)
+    outputs: Tensor = convolution._conv_forward(inputs, weight, bias)
+    return outputs
 
 
 def _unchanged(inputs: Tensor) -> Tensor:

@@ -19,11 +19,12 @@ from genaf_sdk.models.encoder import PixelEncoder
 
 FEW_STEPS = HardenConfig().with_(
     method={
-        "schedule": {"epochs": 1, "batch_size": 8},
+        "schedule": {"epochs": 1, "batch_size": 8, "encoder_learning_rate": None},
         "adaptability": {
             "epochs": 1,
             "batch_size": 8,
             "interpolations": 1,
+            "probe_epochs": 0,
             "sensitivity": {"steps": 1, "samples": 8},
         },
     }

@@ -34,7 +34,9 @@ def main(preset: str, output: str, steps: int, micro_batch_size: int | None = No
     model = HardenedModel(encoder, build_head("mlp", 16, 3), class_names=("red", "green", "blue"), image_size=(16, 16))
     parts = [LabelledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((33 * steps, 30, 30))]
     data = DataSplits(*parts, class_names=("red", "green", "blue"))
-    method = HardenConfig.preset(preset).method.with_(schedule={"epochs": 1, "batch_size": 33})
+    method = HardenConfig.preset(preset).method.with_(
+        schedule={"epochs": 1, "batch_size": 33, "encoder_learning_rate": None}
+    )
     method = method.with_(adaptability={"epochs": 0}) if hasattr(method, "adaptability") else method
     run = cpu_run(machine=MachineConfig(micro_batch_size=micro_batch_size))
     found: dict[str, Tensor] = {}

@@ -52,7 +52,7 @@ def main(folder: Path, *options: str) -> None:
     config = HardenConfig().with_(
         machine={"mixed_precision": precision},
         method={
-            "schedule": {"epochs": 3, "batch_size": 33},
+            "schedule": {"epochs": 3, "batch_size": 33, "encoder_learning_rate": None},
             "adaptability": {
                 "probe_epochs": 0,
                 "epochs": 1,

@@ -11,15 +11,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from training import cpu_run, fine_tune, tiny_model
 
+from genaf_sdk import HardenConfig, estimates, harden, preflight
 from genaf_sdk.data import DataSplits
 from genaf_sdk.engine.activations import Recomputed, bytes_kept, recomputed, recomputed_activations
 from genaf_sdk.engine.machine import MachineConfig
 from genaf_sdk.engine.modules import synchronized_layers
 from genaf_sdk.engine.processes import Processes
-from genaf_sdk.engine.stage import Stage
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.methods import FineTuning, GenAF, Method
-from genaf_sdk.methods.lab import Lab
+from genaf_sdk.preparation import Candidate
 
 
 class Block(nn.Module):
@@ -114,21 +114,28 @@ def test_whole_stages_end_in_the_same_weights(method: Method, striped: DataSplit
     assert all(torch.equal(state[name], value) for state in states[1:] for name, value in states[0].items())
 
 
-def test_what_pays_by_itself_is_decided_by_the_stage(striped: DataSplits) -> None:
-    def decided(method: Method, **machine: Any) -> Recomputed:
-        run, model = cpu_run(machine=MachineConfig(**machine)), tiny_model(Blocks())
-        stage: Stage = Lab(run, model, striped).stage("stage 1", method)
-        return recomputed(run, stage)
-
-    assert decided(GenAF()) == "light"
-    assert decided(FineTuning()) == "none"
-    assert decided(FineTuning(), checkpoint_activations="full") == "full"
-
-
-def test_weights_that_are_shared_out_are_left_to_accelerate(
-    striped: DataSplits, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("free", "kind"), [(10**12, "auto"), (None, "light"), (1, "full")])
+def test_a_run_computes_again_what_memory_asks_for(
+    free: int | None, kind: str, striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = quick_config.with_(method={"schedule": {"epochs": 1}, "adaptability": {"epochs": 0}})
+    found: list[MachineConfig] = []
+
+    def watched(candidate: Candidate) -> MachineConfig:
+        light = estimates.memory_of_a_step(candidate, MachineConfig(checkpoint_activations="light"))
+        for module in (estimates, preflight):
+            monkeypatch.setattr(module, "free_memory", lambda _: free or light)
+        found.append(estimates.settled_machine(candidate))
+        assert ("computed again" in next(preflight._memory(candidate)).text) == (kind != "auto")
+        return found[-1]
+
+    monkeypatch.setattr("genaf_sdk.pipeline.settled_machine", watched)
+    harden(Blocks(), striped, config, evaluate=False, progress=False, preflight=False)
+    assert [machine.checkpoint_activations for machine in found] == [kind]
+
+
+def test_weights_that_are_shared_out_are_left_to_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Accelerator, "is_fsdp2", True)
-    run, model = cpu_run(machine=MachineConfig(checkpoint_activations="full")), tiny_model(Blocks())
+    run = cpu_run(machine=MachineConfig(checkpoint_activations="full"))
     with pytest.raises(ConfigError, match="fsdp_activation_checkpointing"):
-        recomputed(run, Lab(run, model, striped).stage("stage 1", GenAF()))
+        recomputed(run)

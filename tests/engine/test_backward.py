@@ -63,7 +63,9 @@ def test_a_piece_crosses_the_network_twice_alike_and_counts_once(
 def test_a_loss_without_pairs_crosses_once(
     method: Method, images: int, tiny_encoder: nn.Module, striped: DataSplits
 ) -> None:
-    _, passes = first_step(tiny_encoder, striped, method.with_(schedule={"batch_size": 32}), 10)
+    _, passes = first_step(
+        tiny_encoder, striped, method.with_(schedule={"batch_size": 32, "encoder_learning_rate": 1e-3}), 10
+    )
     assert [len(logits) for logits in passes] == [images] * 3
 
 

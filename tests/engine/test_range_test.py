@@ -27,7 +27,7 @@ from genaf_sdk.engine.run import RangeTest, Run
 from genaf_sdk.engine.views import FeaturesAndLogits
 from genaf_sdk.errors import TrainingError
 from genaf_sdk.hardened import HardenedModel
-from genaf_sdk.methods import GenAF, Method
+from genaf_sdk.methods import GenAF, LinearProbe, Method
 from genaf_sdk.methods.lab import Lab
 
 METHOD = GenAF().with_(schedule={"epochs": 4, "batch_size": 32}, adaptability={"epochs": 0})
@@ -98,6 +98,12 @@ def test_a_stage_uses_what_was_found(tiny_encoder: nn.Module, striped: DataSplit
 def test_a_rate_that_is_set_is_not_looked_for(tiny_encoder: nn.Module, striped: DataSplits) -> None:
     run = cpu_run()
     fine_tune(METHOD.with_(schedule={"encoder_learning_rate": 1e-3}), run, tiny_model(tiny_encoder), striped)
+    assert run.range_tests == {}
+
+
+def test_an_encoder_that_is_not_trained_needs_no_rate(tiny_encoder: nn.Module, striped: DataSplits) -> None:
+    run = cpu_run()
+    fine_tune(LinearProbe().with_(schedule={"epochs": 1}), run, tiny_model(tiny_encoder), striped)
     assert run.range_tests == {}
 
 

@@ -15,7 +15,7 @@ from genaf_sdk.data import DataSplits, LabelledImages
 SENSITIVITY = {"steps": 1, "samples": 24}
 CONFIG = HardenConfig().with_(
     method={
-        "schedule": {"epochs": 3, "batch_size": 32},
+        "schedule": {"epochs": 3, "batch_size": 32, "encoder_learning_rate": None},
         "adaptability": {
             "probe_epochs": 0,
             "epochs": 1,

@@ -13,11 +13,11 @@ from importlib.util import find_spec
 
 def reduced(config):
     """Return the same method, evaluation and export, as small as they come."""
-    method = {"schedule": {"epochs": 1}}
+    method = {"schedule": {"epochs": 1, "encoder_learning_rate": None}}
     if hasattr(config.method, "adaptability"):
         epochs = min(1, config.method.adaptability.epochs)
         sensitivity = {"samples": 64, "steps": 1}
-        method["adaptability"] = {"epochs": epochs, "interpolations": 1, "sensitivity": sensitivity}
+        method["adaptability"] = {"epochs": epochs, "probe_epochs": 0, "interpolations": 1, "sensitivity": sensitivity}
     return config.with_(
         method=method,
         baseline={"epochs": 1},
