@@ -7,26 +7,31 @@
 some of them: accuracy on clean images, and the lowest under universal perturbations of 10/255 that transfer from the
 published encoder (the same for all) and under adaptive ones, crafted on the model's own encoder. ``epochs`` takes the
 time of one epoch of PGD-AT, in turn. Every training is a line of a file under OUTPUT as soon as it is done: a
-measurement that was stopped goes on. ART comes with ``genaf-sdk[autoattack]``.
+measurement that was stopped goes on. ``steps`` takes the time of three steps of PGD, with and without what ours does to
+the model: channels-last, and batch norms folded into convolutions. ART comes with ``genaf-sdk[autoattack]``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 from rows import Row, Rows
-from timing import machine, median, parser_of, spread, table
-from torch import Tensor
-from trainers import BASELINES, EPOCHS, TRAINERS, Snapshot, Task, Watch, seed_everything
+from timing import interleaved, machine, median, parser_of, spread, table
+from torch import Tensor, nn
+from trainers import BASELINES, BATCH, EPOCHS, EPSILON, STEP, TRAINERS, Snapshot, Task, Watch, seed_everything
 
 from genaf_sdk import DataSplits, load_data, load_encoder
 from genaf_sdk.attacks import Perturbation, load_attack
+from genaf_sdk.methods import pgd
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from genaf_sdk.models.encoder import PixelEncoder
 
@@ -41,7 +46,7 @@ def main() -> None:
     """Measure what is missing, then print both tables."""
     parser = parser_of(__doc__, repeats=3)
     parser.set_defaults(clock="cpu", threads=1)
-    parser.add_argument("what", nargs="*", choices=("curves", "epochs"), default=["curves", "epochs"])
+    parser.add_argument("what", nargs="*", choices=("curves", "epochs", "steps"), default=["curves", "epochs"])
     parser.add_argument("--only", nargs="+", choices=list(TRAINERS), default=list(TRAINERS))
     parser.add_argument("--epochs", type=int, default=4, help="of every training")
     parser.add_argument("--at", type=int, nargs="+", default=[1, 2, 3, 4], help="epochs after which to measure")
@@ -61,6 +66,8 @@ def main() -> None:
         rows = Rows(arguments.output / "epochs.jsonl", ("trainer", "images", "steps", "round"))
         measure_epochs(rows, published, data, arguments)
         print(epochs_table(rows))
+    if "steps" in arguments.what:
+        print(table(measured_steps(published, data, arguments)))
 
 
 def measure_curves(rows: Rows, published: PixelEncoder, data: DataSplits, arguments: argparse.Namespace) -> None:
@@ -128,6 +135,31 @@ def measure_epochs(rows: Rows, published: PixelEncoder, data: DataSplits, argume
                 seconds = trained(name, task, (1,), arguments).snapshots[-1].seconds
                 rows.add({**key, "seconds": seconds, "machine": machine(arguments)})
                 print(f"{name}: {seconds:.1f} s", flush=True)
+
+
+def measured_steps(published: PixelEncoder, data: DataSplits, arguments: argparse.Namespace) -> list[Row]:
+    """Return the seconds of three steps of PGD on 128 images, for the model as torch has it and as ours does."""
+    task = task_of(published, data, 1, arguments)
+    images, labels = data.train.head(BATCH, seed=arguments.seed)
+    settings = pgd.PGD(epsilon=EPSILON, step_size=STEP, steps=3)
+
+    def ways(model: nn.Module, pixels: Tensor, folded: Callable[..., Any]) -> Callable[[], object]:
+        def run() -> object:
+            with mock.patch.object(pgd, "folded_batch_norms", folded):
+                return pgd.ascend(model, pixels, labels, torch.zeros_like(pixels), settings)
+
+        return run
+
+    plain, placed, none = task.model(), data.space.placed(task.model()), lambda *_: nullcontext()
+    arranged = images.contiguous(memory_format=torch.channels_last)
+    candidates = {
+        "as torch has it": ways(plain, images, none),
+        "channels-last": ways(placed, arranged, none),
+        "channels-last, folded": ways(placed, arranged, pgd.folded_batch_norms),
+    }
+    device = torch.device("cpu")
+    seconds = interleaved(candidates, arguments.repeats, device, clock=arguments.clock)
+    return [{"PGD, three steps": name, "CPU s": spread(values)} for name, values in seconds.items()]
 
 
 def reached(curve: list[Row], accuracy: float) -> float | None:

@@ -84,10 +84,10 @@ def check_names(folder: Path, config: ConfigFile, graphs: dict[str, OnnxModel], 
     shape = (config.channels, *config.image_size)
     items.append(_same("image shape in the report", report.data.image_shape, shape))
     if report.model is not None:
-        name = report.model.encoder  # of a module of the publisher's own, its class
-        same = name == config.encoder if config.encoder else name.isidentifier()
+        encoder = report.model.encoder  # of a module of the publisher's own, its class
+        same = encoder == config.encoder if config.encoder else encoder.isidentifier()
         wanted = config.encoder or "the class of a module: config.json names no encoder"
-        items.append(recomputed("encoder in the report", same, _short(name), "" if same else _short(wanted)))
+        items.append(recomputed("encoder in the report", same, _short(encoder), "" if same else _short(wanted)))
     for file, graph in graphs.items():
         meta = graph.metadata
         items.append(_same(f"class names in {file}", _json(meta.get("class_names", "")), names))

@@ -97,7 +97,14 @@ def outgoing(
 def write_outgoing(
     folder: Path, target: Path, *, pictures: bool = False, signer: Signer | None = None, space: bool = False
 ) -> list[BundleFile]:
-    """Write into a folder what would go up, and return its files; arguments and errors as for ``outgoing``.
+    """Write into a folder what would go up, and return its files; errors as for ``outgoing``.
+
+    Args:
+        folder: The bundle.
+        target: The folder to be made.
+        pictures: Whether pictures of the test set go up, too.
+        signer: Signs what goes up.
+        space: Whether to add the page of a Space.
 
     Raises:
         OutputError: ``target`` is there and not an empty folder, or cannot be written.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "pixels", "logits"
 LARGEST = 2 * 2**30 - 1  # bytes: the limit of one protobuf file
+SHOWN = 300  # signs of a reason
 
 
 class ServedModel(nn.Module):
@@ -97,7 +99,7 @@ def export_onnx(
         raise
     except Exception as error:  # the exporter and the encoder raise whatever their authors chose
         raise ExportError(
-            f"The model cannot be exported to ONNX: {type(error).__name__}: {error}",
+            f"The model cannot be exported to ONNX: {_reason(error)}",
             remedy="write the encoder's forward pass without control flow that depends on the batch",
         ) from error
     if proto.ByteSize() > LARGEST:
@@ -135,3 +137,11 @@ def _traced(model: nn.Module, example: Tensor) -> onnx.ModelProto:
         raise ExportError("torch.onnx.export gave no program.", remedy="update torch and onnxscript")
     proto: onnx.ModelProto = program.model_proto
     return proto
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the first cause of an exporter's error says, in a line: without colors, advice and whole graphs."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first[:SHOWN]}".rstrip(": ")

@@ -55,11 +55,12 @@ def settled_machine(candidate: Candidate) -> MachineConfig:
     machine, accelerator = candidate.config.machine, candidate.accelerator
     if machine.checkpoint_activations != "auto" or accelerator.is_fsdp2:
         return machine
-    for kind in ("auto", "light", "full"):
-        chosen = machine.with_(checkpoint_activations=kind)
-        lacking = memory_of_a_step(candidate, chosen) > free_memory(accelerator.device)
-        if not Processes.of(accelerator).any(lacking):  # all processes alike
-            break
+    with torch.random.fork_rng():
+        for kind in ("auto", "light", "full"):
+            chosen = machine.with_(checkpoint_activations=kind)
+            lacking = memory_of_a_step(candidate, chosen) > free_memory(accelerator.device)
+            if not Processes.of(accelerator).any(lacking):  # all processes alike
+                break
     return chosen
 
 

@@ -144,12 +144,20 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        OutputError: The file is missing or is no JSON.
+        OutputError: The file is missing or is no JSON, or an object in it has two values of one name: readers differ in
+            which they take.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object has two values of one name")
+    return found
 
 
 def require_writable(folder: Path) -> Path:

@@ -14,6 +14,8 @@ import torch
 
 from genaf_sdk.engine.checkpoints import Checkpoint, Checkpoints
 from genaf_sdk.errors import OutputError
+from genaf_sdk.export.serve.errors import BundleError
+from genaf_sdk.export.serve.files import parse_json
 from genaf_sdk.files import LOCK_FILE, locked_folder, output_errors, read_json, replacing, write_json
 from genaf_sdk.inputs.perturbation import Perturbation
 
@@ -271,6 +273,15 @@ def test_a_folder_may_be_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "real" / "report.json").is_file()
     with locked_folder(tmp_path / "link"), pytest.raises(OutputError), locked_folder(tmp_path / "real"):
         pass
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', '[{"b": {"a": 1, "a": 1}}]'])
+def test_json_says_everything_once(text: str, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(OutputError, match="two values of one name"):
+        read_json(tmp_path / "report.json")
+    with pytest.raises(BundleError, match="two values of one name"):
+        parse_json(tmp_path / "report.json", text.encode())
 
 
 def test_a_name_that_is_no_utf_8_can_be_written_and_read(tmp_path: Path) -> None:

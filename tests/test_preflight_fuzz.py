@@ -632,6 +632,8 @@ def test_what_cannot_be_exported_is_named(
     found = findings(Around(made("batch norm"), work).eval(), images, settings, tmp_path)
     assert [(finding.level, finding.subject) for finding in found] == [("error", "export")]
     assert "ONNX" in found[0].text
+    assert len(found[0].text) < 500, "no graph, no colors"
+    assert "\x1b" not in found[0].text
 
 
 @pytest.mark.parametrize(("doubt", "family"), crossed(DOUBTFUL))

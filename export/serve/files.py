@@ -138,9 +138,16 @@ def parse_json(path: Path, content: bytes) -> Any:
     """Return what a JSON file says.
 
     Raises:
-        BundleError: It is none.
+        BundleError: It is none, or an object in it has two values of one name.
     """
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read as JSON: {error}.", remedy=COPY) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):  # readers differ in which they take
+        raise ValueError("an object has two values of one name")
+    return found

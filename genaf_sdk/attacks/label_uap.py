@@ -9,7 +9,7 @@ from genaf_sdk.attacks.base import UniversalModelAttack
 from genaf_sdk.attacks.registry import register
 from genaf_sdk.attacks.targets import LabelTarget
 from genaf_sdk.attacks.tried_uap import TriedUAP
-from genaf_sdk.settings import Count, Share
+from genaf_sdk.settings import Share
 
 if TYPE_CHECKING:
     import torch
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class LabelUAP(TriedUAP, UniversalModelAttack):
     """Maximizes ``mean(min(CE(f(x + d), y), clamp))``, or the margin of the logits capped at 5.
 
-    The cap keeps images that are already misclassified from dominating the gradient. Each loss has a short trial, the
-    best a long run; kept is what leaves fewest held-out images right. The publication clamps at 9 and uses a fixed
-    step. Native budgets 8/255 (CIFAR-10) and 10/255 (ImageNet).
+    The cap keeps images that are already misclassified from dominating the gradient. Short trials from several
+    starts come first, then a long run from the best of them; kept is what leaves fewest held-out images right. The
+    publication clamps at 9 and uses a fixed step. Native budgets 8/255 (CIFAR-10) and 10/255 (ImageNet).
     """
 
     name = "label-uap"
@@ -33,12 +33,9 @@ class LabelUAP(TriedUAP, UniversalModelAttack):
 
     losses = ("cross-entropy", "margin")
 
-    loss: Literal["all", "cross-entropy", "margin"] = "all"
+    loss: Literal["all", "cross-entropy", "margin"] = "cross-entropy"
     """One of these, or all: a trial takes one after the other."""
     clamp: float = 9.0
-    trials: Count = 3
-    """Short runs of a sixth of the steps, each from a start of its own, of which the best goes on; 1 is a long run
-    alone."""
     relative_step_size: Share = 0.25
     """Length of the first step, as a share of the budget."""
 

@@ -1,4 +1,4 @@
-"""What both universal ascents share: short trials of every loss, a long run of the best, judged on held-out images."""
+"""What both universal ascents share: short trials, a long run from the best of them, judged on held-out images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TriedUAP(UniversalAttack):
     loss: str = "all"
     steps: Count = 100
     """Of the long run, at most."""
-    trials: Count = 3
+    trials: Count = 2
     """Short runs of a sixth of the steps, each from a start of its own, of which the best goes on; 1 is a long run
     alone."""
     batch_size: Count = 128

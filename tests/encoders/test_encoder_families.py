@@ -24,6 +24,7 @@ FEW_STEPS = HardenConfig().with_(
             "epochs": 1,
             "batch_size": 8,
             "interpolations": 1,
+            "probe_epochs": 0,
             "sensitivity": {"steps": 1, "samples": 8},
         },
     }

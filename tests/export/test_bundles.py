@@ -144,7 +144,7 @@ def test_files_of_the_users_are_not_overwritten(name: str, made: Made, tmp_path:
 def test_an_export_that_fails_costs_neither_model_nor_report(
     made: Made, forged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(model: object, path: Path) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise ExportError("The model cannot be exported to ONNX: a branch.")
 
     monkeypatch.setattr(bundle_module, "export_onnx", refuse)
