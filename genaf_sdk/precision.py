@@ -17,13 +17,15 @@ CraftingPrecision = Literal["auto", "fp32", "bf16"]
 def has_bf16(device: torch.device) -> bool:
     """Return whether ``device`` computes matrix products in bfloat16 faster than in float32.
 
-    True for GPUs since Ampere and for x86 processors with AVX512-BF16 or AMX; others emulate it, slowly.
+    True for GPUs since Ampere and for x86 processors with AMX. Of those with AVX512-BF16 alone some compute it no faster
+    than float32, and while other programs run, threads that share a bfloat16 convolution wait for one another spinning:
+    several times the time of one thread was measured (``docs/performance.md``).
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def resolve(precision: CraftingPrecision, device: torch.device) -> Literal["fp32", "bf16"]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -13,6 +14,14 @@ def test_auto_is_bf16_only_where_the_device_has_it() -> None:
     assert resolve("fp32", cpu) == "fp32"
     assert resolve("bf16", cpu) == "bf16"
     assert not has_bf16(torch.device("meta"))
+
+
+def test_a_processor_without_matrix_units_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert resolve("auto", torch.device("cpu")) == "fp32"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert resolve("auto", torch.device("cpu")) == "bf16"
 
 
 def test_a_forward_pass_in_bf16_returns_float32_and_leaves_the_module_as_it_was() -> None:

@@ -13,7 +13,7 @@ class MachineConfig(Settings):
     """Precision, memory, processes and faults: no part of what a method is."""
 
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """``auto`` is bf16 where the device has it natively (GPUs since Ampere, AVX512-BF16, AMX), else no."""
+    """``auto`` is bf16 where the device has it natively (GPUs since Ampere, processors with AMX), else no."""
     sync_batch_norm: bool = True
     """Whether batch norm uses the global batch of all processes, so that their number does not change the result."""
     micro_batch_size: Annotated[int, AtLeast(2)] | None = None
