@@ -17,8 +17,8 @@ CraftingPrecision = Literal["auto", "fp32", "bf16"]
 def has_bf16(device: torch.device) -> bool:
     """Return whether ``device`` computes matrix products in bfloat16 faster than in float32.
 
-    True for GPUs since Ampere and for x86 processors with AMX. With AVX512-BF16 alone it was no faster. Threads that share
-    a bfloat16 convolution also spin while they wait, which takes many times as long beside other programs
+    True for GPUs since Ampere and for x86 processors with AMX. With AVX512-BF16 alone it was no faster. Threads that
+    share a bfloat16 convolution also spin while they wait, which takes many times as long beside other programs
     (``benchmarks/neighbors.py``).
     """
     if device.type == "cuda":
