@@ -136,8 +136,8 @@ def read(arguments: argparse.Namespace) -> Subject:
         else load_data(arguments.data, image_size=size, interpolation="bicubic", seed=0)
     )
     published = None if arguments.published is None else load_encoder(arguments.published, image_size=size)
-    images, image_labels = data.train.head(arguments.surrogate, seed=arguments.seed)
-    pixels, labels = data.test.head(arguments.n, seed=arguments.seed)
+    images, image_labels = data.train.sample(arguments.surrogate, seed=arguments.seed)
+    pixels, labels = data.test.sample(arguments.n, seed=arguments.seed)
     images, pixels = (part.contiguous(memory_format=torch.channels_last) for part in (images, pixels))
     return Subject(arguments.model.name, model, published, (images, image_labels), (pixels, labels))
 

@@ -65,7 +65,7 @@ def main() -> None:
     model = nn.Sequential(encoder, build_head("mlp", encoder.feature_dim((32, 32)), 10)).to(
         device, memory_format=torch.channels_last
     )
-    pixels, labels = load_data("digits", image_size=(32, 32)).train.head(arguments.images, seed=arguments.seed)
+    pixels, labels = load_data("digits", image_size=(32, 32)).train.sample(arguments.images, seed=arguments.seed)
     pixels = pixels.to(device).contiguous(memory_format=torch.channels_last)
     labels = labels.to(device)
     records: list[Record] = []

@@ -28,7 +28,7 @@ from genaf_sdk.attacks import (
     load_attack,
 )
 from genaf_sdk.config import HardenConfig
-from genaf_sdk.data import DataSplits, LabelledImages, load_data
+from genaf_sdk.data import DataSplits, LabeledImages, load_data
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.train import train
@@ -124,8 +124,8 @@ def finetuned(name: str, epochs: int, surrogate: int, seed: int) -> Subject:
     standard = HardenConfig().with_(baseline={"epochs": epochs}).standard_fine_tuning()
     train(run, model, data, Lab(run, model, data).stage("stage 1", standard))
     published = load_encoder(ENCODER).to(memory_format=torch.channels_last)
-    images, image_labels = data.train.head(surrogate, seed=seed)
-    pixels, labels = data.test.head(TEST, seed=seed)
+    images, image_labels = data.train.sample(surrogate, seed=seed)
+    pixels, labels = data.test.sample(TEST, seed=seed)
     images, pixels = (part.contiguous(memory_format=torch.channels_last) for part in (images, pixels))
     return Subject(name, model.eval(), published, images, image_labels, pixels, labels)
 
@@ -136,12 +136,12 @@ def read(name: str) -> DataSplits:
         return load_data("digits", image_size=(32, 32))
     (train, targets), (test, labels) = read_mosaic(name, "train"), read_mosaic(name, "test")
     chosen, scored = even_sample(targets, TRAIN), even_sample(labels, TEST)
-    training = LabelledImages.in_memory(train[chosen], targets[chosen])
+    training = LabeledImages.in_memory(train[chosen], targets[chosen])
     # Nothing is chosen by validation here; it only has to be there.
     return DataSplits(
         training,
         training,
-        LabelledImages.in_memory(test[scored], labels[scored]),
+        LabeledImages.in_memory(test[scored], labels[scored]),
         class_names=tuple(str(index) for index in range(int(targets.max()) + 1)),
         name=name,
     )

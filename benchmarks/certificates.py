@@ -60,7 +60,7 @@ def main() -> None:
     )
     seconds = trained(data, options) if options.train else None
     model = HardenedModel.from_pretrained(options.folder)
-    fill = mean_color(data.train.head(COLOR_IMAGES, seed=0)[0])
+    fill = mean_color(data.train.sample(COLOR_IMAGES, seed=0)[0])
     sample = Sample.draw(data.test, None, seed=0)
     settings = {
         name: getattr(options, name) for name in ("data", "images", "train", "share", "candidates", "trained_for")

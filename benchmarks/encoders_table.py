@@ -95,7 +95,7 @@ def row(candidate: Candidate, folder: Path) -> list[str]:
     """Run every step; the first that fails raises."""
     encoder = candidate.load()
     data = images_for(encoder, candidate.size)
-    settle(encoder, data.train.head()[0])
+    settle(encoder, data.train.sample()[0])
     features = encoder.feature_dim(candidate.size)
     model = HardenedModel(
         copy.deepcopy(encoder), build_head("mlp", features, 3), class_names=data.class_names, image_size=candidate.size
@@ -108,7 +108,7 @@ def row(candidate: Candidate, folder: Path) -> list[str]:
     total = sum(1 for _ in model.encoder.backbone.parameters())
     if moved < MOVED * total:
         raise RuntimeError(f"only {moved} of {total} weights moved in training")
-    pixels, labels = data.train.head(8)
+    pixels, labels = data.train.sample(8)
     rises = robust_sensitivity(model, pixels, labels, Sensitivity(steps=1, samples=8))
     perturbation = UAPGD(steps=20, batch_size=8)(encoder, pixels)
     noise = torch.randn(perturbation.values.shape, generator=torch.Generator().manual_seed(0)).sign()
@@ -123,7 +123,7 @@ def row(candidate: Candidate, folder: Path) -> list[str]:
     if float(perturbation.values.abs().max()) > 10 / 255 + 1e-6:
         raise RuntimeError("the perturbation is larger than its budget")
     path = export_onnx(model, folder / "model.onnx")
-    images, _ = data.test.head(16)
+    images, _ = data.test.sample(16)
     with torch.no_grad():
         expected = model(images)
     spread = (expected - expected.mean(0)).abs().max()

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from genaf_sdk import HardenConfig, harden
-from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.engine.checkpoints import FOLDER, METADATA_FILE, TENSORS_FILE, read_checkpoint
 from genaf_sdk.errors import RunStoppedError
 
@@ -65,7 +65,7 @@ def images() -> DataSplits:
         labels = torch.arange(count) % 3
         colors = torch.eye(3)[labels][:, :, None, None]
         parts.append(
-            LabelledImages.in_memory(0.6 * torch.rand(count, 3, 16, 16, generator=generator) + 0.4 * colors, labels)
+            LabeledImages.in_memory(0.6 * torch.rand(count, 3, 16, 16, generator=generator) + 0.4 * colors, labels)
         )
     return DataSplits(*parts, class_names=("red", "green", "blue"), name="colors")
 

@@ -30,7 +30,7 @@ from accelerate import Accelerator
 from timing import Record, table
 
 from genaf_sdk.cells import Cells
-from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.activations import bytes_kept, recomputed, recomputed_activations
 from genaf_sdk.engine.cost import peak_memory
@@ -79,9 +79,7 @@ def measured(encoder: str, way: str, images: int, threads: int) -> Record:
         tuning["train_last"] = 3
     published = load_encoder(f"timm/{encoder}:random", image_size=SIZE)
     freeze(published, TuningConfig(**tuning))
-    splits = [
-        LabelledImages.in_memory(torch.rand(count, 3, *SIZE), torch.arange(count) % 2) for count in (images, 2, 2)
-    ]
+    splits = [LabeledImages.in_memory(torch.rand(count, 3, *SIZE), torch.arange(count) % 2) for count in (images, 2, 2)]
     data = DataSplits(*splits, class_names=("one", "two"), name="noise")
     machine = MachineConfig(checkpoint_activations=WAYS[way].checkpoint)  # type: ignore[arg-type]
     precision = "bf16" if has_bf16(torch.device("cpu")) else "no"

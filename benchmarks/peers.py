@@ -205,7 +205,7 @@ def read_subject(arguments: argparse.Namespace) -> Subject:
         data = load_mosaic("gtsrb", None, seed)
     else:
         data = load_data(arguments.data, image_size=model.image_size, seed=seed)
-    return Subject(model, *data.test.head(arguments.samples, seed=seed), *data.train.head(SURROGATES, seed=seed))
+    return Subject(model, *data.test.sample(arguments.samples, seed=seed), *data.train.sample(SURROGATES, seed=seed))
 
 
 def measure(subject: Subject, attack: Attack, name: str, arguments: argparse.Namespace, round_number: int) -> Row:

@@ -73,7 +73,7 @@ def main() -> None:
 def measure_curves(rows: Rows, published: PixelEncoder, data: DataSplits, arguments: argparse.Namespace) -> None:
     """Train in every way, and measure what came of it."""
     transferred: list[Perturbation] = []
-    surrogates, _ = data.train.head(SURROGATES, seed=arguments.seed)
+    surrogates, _ = data.train.sample(SURROGATES, seed=arguments.seed)
     for trainer in arguments.only:
         key = {name: getattr(arguments, name) for name in SETTINGS} | {"trainer": trainer}
         if rows.has(**key):
@@ -105,7 +105,7 @@ def measured(snapshot: Snapshot, task: Task, transferred: list[Perturbation], su
     model = task.model()
     model.load_state_dict(snapshot.weights)
     model.eval()
-    pixels, labels = task.data.test.head()
+    pixels, labels = task.data.test.sample()
 
     @torch.no_grad()
     def accuracy(images: Tensor) -> float:
@@ -140,7 +140,7 @@ def measure_epochs(rows: Rows, published: PixelEncoder, data: DataSplits, argume
 def measured_steps(published: PixelEncoder, data: DataSplits, arguments: argparse.Namespace) -> list[Row]:
     """Return the seconds of three steps of PGD on 128 images, for the model as torch has it and as ours does."""
     task = task_of(published, data, 1, arguments)
-    images, labels = data.train.head(BATCH, seed=arguments.seed)
+    images, labels = data.train.sample(BATCH, seed=arguments.seed)
     settings = pgd.PGD(epsilon=EPSILON, step_size=STEP, steps=3)
 
     def ways(model: nn.Module, pixels: Tensor, folded: Callable[..., Any]) -> Callable[[], object]:

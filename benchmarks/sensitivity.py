@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from genaf_sdk.data import LabelledImages
+    from genaf_sdk.data import LabeledImages
 
 ENCODERS = {
     "bundled-32": "bundled:simclr-cifar10",
@@ -110,16 +110,16 @@ def prepared(name: str, seed: int, steps: int, samples: int, device: torch.devic
     model = nn.Sequential(encoder, build_head("mlp", encoder.feature_dim((size, size)), 10)).to(device)
     model = model.to(memory_format=torch.channels_last)
     train(model, images, steps, seed, device)
-    pixels, labels = (tensor.to(device) for tensor in images.head(samples, seed=seed))
+    pixels, labels = (tensor.to(device) for tensor in images.sample(samples, seed=seed))
     adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), Adaptability().attack)
     return model.eval(), adversarial, labels
 
 
-def train(model: nn.Module, images: LabelledImages, steps: int, seed: int, device: torch.device) -> None:
+def train(model: nn.Module, images: LabeledImages, steps: int, seed: int, device: torch.device) -> None:
     """Adam on clean and adversarial cross-entropy, two sign steps, batches of 64."""
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     for step in range(steps):
-        pixels, labels = (tensor.to(device) for tensor in images.head(64, seed=seed * 100_003 + step))
+        pixels, labels = (tensor.to(device) for tensor in images.sample(64, seed=seed * 100_003 + step))
         with in_precision("bf16", device):
             adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), FEW_STEPS)
             logits = model.train()(torch.cat([adversarial, pixels]))

@@ -125,7 +125,7 @@ def torchattacks_loop(task: Task, watch: Watch) -> None:
 
     watch.model = model = task.model()
     attack = torchattacks.PGD(model, eps=EPSILON, alpha=STEP, steps=task.steps, random_start=True)
-    pixels, labels = task.data.train.head()
+    pixels, labels = task.data.train.sample()
     optimizer, batch_size = _optimizer(task, model, watch)
     generator = torch.Generator().manual_seed(task.seed)
     watch.start_clock()
@@ -148,7 +148,7 @@ def art(name: str) -> Trainer:
         from art.estimators.classification import PyTorchClassifier
 
         watch.model = model = task.model()
-        pixels, labels = task.data.train.head()
+        pixels, labels = task.data.train.sample()
         optimizer, batch_size = _optimizer(task, model, watch, sgd=name == "AdversarialTrainerFBFPyTorch")
         classifier = PyTorchClassifier(
             model,

@@ -51,7 +51,7 @@ class Collapse(EncoderAttack):
 
 
 if __name__ == "__main__":
-    images, _ = load_data("digits", image_size=(32, 32)).test.head(256)
+    images, _ = load_data("digits", image_size=(32, 32)).test.sample(256)
     encoder = load_encoder("bundled:simclr-cifar10")
     for attack in (load_attack("noise"), load_attack("collapse")):
         with torch.no_grad():

@@ -23,7 +23,7 @@ from genaf_sdk.export.to_onnx import export_onnx
 def main(folder: str) -> None:
     """Do it all on the first test image of the digits."""
     model = HardenedModel.from_pretrained(folder)
-    images, labels = load_data("digits", image_size=model.image_size).test.head(1)
+    images, labels = load_data("digits", image_size=model.image_size).test.sample(1)
     path = export_onnx(model, Path("again.onnx"))
     print(check_parity(model, path, images).text)
 

@@ -22,7 +22,7 @@ def main(folder: str, repo: str) -> None:
 
     model = HardenedModel.from_pretrained(repo)
     data = load_data("digits", image_size=model.image_size)
-    images, labels = data.test.head(3)
+    images, labels = data.test.sample(3)
     print("predicted", model.predict(images), "true", labels.tolist())
 
     found = verify(fetch_bundle(repo), "digits")  # its parts against one another, its rows; fresh=True attacks anew

@@ -20,7 +20,7 @@ def main() -> None:
         print(f"{column:10} {before:6.1%} -> {after:6.1%}")
 
     model = HardenedModel.from_pretrained(OUTPUT)
-    pixels, labels = result.data.test.head(5)  # (5, 3, 32, 32) in [0, 1]
+    pixels, labels = result.data.test.sample(5)  # (5, 3, 32, 32) in [0, 1]
     print("predicted", model.predict(pixels), "true", [result.data.class_names[label] for label in labels])
     print(f"{OUTPUT}/report.html holds the rest.")
 

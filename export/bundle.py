@@ -130,7 +130,7 @@ def _unfinished(error: Exception) -> ExportError:
 
 
 def _write_graphs(model: Classifier, folder: Path, result: Run | None) -> None:
-    color = () if result is None else mean_color(result.data.train.head(COLOR_IMAGES, seed=result.config.seed)[0])
+    color = () if result is None else mean_color(result.data.train.sample(COLOR_IMAGES, seed=result.config.seed)[0])
     path = export_onnx(model, folder / MODEL_FILE, color=color)
     images = torch.rand(5, model.encoder.channels, *model.image_size, generator=torch.Generator().manual_seed(0))
     parity = check_parity(model, path, images)

@@ -32,7 +32,7 @@ class OnnxModel:
             self.session, _ = open_session(open_bundle(self.path), provider="cpu")
         except ServeError as error:
             raise ExportError(str(error)) from error
-        self.takes_bytes = self.session.get_inputs()[0].type == "tensor(uint8)"
+        self.uint8_input = self.session.get_inputs()[0].type == "tensor(uint8)"
         self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
 
@@ -51,7 +51,7 @@ class OnnxModel:
     def image_options(self) -> dict[str, Any]:
         """How ``load_data`` has to load images for this file: as its metadata say, else by the shape of its input."""
         _, *shape = self.session.get_inputs()[0].shape
-        channels, *size = [shape[-1], *shape[:-1]] if self.takes_bytes else shape
+        channels, *size = [shape[-1], *shape[:-1]] if self.uint8_input else shape
         stated = self.metadata
         found: dict[str, Any] = {
             "channels": json.loads(stated["channels"]) if "channels" in stated else channels,
@@ -69,7 +69,7 @@ class OnnxModel:
             ExportError: onnxruntime refuses the images, such as a graph whose batch has one size.
         """
         images = pixels.detach().cpu()
-        if self.takes_bytes:
+        if self.uint8_input:
             images = images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1)
         array = images.contiguous().numpy()
         try:

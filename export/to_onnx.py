@@ -34,24 +34,24 @@ class ServedModel(nn.Module):
     Args:
         model: The classifier; it is not changed.
         half: Backbone and head in half precision; normalization before and logits after it stay in single.
-        raw_bytes: Input is uint8 (batch, H, W, C), 0 to 255, instead of float32 (batch, C, H, W) in [0, 1].
+        uint8_input: Input is uint8 (batch, H, W, C), 0 to 255, instead of float32 (batch, C, H, W) in [0, 1].
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: Classifier, *, half: bool = False, raw_bytes: bool = False) -> None:
+    def __init__(self, model: Classifier, *, half: bool = False, uint8_input: bool = False) -> None:
         super().__init__()
         copied = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
         self.dtype = torch.half if half else torch.float
         self.backbone, self.head = copied.encoder.backbone.to(self.dtype), copied.head.to(self.dtype)
         self.register_buffer("mean", copied.encoder.mean)
         self.register_buffer("std", copied.encoder.std)
-        self.raw_bytes = raw_bytes
+        self.uint8_input = uint8_input
 
     def forward(self, images: Tensor) -> Tensor:
         """Map a batch of images to float32 logits (batch, K)."""
-        pixels = images.permute(0, 3, 1, 2).float() / 255 if self.raw_bytes else images
+        pixels = images.permute(0, 3, 1, 2).float() / 255 if self.uint8_input else images
         normalized = (pixels - self.mean) / self.std
         logits: Tensor = self.head(as_feature_vectors(self.backbone(normalized.to(self.dtype)))).float()
         return logits
@@ -62,7 +62,7 @@ def export_onnx(
     path: str | Path,
     *,
     half: bool = False,
-    raw_bytes: bool = False,
+    uint8_input: bool = False,
     color: tuple[float, ...] = (),
 ) -> Path:
     """Write ``model`` as a single ONNX file and return its path.
@@ -75,7 +75,7 @@ def export_onnx(
         model: The classifier.
         path: File to write.
         half: Compute in half precision; input and output stay float32.
-        raw_bytes: Take uint8 (batch, H, W, C) instead.
+        uint8_input: Take uint8 (batch, H, W, C) instead.
         color: Mean color of the training images, one number a channel, which hides a patch where answers are to be
             certified; empty where it is not known.
 
@@ -85,7 +85,7 @@ def export_onnx(
     """
     path = Path(path)
     height, width = model.image_size
-    if raw_bytes:
+    if uint8_input:
         example = torch.full((2, height, width, model.encoder.channels), 128, dtype=torch.uint8)
     else:
         example = torch.full((2, model.encoder.channels, height, width), 0.5)
@@ -94,7 +94,7 @@ def export_onnx(
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's concern
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            proto = _traced(ServedModel(model, half=half, raw_bytes=raw_bytes).eval(), example)
+            proto = _traced(ServedModel(model, half=half, uint8_input=uint8_input).eval(), example)
     except ExportError:
         raise
     except Exception as error:  # the exporter and the encoder raise whatever their authors chose

@@ -125,10 +125,10 @@ def _is_finite(variant: OnnxModel, data: DataSplits) -> bool:
 
 def _make(model: Classifier, source: Path, target: Path, name: str, data: DataSplits, seed: int) -> None:
     if name == "int8":
-        _quantize(source, target, data.train.head(CALIBRATION_IMAGES, seed=seed)[0])
+        _quantize(source, target, data.train.sample(CALIBRATION_IMAGES, seed=seed)[0])
     else:
-        color = mean_color(data.train.head(COLOR_IMAGES, seed=seed)[0])
-        export_onnx(model, target, half=name == "fp16", raw_bytes=name == "uint8", color=color)
+        color = mean_color(data.train.sample(COLOR_IMAGES, seed=seed)[0])
+        export_onnx(model, target, half=name == "fp16", uint8_input=name == "uint8", color=color)
 
 
 def _quantize(source: Path, target: Path, pixels: Tensor) -> None:

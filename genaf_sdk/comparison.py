@@ -155,7 +155,7 @@ class _Crafting:
     def __call__(self) -> dict[str, Perturbation]:
         config = next(iter(self.group.missing.values()))
         public, data = self.group.load(config)
-        pixels, labels = data.train.head(config.evaluation.surrogate_samples, seed=config.seed)
+        pixels, labels = data.train.sample(config.evaluation.surrogate_samples, seed=config.seed)
         pixels = image_space(pixels).arranged(pixels)
         attacks = chosen_attacks(config.evaluation.attacks, config.evaluation)
         return transferred_perturbations(public, pixels, labels, attacks, config.seed)

@@ -72,7 +72,7 @@ def memory_of_a_step(candidate: Candidate, machine: MachineConfig) -> int:
     model, config = copy.deepcopy(candidate.model).train(), candidate.config
     run = replace(_trial_run(candidate), machine=machine)
     stage = next(iter(config.method.stages(Lab(run, model, candidate.data, frozen_parameters(candidate.published)))))
-    pixels, _ = candidate.data.train.head(MEASURED_ON, seed=config.seed)
+    pixels, _ = candidate.data.train.sample(MEASURED_ON, seed=config.seed)
     pixels = pixels.to(candidate.published.mean.device)
     weights = sum(parameter.nbytes for parameter in model.parameters())
     with low_rank(model, stage, config.tuning.lora_rank, config.seed) as adapted:
@@ -146,7 +146,7 @@ def seconds_of(candidate: Candidate, model: HardenedModel, stage: Stage) -> floa
 
 def seconds_of_a_pass(candidate: Candidate, model: HardenedModel) -> float:
     """Return how many seconds one image takes through the network and back to its pixels, in a batch of ``PASS``."""
-    pixels, _ = candidate.data.train.head(PASS, seed=candidate.config.seed)
+    pixels, _ = candidate.data.train.sample(PASS, seed=candidate.config.seed)
     pixels = pixels.to(candidate.accelerator.device)
     durations = []
     with inference_mode_of(model):

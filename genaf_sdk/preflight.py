@@ -173,7 +173,7 @@ def require_attacks(attacks: Sequence[str], published: PixelEncoder, data: DataS
     Raises:
         AttackError: A name or setting is unknown, or a package, a layer or a class is missing.
     """
-    pixels, _ = data.train.head(2, seed=seed)
+    pixels, _ = data.train.sample(2, seed=seed)
     for text in attacks:
         attack = load_attack(text)
         try:

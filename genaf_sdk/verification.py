@@ -232,7 +232,7 @@ def _attacked_anew(
     weights = EvaluatedModel.of(model, Role.HARDENED)
     same = data.fingerprint == report.data.fingerprint
     target = _Target(weights, OnnxModel(folder), Sample.draw(data.test, None, seed=seed), same)
-    pixels, labels = data.train.head(CRAFTING_IMAGES, seed=seed)
+    pixels, labels = data.train.sample(CRAFTING_IMAGES, seed=seed)
     items = []
     for text in FRESH:
         attack = load_attack(text)

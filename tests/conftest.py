@@ -11,7 +11,7 @@ import torch
 from training import TinyEncoder, stripes
 
 from genaf_sdk.config import HardenConfig
-from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data import DataSplits, LabeledImages
 
 torch.set_num_threads(1)  # the tests run in as many processes as there are cores
 
@@ -24,7 +24,7 @@ def tiny_encoder() -> TinyEncoder:
 
 @pytest.fixture
 def striped() -> DataSplits:
-    parts = [LabelledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((96, 30, 60))]
+    parts = [LabeledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((96, 30, 60))]
     return DataSplits(*parts, class_names=("red", "green", "blue"), name="stripes")
 
 

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from genaf_sdk.cli import main
-from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.errors import GenafError
 from genaf_sdk.evaluation.evaluate import evaluate
@@ -482,10 +482,10 @@ def small_bundle(folder: Path) -> tuple[Path, DataSplits]:
     """Write a whole bundle of an encoder with an id, and return it with the images that it was measured on."""
     generator = torch.Generator().manual_seed(0)
 
-    def images(count: int) -> LabelledImages:
+    def images(count: int) -> LabeledImages:
         labels = torch.arange(count) % 3
         noise = torch.rand(count, 3, 16, 16, generator=generator)
-        return LabelledImages.in_memory(0.2 + 0.4 * noise + 0.4 * torch.eye(3)[labels][:, :, None, None], labels)
+        return LabeledImages.in_memory(0.2 + 0.4 * noise + 0.4 * torch.eye(3)[labels][:, :, None, None], labels)
 
     data = DataSplits(images(48), images(12), images(30), ("red", "green", "blue"), "colors")
     torch.manual_seed(0)

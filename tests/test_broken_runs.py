@@ -26,7 +26,7 @@ from genaf_sdk.attacks.registry import ATTACKS
 from genaf_sdk.cli import INTERRUPTED, UNEXPECTED, USAGE_ERROR, main
 from genaf_sdk.cli.making import Harden
 from genaf_sdk.cli.output import CHECK_FAILED, DONE
-from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.errors import ExportError, HubError
 from genaf_sdk.export.integrity import check_whole
@@ -63,7 +63,7 @@ PIXELS = stripes(4, 9)[0]
 
 
 def images() -> DataSplits:
-    parts = [LabelledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((48, 12, 12))]
+    parts = [LabeledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((48, 12, 12))]
     return DataSplits(*parts, class_names=("red", "green", "blue"), name="stripes")
 
 

@@ -199,7 +199,7 @@ def test_what_cannot_be_compared_is_named(tiny_encoder: nn.Module, striped: Data
 @pytest.fixture
 def few(striped: DataSplits) -> DataSplits:
     """Stripes at the size of the bundled encoder."""
-    return load_data([part.head() for part in (striped.train, striped.validation, striped.test)], image_size=(32, 32))
+    return load_data([part.sample() for part in (striped.train, striped.validation, striped.test)], image_size=(32, 32))
 
 
 def test_the_example_runs(

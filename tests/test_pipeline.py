@@ -68,7 +68,7 @@ def test_training_in_bf16_leaves_a_float32_classifier(
     assert not [name for name, module in model.named_modules() if "forward" in vars(module)]
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     with torch.no_grad():
-        pixels = striped.test.head(8)[0]
+        pixels = striped.test.sample(8)[0]
         torch.testing.assert_close(model(pixels).double(), model.double()(pixels.double()), rtol=1e-4, atol=1e-4)
 
 

@@ -51,7 +51,7 @@ class Certify(Command):
         data = load_data(self.data, seed=self.seed, **options)
         data = aligned(data, names, model="the model") if names else data
         stated = classify.mean_color if isinstance(classify, OnnxModel) else ()
-        fill = stated or mean_color(data.train.head(COLOR_IMAGES, seed=self.seed)[0])
+        fill = stated or mean_color(data.train.sample(COLOR_IMAGES, seed=self.seed)[0])
         sample = Sample.draw(data.test, None, seed=self.seed)
         with make_display(wanted=True) as display:
             task = display.add_task("certifying", total=None)

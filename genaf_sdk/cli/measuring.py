@@ -116,7 +116,7 @@ class Attack(Command):
             channels=encoder.channels,
             interpolation=encoder.interpolation,
         )
-        perturbation = attack(encoder, data.train.head(self.samples, seed=self.seed)[0], seed=self.seed)
+        perturbation = attack(encoder, data.train.sample(self.samples, seed=self.seed)[0], seed=self.seed)
         perturbation.save(self.output)
         seconds = perturbation.details["seconds"]
         content = {"attack": self.name, "file": str(self.output), "budget": perturbation.budget, "seconds": seconds}

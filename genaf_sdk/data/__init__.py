@@ -20,7 +20,7 @@ from genaf_sdk.data.classes import numbered
 from genaf_sdk.data.decoding import Decoded, Target, changes, decode_parts, first_size
 from genaf_sdk.data.folders import read_folder
 from genaf_sdk.data.hub import is_rows, open_hub, open_rows
-from genaf_sdk.data.images import LabelledImages
+from genaf_sdk.data.images import LabeledImages
 from genaf_sdk.data.inspection import darkness_notes, duplicate_notes, imbalance_note, oversampled
 from genaf_sdk.data.pictures import PECULIARITIES, EncodedImages, ImageFiles, shown
 from genaf_sdk.data.published import PUBLISHED, KnownData, data_root, open_published
@@ -32,7 +32,7 @@ from genaf_sdk.files import user_path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["DATA_IDS", "DataSplits", "KnownData", "LabelledImages", "aligned", "known_data", "load_data"]
+__all__ = ["DATA_IDS", "DataSplits", "KnownData", "LabeledImages", "aligned", "known_data", "load_data"]
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def _open_datasets(given: list[Any]) -> _Opened:
             require_map_style(value, title)
             parts.append(value)
     parts, names, found = joined(parts, titles)
-    ready = (Arrays, EncodedImages, LabelledImages, Samples)
+    ready = (Arrays, EncodedImages, LabeledImages, Samples)
     sources = [part if isinstance(part, ready) else Samples(part, name) for part in parts]
     return _Opened(name, tuple(sources), names, (*notes, *found))
 
@@ -203,13 +203,13 @@ def _open_id(spec: str, root: str | Path | None, *, download: bool, leave_out: P
     return _Opened(shown(path.resolve().name), parts, names, tuple(notes))
 
 
-def _digits() -> tuple[LabelledImages, LabelledImages]:
+def _digits() -> tuple[LabeledImages, LabeledImages]:
     """scikit-learn's digits: 1,797 scans of 8 x 8 pixels, 16 gray levels, from 13 writers; a quarter is for testing."""
     from sklearn.datasets import load_digits
 
     scans = load_digits()
     pixels = torch.from_numpy(scans.images).float()[:, None] / 16
-    images = LabelledImages.in_memory(pixels, torch.from_numpy(scans.target).long())
+    images = LabeledImages.in_memory(pixels, torch.from_numpy(scans.target).long())
     kept, aside = stratified_split(images, TEST_FRACTION, seed=0)
     return images.subset(kept), images.subset(aside)
 
@@ -267,12 +267,12 @@ def _groups_of(
 
 
 def _three(
-    parts: list[LabelledImages],
+    parts: list[LabeledImages],
     groups: list[list[Hashable]] | None,
     validation_fraction: float,
     seed: int,
     notes: list[str],
-) -> list[LabelledImages]:
+) -> list[LabeledImages]:
     """Return training, validation and test images; those that were not given are set aside from the first part."""
     how = "stratified by class" if groups is None else "in whole groups"
     own = None if groups is None else groups[0]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import get_worker_info
 
-from genaf_sdk.data.images import LabelledImages
+from genaf_sdk.data.images import LabeledImages
 from genaf_sdk.data.loading import memory, processors
 from genaf_sdk.data.pictures import EncodedImages, Unreadable, on_white, peculiarities, require_decodable
 from genaf_sdk.data.samples import Samples, as_labels
@@ -72,7 +72,7 @@ class Decoded:
     ``peculiar`` counts what ``PECULIARITIES`` names, among the images that were kept.
     """
 
-    images: LabelledImages
+    images: LabeledImages
     kept: list[int]
     unreadable: list[str]
     peculiar: Counter[str] = field(default_factory=Counter)
@@ -120,9 +120,9 @@ def decode(source: Any, target: Target, *, in_memory: bool) -> Decoded:
     """
     if len(source) == 0:
         raise DataError(f"The data {target.name!r} is empty.", expected="labeled images")
-    if isinstance(source, LabelledImages):
+    if isinstance(source, LabeledImages):
         batches = [resize(_match_channels(batch, target), target) for batch in source.raw_batches()]
-        return Decoded(LabelledImages.in_memory(torch.cat(batches), source.labels), list(range(len(source))), [])
+        return Decoded(LabeledImages.in_memory(torch.cat(batches), source.labels), list(range(len(source))), [])
     if not in_memory:
         return _on_disk(source, target)
     pixels, labels, digests = torch.empty(0), [], bytearray()
@@ -149,7 +149,7 @@ def decode(source: Any, target: Target, *, in_memory: bool) -> Decoded:
         peculiar.update(result.peculiar)
     if not kept:
         raise DataError(f"None of the {len(source)} images of {target.name!r} can be read: {unreadable[0]}")
-    images = LabelledImages.in_memory(pixels[: len(kept)], as_labels(labels, target.name), bytes(digests))
+    images = LabeledImages.in_memory(pixels[: len(kept)], as_labels(labels, target.name), bytes(digests))
     return Decoded(images, kept, unreadable, peculiar)
 
 
@@ -191,7 +191,7 @@ def _on_disk(source: Any, target: Target) -> Decoded:
     kept = [index for index, result in enumerate(checked) if not isinstance(result, str)]
     known = source.known_labels() if isinstance(source, Samples) else source.labels
     labels = as_labels([known[index] for index in kept], target.name)
-    images = LabelledImages(labels, _OnDisk(source, kept, target), on_disk=True)
+    images = LabeledImages(labels, _OnDisk(source, kept, target), on_disk=True)
     peculiar = Counter(key for index in kept for key in checked[index])
     return Decoded(images, kept, [result for result in checked if isinstance(result, str)], peculiar)
 

@@ -1,4 +1,4 @@
-"""LabelledImages: the images of one split, decoded in memory or read when they are asked for."""
+"""LabeledImages: the images of one split, decoded in memory or read when they are asked for."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Reader(Protocol):
     # stands for the image in the fingerprint of the data. Without it, the pixels do.
 
 
-class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
+class LabeledImages(Dataset[tuple[Tensor, Tensor]]):
     """Images of one split: ``images[i]`` is pixels (C, H, W), float32 in [0, 1], and the label.
 
     Args:
@@ -81,7 +81,7 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
             while waiting:
                 yield waiting.popleft().result()
 
-    def head(self, count: int | None = None, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
+    def sample(self, count: int | None = None, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
         """Return pixels and labels of the first ``count`` images, or of ``count`` drawn by ``seed``; None is all."""
         return self.__getitems__(self._order(seed)[:count])
 
@@ -108,17 +108,17 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
             found = None if known is None else known(indices)
             yield from found if found is not None else _hashes(_as_bytes(self.reader(indices)))
 
-    def relabelled(self, labels: Tensor) -> LabelledImages:
+    def relabelled(self, labels: Tensor) -> LabeledImages:
         """Return the same images with other labels, int64 (N,)."""
-        return LabelledImages(labels, self.reader, on_disk=self.on_disk)
+        return LabeledImages(labels, self.reader, on_disk=self.on_disk)
 
-    def subset(self, indices: Sequence[int]) -> LabelledImages:
+    def subset(self, indices: Sequence[int]) -> LabeledImages:
         """Return the images at ``indices`` as a split of their own."""
         chosen = list(indices)
-        return LabelledImages(self.labels[chosen], _Chosen(self.reader, chosen), on_disk=self.on_disk)
+        return LabeledImages(self.labels[chosen], _Chosen(self.reader, chosen), on_disk=self.on_disk)
 
     @classmethod
-    def in_memory(cls, pixels: Tensor, labels: Tensor, file_digests: bytes = b"") -> LabelledImages:
+    def in_memory(cls, pixels: Tensor, labels: Tensor, file_digests: bytes = b"") -> LabeledImages:
         """Make a split of pixels (N, C, H, W), uint8 or float32 in [0, 1], and labels (N,).
 
         Args:

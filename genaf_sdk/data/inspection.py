@@ -10,7 +10,7 @@ import torch
 from genaf_sdk.data.images import as_pixels
 
 if TYPE_CHECKING:
-    from genaf_sdk.data.images import LabelledImages
+    from genaf_sdk.data.images import LabeledImages
     from genaf_sdk.data.splits import DataSplits
 
 NOTED_RATIO = 1.5  # largest class to smallest
@@ -67,7 +67,7 @@ def imbalance_note(data: DataSplits, *, evened: bool) -> list[str]:
     ]
 
 
-def oversampled(images: LabelledImages) -> LabelledImages:
+def oversampled(images: LabeledImages) -> LabeledImages:
     """Repeat the images of smaller classes until each is as large as the largest, or ``MOST_REPEATS`` times as it was.
 
     Whatever is trained on them, by whichever method and loss, sees the classes equally often.

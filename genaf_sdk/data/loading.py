@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from genaf_sdk.data.images import LabelledImages
+    from genaf_sdk.data.images import LabeledImages
 
 MOST_WORKERS = 8
 
@@ -37,7 +37,7 @@ def memory() -> int:
         return 16 * 2**30
 
 
-def loader_options(images: LabelledImages, device: torch.device, processes: int = 1) -> dict[str, Any]:
+def loader_options(images: LabeledImages, device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Return what the DataLoader is told about this machine: workers, how they start, pinned memory.
 
     Images in memory need no worker. Images on disk get one for every processor but the one that trains, at most
@@ -65,7 +65,7 @@ def start_method() -> str:
     return multiprocessing.get_start_method()
 
 
-def why_none_can_start(images: LabelledImages) -> str:
+def why_none_can_start(images: LabeledImages) -> str:
     """Return why a new Python could not read ``images``, or nothing: it needs them pickled, and imports the program."""
     try:
         ForkingPickler.dumps(images)

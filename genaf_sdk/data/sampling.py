@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from genaf_sdk.data.images import LabelledImages, generator_of
+from genaf_sdk.data.images import LabeledImages, generator_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,12 +33,12 @@ class Sample:
         order: Indices of the images, in the order in which they are read.
     """
 
-    images: LabelledImages
+    images: LabeledImages
     order: Tensor
 
     @classmethod
-    def draw(cls, images: LabelledImages, count: int | None = None, *, seed: int) -> Sample:
-        """Return ``count`` images drawn by ``seed``, the same as ``images.head(count, seed=seed)``; None is all."""
+    def draw(cls, images: LabeledImages, count: int | None = None, *, seed: int) -> Sample:
+        """Return ``count`` images drawn by ``seed``, the same as ``images.sample(count, seed=seed)``; None is all."""
         return cls(images, torch.randperm(len(images), generator=generator_of(seed))[:count])
 
     def __len__(self) -> int:

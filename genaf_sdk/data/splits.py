@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from genaf_sdk.data.classes import checked_names
-from genaf_sdk.data.images import LabelledImages, generator_of
+from genaf_sdk.data.images import LabeledImages, generator_of
 from genaf_sdk.errors import DataError
 from genaf_sdk.inputs.images import ImageSpace
 
@@ -37,9 +37,9 @@ class DataSplits:
         interpolation: How images of another size were resized.
     """
 
-    train: LabelledImages
-    validation: LabelledImages
-    test: LabelledImages
+    train: LabeledImages
+    validation: LabeledImages
+    test: LabeledImages
     class_names: tuple[str, ...]
     name: str = "data"
     notes: tuple[str, ...] = field(default=())
@@ -79,7 +79,7 @@ class DataSplits:
                 remedy="load_data(..., image_size=(H, W)) brings all to one size",
             )
 
-    def splits(self) -> dict[str, LabelledImages]:
+    def splits(self) -> dict[str, LabeledImages]:
         """Return the three splits by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
@@ -125,7 +125,7 @@ class DataSplits:
 
 
 def stratified_split(
-    images: LabelledImages, fraction: float, *, seed: int, groups: Groups | None = None
+    images: LabeledImages, fraction: float, *, seed: int, groups: Groups | None = None
 ) -> tuple[list[int], list[int]]:
     """Return the indices that stay and those set aside: ``fraction`` of every class (at least one image), by ``seed``.
 
@@ -152,9 +152,7 @@ def stratified_split(
     return sorted(kept), sorted(aside)
 
 
-def _set_groups_aside(
-    images: LabelledImages, fraction: float, seed: int, groups: Groups
-) -> tuple[list[int], list[int]]:
+def _set_groups_aside(images: LabeledImages, fraction: float, seed: int, groups: Groups) -> tuple[list[int], list[int]]:
     from sklearn.model_selection import StratifiedGroupKFold
 
     labels = images.labels.numpy()

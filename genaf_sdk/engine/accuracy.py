@@ -12,13 +12,13 @@ from genaf_sdk.models.modes import inference_mode_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from genaf_sdk.data import LabelledImages
+    from genaf_sdk.data import LabeledImages
 
 EVALUATION_BATCH = 512
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, images: LabelledImages, device: torch.device, processes: Processes = ALONE) -> float:
+def accuracy(model: nn.Module, images: LabeledImages, device: torch.device, processes: Processes = ALONE) -> float:
     """Return the share of ``images`` that ``model`` (pixels to logits) gets right: an exact count.
 
     Several processes take every so many-th image each; all have to call this, and all call ``model`` equally often.

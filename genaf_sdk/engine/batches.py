@@ -21,7 +21,7 @@ from genaf_sdk.inputs.images import image_space
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from genaf_sdk.data import LabelledImages
+    from genaf_sdk.data import LabeledImages
     from genaf_sdk.inputs.space import InputSpace
 
 
@@ -121,7 +121,7 @@ class GlobalBatches:
         ConfigError: There are more processes than images in a batch.
     """
 
-    def __init__(self, images: LabelledImages, batch_size: int, key: int, processes: Processes) -> None:
+    def __init__(self, images: LabeledImages, batch_size: int, key: int, processes: Processes) -> None:
         self.images, self.key, self.processes = images, key, processes
         self._wanted: list[list[int]] = []
         self._loaders: dict[torch.device, DataLoader[Any]] = {}  # kept, so that its workers start once, not every epoch

@@ -15,7 +15,7 @@ from genaf_sdk.models.modes import inference_mode_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from genaf_sdk.data import LabelledImages
+    from genaf_sdk.data import LabeledImages
     from genaf_sdk.engine.batches import Batch
     from genaf_sdk.engine.processes import Processes
     from genaf_sdk.models.classifier import Classifier
@@ -51,7 +51,7 @@ def require_finite(model: nn.Module, stage: str, step: int) -> None:
 
 
 @torch.no_grad()
-def require_discerning(model: Classifier, name: str, images: LabelledImages, epochs: int) -> None:
+def require_discerning(model: Classifier, name: str, images: LabeledImages, epochs: int) -> None:
     """Refuse a model that puts all images into one class: its accuracy is that class's share, under any attack.
 
     Args:

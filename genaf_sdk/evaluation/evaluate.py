@@ -104,7 +104,7 @@ class _Evaluation:
     def __post_init__(self) -> None:
         # One shuffled order: what is scored on fewer images is scored on the first of them.
         self.sample = Sample.draw(self.data.test, self.config.test_samples, seed=self.seed)
-        pixels, labels = self.data.train.head(self.config.surrogate_samples, seed=self.seed)
+        pixels, labels = self.data.train.sample(self.config.surrogate_samples, seed=self.seed)
         sources = {"train": image_space(pixels).arranged(pixels)}
         own = self.surrogate
         if own is not None:

@@ -215,7 +215,7 @@ def _probe(lab: Lab, settings: Adaptability, schedule: Schedule, bank: Tensor | 
 
 
 def _samples(lab: Lab, settings: Adaptability) -> tuple[Tensor, Tensor]:
-    return lab.data.train.head(settings.sensitivity.samples, seed=lab.run.seed)
+    return lab.data.train.sample(settings.sensitivity.samples, seed=lab.run.seed)
 
 
 def _sensitivity(lab: Lab, settings: Adaptability) -> dict[str, float]:
@@ -263,7 +263,7 @@ def measure_guard(
     run, model, validation = lab.run, lab.model, lab.data.validation
     device = run.accelerator.device
     clean = accuracy(model, validation, device, run.processes)
-    pixels, labels = (tensor.to(device) for tensor in validation.head(GUARD_IMAGES, seed=run.seed))
+    pixels, labels = (tensor.to(device) for tensor in validation.sample(GUARD_IMAGES, seed=run.seed))
     universal = 1.0
     with inference_mode_of(model), torch.no_grad():
         for perturbation in perturbations if perturbations is not None else ():

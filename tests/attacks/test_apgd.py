@@ -168,14 +168,14 @@ def test_agrees_with_adversarial_robustness_toolbox() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)
     )
-    train, targets = data.train.head()
+    train, targets = data.train.sample()
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     for step in range(300):
         batch = torch.randperm(len(train), generator=torch.Generator().manual_seed(step))[:128]
         optimizer.zero_grad()
         F.cross_entropy(model(train[batch]), targets[batch]).backward()
         optimizer.step()
-    parts = [split.head() for split in (data.test, data.validation)]
+    parts = [split.sample() for split in (data.test, data.validation)]
     pixels, labels = (torch.cat([part[i] for part in parts])[:500] for i in (0, 1))
     assert len(pixels) == 500
     budget = 16 / 255

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_sdk import evaluate
-from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.report.robustness import RobustnessReport
 
@@ -66,7 +66,7 @@ def trained() -> tuple[Digits, DataSplits]:
             loss.backward()
             optimizer.step()
     parts = [(0, 1200), (1200, 1250), (1250, 1797)]
-    sets = [LabelledImages.in_memory(pixels[a:b], labels[a:b]) for a, b in parts]
+    sets = [LabeledImages.in_memory(pixels[a:b], labels[a:b]) for a, b in parts]
     return model.eval().requires_grad_(False), DataSplits(*sets, class_names=tuple("0123456789"), name="digits")
 
 
@@ -195,7 +195,7 @@ def test_an_attack_for_all_images_finds_little_more(
 ) -> None:
     model, data = trained
     row = next(row for row in measured.rows(column) if row.attack == attack)
-    (images, image_labels), (pixels, labels) = data.train.head(), data.test.head()
+    (images, image_labels), (pixels, labels) = data.train.sample(), data.test.sample()
     started = time.monotonic()
     ways = list(independent(model, images, image_labels, knows_labels=knows_labels))
     best = max(ways, key=lambda put: gain(model, put(images), images, image_labels if knows_labels else None))
@@ -212,7 +212,7 @@ def test_a_patch_for_each_image_finds_little_more(
     model, data = trained
     row = next(row for row in measured.rows("white-box") if row.attack == "patch")
 
-    found = each_patched(model, *data.test.head(row.n, seed=0))  # the images of the row
+    found = each_patched(model, *data.test.sample(row.n, seed=0))  # the images of the row
     assert row.accuracy <= found + SLACK
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from genaf_sdk import DataSplits, HardenConfig, harden
 from genaf_sdk.config import LoadingConfig
-from genaf_sdk.data import LabelledImages, load_data
+from genaf_sdk.data import LabeledImages, load_data
 from genaf_sdk.data.augmentation import AUGMENTATIONS, augmented
 from genaf_sdk.engine.schedule import Schedule
 from genaf_sdk.errors import ConfigError
@@ -80,7 +80,7 @@ def test_harden_reads_data_as_the_settings_and_the_encoder_say(
         return load_data(dataset, **options)
 
     monkeypatch.setattr("genaf_sdk.preparation.load_data", spy)
-    parts = [LabelledImages.in_memory(*split.head()) for split in (striped.train.subset(range(1, 60)), striped.test)]
+    parts = [LabeledImages.in_memory(*split.sample()) for split in (striped.train.subset(range(1, 60)), striped.test)]
     settings = LoadingConfig(balance="repeat", skip_corrupt=True)
     config = quick_config.with_(loading=settings, method={"schedule": {"epochs": 1}})
     result = harden(tiny_encoder, parts, config, evaluate=False, progress=False)

@@ -20,7 +20,7 @@ from torchvision.datasets import ImageFolder
 
 from genaf_sdk import evaluate
 from genaf_sdk.config import EvaluationConfig
-from genaf_sdk.data import DataSplits, LabelledImages, decoding, load_data
+from genaf_sdk.data import DataSplits, LabeledImages, decoding, load_data
 from genaf_sdk.data.alignment import aligned, aligned_to_all
 from genaf_sdk.data.classes import checked_names, label_map, names_by_label
 from genaf_sdk.data.samples import as_labels
@@ -44,7 +44,7 @@ def shown(data: DataSplits) -> set[tuple[str, str]]:
     """Pairs of what a label is called and what its picture shows."""
     pairs = set()
     for split in data.splits().values():
-        pixels, labels = split.head()
+        pixels, labels = split.sample()
         colors = (pixels[:, :, 2, 2] * 255).round().int().tolist()
         names = {color: name for name, color in COLORS.items()}
         pairs |= {(data.class_names[label], names[tuple(c)]) for label, c in zip(labels.tolist(), colors, strict=True)}
@@ -347,7 +347,7 @@ def data_of(*names: str) -> DataSplits:
     labels = torch.arange(8 * len(names)) % len(names)
     colors = torch.tensor([COLORS[name] for name in names]).float() / 255
     pixels = colors[labels][:, :, None, None].expand(-1, -1, 4, 4).contiguous()
-    images = LabelledImages.in_memory(pixels, labels)
+    images = LabeledImages.in_memory(pixels, labels)
     return DataSplits(images, images, images, names)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genaf_sdk.data import DataSplits, LabelledImages, decoding, images, load_data
+from genaf_sdk.data import DataSplits, LabeledImages, decoding, images, load_data
 from genaf_sdk.errors import DataError
 
 
@@ -25,8 +25,8 @@ def noise(count: int, seed: int = 0, size: int = 4) -> Tensor:
 
 def splits(test: Tensor, labels: Tensor | None = None) -> DataSplits:
     own = torch.arange(len(test)) % 2 if labels is None else labels
-    other = LabelledImages.in_memory(noise(8, 1), torch.arange(8) % 2)
-    return DataSplits(other, other, LabelledImages.in_memory(test, own), ("a", "b"))
+    other = LabeledImages.in_memory(noise(8, 1), torch.arange(8) % 2)
+    return DataSplits(other, other, LabeledImages.in_memory(test, own), ("a", "b"))
 
 
 def test_every_image_and_label_counts() -> None:
@@ -116,18 +116,18 @@ class Counting:
 @pytest.mark.parametrize(("count", "seed"), [(None, None), (None, 3), (40, 3), (7, None)])
 def test_batches_are_the_head_a_part_at_a_time(on_disk: bool, count: int | None, seed: int | None) -> None:
     reader = Counting()
-    split = LabelledImages(torch.arange(100) % 3, reader, on_disk=on_disk)
+    split = LabeledImages(torch.arange(100) % 3, reader, on_disk=on_disk)
     found = list(split.batches(16, count=count, seed=seed))
     assert reader.most <= 16
     assert reader.total == (count or 100)
-    pixels, labels = split.head(count, seed=seed)
+    pixels, labels = split.sample(count, seed=seed)
     assert torch.cat([batch for batch, _ in found]).equal(pixels)
     assert torch.cat([batch for _, batch in found]).equal(labels)
 
 
 def test_the_next_batch_alone_is_read_ahead() -> None:
     reader = Counting()
-    batches = LabelledImages(torch.arange(100) % 3, reader, on_disk=True).batches(10)
+    batches = LabeledImages(torch.arange(100) % 3, reader, on_disk=True).batches(10)
     for given in range(1, 4):
         next(batches)
         assert reader.total <= 10 * (given + 1)
@@ -135,7 +135,7 @@ def test_the_next_batch_alone_is_read_ahead() -> None:
 
 def test_fingerprints_read_a_few_images_at_a_time() -> None:
     reader = Counting()
-    split = LabelledImages(torch.arange(250) % 2, reader, on_disk=True)
+    split = LabeledImages(torch.arange(250) % 2, reader, on_disk=True)
     assert len(set(split.digests())) == 250
     assert reader.most <= images.DIGESTED
 
@@ -144,6 +144,6 @@ def test_splits_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(DataError, match=r"\(3, 5, 5\).*load_data"):
         splits(noise(8, size=5))
     with pytest.raises(DataError, match="one whole number an image"):
-        LabelledImages.in_memory(noise(3), torch.tensor([0.0, float("nan"), 1.0]))
+        LabeledImages.in_memory(noise(3), torch.tensor([0.0, float("nan"), 1.0]))
     with pytest.raises(DataError, match=r"3 images and labels of shape \(4,\)"):
-        LabelledImages.in_memory(noise(3), torch.arange(4))
+        LabeledImages.in_memory(noise(3), torch.arange(4))

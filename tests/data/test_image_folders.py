@@ -63,7 +63,7 @@ def test_large_data_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert lazy.train.on_disk
     assert not cached.train.on_disk
     for kept, read in zip(cached.splits().values(), lazy.splits().values(), strict=True):
-        torch.testing.assert_close(read.head(), kept.head())
+        torch.testing.assert_close(read.sample(), kept.sample())
     assert lazy.notes == cached.notes == ()
     assert pickle.loads(pickle.dumps(lazy.train))[5][0].equal(lazy.train[5][0]), "workers may be started afresh"
     shutil.copy(root / "train" / "dog" / "0_0.png", root / "test" / "cat" / "copy.png")
@@ -75,7 +75,7 @@ def test_large_data_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (root / "test" / "cat" / "0_0.png").write_bytes((root / "test" / "cat" / "0_1.png").read_bytes()[:60])
     truncated = load_data(root)
     with pytest.raises(DataError, match=r"0_0\.png"):
-        truncated.test.head()
+        truncated.test.sample()
 
 
 def test_splits_share_the_memory_and_the_training_split_comes_first(
@@ -104,7 +104,7 @@ def test_loaders_are_sized_to_the_machine(in_memory: bool, tmp_path: Path, monke
     assert loader_options(images, torch.device("cuda"))["pin_memory"]
     monkeypatch.setattr(loading, "processors", lambda: 2)
     loader = DataLoader(images, 5, collate_fn=lambda batch: batch, **loader_options(images, cpu))
-    assert torch.cat([pixels for pixels, _ in loader]).equal(images.head()[0])
+    assert torch.cat([pixels for pixels, _ in loader]).equal(images.sample()[0])
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from genaf_sdk.data import DATA_IDS, DataSplits, LabelledImages, decoding, known_data, load_data
+from genaf_sdk.data import DATA_IDS, DataSplits, LabeledImages, decoding, known_data, load_data
 from genaf_sdk.data.splits import stratified_split
 from genaf_sdk.errors import DataError
 from genaf_sdk.export.serve.images import decode
@@ -53,7 +53,7 @@ def test_pairs_of_arrays_are_the_splits() -> None:
     parts = [(noise(count, 3, 4, 4, seed=count), labels_of(count)) for count in (30, 12, 9)]
     data = load_data(parts)
     for split, (pixels, labels) in zip(data.splits().values(), parts, strict=True):
-        given, classes = split.head()
+        given, classes = split.sample()
         torch.testing.assert_close(given, pixels.float() / 255)
         torch.testing.assert_close(classes, labels)
     assert data.notes == ()
@@ -64,12 +64,12 @@ def test_torch_datasets_and_datasplits_still_work(striped: DataSplits) -> None:
     assert load_data(striped) is striped
     with pytest.raises(DataError, match="split already"):
         load_data(striped, balance="repeat")
-    pixels, labels = striped.train.head()
+    pixels, labels = striped.train.sample()
     data = load_data(TensorDataset(pixels, labels))
     assert data.name == "TensorDataset"
     assert [len(split) for split in data.splits().values()] == [60, 12, 24]
     three = load_data((striped.train, striped.validation, striped.test))
-    torch.testing.assert_close(three.test.head()[0], striped.test.head()[0])
+    torch.testing.assert_close(three.test.sample()[0], striped.test.sample()[0])
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(1, (1, 5, 7)), (4, (4, 5, 7))])
@@ -82,7 +82,7 @@ def test_gray_and_four_bands(channels: int, expected: tuple[int, ...]) -> None:
 def test_images_are_resized_as_asked_and_stay_in_range(interpolation: str) -> None:
     pixels = noise(12, 3, 16, 12)
     data = load_data((pixels, labels_of(12, 2)), image_size=(8, 9), interpolation=interpolation)
-    shown, _ = data.train.head()
+    shown, _ = data.train.sample()
     assert shown.shape[1:] == (3, 8, 9)
     assert shown.min() >= 0
     assert shown.max() <= 1
@@ -109,7 +109,7 @@ def test_the_split_is_stratified_and_every_image_is_in_one_split() -> None:
     labels = torch.tensor([0] * 70 + [1] * 30)
     pixels = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1).expand(100, 3, 2, 2)
     data = load_data((pixels, labels), validation_fraction=0.2)
-    identities = [set((split.head()[0][:, 0, 0, 0] * 255).round().int().tolist()) for split in data.splits().values()]
+    identities = [set((split.sample()[0][:, 0, 0, 0] * 255).round().int().tolist()) for split in data.splits().values()]
     assert sorted(value for part in identities for value in part) == list(range(100))
     for split in data.splits().values():
         assert float((split.labels == 0).float().mean()) == pytest.approx(0.7, abs=0.03)
@@ -121,7 +121,7 @@ def test_no_group_is_in_two_splits() -> None:
     labels = torch.tensor([group % 3 for group in groups])
     pixels = torch.tensor(groups, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
     data = load_data((pixels, labels), groups=np.array([f"video {group}" for group in groups]))
-    shown = [set((split.head()[0][:, 0, 0, 0] * 255).round().int().tolist()) for split in data.splits().values()]
+    shown = [set((split.sample()[0][:, 0, 0, 0] * 255).round().int().tolist()) for split in data.splits().values()]
     assert all(not first & second for first, second in combinations(shown, 2))
     assert 0.15 < len(data.test) / 400 < 0.35
     assert 0.05 < len(data.validation) / 300 < 0.3
@@ -141,7 +141,7 @@ def test_groups_that_cannot_be_divided_or_straddle_are_refused() -> None:
 
 
 def test_the_same_seed_sets_the_same_images_aside() -> None:
-    images = LabelledImages.in_memory(noise(50, 3, 2, 2), labels_of(50))
+    images = LabeledImages.in_memory(noise(50, 3, 2, 2), labels_of(50))
     assert stratified_split(images, 0.2, seed=3) == stratified_split(images, 0.2, seed=3)
     assert stratified_split(images, 0.2, seed=3) != stratified_split(images, 0.2, seed=4)
 
@@ -164,11 +164,11 @@ def test_class_imbalance_is_said_and_evened_out_only_if_asked() -> None:
     assert any("'0' has 40 training images, '2' 3 (13.3 to 1); balance='repeat'" in note for note in plain.notes)
     assert any("repeated, up to 10 times" in note for note in evened.notes)
     for label, most in ((0, 1), (1, 4), (2, 10)):
-        pixels, _ = evened.train.subset(torch.nonzero(evened.train.labels == label).flatten().tolist()).head()
+        pixels, _ = evened.train.subset(torch.nonzero(evened.train.labels == label).flatten().tolist()).sample()
         shown, times = pixels.flatten(1).unique(dim=0, return_counts=True)
         assert (len(shown), int(times.max())) == ([40, 12, 3][label], most)
-    assert evened.validation.head()[0].equal(plain.validation.head()[0])
-    assert evened.test.head()[0].equal(plain.test.head()[0])
+    assert evened.validation.sample()[0].equal(plain.validation.sample()[0])
+    assert evened.test.sample()[0].equal(plain.test.sample()[0])
 
 
 @pytest.mark.parametrize(
@@ -310,6 +310,6 @@ def test_hub_data(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [("some/data", "small", True)], "nothing is downloaded unasked"
     assert data.class_names == ("cat", "dog")
     assert data.describe()["sizes"] == {"train": 16, "validation": 4, "test": 6}
-    torch.testing.assert_close(data.test.head()[0], noise(6, 6, 5, 3, seed=1).permute(0, 3, 1, 2).float() / 255)
+    torch.testing.assert_close(data.test.sample()[0], noise(6, 6, 5, 3, seed=1).permute(0, 3, 1, 2).float() / 255)
     with pytest.raises(DataError, match="hf download none/here --repo-type dataset"):
         load_data("hub:none/here")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genaf_sdk.data import LabelledImages, loading
+from genaf_sdk.data import LabeledImages, loading
 from genaf_sdk.data.loading import loader_options, why_none_can_start
 from genaf_sdk.engine.batches import GlobalBatches
 from genaf_sdk.engine.processes import ALONE
@@ -34,8 +34,8 @@ class Signed:
         return None
 
 
-def images(reader: Signed) -> LabelledImages:
-    return LabelledImages(torch.arange(12) % 3, reader, on_disk=True)
+def images(reader: Signed) -> LabeledImages:
+    return LabeledImages(torch.arange(12) % 3, reader, on_disk=True)
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])

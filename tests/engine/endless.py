@@ -9,7 +9,7 @@ import torch
 from conftest import TinyEncoder, stripes
 from training import cpu_run, fine_tune, tiny_model
 
-from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.methods import GenAF
 
 
@@ -31,6 +31,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = tiny_model(Telling())
-    parts = [LabelledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((96, 30, 30))]
+    parts = [LabeledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((96, 30, 30))]
     data = DataSplits(*parts, class_names=("red", "green", "blue"))
     fine_tune(GenAF().with_(schedule={"epochs": 10_000, "batch_size": 32}), cpu_run(), model, data)

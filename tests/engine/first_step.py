@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from training import cpu_run, fine_tune
 
 from genaf_sdk.config import HardenConfig
-from genaf_sdk.data import LabelledImages
+from genaf_sdk.data import LabeledImages
 from genaf_sdk.data.splits import DataSplits
 from genaf_sdk.engine.machine import MachineConfig
 from genaf_sdk.hardened import HardenedModel
@@ -32,7 +32,7 @@ def main(preset: str, output: str, steps: int, micro_batch_size: int | None = No
         backbone.norm = torch.nn.GroupNorm(2, 8)
     encoder = PixelEncoder(backbone)
     model = HardenedModel(encoder, build_head("mlp", 16, 3), class_names=("red", "green", "blue"), image_size=(16, 16))
-    parts = [LabelledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((33 * steps, 30, 30))]
+    parts = [LabeledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((33 * steps, 30, 30))]
     data = DataSplits(*parts, class_names=("red", "green", "blue"))
     method = HardenConfig.preset(preset).method.with_(
         schedule={"epochs": 1, "batch_size": 33, "encoder_learning_rate": None}

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from genaf_sdk import HardenConfig, harden
-from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.engine.sharding import full_tensor
 
 
@@ -45,7 +45,7 @@ def main(folder: Path, *options: str) -> None:
     encoder = timm.models.VisionTransformer(
         img_size=16, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0, drop_rate=0.1
     )
-    parts = [LabelledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((100, 30, 31))]
+    parts = [LabeledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((100, 30, 31))]
     data = DataSplits(*parts, class_names=("red", "green", "blue"))
     precision = "bf16" if "bf16" in options else "no"
     sensitivity = {"steps": 1, "samples": 24}

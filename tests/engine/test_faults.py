@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from training import cpu_run, fine_tune, tiny_model
 
 from genaf_sdk import HardenConfig, harden
-from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.data.images import Reader
 from genaf_sdk.engine import batches
 from genaf_sdk.engine.checkpoints import Checkpoint, open_checkpoints
@@ -107,7 +107,7 @@ def test_a_loader_worker_that_dies_ends_the_run_and_says_so(
     tiny_encoder: nn.Module, striped: DataSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "loader_options", lambda *_: {"num_workers": 1})
-    images = LabelledImages(striped.train.labels, Deadly(striped.train.reader), on_disk=True)
+    images = LabeledImages(striped.train.labels, Deadly(striped.train.reader), on_disk=True)
     with pytest.raises(TrainingError, match="A data-loading worker died"):
         train(tiny_encoder, replace(striped, train=images))
 

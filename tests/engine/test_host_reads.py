@@ -39,7 +39,7 @@ class HostReads(TorchDispatchMode):
 def test_attack_loss_and_gradient_read_nothing_on_the_host(tiny_encoder: nn.Module, striped: DataSplits) -> None:
     encoder = PixelEncoder(tiny_encoder)
     model = HardenedModel(encoder, build_head("mlp", 16, 3), class_names=striped.class_names, image_size=(16, 16))
-    pixels, labels = striped.train.head(24, seed=0)
+    pixels, labels = striped.train.sample(24, seed=0)
 
     ascend(model, pixels, labels, torch.zeros_like(pixels), PGD())  # once a model, what can be folded is looked at
 

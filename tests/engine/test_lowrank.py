@@ -55,7 +55,7 @@ def trained(
     model, run = tiny_model(encoder), cpu_run()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     lab = Lab(run, model, data)
-    pixels, _ = data.test.head()
+    pixels, _ = data.test.sample()
     with low_rank(model, lab.stage("stage 1", method), rank, lab.key("lora")) as stage:
         train(run, model, data, stage)
         with torch.no_grad():
@@ -68,7 +68,7 @@ def trained(
 def test_the_merged_model_gives_the_same_logits_and_has_its_own_layers(encoder: type, striped: DataSplits) -> None:
     model, logits, before = trained(encoder(), striped)
     with torch.no_grad():
-        torch.testing.assert_close(model(striped.test.head()[0]), logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(striped.test.sample()[0]), logits, rtol=1e-5, atol=1e-5)
     after = model.state_dict()
     assert after.keys() == before.keys()
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -89,7 +89,7 @@ def test_layers_whose_weights_others_read_learn_nothing(striped: DataSplits) -> 
     vit.heads = nn.Identity()  # type: ignore[assignment]
     model, logits, before = trained(vit, striped)
     with torch.no_grad():
-        torch.testing.assert_close(model(striped.test.head()[0]), logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(striped.test.sample()[0]), logits, rtol=1e-5, atol=1e-5)
     after = model.state_dict()
     for name, value in before.items():
         if "attention" in name:
@@ -117,7 +117,7 @@ def test_a_whole_run_ends_in_an_ordinary_model(striped: DataSplits, quick_config
     result = harden(encoder, striped, config, evaluate=False, progress=False, preflight=False)
     loaded = HardenedModel.from_pretrained(result.model.save_pretrained(tmp_path), backbone=small_vit())
     with torch.no_grad():
-        torch.testing.assert_close(loaded(striped.test.head()[0]), result.model(striped.test.head()[0]))
+        torch.testing.assert_close(loaded(striped.test.sample()[0]), result.model(striped.test.sample()[0]))
     backbone = result.model.encoder.backbone
     unchanged = [torch.equal(backbone.get_parameter(name), encoder.get_parameter(name)) for name in NAMES]
     assert unchanged == [True, False]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk import HardenConfig, harden
-from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.data.images import Reader
 from genaf_sdk.engine import fitting
 from genaf_sdk.engine.checkpoints import Checkpoint, open_checkpoints
@@ -228,7 +228,7 @@ class Poisoned:
 
 
 def poison(data: DataSplits) -> DataSplits:
-    return replace(data, train=LabelledImages(data.train.labels, Poisoned(data.train.reader)))
+    return replace(data, train=LabeledImages(data.train.labels, Poisoned(data.train.reader)))
 
 
 def test_nan_in_a_batch_stops_or_is_skipped_as_asked(

@@ -10,7 +10,7 @@ import torch
 from conftest import TinyEncoder, stripes
 
 from genaf_sdk import HardenConfig, harden
-from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data import DataSplits, LabeledImages
 
 SENSITIVITY = {"steps": 1, "samples": 24}
 CONFIG = HardenConfig().with_(
@@ -30,7 +30,7 @@ CONFIG = HardenConfig().with_(
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    parts = [LabelledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((96, 30, 30))]
+    parts = [LabeledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((96, 30, 30))]
     data = DataSplits(*parts, class_names=("red", "green", "blue"))
     folder = Path(sys.argv[1])
     result = harden(TinyEncoder(), data, CONFIG, output_dir=folder, evaluate=False, resume="resume" in sys.argv)

@@ -189,8 +189,8 @@ def test_the_report_says_what_is_proven_apart_from_what_is_measured(trained: Tin
     found = report.certificate
     assert found is not None
     assert (found.patch, found.image, found.n, found.masks) == ((4, 4), (16, 16), 20, 9)
-    pixels, labels = striped.test.head(20, seed=2)
-    defense = DoubleMasking(MASKS, mean_color(striped.train.head(config.surrogate_samples, seed=2)[0]))
+    pixels, labels = striped.test.sample(20, seed=2)
+    defense = DoubleMasking(MASKS, mean_color(striped.train.sample(config.surrogate_samples, seed=2)[0]))
     assert tuple(found.fill) == defense.fill
     assert found.certified == int(defense.certified(trained, pixels, labels).sum())
     assert found.answered == int((defense.answer(trained, pixels) == labels).sum())

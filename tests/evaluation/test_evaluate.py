@@ -20,7 +20,7 @@ from genaf_sdk.attacks import (
     UniversalModelAttack,
     load_attack,
 )
-from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.errors import AttackError
 from genaf_sdk.evaluation.checks import (
     adaptive_not_weaker,
@@ -63,7 +63,7 @@ def test_figures_are_exact_counts_of_the_deployed_function(striped: DataSplits, 
     report = evaluate(model, striped, perturbations={"red": red}, config=replace(config, checks=False))
 
     row = next(score for score in report.scores if score.attack == "red")
-    pixels, labels = striped.test.head()
+    pixels, labels = striped.test.sample()
     predicted = model((pixels + values).clamp(0, 1)).argmax(1)
     assert row.correct == int((predicted == labels).sum())
     assert row.changed == int((predicted != model(pixels).argmax(1)).sum())
@@ -154,7 +154,7 @@ def test_a_wrapper_with_a_model_inside_is_measured_as_it_is(
     wrapper: type, striped: DataSplits, config: EvaluationConfig
 ) -> None:
     model = wrapper()
-    pixels, labels = striped.test.head()
+    pixels, labels = striped.test.sample()
     expected = float((model(pixels).argmax(1) == labels).float().mean())
     report = evaluate(model, striped, config=replace(config, checks=False))
     assert expected == pytest.approx(1 / 3)
@@ -256,8 +256,8 @@ def test_images_are_read_once_and_in_batches(config: EvaluationConfig, tiny_enco
         def identities(self, indices):  # type: ignore[no-untyped-def]
             return None
 
-    small = LabelledImages(torch.arange(6) % 3, Reader(), on_disk=True)
-    data = DataSplits(small, small, LabelledImages(torch.arange(300) % 3, Reader(), on_disk=True), ("a", "b", "c"))
+    small = LabeledImages(torch.arange(6) % 3, Reader(), on_disk=True)
+    data = DataSplits(small, small, LabeledImages(torch.arange(300) % 3, Reader(), on_disk=True), ("a", "b", "c"))
     data.describe()
     read.clear()
     quick = replace(config, checks=False, sample_wise_samples=4)

@@ -13,7 +13,7 @@ from torch import Tensor
 from training import TinyEncoder, stripes, tiny_model
 
 from genaf_sdk import HardenConfig, evaluate
-from genaf_sdk.data import DataSplits, LabelledImages, sampling
+from genaf_sdk.data import DataSplits, LabeledImages, sampling
 from genaf_sdk.export.bundle import write_bundle
 from genaf_sdk.export.outcome import Outcome
 from genaf_sdk.verification import verify
@@ -50,8 +50,8 @@ def test_no_more_than_a_batch_is_held(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sampling, "MOST_IMAGES", BATCH)
     pixels, labels = stripes(150, 2)
     watched = Watched(pixels)
-    parts = [LabelledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((24, 12))]
-    test = LabelledImages(labels, watched, on_disk=True)
+    parts = [LabeledImages.in_memory(*stripes(count, seed)) for seed, count in enumerate((24, 12))]
+    test = LabeledImages(labels, watched, on_disk=True)
     data = DataSplits(*parts, test, class_names=("red", "green", "blue"), name="stripes")
     assert data.fingerprint
     assert max(watched.asked) <= 64, "hashed in pieces"

@@ -33,7 +33,7 @@ def made(digits: DataSplits) -> Made:
     encoder = load_encoder("bundled:simclr-cifar10")
     head = build_head("mlp", encoder.feature_dim((16, 16)), 10)
     model = HardenedModel(encoder, head, class_names=digits.class_names, image_size=(16, 16)).eval()
-    pixels, labels = digits.train.head(600, seed=0)
+    pixels, labels = digits.train.sample(600, seed=0)
     with torch.no_grad():
         features = encoder(pixels)
     optimizer = torch.optim.Adam(head.parameters(), 3e-3)

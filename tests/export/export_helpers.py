@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk import HardenConfig, HardenedModel, RobustnessReport, harden
-from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.export.settings import ExportConfig
 from genaf_sdk.result import HardenResult
 
@@ -34,10 +34,10 @@ class TinyBackbone(nn.Module):
         return torch.relu(self.norm(self.conv(x))).mean((2, 3))
 
 
-def colors(count: int, seed: int) -> LabelledImages:
+def colors(count: int, seed: int) -> LabeledImages:
     labels = torch.arange(count) % 3
     noise = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
-    return LabelledImages.in_memory(0.2 + 0.4 * noise + 0.4 * torch.eye(3)[labels][:, :, None, None], labels)
+    return LabeledImages.in_memory(0.2 + 0.4 * noise + 0.4 * torch.eye(3)[labels][:, :, None, None], labels)
 
 
 def tiny_data() -> DataSplits:

@@ -72,7 +72,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
 def pictures(folder: Path) -> Path:
     """Write the colors as PNG files, train|val|test/CLASS/NUMBER.png, and return the folder."""
     for seed, (split, count) in enumerate((("train", 48), ("val", 12), ("test", 30))):
-        pixels, labels = colors(count, seed).head()
+        pixels, labels = colors(count, seed).sample()
         for index, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
             path = folder / split / ("red", "green", "blue")[label] / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,13 +42,13 @@ def test_the_file_takes_pixels_of_any_batch_size_and_knows_its_classes(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]  # one file, nothing beside it
 
 
-def test_raw_bytes_and_half_precision(tmp_path: Path) -> None:
+def test_uint8_input_and_half_precision(tmp_path: Path) -> None:
     model = new_model()
     raw = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     pixels = torch.from_numpy(raw).permute(0, 3, 1, 2).float() / 255
     expected = model(pixels).detach().numpy()
 
-    session = onnxruntime.InferenceSession(str(export_onnx(model, tmp_path / "bytes.onnx", raw_bytes=True)))
+    session = onnxruntime.InferenceSession(str(export_onnx(model, tmp_path / "bytes.onnx", uint8_input=True)))
     np.testing.assert_allclose(session.run(None, {"pixels": raw})[0], expected, atol=1e-5)
 
     half = runtime.OnnxModel(export_onnx(model, tmp_path / "half.onnx", half=True))(pixels).numpy()

@@ -69,7 +69,7 @@ def test_on_other_images_nothing_is_known(proven: RobustnessReport, sound: Path,
 
 
 def test_an_onnx_file_is_certified_as_the_module_it_was_made_from(made: Made, sound: Path, digits: DataSplits) -> None:
-    pixels, labels = digits.test.head(12, seed=0)
+    pixels, labels = digits.test.sample(12, seed=0)
     defense = DoubleMasking(MaskSet.for_area((16, 16), 0.02, 3), FILL)
     graph = OnnxModel(sound)
     assert torch.equal(defense.certified(graph, pixels, labels), defense.certified(made.model, pixels, labels))

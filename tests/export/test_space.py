@@ -70,7 +70,7 @@ def space(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_saved_perturbation_does_the_same_without_torch(result: HardenResult, bundle: Path) -> None:
-    images, _ = result.data.test.head(8)
+    images, _ = result.data.test.sample(8)
     found = read_perturbations(bundle, (3, 16, 16))
     assert result.report is not None
     saved = [result.report.perturbations[name] for name in sorted(result.report.perturbations)]
@@ -182,7 +182,7 @@ STATE = """({
 @pytest.mark.skipif(not PYTHON.exists(), reason="needs build/space: pip install -r export/serve/requirements-space.txt")
 def test_the_page_shows_a_picture_before_and_after(space: Path, result: HardenResult, tmp_path: Path) -> None:
     axe = axe_core(tmp_path)
-    images, labels = tiny_data().test.head(60)
+    images, labels = tiny_data().test.sample(60)
     index = int((labels == 2).nonzero()[0])
     pixels = (images[index] * 255).round().byte()
     picture, junk, bomb = tmp_path / "picture.png", tmp_path / "junk.png", tmp_path / "bomb.png"

@@ -55,7 +55,7 @@ def test_hardening_beats_ordinary_fine_tuning_under_pgd(
     fine_tune(FineTuning(schedule=schedule), cpu_run(), ordinary, striped)
     fine_tune(GenAF(schedule=schedule, against=attack).with_(adaptability={"epochs": 0}), cpu_run(), hardened, striped)
 
-    pixels, labels = striped.test.head()
+    pixels, labels = striped.test.sample()
 
     def robust(model: nn.Module) -> float:
         adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), attack.with_(steps=10))

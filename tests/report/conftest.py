@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from genaf_sdk import HardenConfig, harden
-from genaf_sdk.data import DataSplits, LabelledImages
+from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import CurvePoint
 
@@ -25,7 +25,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for count in (60, 15, 24):
         labels = torch.arange(count) % 3
         parts.append(
-            LabelledImages.in_memory(
+            LabeledImages.in_memory(
                 0.5 * torch.rand(count, 3, 16, 16) + 0.4 * torch.eye(3)[labels][..., None, None], labels
             )
         )

@@ -23,7 +23,7 @@ def bundle(tmp_path: Path) -> Path:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
     """HTTP and gRPC port of a server with the models ``tiny`` and ``bytes``; bodies of up to 2 MiB, batches up to 8."""
     folder = tmp_path_factory.mktemp("served")
-    bundles = [str(make_bundle(folder / "tiny")), str(make_bundle(folder / "bytes", takes_bytes=True))]
+    bundles = [str(make_bundle(folder / "tiny")), str(make_bundle(folder / "bytes", uint8_input=True))]
     limits = ["--max-batch", "8", "--max-body", str(2 * 2**20), "--threads", "1", "--drain", "0"]
     with our_server(*bundles, *limits, log=folder / "log") as (http, rpc, _):
         yield http, rpc
@@ -36,7 +36,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]
 def certifying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int, Path]]:
     """HTTP and gRPC port of a server like ``served`` that certifies, and the folder of ``tiny``."""
     folder = tmp_path_factory.mktemp("certifying")
-    bundles = [make_bundle(folder / "tiny"), make_bundle(folder / "bytes", takes_bytes=True)]
+    bundles = [make_bundle(folder / "tiny"), make_bundle(folder / "bytes", uint8_input=True)]
     options = ["--certify", str(AREA), "--certify-masks", str(COUNT), "--certify-fill", ",".join(map(str, FILL))]
     limits = ["--max-batch", "8", "--threads", "1", "--drain", "0"]
     with our_server(*map(str, bundles), *options, *limits, log=folder / "log") as (http, rpc, _):

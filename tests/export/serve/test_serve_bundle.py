@@ -160,7 +160,7 @@ def test_metadata_must_be_what_it_should(tmp_path: Path) -> None:
 
 
 def test_the_helper_makes_whole_bundles(tmp_path: Path) -> None:
-    assert open_bundle(make_bundle(tmp_path / "other", takes_bytes=True)).input_shape == (SIZE, SIZE, 3)
+    assert open_bundle(make_bundle(tmp_path / "other", uint8_input=True)).input_shape == (SIZE, SIZE, 3)
 
 
 # Graphs that are more than tensor arithmetic, and files that change.

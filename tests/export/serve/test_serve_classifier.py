@@ -32,9 +32,9 @@ def test_labels_scores_and_logits_agree_with_numpy(bundle: Path) -> None:
     assert prediction.labels == tuple(NAMES[index] for index in expected.argmax(1))
 
 
-@pytest.mark.parametrize("takes_bytes", [False, True])
-def test_bytes_and_floats_give_the_same(tmp_path: Path, takes_bytes: bool) -> None:
-    classifier = load_bundle(make_bundle(tmp_path / "tiny", takes_bytes=takes_bytes), provider="cpu")
+@pytest.mark.parametrize("uint8_input", [False, True])
+def test_bytes_and_floats_give_the_same(tmp_path: Path, uint8_input: bool) -> None:
+    classifier = load_bundle(make_bundle(tmp_path / "tiny", uint8_input=uint8_input), provider="cpu")
     raw = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
     floats = (raw.transpose(0, 3, 1, 2) / 255).astype(np.float32)
     np.testing.assert_allclose(classifier.predict(raw).logits, reference(floats), atol=1e-5)
@@ -60,15 +60,15 @@ def test_buckets_pad_and_cut(bundle: Path) -> None:
     assert seen == [4, 8]
 
 
-@pytest.mark.parametrize("takes_bytes", [False, True])
-def test_bound_buffers_give_what_a_plain_run_gives(tmp_path: Path, takes_bytes: bool) -> None:
+@pytest.mark.parametrize("uint8_input", [False, True])
+def test_bound_buffers_give_what_a_plain_run_gives(tmp_path: Path, uint8_input: bool) -> None:
     """The path of the GPU providers, on the CPU: only the device of the buffers differs."""
-    made = make_bundle(tmp_path / "tiny", takes_bytes=takes_bytes)
+    made = make_bundle(tmp_path / "tiny", uint8_input=uint8_input)
     bound = load_bundle(made, provider="cpu", max_batch=4, buckets=(1, 2, 4), binding=True)
     batches = [images(count, seed=count) for count in (1, 2, 3, 4, 7)]
     answers = [bound.predict(batch).logits for batch in batches]
     for batch, answer in zip(batches, answers, strict=True):  # later batches have not overwritten earlier answers
-        np.testing.assert_allclose(answer, reference(batch), atol=1e-2 if takes_bytes else 1e-5)
+        np.testing.assert_allclose(answer, reference(batch), atol=1e-2 if uint8_input else 1e-5)
     assert not OnnxClassifier(made, provider="cpu").binding
 
 

@@ -48,7 +48,7 @@ from genaf_sdk.export.serve.wire import MAX_FIELDS, cut
 
 MIB = 2**20
 LOGITS = protocol.Output("logits", "FP32", "<f4", (4,))
-SIGNATURE = protocol.Signature("tiny", "pixels", (3, SIZE, SIZE), takes_bytes=False, max_batch=8, outputs=(LOGITS,))
+SIGNATURE = protocol.Signature("tiny", "pixels", (3, SIZE, SIZE), uint8_input=False, max_batch=8, outputs=(LOGITS,))
 
 
 # Memory.

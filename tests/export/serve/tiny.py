@@ -27,8 +27,8 @@ def reference(pixels: np.ndarray) -> np.ndarray:
     return logits
 
 
-def tiny_graph(*, size: int = SIZE, takes_bytes: bool = False, batch: str | int = "batch") -> onnx.ModelProto:
-    """A classifier as ONNX; with ``takes_bytes`` its input is uint8 (N, H, W, C)."""
+def tiny_graph(*, size: int = SIZE, uint8_input: bool = False, batch: str | int = "batch") -> onnx.ModelProto:
+    """A classifier as ONNX; with ``uint8_input`` its input is uint8 (N, H, W, C)."""
     nodes = [
         helper.make_node("GlobalAveragePool", ["scaled"], ["maps"]),
         helper.make_node("Flatten", ["maps"], ["features"]),
@@ -36,7 +36,7 @@ def tiny_graph(*, size: int = SIZE, takes_bytes: bool = False, batch: str | int 
     ]
     weights = [numpy_helper.from_array(WEIGHT, "weight"), numpy_helper.from_array(BIAS, "bias")]
     shape, kind = [batch, 3, size, size], TensorProto.FLOAT
-    if takes_bytes:
+    if uint8_input:
         shape, kind = [batch, size, size, 3], TensorProto.UINT8
         weights.append(numpy_helper.from_array(np.float32(255), "scale"))
         nodes = [
