@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
     from genaf_sdk.data import DataSplits
     from genaf_sdk.inputs.perturbation import Perturbation
+    from genaf_sdk.report.exported import ReplayRow
     from genaf_sdk.report.scores import Check, Score
-    from genaf_sdk.report.sections import ReplayRow
 
 LEAST_IMAGES = 100
 """Rows of fewer images (where the data has so many) could be picked to flatter."""

@@ -82,10 +82,7 @@ class Attack(Settings, ABC):
             patch_sides(pixels.shape[-2], pixels.shape[-1], self.budget)
 
     def passes(self, images: int) -> float:
-        """Return about how many images cross the target, forth and back; ``images`` are attacked or crafted on.
-
-        ``steps`` of ``batch_size``, or ``epochs``, times ``restarts``, as far as the attack has these settings.
-        """
+        """Return about how many of ``images`` cross the target, forth and back: steps or epochs, times restarts."""
         batch = images if isinstance(self, SampleWise) else min(getattr(self, "batch_size", images), images)
         an_attempt = getattr(self, "steps", 0) * batch or getattr(self, "epochs", 0) * images
         return float(an_attempt * getattr(self, "restarts", 1))

@@ -12,6 +12,7 @@ from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.report.certificate import CertificateSection
 from genaf_sdk.report.corruptions import CorruptionSection
+from genaf_sdk.report.exported import OnnxSection
 from genaf_sdk.report.provenance import ProvenanceSection
 from genaf_sdk.report.reading import Amount, fields_of, plain, read, read_document
 from genaf_sdk.report.scores import Check, CurvePoint, Failure, Role, Score, lowest_accuracy
@@ -24,7 +25,6 @@ from genaf_sdk.report.sections import (
     EpochRecord,
     GallerySection,
     ModelDescription,
-    OnnxSection,
     RangeTestSection,
 )
 from genaf_sdk.settings import Between
