@@ -1,0 +1,31 @@
+"""Sanity checks on their own: what chance explains passes, what it does not fails."""
+
+from __future__ import annotations
+
+import pytest
+
+from genaf_sdk.evaluation.checks import larger_budgets
+from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.report.scores import CurvePoint
+
+
+@pytest.mark.parametrize(
+    ("correct", "passed"),
+    [
+        ((447, 449, 448), True),  # two images of 450
+        ((300, 270, 200), True),
+        ((200, 210, 150), True),
+        ((200, 240, 150), False),
+        ((430, 400, 449), False),
+        ((447, 0, 20), False),
+    ],
+)
+def test_accuracy_may_rise_with_the_budget_as_far_as_chance_allows(correct: tuple[int, ...], passed: bool) -> None:
+    budgets = (4 / 255, 10 / 255, 16 / 255)
+    curve = [
+        CurvePoint("hardened", Knowledge.ADAPTIVE, "uapgd", budget, 450, right)  # type: ignore[arg-type]
+        for budget, right in zip(budgets, correct, strict=True)
+    ]
+    check = larger_budgets(curve[::-1])
+    assert check is not None
+    assert check.passed is passed, check
