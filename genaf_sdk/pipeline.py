@@ -144,7 +144,6 @@ def harden(
                     plain = lab.stage("undefended", config.standard_fine_tuning())
                     with low_rank(undefended, plain, config.tuning.lora_rank, lab.key("lora")) as adapted:
                         train(run, undefended, data, adapted)
-                    require_discerning(undefended, "undefended", data.validation, config.baseline.epochs)
                     clock.stop("undefended")
                 model = new_classifier(published, data, config.seed, head=config.head)
                 lab = Lab(run, model, data, frozen, clock=clock)

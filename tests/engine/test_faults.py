@@ -24,6 +24,7 @@ from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.data.images import Reader
 from genaf_sdk.engine import batches
 from genaf_sdk.engine.checkpoints import Checkpoint, open_checkpoints
+from genaf_sdk.engine.faults import SERIOUS_EPOCHS, require_discerning
 from genaf_sdk.engine.processes import ALONE
 from genaf_sdk.engine.views import FeaturesAndLogits
 from genaf_sdk.errors import ConfigError, OutputError, TrainingError
@@ -163,3 +164,22 @@ def test_an_accelerator_that_accumulates_gradients_is_refused(
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
     with pytest.raises(ConfigError, match="accumulates the gradients of 4 batches"):
         harden(tiny_encoder, striped, quick_config, evaluate=False, progress=False, accelerator=accelerator)
+
+
+class Stuck(nn.Module):
+    """Logits that favor class 1, whatever the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.0, 1.0, 0.0]))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.weight.expand(len(pixels), 3)
+
+
+def test_a_model_that_knows_one_class_is_an_error() -> None:
+    images = LabeledImages.in_memory(torch.rand(6, 3, 8, 8), torch.arange(6) % 3)
+    with pytest.raises(TrainingError, match="puts all 6 validation images into class 1"):
+        require_discerning(Stuck(), "hardened", images, SERIOUS_EPOCHS)
+    require_discerning(Stuck(), "hardened", images, SERIOUS_EPOCHS - 1)
+    require_discerning(Stuck(), "hardened", LabeledImages.in_memory(torch.rand(6, 3, 8, 8), torch.ones(6).long()), 20)
