@@ -44,7 +44,7 @@ def outputs_of(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 def features_of(encoder: nn.Module, images: Tensor) -> Tensor:
     """Return what ``encoder`` gives for images (N, C, H, W); within ``sharing_features`` computed once."""
     known = _known.get()
-    key = id(encoder), id(images), "forward" in vars(encoder)  # the last one tells arithmetics: precision.forward_in
+    key = id(encoder), id(images), "forward" in vars(encoder)  # the last one tells arithmetic: precision.forward_in
     if known is None or key not in known:
         features = outputs_of(encoder, images)
         if known is None:
