@@ -15,7 +15,9 @@ from genaf_sdk.report.scores import CurvePoint
         ((447, 449, 448), True),  # two images of 450
         ((300, 270, 200), True),
         ((200, 210, 150), True),
-        ((200, 240, 150), False),
+        ((200, 225, 150), False),
+        ((447, 450, 448), True),  # three
+        ((446, 450, 448), False),  # four: none is wrong any more
         ((430, 400, 449), False),
         ((447, 0, 20), False),
     ],
