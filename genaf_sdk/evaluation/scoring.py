@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genaf_sdk.attacks.base import FeatureAttack, SampleWiseAttack
+from genaf_sdk.data.loading import give_back
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.evaluation.crafting import Crafting, Row
 from genaf_sdk.inputs.images import image_space
@@ -73,7 +74,9 @@ class Scoring:
                 scored = len(parts[index])
                 with self.crafting.costs_a_row(row.name, row.column, row.model.name):
                     if id(row.perturbation) not in perturbed:
-                        perturbed = {id(row.perturbation): row.perturbation.apply(images)}
+                        perturbed.clear()
+                        give_back()
+                        perturbed[id(row.perturbation)] = row.perturbation.apply(images)
                     parts[index].append(row.model.predict(perturbed[id(row.perturbation)]))
                 if len(parts[index]) == scored:
                     del parts[index]
