@@ -65,7 +65,7 @@ class PlacedPatch(UniversalAttack):
     """Steps at every place in every round."""
     steps: Count = 60
     """At the place that is left, at most."""
-    batch_size: Count = 32
+    batch_size: Count = 64
     step_size: Epsilon = 0.2
     """Length of the first step, in pixel units."""
     shift: Share = 0.0

@@ -32,7 +32,7 @@ class EvaluationConfig(Settings):
     """
 
     attacks: tuple[str, ...] = (
-        "advencoder-per:batch_size=128,noise_maps=4,steps=40",
+        "advencoder-per:batch_size=128,noise_maps=8,steps=40",
         "uapgd",
         "encoder-patch",
         "label-uap",
