@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
+from genaf_sdk.errors import RunStoppedError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
@@ -109,10 +111,12 @@ class Workers:
 
 
 def done(work: Callable[[], T]) -> Future[T]:
-    """Return what ``work()`` gives or raises, as a future that is done."""
+    """Return what ``work()`` gives or raises, as a future that is done; a run that is to stop stops here."""
     future: Future[T] = Future()
     try:
         future.set_result(work())
+    except RunStoppedError:
+        raise
     except Exception as error:  # to be told where the result is asked for
         future.set_exception(error)
     return future
