@@ -15,10 +15,10 @@ from genaf_sdk._version import __version__
 from genaf_sdk.data.published import PUBLISHED
 from genaf_sdk.encoders import known_encoders
 from genaf_sdk.errors import OutputError
-from genaf_sdk.export.integrity import digest
 from genaf_sdk.export.layout import BILL_FILE, WEIGHTS_FILE, model_files
 from genaf_sdk.export.outcome import Item, recomputed
 from genaf_sdk.files import read_json, replacing
+from genaf_sdk.models.checksums import digest
 from genaf_sdk.report.data import PACKAGES
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from genaf_sdk._version import __version__
 from genaf_sdk.export.card import ModelFacts, eval_results, model_card
-from genaf_sdk.export.integrity import digest
 from genaf_sdk.export.layout import (
     CARD_FILE,
     CONFIG_FILE,
@@ -25,6 +24,7 @@ from genaf_sdk.export.layout import (
 )
 from genaf_sdk.export.outcome import Item, not_replayed, recomputed
 from genaf_sdk.files import read_json
+from genaf_sdk.models.checksums import digest
 from genaf_sdk.report.html import html_report
 from genaf_sdk.report.provenance import settings_digest
 from genaf_sdk.report.reading import Length, read_document

@@ -20,13 +20,14 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not in __all__
 
 from genaf_sdk.errors import ExportError, HubError, OutputError
-from genaf_sdk.export.integrity import BundleFile, check_listed, check_whole
 from genaf_sdk.export.publication import outgoing
 from genaf_sdk.export.serve import ServeError, open_bundle
+from genaf_sdk.models.checksums import check_listed, check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from genaf_sdk.export.integrity import BundleFile
     from genaf_sdk.export.signing import Signer
 
 PREFIX = "hf-hub:"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from genaf_sdk.models.checksums import CHECKSUMS_FILE, LEFTOVERS, SIGNATURE_FILE
 from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE
 from genaf_sdk.report.robustness import HTML_FILE, PERTURBATION_FOLDER, REPORT_FILE
 
@@ -28,11 +29,8 @@ __all__ = [
     "variant_file",
 ]
 
-MODEL_FILE, LABELS_FILE, CHECKSUMS_FILE = "model.onnx", "labels.json", "checksums.json"
-BILL_FILE, SIGNATURE_FILE = "bom.cdx.json", "model.sig"
+MODEL_FILE, LABELS_FILE, BILL_FILE = "model.onnx", "labels.json", "bom.cdx.json"
 CARD_FILE, EVAL_RESULTS_FILE, SERVE_FOLDER = "README.md", ".eval_results/robustness.yaml", "serve"
-LEFTOVERS = ("checkpoints/", "metrics.jsonl", "genaf-sdk/", ".genaf.lock", ".gitattributes", ".cache/")
-"""What a run, a tracker or the Hub leaves beside a bundle; it is neither listed nor published."""
 
 
 def variant_file(precision: str) -> str:

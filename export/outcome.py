@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from genaf_sdk.export.layout import MODEL_FILE, WEIGHTS_FILE
+
+WEIGHTS_TIE = f"{WEIGHTS_FILE} against {MODEL_FILE}"
+"""The item that ties the weights to the graph, of which all figures are."""
+
 
 class Outcome(StrEnum):
     """What was done about a statement."""
@@ -87,7 +92,10 @@ class Verification:
             return f"{len(self.differences)} of {len(self.items)} statements DIFFER ({counts})."
         if not self.agrees:
             return f"Nothing was replayed ({counts})."
+        untied = any(item.what == WEIGHTS_TIE and item.agrees is None for item in self.items)
+        but = f", but for {WEIGHTS_FILE}, which could not be compared" if untied else ""
         signers = [item.found for item in self.items if item.outcome == Outcome.SIGNED]
         if signers:
-            return f"Nothing differs ({counts}). The parts belong together, and this is who signed them: {signers[0]}."
-        return f"Nothing differs ({counts}). This shows that the parts belong together, not who made them."
+            signed = f"this is who signed them: {signers[0]}"
+            return f"Nothing differs ({counts}). The parts belong together{but}, and {signed}."
+        return f"Nothing differs ({counts}). This shows that the parts belong together{but}, not who made them."

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from genaf_sdk.data.loading import give_back
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.errors import ExportError
 from genaf_sdk.export.runtime import OnnxModel
+from genaf_sdk.memory import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from genaf_sdk.errors import ConfigError, ExportError
-from genaf_sdk.export.integrity import TEMPORARY, check_whole, publishable
+from genaf_sdk.export.integrity import publishable
 from genaf_sdk.export.layout import CHECKSUMS_FILE, LEFTOVERS, SIGNATURE_FILE
 from genaf_sdk.export.outcome import Item, Outcome
 from genaf_sdk.export.serve.errors import ServeError, SettingsError
 from genaf_sdk.export.serve.signature import MAX_KEY, key_name, require_curve, require_signed, signed_files
 from genaf_sdk.files import replacing
+from genaf_sdk.models.checksums import TEMPORARY, check_whole
 
 SIGSTORE = "sigstore"
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from genaf_sdk.errors import GenafError, OutputError
-from genaf_sdk.export.integrity import found_files, listed
 from genaf_sdk.export.layout import CARD_FILE, CHECKSUMS_FILE, SERVE_FOLDER, is_ours
 from genaf_sdk.files import read_json, write_json
+from genaf_sdk.models.checksums import found_files, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from genaf_sdk.errors import EncoderError, GenafError
-from genaf_sdk.export.layout import MODEL_FILE, WEIGHTS_FILE
-from genaf_sdk.export.outcome import Item, not_replayed, recomputed
+from genaf_sdk.export.layout import MODEL_FILE
+from genaf_sdk.export.outcome import WEIGHTS_TIE, Item, not_replayed, recomputed
 from genaf_sdk.export.parity import relative_difference
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def check_ties(
         load: Returns the model of ``model.safetensors``; ``EncoderError`` where nothing says how to build it.
         images: What ``trial_images`` gave.
         named: Whether the bundle names its encoder. A name that builds nothing is refused: it would keep the weights
-            from being compared. Without one, the architecture is a module of the publisher's own.
+            from being compared. Without one, the architecture is a module of the publisher's own, which only the caller
+            can bring: that is listed, not refused, as no honest bundle of such a module could be verified otherwise.
     """
     expected = graphs[MODEL_FILE](images)
     items = [_weights(load, images, expected, named=named)]
@@ -65,7 +66,7 @@ def check_ties(
 
 
 def _weights(load: Callable[[], Callable[[Tensor], Tensor]], images: Tensor, expected: Tensor, *, named: bool) -> Item:
-    what = f"{WEIGHTS_FILE} against {MODEL_FILE}"
+    what = WEIGHTS_TIE
     try:
         model = load()
         with torch.no_grad():

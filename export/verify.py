@@ -25,7 +25,6 @@ from genaf_sdk.export.consistency import (
     check_server,
     read_config,
 )
-from genaf_sdk.export.integrity import check_whole
 from genaf_sdk.export.layout import MODEL_FILE, REPORT_FILE, model_files
 from genaf_sdk.export.outcome import Item, Verification, not_replayed, recomputed, replayed
 from genaf_sdk.export.parity import predictions
@@ -33,6 +32,7 @@ from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.ties import check_ties, trial_images
 from genaf_sdk.files import read_json
 from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.models.checksums import check_whole
 from genaf_sdk.models.classifier import Classifier
 from genaf_sdk.models.storage import load_classifier
 from genaf_sdk.report.robustness import RobustnessReport

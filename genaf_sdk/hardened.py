@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from genaf_sdk.encoders import build_backbone
 from genaf_sdk.export.bundle import write_bundle
 from genaf_sdk.export.hub import download, push_bundle
-from genaf_sdk.export.integrity import check_listed, check_some
 from genaf_sdk.export.layout import CHECKSUMS_FILE
+from genaf_sdk.models.checksums import check_listed, check_some
 from genaf_sdk.models.classifier import Classifier
 from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE, load_classifier, save_classifier
 

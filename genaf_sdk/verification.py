@@ -21,7 +21,6 @@ from genaf_sdk.evaluation.corrupted import corruption_section
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.settings import CertificateConfig
 from genaf_sdk.export.consistency import ConfigFile, read_config
-from genaf_sdk.export.integrity import check_whole
 from genaf_sdk.export.layout import SIGNATURE_FILE
 from genaf_sdk.export.outcome import Item, Outcome, Verification, not_replayed, replayed
 from genaf_sdk.export.runtime import OnnxModel
@@ -29,6 +28,7 @@ from genaf_sdk.export.signing import require_signature
 from genaf_sdk.export.verify import LEAST_IMAGES, tolerance, verify_bundle
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.models.checksums import check_whole
 from genaf_sdk.models.fingerprint import fingerprint
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Role

@@ -519,6 +519,10 @@ def unchecked_door(folder: Path, data: DataSplits) -> None:
     HardenedModel.from_pretrained(folder, local_files_only=True, check_files=False)
 
 
+def encoder_door(folder: Path, data: DataSplits) -> None:
+    load_encoder(folder)
+
+
 def verify_door(folder: Path, data: DataSplits) -> None:
     verify(folder, data)
 
@@ -548,6 +552,7 @@ def serve_door(folder: Path, data: DataSplits) -> None:
 DOORS: dict[str, Callable[[Path, DataSplits], None]] = {
     "from_pretrained": load_door,
     "from_pretrained, unchecked": unchecked_door,
+    "load_encoder": encoder_door,
     "verify": verify_door,
     "report": report_door,
     "serve": serve_door,

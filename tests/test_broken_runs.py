@@ -29,9 +29,9 @@ from genaf_sdk.cli.output import CHECK_FAILED, DONE
 from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.errors import ExportError, HubError
-from genaf_sdk.export.integrity import check_whole
 from genaf_sdk.export.to_onnx import INPUT, OUTPUT
 from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.models.checksums import check_whole
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.report.robustness import RobustnessReport
 

@@ -19,8 +19,8 @@ import urllib.request
 SUGGESTED = re.compile(r"`genaf ([^`]+)`")
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b|\.\.\.")
 READY = "http://127.0.0.1:8000/v2/health/ready"
-SECONDS = 60.0
-"""How long a server may take to be ready."""
+SECONDS = 300.0
+"""How long a server may take to be ready, on a machine that others use as well."""
 
 
 def run(line: str) -> str:

@@ -67,10 +67,10 @@ class Certify(Command):
 
 def _classifier(model: str) -> tuple[Callable[[Tensor], Tensor], str, list[str], dict[str, Any]]:
     """Return what classifies, what it is, its class names, and how images are loaded for it."""
-    from genaf_sdk.export.integrity import check_listed
     from genaf_sdk.export.layout import MODEL_FILE
     from genaf_sdk.export.runtime import OnnxModel
     from genaf_sdk.hardened import HardenedModel
+    from genaf_sdk.models.checksums import check_listed
 
     path = Path(model)
     if path.is_dir():

@@ -173,8 +173,9 @@ class Report(Command):
 
     def __call__(self) -> int:
         """Run."""
-        from genaf_sdk.export.integrity import check_listed, renew
+        from genaf_sdk.export.integrity import renew
         from genaf_sdk.export.layout import SIGNATURE_FILE
+        from genaf_sdk.models.checksums import check_listed
         from genaf_sdk.report.markdown import markdown_summary
         from genaf_sdk.report.robustness import HTML_FILE, REPORT_FILE, RobustnessReport
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genaf_sdk.data.images import LabeledImages, generator_of
-from genaf_sdk.data.loading import give_back
+from genaf_sdk.memory import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -66,6 +66,8 @@ def load_encoder(
     Raises:
         EncoderError: The id is unknown (those that would work are listed), ``encoder`` is no module, something cannot
             be downloaded (what to fetch, and where to put it, is said), or a checkpoint does not say enough.
+        ExportError: A bundle's file is missing, altered or not listed; ``HardenedModel.from_pretrained(...,
+            check_files=False)`` loads it all the same, and is an encoder, too.
     """
     if isinstance(encoder, Classifier):
         encoder = encoder.encoder

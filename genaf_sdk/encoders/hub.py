@@ -14,6 +14,7 @@ from genaf_sdk.encoders.repository import Repository
 from genaf_sdk.encoders.source import KnownEncoder
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.files import user_path
+from genaf_sdk.models.checksums import CHECKSUMS_FILE, check_listed, check_some
 from genaf_sdk.models.classifier import Classifier
 from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE, load_classifier
 
@@ -83,6 +84,7 @@ def load(name: str, options: EncoderOptions, *, build: Callable[[str], nn.Module
 
     Raises:
         EncoderError: It cannot be downloaded, or its config.json is of none of the three kinds.
+        ExportError: It is a bundle with a file that is missing, altered or not listed.
     """
     repository = Repository(name if user_path(name).is_dir() else name.partition(":")[0]).pinned(CONFIG_FILE)
     config = repository.read(CONFIG_FILE)
@@ -99,7 +101,20 @@ def load(name: str, options: EncoderOptions, *, build: Callable[[str], nn.Module
 
 
 def _hardened(repository: Repository, options: EncoderOptions, build: Callable[[str], nn.Module]) -> PixelEncoder:
-    encoder = load_classifier(repository.files(WEIGHTS_FILE, CONFIG_FILE), Classifier, build).encoder
+    """Return the encoder of a hardened model, whose bundle has to be whole, as for ``HardenedModel.from_pretrained``.
+
+    Of the Hub the list, settings and weights are downloaded, and no other file.
+
+    Raises:
+        ExportError: A file of the bundle is missing or was altered, or one is not listed.
+    """
+    folder = repository.files(WEIGHTS_FILE, CONFIG_FILE)
+    if repository.folder is not None:
+        check_listed(folder)
+    else:
+        repository.read_if_there(CHECKSUMS_FILE)
+        check_some(folder, WEIGHTS_FILE, CONFIG_FILE)
+    encoder = load_classifier(folder, Classifier, build).encoder
     if options.image_size is not None:
         encoder.image_size = options.image_size
     return encoder

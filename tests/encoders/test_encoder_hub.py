@@ -16,7 +16,8 @@ from timm.models import save_for_hf
 from torch import nn
 
 from genaf_sdk.encoders import build_backbone, load_encoder, repository, transformers
-from genaf_sdk.errors import EncoderError
+from genaf_sdk.errors import EncoderError, ExportError
+from genaf_sdk.export.integrity import seal
 from genaf_sdk.export.parity import check_parity
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.hardened import HardenedModel
@@ -52,6 +53,20 @@ def hub_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(repository, "hf_hub_download", download)
 
     return serve
+
+
+def test_a_hardened_model_of_the_hub_is_held_against_its_list(hub_of, tmp_path: Path) -> None:
+    encoder = load_encoder("bundled:simclr-cifar10")
+    head = build_head("mlp", encoder.feature_dim((32, 32)), 3)
+    HardenedModel(encoder, head, class_names="abc", image_size=(32, 32)).save_pretrained(tmp_path)
+    hub_of(tmp_path)
+    assert load_encoder("some/model").source == "bundled:simclr-cifar10", "without a list it is no bundle"
+    seal(tmp_path)
+    assert load_encoder("some/model").source == "bundled:simclr-cifar10"
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"mean": [0.5, 0.5, 0.5]}))
+    with pytest.raises(ExportError, match=r"config\.json .*is not the file that was written"):
+        load_encoder("some/model")
 
 
 def test_a_folder_of_timm_is_read_by_timms_own_loader(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from export_helpers import Made
 from genaf_sdk.data import DataSplits
 from genaf_sdk.export import bill as bill_module
 from genaf_sdk.export.bill import check_bill, write_bill
-from genaf_sdk.export.integrity import digest, listed
 from genaf_sdk.export.layout import BILL_FILE
+from genaf_sdk.models.checksums import digest, listed
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.verification import verify
 

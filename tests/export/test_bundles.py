@@ -15,11 +15,12 @@ from genaf_sdk.errors import ExportError, OutputError
 from genaf_sdk.export import bundle as bundle_module
 from genaf_sdk.export import layout, staging
 from genaf_sdk.export.bundle import save_model, save_report, write_bundle
-from genaf_sdk.export.integrity import check_whole, listed, publishable, seal
+from genaf_sdk.export.integrity import publishable, seal
 from genaf_sdk.export.serve import bundle as serve_bundle
 from genaf_sdk.export.serve import files as serve_files
 from genaf_sdk.export.serve import signature as serve_signature
 from genaf_sdk.export.staging import replacing_bundle
+from genaf_sdk.models.checksums import check_whole, listed
 from genaf_sdk.report.robustness import RobustnessReport
 
 

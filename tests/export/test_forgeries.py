@@ -18,11 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from genaf_sdk.cli import CHECK_FAILED, DONE, USAGE_ERROR, main
 from genaf_sdk.data import DataSplits
+from genaf_sdk.encoders import load_encoder
 from genaf_sdk.errors import ExportError, GenafError
 from genaf_sdk.export.card import eval_results, model_card
 from genaf_sdk.export.consistency import facts_of, read_config
 from genaf_sdk.export.integrity import seal
-from genaf_sdk.export.outcome import Outcome, Verification
+from genaf_sdk.export.layout import BILL_FILE
+from genaf_sdk.export.outcome import WEIGHTS_TIE, Outcome, Verification
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.report.robustness import RobustnessReport
@@ -113,12 +115,38 @@ def scaled(factor: float) -> Callable[[Perturbation], Perturbation]:
 
 
 def encoder(folder: Path, name: str) -> None:
-    """Let the bundle name another encoder, wherever it names one."""
+    """Let the bundle name another encoder; without a name, that of config.json alone goes."""
     edit(folder, "config.json", lambda config: config.update(encoder=name))
     if name:
-        edit(folder, "report.json", lambda report: report["model"].update(encoder=name))
-        edit(folder, "report.json", lambda report: report["provenance"].update(encoder=name))
+        report_encoder(folder, name)
     rewrite(folder)
+
+
+def report_encoder(folder: Path, name: str) -> None:
+    """Let report and bill name another encoder, or the class of a module."""
+    for part in ("model", "provenance"):
+        edit(folder, "report.json", lambda report, part=part: report[part].update(encoder=name))
+    if (folder / BILL_FILE).exists():
+        edit(folder, BILL_FILE, lambda bill: named(bill, "encoder").update(name=name))
+
+
+def named(bill: Json, reference: str) -> Json:
+    found: Json = next(entry for entry in bill["components"] if entry["bom-ref"] == reference)
+    return found
+
+
+def unnamed(folder: Path) -> None:
+    """Other weights, and no name from which anybody could build the encoder that they are for."""
+    other_weights(folder)
+    if (folder / BILL_FILE).exists():
+        edit(folder, BILL_FILE, lambda bill: state_hash(bill, folder / "model.safetensors"))
+    report_encoder(folder, "ResNet")
+    encoder(folder, "")
+
+
+def state_hash(bill: Json, path: Path) -> None:
+    entry = next(part for part in bill["metadata"]["component"]["components"] if part["name"] == path.name)
+    entry["hashes"][0]["content"] = hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def tenfold(folder: Path) -> None:
@@ -305,6 +333,29 @@ def test_what_was_invented_and_cannot_be_measured_is_listed_as_such(forged: Path
         assert items[what].outcome == Outcome.NOT_REPLAYED
     assert [item for what, item in items.items() if what.startswith("curve") and "square" in what]
     assert all(item.agrees is None for what, item in items.items() if "square" in what)
+
+
+def test_weights_that_nothing_can_rebuild_are_said_to_be_unknown(forged: Path, digits: DataSplits) -> None:
+    unnamed(forged)
+    found = verify(forged, digits)
+    assert found.agrees, differences(found)
+    assert "but for model.safetensors, which could not be compared" in found.summary
+    assert "backbone=" in next(item.found for item in found.items if item.what == WEIGHTS_TIE)
+    found = verify(forged, digits, backbone=load_encoder("bundled:simclr-cifar10").backbone)
+    assert [item.what for item in found.differences] == [WEIGHTS_TIE]
+
+
+def test_no_encoder_is_loaded_from_a_bundle_that_was_altered(forged: Path) -> None:
+    assert load_encoder(forged, image_size=(24, 24)).image_size == (24, 24)
+    (forged / "notes.txt").write_text("mine")
+    with pytest.raises(ExportError, match=r"notes\.txt .*is not listed"):
+        load_encoder(forged)
+    assert load_encoder(HardenedModel.from_pretrained(forged, check_files=False)).source
+    (forged / "notes.txt").unlink()
+    with (forged / "model.safetensors").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(ExportError, match=r"model\.safetensors .*is not the file that was written"):
+        load_encoder(forged)
 
 
 def test_a_model_is_not_loaded_from_a_bundle_that_was_altered(forged: Path, sound: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from genaf_sdk.cli import DONE, USAGE_ERROR, main
 from genaf_sdk.data import DataSplits
 from genaf_sdk.errors import ConfigError, ExportError
-from genaf_sdk.export.integrity import check_whole, publishable, seal
+from genaf_sdk.export.integrity import publishable, seal
 from genaf_sdk.export.layout import CHECKSUMS_FILE, HTML_FILE, REPORT_FILE, SIGNATURE_FILE
 from genaf_sdk.export.outcome import Outcome
 from genaf_sdk.export.publication import publication
@@ -27,6 +27,7 @@ from genaf_sdk.export.serve import ServeError, load_bundle, open_bundle
 from genaf_sdk.export.serve.__main__ import main as serve_main
 from genaf_sdk.export.serve.errors import BundleError, SettingsError
 from genaf_sdk.export.signing import Signer, require_signature, sign_bundle
+from genaf_sdk.models.checksums import check_whole
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.verification import verify
 

@@ -27,13 +27,14 @@ from genaf_sdk.data.sampling import Sample
 from genaf_sdk.evaluation.certificates import certify
 from genaf_sdk.evaluation.settings import CertificateConfig
 from genaf_sdk.export.bundle import write_bundle
-from genaf_sdk.export.integrity import check_whole, seal
+from genaf_sdk.export.integrity import seal
 from genaf_sdk.export.serve import OnnxClassifier
 from genaf_sdk.export.serve.space.certificate import read_certificate
 from genaf_sdk.export.serve.space.perturbations import read_perturbations
 from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.inputs.threat import Patch
+from genaf_sdk.models.checksums import check_whole
 from genaf_sdk.result import HardenResult
 
 HOSTILE = "<img src=x onerror=alert(1)>"
