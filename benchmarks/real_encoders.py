@@ -8,8 +8,8 @@
 ``--encoders`` holds folders as timm writes them and ``mobilenet_v1.py`` with its weights, ``--data`` a folder of
 pictures for each set. A method is a preset, and what is changed in it: settings below ``method.``, as JSON. Every row
 is kept in OUTPUT/real-ENCODER-SIZE-SET/comparison.jsonl as soon as it is there: a run that was stopped goes on, and
-processes that have other cells may run beside it. ``--validation`` scores on validation images, ``--quick`` with fewer
-and shorter attacks, for sweeps.
+processes that have other cells may run beside it. ``--validation`` scores on validation images, ``--quick`` without
+patches, for sweeps.
 """
 
 from __future__ import annotations
@@ -47,14 +47,7 @@ STRONG = EvaluationConfig(
     curve=(),
     checks=False,
 )
-QUICK = STRONG.with_(
-    attacks=(
-        "uapgd:trials=2,steps=60",
-        "label-uap:trials=1,steps=60",
-        "pgd:budget=4/255,steps=10",
-    ),
-    surrogate_samples=768,
-)
+QUICK = STRONG.with_(attacks=("uapgd", "label-uap", "pgd:budget=4/255,steps=10"))
 
 
 def main() -> None:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_sdk.attacks.base import EncoderAttack
-from genaf_sdk.attacks.batches import endless_batches
+from genaf_sdk.attacks.batches import endless_batches, in_parts
 from genaf_sdk.attacks.climbing import FIRST_LOOKS, settled
 from genaf_sdk.attacks.losses import high_frequencies, info_nce
+from genaf_sdk.attacks.randomness import global_random
 from genaf_sdk.attacks.targets import FeatureTarget
 from genaf_sdk.precision import forward_in, resolve
 from genaf_sdk.settings import Count, LearningRate
@@ -83,6 +84,8 @@ class GeneratorAttack(EncoderAttack):
     and training ends when that no longer rises.
     """
 
+    only_outputs = True
+
     epochs: Count = 20
     """At most."""
     steps: Count | None = None
@@ -124,8 +127,7 @@ class GeneratorAttack(EncoderAttack):
         """Train one generator; return the best map that a look at the held-out images has seen, and its success."""
         surrogate = target.images
         channels, height, width = surrogate.shape[1:]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        with global_random(int(torch.randint(2**31, (1,), generator=generator))):
             noise = torch.randn(self.noise_maps, NOISE_DIM, 1, 1)
             network = Generator(channels, (height, width), noise.to(surrogate.device)).to(surrogate.device)
         optimizer = torch.optim.Adam(network.parameters(), self.learning_rate, betas=(0.5, 0.999), fused=True)
@@ -140,8 +142,9 @@ class GeneratorAttack(EncoderAttack):
             images = surrogate[indices]
             with forward_in(precision, network):
                 adversarial = attacked(images, network())
+            features = in_parts(encoder, adversarial)
             loss = (
-                -self.adversarial_weight * info_nce(target.clean[indices], encoder(adversarial), self.temperature)
+                -self.adversarial_weight * info_nce(target.clean[indices], features, self.temperature)
                 + F.mse_loss(adversarial, images)
                 - F.mse_loss(high_frequencies(adversarial, radius), high_frequencies(images, radius))
             )

@@ -25,6 +25,7 @@ class ApgdCE(SampleWiseAttack):
 
     name = "apgd-ce"
     source = "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble, ICML 2020"
+    only_outputs = True
 
     steps: Count = 100
     restarts: Count = 1

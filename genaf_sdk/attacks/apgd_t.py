@@ -27,6 +27,7 @@ class ApgdT(SampleWiseAttack):
 
     name = "apgd-t"
     source = "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble, ICML 2020"
+    only_outputs = True
 
     steps: Count = 100
     targets: Count = 9

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk.attacks.base import Classifier, SampleWiseAttack
+from genaf_sdk.attacks.randomness import global_random
 from genaf_sdk.attacks.registry import register
 from genaf_sdk.errors import AttackError
 
@@ -104,11 +105,10 @@ class _Outputs(nn.Module):
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Context: the global generators of numpy and torch, which the package draws from, run from ``seed``."""
-    before = np.random.get_state()  # noqa: NPY002  # the package uses no other
-    with torch.random.fork_rng(devices=[]):
+    with global_random(seed):
+        before = np.random.get_state()  # noqa: NPY002  # the package uses no other
         try:
             np.random.seed(seed)  # noqa: NPY002
-            torch.manual_seed(seed)
             yield
         finally:
             np.random.set_state(before)  # noqa: NPY002

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 READING = 512
 """Images in a batch of which only outputs are wanted."""
+FEWEST_IN_PART, PIXELS_IN_PART = 16, 2**16
+"""Of one pass on a processor, whose caches are to hold what a layer reads and writes: 64 images of 32 x 32 pixels, and
+16 of 64 and more. All images at once took 10 % (32 pixels) to 25 % (96 pixels) longer, forth and back."""
 _known: ContextVar[dict[tuple[int, int, bool], tuple[nn.Module, Tensor, Tensor]] | None] = ContextVar(
     "_known", default=None
 )
@@ -35,10 +38,18 @@ def image_batches(images: Tensor, size: int, generator: torch.Generator) -> Iter
         yield images[indices.to(images.device)]
 
 
+def in_parts(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return what ``model`` gives for images (N, C, H, W) under one gradient, on a processor computed part by part."""
+    count = max(FEWEST_IN_PART, PIXELS_IN_PART // (images.shape[-2] * images.shape[-1]))
+    if images.device.type != "cpu" or len(images) <= count:
+        return model(images)
+    return torch.cat([model(part) for part in images.split(count)])
+
+
 @torch.no_grad()
 def outputs_of(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Return what ``model`` gives for images (N, C, H, W), computed in batches."""
-    return torch.cat([model(batch) for batch in images.split(READING)])
+    return torch.cat([in_parts(model, batch) for batch in images.split(READING)])
 
 
 def features_of(encoder: nn.Module, images: Tensor) -> Tensor:

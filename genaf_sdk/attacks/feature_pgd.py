@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from genaf_sdk.attacks.ascent import gradient_of, linear_decay
 from genaf_sdk.attacks.base import FeatureAttack
+from genaf_sdk.attacks.batches import in_parts
 from genaf_sdk.attacks.registry import register
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.threat import Linf
@@ -32,6 +33,7 @@ class FeaturePGD(FeatureAttack):
 
     name = "feature-pgd"
     source = "Naseer et al., Task-generalizable Adversarial Attack based on Perceptual Metric, 2018"
+    only_outputs = True
 
     steps: Count = 20
     relative_step_size: Share = 0.25
@@ -41,13 +43,13 @@ class FeaturePGD(FeatureAttack):
         """Ascend."""
         space, ball = input_space(encoder, pixels), Linf(self.budget)
         with torch.no_grad():
-            clean = F.normalize(encoder(pixels), dim=1)
+            clean = F.normalize(in_parts(encoder, pixels), dim=1)
         own = torch.arange(len(pixels), device=pixels.device)
         current = space.clip(pixels + ball.start(pixels, generator))
         best, highest = current, pixels.new_full((len(pixels),), -torch.inf)
         for step_size in [*linear_decay(self.relative_step_size * self.budget, self.steps), 0.0]:
             images = current.detach().requires_grad_()
-            similarity = F.normalize(encoder(images), dim=1) @ clean.T / TEMPERATURE
+            similarity = F.normalize(in_parts(encoder, images), dim=1) @ clean.T / TEMPERATURE
             losses = F.cross_entropy(similarity, own, reduction="none")
             farther = losses.detach() > highest
             best = torch.where(farther[:, None, None, None], images.detach(), best)

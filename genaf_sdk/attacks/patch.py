@@ -38,6 +38,7 @@ class ImagePatch(SampleWiseAttack):
         "Karmon et al., LaVAN, ICML 2018; Rao et al., Adversarial Training against Location-Optimized Adversarial "
         "Patches, ECCV 2020 workshop"
     )
+    only_outputs = True
     is_patch: ClassVar[bool] = True
 
     budget: Epsilon = 0.03

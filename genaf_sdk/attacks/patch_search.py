@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from genaf_sdk.attacks.apgd_ce import correctly_classified
 from genaf_sdk.attacks.ascent import gradient_of
+from genaf_sdk.attacks.batches import in_parts
 from genaf_sdk.attacks.pgd import SUCCESS_MARGIN, margin_loss
 from genaf_sdk.inputs.patches import paste
 
@@ -50,7 +51,7 @@ class PatchSearch:
         whichever raises it.
         """
         images = self.pixels.detach().requires_grad_()
-        gradient = gradient_of(margin_loss(self.model(images), self.labels).sum(), images)
+        gradient = gradient_of(margin_loss(in_parts(self.model, images), self.labels).sum(), images)
         gains = gradient.clamp(min=0) * (1 - self.pixels) + gradient.clamp(max=0).neg() * self.pixels
         sums = F.avg_pool2d(gains.sum(dim=1, keepdim=True), self.sides, 1)[:, 0]
         across = torch.arange(sums.shape[1], device=sums.device), torch.arange(sums.shape[2], device=sums.device)
@@ -88,7 +89,7 @@ class PatchSearch:
                 break
             current = patches[active].detach().requires_grad_()
             images = paste(self.pixels[rows[active]], current, places[active])
-            margins = margin_loss(self.model(images), self.labels[rows[active]])
+            margins = margin_loss(in_parts(self.model, images), self.labels[rows[active]])
             highest[active] = torch.maximum(
                 highest[active], self._noted(rows[active], images.detach(), margins.detach())
             )
@@ -113,7 +114,7 @@ class PatchSearch:
         for shift in ((0, 0), (-down, 0), (down, 0), (0, -right), (0, right)):
             there = torch.minimum((places + torch.tensor(shift).to(places)).clamp(min=0), far.to(places))
             images = paste(self.pixels[rows], patches, there)
-            margins = self._noted(rows, images, margin_loss(self.model(images), self.labels[rows]))
+            margins = self._noted(rows, images, margin_loss(in_parts(self.model, images), self.labels[rows]))
             best = torch.where((margins > highest)[:, None], there, best)
             highest = torch.maximum(highest, margins)
         return best, highest

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from genaf_sdk.attacks.ascent import gradient_of
 from genaf_sdk.attacks.base import SampleWiseAttack
+from genaf_sdk.attacks.batches import in_parts
 from genaf_sdk.attacks.registry import register
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.threat import Linf
@@ -34,6 +35,7 @@ class PGD(SampleWiseAttack):
 
     name = "pgd"
     source = "Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018"
+    only_outputs = True
 
     steps: Count = 20
     relative_step_size: Share = 0.25
@@ -49,7 +51,7 @@ class PGD(SampleWiseAttack):
                 break
             adversarial = self._ascend(model, pixels[rows], labels[rows], generator)
             with torch.no_grad():
-                margins = margin_loss(model(adversarial), labels[rows])
+                margins = margin_loss(in_parts(model, adversarial), labels[rows])
             closer = margins > highest[rows]
             best[rows[closer]], highest[rows[closer]] = adversarial[closer], margins[closer]
         return best
@@ -60,7 +62,7 @@ class PGD(SampleWiseAttack):
         rows = torch.arange(len(pixels), device=pixels.device)
         for _ in range(self.steps):
             adversarial = results[rows].requires_grad_()
-            logits = model(adversarial)
+            logits = in_parts(model, adversarial)
             still = margin_loss(logits.detach(), labels[rows]) <= SUCCESS_MARGIN
             if not bool(still.any()):
                 break

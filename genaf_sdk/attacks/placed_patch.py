@@ -50,6 +50,7 @@ class PlacedPatch(UniversalAttack):
     """Sign ascent of the pixels of one or several rectangles, at places that the attacker chooses."""
 
     is_patch: ClassVar[bool] = True
+    only_outputs = True
     loss: ClassVar[str]
     """What is climbed."""
 

@@ -28,6 +28,7 @@ class Square(SampleWiseAttack):
 
     name = "square"
     source = "Andriushchenko et al., Square Attack, ECCV 2020"
+    only_outputs = True
     needs_gradient: ClassVar[bool] = False
 
     queries: Count = 5000

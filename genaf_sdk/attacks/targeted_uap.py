@@ -35,6 +35,7 @@ class TargetedUAP(UniversalModelAttack):
         "Hirano and Takemoto, Simple Iterative Method for Generating Targeted Universal Adversarial Perturbations, "
         "Algorithms 2020"
     )
+    only_outputs = True
 
     target: int | None = None
     """Index of the class; None looks for the weakest spot."""

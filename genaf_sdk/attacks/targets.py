@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.batches import READING, features_of
-from genaf_sdk.attacks.losses import info_nce
+from genaf_sdk.attacks.batches import READING, features_of, in_parts
 from genaf_sdk.attacks.pgd import margin_loss
 
 Put = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) to the same images under attack."""
 
 HELD_OUT, FEWEST_HELD_OUT, MOST_HELD_OUT = 0.125, 128, 512
+TEMPERATURE = 0.1  # of InfoNCE
 MARGIN_CAP = 5.0  # logits; beyond it a misclassified image no longer counts in the margin loss
 
 
@@ -82,22 +82,27 @@ class FeatureTarget(Target):
     ) -> None:
         super().__init__(images, generator, held_out)
         self.encoder, self.clean = encoder, features_of(encoder, images)
-        self.bank = F.normalize(self.clean[self.held_out], dim=1)
+        self.directions = F.normalize(self.clean, dim=1)
 
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
-        """Return the ``info-nce``, minus the ``cosine`` similarity, or the ``mse``; all against the clean features."""
-        features, clean = self.encoder(attacked), self.clean[indices]
+        """Return the ``info-nce``, minus the ``cosine`` similarity, or the ``mse``; all against the clean features.
+
+        Negatives of InfoNCE are the clean features of all other images, not those of the batch alone: they are known,
+        cost one small matrix product, and a batch of half the size finds as much.
+        """
+        features, clean = in_parts(self.encoder, attacked), self.clean[indices]
         if loss == "info-nce":
-            return info_nce(features, clean)
+            similarity = F.normalize(features, dim=1) @ self.directions.T
+            return F.cross_entropy(similarity / TEMPERATURE, indices)
         if loss == "cosine":
             return -F.cosine_similarity(features, clean, dim=1).mean()
         return F.mse_loss(features, clean)
 
     def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return whether another held-out image is nearest to the features, and 1 minus the cosine similarity."""
-        features = self.encoder(attacked)
+        features = in_parts(self.encoder, attacked)
         similarity = F.cosine_similarity(features, self.clean[indices], dim=1)
-        nearest = self.held_out[(F.normalize(features, dim=1) @ self.bank.T).argmax(dim=1)]
+        nearest = self.held_out[(F.normalize(features, dim=1) @ self.directions[self.held_out].T).argmax(dim=1)]
         return nearest != indices, 1 - similarity
 
 
@@ -118,13 +123,13 @@ class LabelTarget(Target):
 
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
         """Return the mean ``cross-entropy`` or ``margin``, each capped for every image."""
-        logits, labels = self.model(attacked), self.labels[indices]
+        logits, labels = in_parts(self.model, attacked), self.labels[indices]
         if loss == "margin":
             return margin_loss(logits, labels).clamp(max=MARGIN_CAP).mean()
         return F.cross_entropy(logits, labels, reduction="none").clamp(max=self.clamp).mean()
 
     def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return whether the image is misclassified, and its capped cross-entropy."""
-        logits, labels = self.model(attacked), self.labels[indices]
+        logits, labels = in_parts(self.model, attacked), self.labels[indices]
         losses = F.cross_entropy(logits, labels, reduction="none").clamp(max=self.clamp)
         return logits.argmax(dim=1) != labels, losses

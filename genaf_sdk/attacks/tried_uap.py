@@ -25,6 +25,7 @@ SHORT = 6  # a trial has a sixth of the steps
 class TriedUAP(UniversalAttack):
     """Mini-batch sign ascent whose steps fall linearly to zero, sooner once held-out images no longer fall."""
 
+    only_outputs = True
     losses: ClassVar[tuple[str, ...]]
     """What may be climbed, the first one where there are no trials."""
 

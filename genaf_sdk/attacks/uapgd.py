@@ -9,6 +9,7 @@ from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.attacks.registry import register
 from genaf_sdk.attacks.targets import FeatureTarget
 from genaf_sdk.attacks.tried_uap import TriedUAP
+from genaf_sdk.settings import Count
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,9 @@ class UAPGD(TriedUAP, EncoderAttack):
 
     losses = ("info-nce", "cosine", "mse")
 
+    steps: Count = 150
+    """Of the long run, at most."""
+    batch_size: Count = 64
     loss: Literal["all", "info-nce", "cosine", "mse"] = "info-nce"
     """One of these, or all: a trial takes one after the other. The cosine leads after few steps and ends behind."""
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from genaf_sdk.evaluation.crafting import Row
     from genaf_sdk.evaluation.model import EvaluatedModel
+    from genaf_sdk.evaluation.row import Row
 
 UNBOUNDED, UNBOUNDED_IMAGES = PGD(budget=1.0, steps=50, relative_step_size=0.05), 100
 LARGE = 0.6

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -19,57 +21,27 @@ from genaf_sdk.attacks.base import (
     SampleWiseAttack,
     UniversalModelAttack,
 )
+from genaf_sdk.attacks.batches import sharing_features
 from genaf_sdk.attacks.registry import load_attack, parsed
 from genaf_sdk.errors import AttackError, RunStoppedError
 from genaf_sdk.evaluation.model import EvaluatedModel
+from genaf_sdk.evaluation.row import Begun, Row
+from genaf_sdk.evaluation.workers import Workers
 from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.report.scores import Failure, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from concurrent.futures import Future
 
     from genaf_sdk.evaluation.settings import EvaluationConfig
+    from genaf_sdk.evaluation.workers import Own
     from genaf_sdk.inputs.threat import Threat
 
 logger = logging.getLogger(__name__)
 JUDGING = 512
 """On how many training images what is known already is compared."""
-
-
-@dataclass
-class Row:
-    """One row of the report on its way: what is put on the images of one model, and what the model then says.
-
-    Args:
-        model: Whose row it is.
-        column: What the attacker knows.
-        attack: The attack; None for clean images and replayed perturbations.
-        perturbation: What is put on every image; None for clean images and sample-wise attacks.
-        source: Which images were crafted on.
-        predicted: Class of each image (N,), once it is known.
-        seconds: Time to craft.
-    """
-
-    model: EvaluatedModel
-    column: Knowledge
-    attack: Attack | None = None
-    perturbation: Perturbation | None = None
-    source: str = ""
-    predicted: Tensor | None = None
-    seconds: float = 0.0
-
-    @property
-    def name(self) -> str:
-        """Name of the attack; empty for clean images."""
-        if self.attack is not None:
-            return self.attack.name
-        return self.perturbation.attack or "unnamed" if self.perturbation is not None else ""
-
-    @property
-    def is_sample_wise(self) -> bool:
-        """Whether every image is perturbed by itself."""
-        return self.attack is not None and self.perturbation is None
 
 
 def chosen_attacks(attacks: Sequence[str | Attack], config: EvaluationConfig) -> list[Attack]:
@@ -104,6 +76,8 @@ class Crafting:
         on_attack: Called with a line of text before each attack.
         perturbations: What was crafted, by name.
         failures: What could not be.
+        known: What there was before anything was begun.
+        begun: What is crafted, in the order in which it was begun.
     """
 
     models: list[EvaluatedModel]
@@ -115,6 +89,10 @@ class Crafting:
     perturbations: dict[str, Perturbation] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    known: tuple[Perturbation, ...] = ()
+    begun: list[Begun] = field(default_factory=list)
+    _counts: dict[tuple[int, str], int] = field(default_factory=dict)
+    _turns: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def costs_a_row(self, name: str, column: str, model: Role | str = "") -> Iterator[None]:
@@ -129,28 +107,43 @@ class Crafting:
             logger.warning("%s", self.failures[-1].text)
             logger.debug("%s", name, exc_info=error)
 
+    def begin(self, chosen: Sequence[Attack], workers: Workers) -> list[Begun]:
+        """Have every perturbation for all images crafted; return them attack by attack, to be ``finished``.
+
+        What others start from is begun before them.
+        """
+        self.known = tuple(self.perturbations.values())
+        parts = (self._begin_transferred, self._begin_adaptive, self._begin_white_box)
+        for part in parts:
+            for attack in chosen:
+                self.begun += part(attack, workers)
+        return sorted(self.begun, key=lambda one: chosen.index(one.attack))
+
+    def finished(self, begun: Begun) -> Iterator[Row]:
+        """Wait for a perturbation, keep it, and yield its rows; none where it failed."""
+        with self.costs_a_row(begun.attack.name, begun.column, begun.owner):
+            images = "" if begun.column == Knowledge.WHITE_BOX else begun.source
+            found = self.keep(begun.future.result(), begun.column, begun.attack.name, begun.owner, images)
+            yield from (self._row(model, begun.column, begun.attack, found, begun.source) for model in begun.models)
+
     def rows(self, attack: Attack) -> Iterator[Row]:
-        """Yield the rows of one attack; those of attacks that give one perturbation are crafted."""
-        if isinstance(attack, EncoderAttack):
-            yield from self.transferred(attack)
-            yield from self._adaptive(attack, self._transferred_by(attack))
-            return
+        """Yield the rows of an attack that perturbs every image by itself, which are filled in later."""
         if isinstance(attack, FeatureAttack):
             if self.public is not None:
                 yield from (Row(model, Knowledge.TRANSFER, attack, source="test") for model in self.models)
             known = (model for model in self.models if model.encoder is not None)
             yield from (Row(model, Knowledge.ADAPTIVE, attack, source="test") for model in known)
-            return
-        for model in self.models:
-            if model.module is None and (attack.needs_gradient or not isinstance(attack, SampleWiseAttack)):
-                needs = "gradients" if attack.needs_gradient else "a module"
-                self.notes.append(
-                    f"{attack.name} was not run: it needs {needs}, and the {model.name} model is a callable."
-                )
-            elif isinstance(attack, UniversalModelAttack) and model.module is not None:
-                yield from self._white_box(attack, model, model.module)
-            else:
-                yield Row(model, Knowledge.WHITE_BOX, attack, source="test")
+        elif isinstance(attack, SampleWise):
+            able = (model for model in self.models if self._is_able(attack, model))
+            yield from (Row(model, Knowledge.WHITE_BOX, attack, source="test") for model in able)
+
+    def _is_able(self, attack: Attack, model: EvaluatedModel) -> bool:
+        """Return whether an attack on whole models can be run on this one; if not, a note says so."""
+        if model.module is not None or (isinstance(attack, SampleWiseAttack) and not attack.needs_gradient):
+            return True
+        needs = "gradients" if attack.needs_gradient else "a module"
+        self.notes.append(f"{attack.name} was not run: it needs {needs}, and the {model.name} model is a callable.")
+        return False
 
     def noise(self, attack: Attack) -> Iterator[Row]:
         """Yield the rows of random noise, which no source of images and no encoder changes."""
@@ -192,73 +185,119 @@ class Crafting:
         self.perturbations[str(perturbation.key)] = perturbation
         return perturbation
 
-    def transferred(self, attack: EncoderAttack) -> Iterator[Row]:
-        """Yield the rows of what is crafted once, on the published encoder from the attacker's own images."""
-        if self.public is None:
+    def _begin_transferred(self, attack: Attack, workers: Workers) -> Iterator[Begun]:
+        """Crafted once, on the published encoder from the attacker's own images."""
+        if self.public is not None and isinstance(attack, EncoderAttack):
+            source, images = next(iter(self.sources.items()))
+            text = f"transfer: {attack.name}"
+            future = self.craft(workers, text, attack, self.public, images)
+            yield Begun(Knowledge.TRANSFER, attack, tuple(self.models), source, future)
+
+    def _begin_adaptive(self, attack: Attack, workers: Workers) -> Iterator[Begun]:
+        """Crafted on each model's own encoder, from what the attack made of the published one."""
+        if not isinstance(attack, EncoderAttack):
             return
-        source, images = next(iter(self.sources.items()))
-        self.on_attack(f"transfer: {attack.name}")
-        with self.costs_a_row(attack.name, Knowledge.TRANSFER):
-            found = self.craft(attack, self.public, images)
-            found = self.keep(found, Knowledge.TRANSFER, attack.name, source=source)
-            yield from (self._row(model, Knowledge.TRANSFER, attack, found, source) for model in self.models)
-
-    def _transferred_by(self, attack: EncoderAttack) -> Perturbation | None:
-        """Return what the attack made of the published encoder, here or in an evaluation whose result is replayed."""
-        known = [
-            found
-            for found in self.perturbations.values()
-            if found.key.knowledge == Knowledge.TRANSFER
-            and found.key.attack == attack.name
-            and found.threat == attack.threat
-        ]
-        return known[-1] if known else None
-
-    def _adaptive(self, attack: EncoderAttack, start: Perturbation | None) -> Iterator[Row]:
-        """Crafted on each model's own encoder, from ``start``, which the attacker has already."""
+        start = partial(self._transferred_by, attack)
         for model in self.models:
             if model.encoder is None:
                 continue
             for source, images in self.sources.items():
-                self.on_attack(f"adaptive: {attack.name} ({model.name})")
-                with self.costs_a_row(attack.name, Knowledge.ADAPTIVE, model.name):
-                    found = self.craft(attack, model.encoder, images, model, start)
-                    found = self.keep(found, Knowledge.ADAPTIVE, attack.name, str(model.name), source)
-                    yield self._row(model, Knowledge.ADAPTIVE, attack, found, source)
+                text = f"adaptive: {attack.name} ({model.name})"
+                future = self.craft(workers, text, attack, model.encoder, images, model, start)
+                yield Begun(Knowledge.ADAPTIVE, attack, (model,), source, future, model.name)
 
-    def _white_box(self, attack: UniversalModelAttack, model: EvaluatedModel, module: nn.Module) -> Iterator[Row]:
-        self.on_attack(f"white-box: {attack.name} ({model.name})")
-        with self.costs_a_row(attack.name, Knowledge.WHITE_BOX, model.name):
+    def _begin_white_box(self, attack: Attack, workers: Workers) -> Iterator[Begun]:
+        """Crafted on each whole model, from the strongest perturbation of the same kind."""
+        if not isinstance(attack, UniversalModelAttack):
+            return
+        for model in self.models:
+            if not self._is_able(attack, model) or model.module is None:
+                continue
             pixels, labels = self.sources["train"].to(model.device), self.labels.to(model.device)
-            found = attack(module, pixels, labels, seed=self.seed, start=self.strongest(attack.threat, model))
-            found = self.keep(found, Knowledge.WHITE_BOX, attack.name, str(model.name))
-            yield self._row(model, Knowledge.WHITE_BOX, attack, found, "train")
+            work = partial(self._with_labels, attack, model, model.module, pixels, labels, tuple(self.begun))
+            yield Begun(Knowledge.WHITE_BOX, attack, (model,), "train", workers.submit(work), model.name)
+
+    def _with_labels(
+        self, attack: UniversalModelAttack, model: EvaluatedModel, module: nn.Module, pixels: Tensor, labels: Tensor,
+        earlier: tuple[Begun, ...], own: Own,
+    ) -> Perturbation:  # fmt: skip
+        start = self.strongest(attack.threat, model, own, earlier)
+        self.announce(f"white-box: {attack.name} ({model.name})")
+        return attack(own(module), pixels, labels, seed=self.seed, start=start)
+
+    def _transferred_by(self, attack: EncoderAttack) -> Perturbation | None:
+        """Return what the attack made of the published encoder, here or in an evaluation whose result is replayed."""
+        here = (one for one in self.begun if one.column == Knowledge.TRANSFER and one.attack == attack)
+        found = next((made for one in here if (made := one.made()) is not None), None)
+        replayed = [
+            known
+            for known in self.known
+            if known.key.knowledge == Knowledge.TRANSFER
+            and known.key.attack == attack.name
+            and known.threat == attack.threat
+        ]
+        return found or (replayed[-1] if replayed else None)
 
     def craft(
         self,
+        workers: Workers,
+        text: str,
         attack: EncoderAttack,
         encoder: nn.Module,
         images: Tensor,
         model: EvaluatedModel | None = None,
-        start: Perturbation | None = None,
-    ) -> Perturbation:
-        """Craft on ``encoder`` from images (N, C, H, W) in [0, 1], on the device of a model, perhaps from ``start``."""
-        device = (model or self.models[0]).device
-        return attack(encoder.to(device), images.to(device), seed=self.seed, start=start)
+        start: Callable[[], Perturbation | None] = lambda: None,
+    ) -> Future[Perturbation]:
+        """Have a perturbation crafted on ``encoder`` from images (N, C, H, W) in [0, 1], on the device of a model.
 
-    def strongest(self, threat: Threat, model: EvaluatedModel) -> Perturbation | None:
-        """Return what was crafted under ``threat`` and leaves ``model`` fewest images right; None if nothing.
-
-        The attacker who knows the whole model starts from there.
+        Args:
+            workers: Who does it.
+            text: Announced before.
+            attack: What crafts.
+            encoder: Pixels to features.
+            images: (N, C, H, W) in [0, 1].
+            model: On whose device; that of the first by default.
+            start: Called once the attack's turn comes: what to begin with, for which it may wait.
         """
-        own = ("", str(model.name))
+        device = (model or self.models[0]).device
+
+        def work(own: Own) -> Perturbation:
+            begin = start()
+            self.announce(text)
+            return attack(own(encoder).to(device), images.to(device), seed=self.seed, start=begin)
+
+        return workers.submit(work)
+
+    def announce(self, text: str) -> None:
+        """Call ``on_attack``, for one worker after the other."""
+        with self._turns:
+            self.on_attack(text)
+
+    def strongest(
+        self, threat: Threat, model: EvaluatedModel, own: Own, earlier: Sequence[Begun]
+    ) -> Perturbation | None:
+        """Return what leaves ``model`` fewest images right of what is known under ``threat``; None if nothing is.
+
+        The attacker who knows the whole model starts from there. What was begun ``earlier`` is waited for; ``own``
+        gives the worker's copy of a module.
+        """
+        owners = ("", str(model.name))
         known = [
             found
-            for found in self.perturbations.values()
-            if found.threat == threat and found.key.knowledge != Knowledge.NOISE and found.key.model in own
+            for found in self.known
+            if found.threat == threat and found.key.knowledge != Knowledge.NOISE and found.key.model in owners
         ]
-        pixels, labels = self.sources["train"][:JUDGING], self.labels[:JUDGING]
-        return min(known, key=lambda found: int((model.predict(found.apply(pixels)) == labels).sum()), default=None)
+        alike = (one for one in earlier if one.attack.threat == threat and str(one.owner) in owners)
+        known += [made for one in alike if (made := one.made()) is not None]
+        return min(known, key=lambda found: self._right(found, model, own), default=None)
+
+    def _right(self, found: Perturbation, model: EvaluatedModel, own: Own) -> int:
+        """Return how many training images the model gets right under a perturbation."""
+        key = id(found), model.name
+        if key not in self._counts:
+            pixels, labels = self.sources["train"][:JUDGING], self.labels[:JUDGING]
+            self._counts[key] = int((model.copied(own).predict(found.apply(pixels)) == labels).sum())
+        return self._counts[key]
 
     @staticmethod
     def _row(model: EvaluatedModel, column: Knowledge, attack: Attack, found: Perturbation, source: str) -> Row:
@@ -279,9 +318,12 @@ def transferred_perturbations(
     """
     under_test = EvaluatedModel.of(encoder, Role.HARDENED)
     crafting = Crafting([under_test], encoder, {"train": images}, labels, seed, str)
-    for attack in attacks:
-        if isinstance(attack, EncoderAttack):
-            deque(crafting.transferred(attack), maxlen=0)
+    encoder_attacks = [attack for attack in attacks if isinstance(attack, EncoderAttack)]
+    with sharing_features(), Workers.suited([encoder], images.shape[-2] * images.shape[-1]) as workers:
+        for attack in encoder_attacks:
+            crafting.begun += crafting._begin_transferred(attack, workers)
+        for begun in crafting.begun:
+            deque(crafting.finished(begun), maxlen=0)
     return crafting.perturbations
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from genaf_sdk.attacks.base import Attack, EncoderAttack
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.attacks.uapgd import UAPGD
-from genaf_sdk.evaluation.crafting import Row
+from genaf_sdk.evaluation.row import Begun, Row
 from genaf_sdk.inputs.keys import Knowledge
 
 if TYPE_CHECKING:
@@ -17,54 +17,82 @@ if TYPE_CHECKING:
     from torch import nn
 
     from genaf_sdk.evaluation.crafting import Crafting
-    from genaf_sdk.evaluation.model import EvaluatedModel
+    from genaf_sdk.evaluation.workers import Workers
     from genaf_sdk.inputs.perturbation import Perturbation
 
 UNIVERSAL, SAMPLE_WISE = "uapgd", "pgd"
 
 
-def curve_rows(
-    crafting: Crafting, budgets: Sequence[float], chosen: Sequence[Attack], table: Sequence[Row]
-) -> list[tuple[float, Row]]:
-    """Return a row for every point of the curve of the hardened model, by budget.
+def begin_curve(
+    crafting: Crafting, budgets: Sequence[float], chosen: Sequence[Attack], each: Sequence[Row], workers: Workers
+) -> list[tuple[float, Begun | Row]]:
+    """Return what makes every point of the curve of the hardened model, by budget.
 
-    A row of the table that holds the same attack, budget, images and model is taken from there; others are crafted, on
-    training images, and belong to the curve alone.
+    A perturbation that the table has, of the same attack, budget, images and model, is taken from there; others are
+    crafted, on training images, and belong to the curve alone. Rows of images attacked each by itself, which are filled
+    in later, are likewise taken from those of the table, ``each``.
     """
     named = {attack.name: attack for attack in reversed(chosen)}
     universal, sample_wise = (named.get(name) or load_attack(name) for name in (UNIVERSAL, SAMPLE_WISE))
     model = crafting.models[0]
     encoders = {Knowledge.TRANSFER: crafting.public, Knowledge.ADAPTIVE: model.encoder}
-    found: list[tuple[float, Row]] = []
+    found: list[tuple[float, Begun | Row]] = []
     for budget in budgets:
-        crafting.on_attack(f"curve: {budget * 255:.3g}/255")
         attack = universal.with_budget(budget)
         for column, encoder in encoders.items():
-            row = _same(table, Row(model, column, attack, source="train"))
-            if row is None and encoder is not None and isinstance(attack, EncoderAttack):
-                with crafting.costs_a_row(f"curve {attack.name}", column, model.name):
-                    crafted = _crafted(crafting, attack, encoder, _begun(table, model, column))
-                    row = Row(model, column, attack, crafted, "train")
-            found += [(budget, row)] if row is not None else []
-        each = Row(model, Knowledge.WHITE_BOX, sample_wise.with_budget(budget), source="test")
+            if encoder is None or not isinstance(attack, EncoderAttack):
+                continue
+            table = [one for one in crafting.begun if one.column == column and model in one.models]
+            same = next((one for one in table if one.attack == attack and one.source == "train"), None)
+            begun = next((one for one in table if one.attack.name == UNIVERSAL), None)
+            found.append((budget, same or _begin(crafting, workers, attack, column, encoder, begun)))
         if model.module is not None:
-            found.append((budget, _same(table, each) or each))
+            row = Row(model, Knowledge.WHITE_BOX, sample_wise.with_budget(budget), source="test")
+            found.append((budget, _same(each, row) or row))
     return found
 
 
-def _begun(table: Sequence[Row], model: EvaluatedModel, column: Knowledge) -> Perturbation | None:
-    """Return the perturbation that the table has of the curve's attack, at its own budget."""
-    rows = (row for row in table if row.model is model and row.column == column and row.name == UNIVERSAL)
-    return next((row.perturbation for row in rows if row.perturbation is not None), None)
+def _begin(
+    crafting: Crafting,
+    workers: Workers,
+    attack: EncoderAttack,
+    column: Knowledge,
+    encoder: nn.Module,
+    begun: Begun | None,
+) -> Begun:
+    """Have one crafted; where the table has a perturbation, in a quarter of the steps from there, scaled."""
+    shorter = attack
+    if begun is not None and isinstance(attack, UAPGD):
+        shorter = replace(attack, trials=1, steps=max(1, attack.steps // 4))
+
+    def start() -> Perturbation | None:
+        made = begun.made() if begun is not None else None
+        if made is None or not isinstance(attack, UAPGD):
+            return None
+        return replace(made, values=made.values * (attack.budget / made.budget), threat=attack.threat)
+
+    text, images = f"curve: {column} {attack.budget * 255:.3g}/255", crafting.sources["train"]
+    future = crafting.craft(workers, text, shorter, encoder, images, crafting.models[0], start)
+    return Begun(column, attack, (crafting.models[0],), "train", future)
 
 
-def _crafted(crafting: Crafting, attack: EncoderAttack, encoder: nn.Module, begun: Perturbation | None) -> Perturbation:
-    """Craft; where the table has a perturbation, in a quarter of the steps from there, scaled to the budget."""
-    images = crafting.sources["train"]
-    if begun is None or not isinstance(attack, UAPGD):
-        return crafting.craft(attack, encoder, images)
-    start = replace(begun, values=begun.values * (attack.budget / begun.budget), threat=attack.threat)
-    return crafting.craft(replace(attack, trials=1, steps=max(1, attack.steps // 4)), encoder, images, start=start)
+def curve_rows(
+    crafting: Crafting, points: Sequence[tuple[float, Begun | Row]], table: Sequence[Row]
+) -> list[tuple[float, Row]]:
+    """Return a row for every point, by budget: that of the ``table`` where it has it; none where crafting failed."""
+    rows: list[tuple[float, Row]] = []
+    for budget, point in points:
+        if isinstance(point, Row):
+            rows.append((budget, point))
+            continue
+        model = crafting.models[0]
+        wanted = Row(model, point.column, point.attack, source=point.source)
+        row = _same(table, wanted)
+        if row is None and point not in crafting.begun:
+            with crafting.costs_a_row(f"curve {point.attack.name}", point.column, model.name):
+                row = replace(wanted, perturbation=point.future.result())
+        rows += [(budget, row)] if row is not None else []
+    return rows
 
 
 def _same(table: Sequence[Row], wanted: Row) -> Row | None:

@@ -17,12 +17,14 @@ from genaf_sdk.evaluation.certificates import certify
 from genaf_sdk.evaluation.checks import gradient_masking_checks
 from genaf_sdk.evaluation.classes import class_counts
 from genaf_sdk.evaluation.corrupted import corruption_section
-from genaf_sdk.evaluation.crafting import Crafting, Row, chosen_attacks
-from genaf_sdk.evaluation.curve import curve_rows
+from genaf_sdk.evaluation.crafting import Crafting, chosen_attacks
+from genaf_sdk.evaluation.curve import begin_curve, curve_rows
 from genaf_sdk.evaluation.model import EvaluatedModel, published_encoder
 from genaf_sdk.evaluation.pictures import chosen_images, gallery_section
+from genaf_sdk.evaluation.row import Row
 from genaf_sdk.evaluation.scoring import Scoring
 from genaf_sdk.evaluation.settings import EvaluationConfig
+from genaf_sdk.evaluation.workers import Workers
 from genaf_sdk.inputs.images import image_space
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.inputs.masks import mean_color
@@ -123,18 +125,27 @@ class _Evaluation:
         self.rows += [Row(model, Knowledge.CLEAN) for model in self.models]
         self.rows += crafting.noise(load_attack("noise").with_budget(self.config.perturbation_budget))
         self.rows += crafting.replayed(replayed, self.sample.shape)
-        with sharing_features():
-            for attack in chosen:
-                self.rows += crafting.rows(attack)
-            points = curve_rows(crafting, self.config.curve, chosen, self.rows)
-        extra = [row for _, row in points if not any(row is known for known in self.rows)]
-        self.on_attack("scoring")
-        scoring.universal([*self.rows, *extra])
-        for row in (*self.rows, *extra):
-            if row.is_sample_wise:
-                scoring.sample_wise(row)
+        found = [self.public, *(module for model in self.models for module in (model.module, model.encoder))]
+        modules = [module for module in found if module is not None]
+        pixels = self.sample.shape[-2] * self.sample.shape[-1]
+        with sharing_features(), Workers.suited(modules, pixels) as workers:
+            begun = crafting.begin(chosen, workers)
+            each = [row for attack in chosen for row in crafting.rows(attack)]
+            points = begin_curve(crafting, self.config.curve, chosen, each, workers)
+            alone = [point for _, point in points if isinstance(point, Row) and not any(point is row for row in each)]
+            scoring.begin([*each, *alone], workers)
+            for attack in begun:
+                self.rows += crafting.finished(attack)
+            self.rows += each
+            drawn = curve_rows(crafting, points, self.rows)
+            extra = [row for _, row in drawn if not any(row is known for known in self.rows)]
+            self.on_attack("scoring")
+            scoring.universal([*self.rows, *extra], workers)
+            for row in (*self.rows, *extra):
+                if row.is_sample_wise:
+                    scoring.sample_wise(row)
         scores = [score for row in self.rows if (score := scoring.score(row)) is not None]
-        curve = [point for budget, row in points if (point := scoring.point(row, budget)) is not None]
+        curve = [point for budget, row in drawn if (point := scoring.point(row, budget)) is not None]
         report = RobustnessReport(
             data=read_document(DataDescription, self.data.describe(), "data"),
             scores=scores,

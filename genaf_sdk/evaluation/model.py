@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from genaf_sdk.attacks.batches import in_parts
 from genaf_sdk.data.sampling import batch_size
 from genaf_sdk.errors import AttackError
 from genaf_sdk.models.encoder import PixelEncoder
@@ -62,6 +63,13 @@ class EvaluatedModel:
             )
         return cls(name, model, None, encoder, torch.device("cpu"), _class_names(model))
 
+    def copied(self, own: Callable[[nn.Module], nn.Module]) -> EvaluatedModel:
+        """Return the model with the module that ``own`` gives for its own; a callable as it is."""
+        if self.module is None:
+            return self
+        module = own(self.module)
+        return replace(self, classify=module, module=module)
+
     @torch.no_grad()
     def predict(self, pixels: Tensor) -> Tensor:
         """Return the class of each image, int64 (N,) on the CPU.
@@ -73,7 +81,9 @@ class EvaluatedModel:
         mode = inference_mode_of(self.module) if self.module is not None else torch.no_grad()
         with mode:
             for batch in pixels.split(batch_size(pixels.shape[1:])):
-                logits = torch.as_tensor(self.classify(batch.to(self.device)))
+                inputs = batch.to(self.device)
+                given = self.classify(inputs) if self.module is None else in_parts(self.classify, inputs)
+                logits = torch.as_tensor(given)
                 if logits.ndim != 2 or len(logits) != len(batch):
                     raise AttackError(
                         f"The {self.name} model returns {tuple(logits.shape)} for {len(batch)} images.",

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
-from genaf_sdk.attacks.base import FeatureAttack, SampleWiseAttack
+from genaf_sdk.attacks.base import Attack, FeatureAttack, SampleWiseAttack
 from genaf_sdk.data.sampling import Sample
-from genaf_sdk.evaluation.crafting import Crafting, Row
+from genaf_sdk.evaluation.crafting import Crafting
+from genaf_sdk.evaluation.workers import done
 from genaf_sdk.inputs.images import image_space
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.report.scores import CurvePoint, Score
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from genaf_sdk.evaluation.model import EvaluatedModel
+    from genaf_sdk.evaluation.row import Row
+    from genaf_sdk.evaluation.workers import Own, Workers
+    from genaf_sdk.inputs.perturbation import Perturbation
+
+T = TypeVar("T")
+Attacked = tuple[Tensor, float]
+"""Images under attack, and the seconds that it took."""
 
 
 @dataclass
@@ -32,7 +41,6 @@ class Scoring:
         fewer: The same for patches, which cost more; at most as many.
         crafting: Where failures are noted; its seed is that of sample-wise attacks.
         clean: Class of each clean image (N,), by name of the model.
-        transferred: Images attacked one by one on the published encoder.
     """
 
     sample: Sample
@@ -40,7 +48,8 @@ class Scoring:
     fewer: int
     crafting: Crafting
     clean: dict[str, Tensor] = field(default_factory=dict)
-    transferred: dict[FeatureAttack, Tensor] = field(default_factory=dict)
+    _transferred: dict[Attack | None, Future[Attacked]] = field(default_factory=dict)
+    _begun: dict[int, Future[Attacked]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         pixels, labels = self.sample.first(self.few)
@@ -55,7 +64,7 @@ class Scoring:
         for model in models:
             model.predict(self.sample_wise_subset[0])
 
-    def universal(self, rows: Sequence[Row]) -> None:
+    def universal(self, rows: Sequence[Row], workers: Workers) -> None:
         """Fill in what the models say of clean images and under every perturbation; a row that fails stays empty.
 
         Raises:
@@ -64,17 +73,15 @@ class Scoring:
         parts: dict[int, list[Tensor]] = {index: [] for index, row in enumerate(rows) if not row.is_sample_wise}
         for pixels, _ in self.sample.batches():
             images = image_space(pixels).arranged(pixels)
-            perturbed: dict[int, Tensor] = {}  # two models see the very same images
-            for index in list(parts):
+            begun = {index: self._classes(rows[index], images, workers) for index in parts}
+            for index, future in begun.items():
                 row = rows[index]
                 if row.perturbation is None:
-                    parts[index].append(row.model.predict(images))
+                    parts[index].append(future.result())
                     continue
                 scored = len(parts[index])
                 with self.crafting.costs_a_row(row.name, row.column, row.model.name):
-                    if id(row.perturbation) not in perturbed:
-                        perturbed = {id(row.perturbation): row.perturbation.apply(images)}
-                    parts[index].append(row.model.predict(perturbed[id(row.perturbation)]))
+                    parts[index].append(future.result())
                 if len(parts[index]) == scored:
                     del parts[index]
         for index, found in parts.items():
@@ -82,35 +89,63 @@ class Scoring:
             if rows[index].perturbation is None:
                 self.clean[rows[index].model.name] = rows[index].predicted  # type: ignore[assignment]
 
-    def sample_wise(self, row: Row) -> None:
-        """Attack the first images each by itself, where gradients, or for query-only attacks answers, can be had."""
-        model, attack = row.model, row.attack
-        target = model.module if model.module is not None else model.classify
-        self.crafting.on_attack(f"{row.column}: {row.name} ({model.name})")
-        with self.crafting.costs_a_row(row.name, row.column, model.name):
-            started = time.monotonic()
-            count = self.fewer if attack is not None and attack.is_patch else self.few
-            pixels, labels = (tensor[:count].to(model.device) for tensor in self.sample_wise_subset)
-            if isinstance(attack, FeatureAttack):
-                adversarial = self._features_attacked(attack, row, pixels)
-            elif isinstance(attack, SampleWiseAttack):
-                start = self.crafting.strongest(attack.threat, model)
-                adversarial = attack(target, pixels, labels, seed=self.crafting.seed, start=start)
-            else:
-                return
-            row.seconds = round(time.monotonic() - started, 3)
-            row.predicted = model.predict(adversarial)
+    def _classes(self, row: Row, images: Tensor, workers: Workers) -> Future[Tensor]:
+        """Have the model of a row say which class each image is of, (N,), clean or perturbed."""
 
-    def _features_attacked(self, attack: FeatureAttack, row: Row, pixels: Tensor) -> Tensor:
-        """Return the attacked images; those that transfer are the same for every model and made once."""
-        encoder = self.crafting.public if row.column == Knowledge.TRANSFER else row.model.encoder
-        if encoder is None:
-            raise TypeError("an attack on features needs an encoder")
-        if row.column != Knowledge.TRANSFER:
-            return attack(encoder, pixels, seed=self.crafting.seed)
-        if attack not in self.transferred:
-            self.transferred[attack] = attack(encoder.to(pixels.device), pixels, seed=self.crafting.seed)
-        return self.transferred[attack].to(pixels.device)
+        def work(own: Own) -> Tensor:
+            shown = images if row.perturbation is None else row.perturbation.apply(images)
+            return row.model.copied(own).predict(shown)
+
+        return self._submitted(row, work, workers)
+
+    @staticmethod
+    def _submitted(row: Row, work: Callable[[Own], T], workers: Workers) -> Future[T]:
+        """Submit work with a row's model; a callable, which need not bear several threads, does it at once."""
+        return workers.submit(work) if row.model.module is not None else done(lambda: work(lambda module: module))
+
+    def begin(self, rows: Sequence[Row], workers: Workers) -> None:
+        """Have the first images attacked each by itself, for every row that is about that.
+
+        Patches cost most and come first.
+        """
+        for row in sorted(rows, key=lambda row: row.attack is None or not row.attack.is_patch):
+            if row.is_sample_wise:
+                self._begun[id(row)] = self._begin(row, workers)
+
+    def sample_wise(self, row: Row) -> None:
+        """Fill in what the model says of the images that were attacked each by itself; a row that fails stays empty."""
+        with self.crafting.costs_a_row(row.name, row.column, row.model.name):
+            adversarial, row.seconds = self._begun.pop(id(row)).result()
+            row.predicted = row.model.predict(adversarial)
+
+    def _begin(self, row: Row, workers: Workers) -> Future[Attacked]:
+        """Have the images of a row attacked; those that transfer are the same for every model and made once."""
+        model, attack, shared = row.model, row.attack, row.column == Knowledge.TRANSFER
+        if shared and attack in self._transferred:
+            return self._transferred[attack]
+        count = self.fewer if attack is not None and attack.is_patch else self.few
+        pixels, labels = (tensor[:count].to(model.device) for tensor in self.sample_wise_subset)
+        encoder, earlier = self.crafting.public if shared else model.encoder, tuple(self.crafting.begun)
+
+        def work(own: Own) -> Attacked:
+            start: Perturbation | None = None
+            if isinstance(attack, SampleWiseAttack):
+                start = self.crafting.strongest(attack.threat, model, own, earlier)
+            self.crafting.announce(f"{row.column}: {row.name} ({model.name})")
+            started = time.monotonic()
+            if isinstance(attack, SampleWiseAttack):
+                target = model.copied(own).classify
+                adversarial = attack(target, pixels, labels, seed=self.crafting.seed, start=start)
+            elif isinstance(attack, FeatureAttack) and encoder is not None:
+                adversarial = attack(own(encoder).to(pixels.device), pixels, seed=self.crafting.seed)
+            else:
+                raise TypeError(f"{row.name} attacks no image by itself, or has no encoder to do so")
+            return adversarial, round(time.monotonic() - started, 3)
+
+        future = self._submitted(row, work, workers)
+        if shared and isinstance(attack, FeatureAttack):
+            self._transferred[attack] = future
+        return future
 
     def score(self, row: Row) -> Score | None:
         """Count; None for a row that failed."""

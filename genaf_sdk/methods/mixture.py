@@ -16,6 +16,7 @@ from genaf_sdk.inputs.images import image_space
 from genaf_sdk.inputs.patches import paste
 from genaf_sdk.inputs.threat import Linf, Patch
 from genaf_sdk.methods.against import ADVERSARIES, Against
+from genaf_sdk.methods.bank import Bank
 from genaf_sdk.methods.pgd import PGD, ascend
 from genaf_sdk.settings import Count, Epsilon, Share
 
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     from genaf_sdk.engine.batches import Batch
     from genaf_sdk.engine.processes import Processes
 
-UNIVERSAL_STEP = 0.25
+UNIVERSAL_STEP = 0.1
 """Length of a universal perturbation's step, as a share of its budget."""
 PATCH_STEP = 0.1
+"""Length of a patch's step, in pixel values."""
 LIFE = 110_000
 """Images of a run after which a perturbation of eight has had about 12,000 gradients, half of what a converged attack
 spends."""
@@ -84,14 +86,13 @@ class MixtureAdversary(Adversary):
 
     def __init__(self, settings: Mixture, key: int, processes: Processes) -> None:
         self.settings, self.key, self.processes = settings, key, processes
-        self.perturbations = self.patches = torch.empty(0)
-        self.sample_wise_gradient = torch.empty(0)
+        self._set_banks(torch.empty(0), torch.empty(0))
         self.steps = self.images = self.images_of_step = 0
 
     def perturb(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the images with the global batch's three shares perturbed: sample-wise, patch, universal."""
         if len(self.perturbations) == 0:
-            self._make_bank(batch.inputs)
+            self._set_banks(*self._draw(batch.inputs))
         settings, self.images_of_step = self.settings, batch.total
         sample_wise = round(settings.sample_wise_share * batch.total)
         patched = min(round(settings.patch_share * batch.total), batch.total - sample_wise)
@@ -101,7 +102,7 @@ class MixtureAdversary(Adversary):
         indices = ((batch.rows + self.steps) % settings.bank_size).to(batch.inputs.device).split(counts)
         parts = []
         if sample_wise:  # also without rows of one's own: all processes call the model equally often
-            start = self.perturbations.detach()[indices[0]]
+            start = self.perturbations.values.detach()[indices[0]]
             adversarial, gradient = ascend(model, first, batch.labels[: counts[0]], start, settings.sample_wise)
             self.sample_wise_gradient.index_add_(0, indices[0], gradient)
             parts.append(adversarial)
@@ -109,29 +110,24 @@ class MixtureAdversary(Adversary):
             positions = batch.uniform("patch places", (2,))[counts[0] : counts[0] + counts[1]]
             parts.append(self._paste(second, indices[1], positions))
         if len(third):
-            parts.append(image_space(third).add(third, self.perturbations[indices[2]]))
+            parts.append(image_space(third).add(third, self.perturbations.values[indices[2]]))
         return torch.cat(parts)
 
     @torch.no_grad()
     def update(self) -> None:
         """Move every perturbation and patch one sign step up the loss; start one of each anew from time to time."""
         # A process's training loss is scaled by their number, as accelerate averages; the sum here undoes it.
-        own = self.sample_wise_gradient + _gradient_of(self.perturbations) / self.processes.count
-        epsilon = self.settings.universal_epsilon
-        universal = Linf(epsilon)
-        self.perturbations.copy_(
-            universal.ascend(self.perturbations, self.processes.all_reduce(own), UNIVERSAL_STEP * epsilon)
-        )
-        patch_gradient = self.processes.all_reduce(_gradient_of(self.patches))
-        self.patches.copy_(Patch(self.settings.patch_area).ascend(self.patches, patch_gradient, PATCH_STEP))
+        own = self.sample_wise_gradient + self.perturbations.gradient / self.processes.count
+        self.perturbations.ascend(self.processes.all_reduce(own))
+        self.patches.ascend(self.processes.all_reduce(self.patches.gradient))
         self.reset()
         before = self._redrawn()
         self.steps += 1
         self.images += self.images_of_step
         if self._redrawn() > before:
             member = self._redrawn() % self.settings.bank_size
-            for bank, drawn in zip((self.perturbations, self.patches), self._draw(self.perturbations), strict=True):
-                bank[member] = drawn[member]
+            for bank, drawn in zip(self._banks, self._draw(self.perturbations.values), strict=True):
+                bank.restart(member, drawn[member])
 
     def _redrawn(self) -> int:
         """Return how often a member has started anew by now: one after the other, so that each lives equally long."""
@@ -141,28 +137,46 @@ class MixtureAdversary(Adversary):
 
     def reset(self) -> None:
         """Drop the gradients of this step."""
-        self.sample_wise_gradient = torch.zeros_like(self.perturbations, requires_grad=False)
-        self.perturbations.grad = self.patches.grad = None
+        self.sample_wise_gradient = torch.zeros_like(self.perturbations.values, requires_grad=False)
+        for bank in self._banks:
+            bank.values.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """Return the bank: perturbations (K, C, H, W), patches (K, C, h, w), steps and images that it learned from."""
+        """Return the banks, and how many steps and images they learned from.
+
+        Perturbations (K, C, H, W) and patches (K, C, h, w), each with the running means of their gradients.
+        """
         return {
-            "perturbations": self.perturbations.detach(),
-            "patches": self.patches.detach(),
+            "perturbations": self.perturbations.values.detach(),
+            "perturbation_directions": self.perturbations.directions,
+            "patches": self.patches.values.detach(),
+            "patch_directions": self.patches.directions,
             "steps": torch.tensor(self.steps),
             "images": torch.tensor(self.images),
         }
 
     def load(self, state: dict[str, Tensor], device: torch.device) -> None:
         """Go on from what ``state`` returned; a bank that was not made yet is made when it is needed."""
-        self._set_bank(state["perturbations"].to(device), state["patches"].to(device))
+        there = {name: value.to(device) for name, value in state.items()}
+        self._set_banks(
+            there["perturbations"],
+            there["patches"],
+            there.get("perturbation_directions"),  # none in checkpoints of earlier versions
+            there.get("patch_directions"),
+        )
         self.steps, self.images = int(state["steps"]), int(state["images"])
 
-    def _make_bank(self, pixels: Tensor) -> None:
-        self._set_bank(*self._draw(pixels))
-
-    def _set_bank(self, perturbations: Tensor, patches: Tensor) -> None:
-        self.perturbations, self.patches = perturbations.requires_grad_(), patches.requires_grad_()
+    def _set_banks(
+        self,
+        perturbations: Tensor,
+        patches: Tensor,
+        perturbation_directions: Tensor | None = None,
+        patch_directions: Tensor | None = None,
+    ) -> None:
+        settings, epsilon = self.settings, self.settings.universal_epsilon
+        self.perturbations = Bank(perturbations, Linf(epsilon), UNIVERSAL_STEP * epsilon, perturbation_directions)
+        self.patches = Bank(patches, Patch(settings.patch_area), PATCH_STEP, patch_directions)
+        self._banks = (self.perturbations, self.patches)
         self.reset()
 
     def _draw(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,9 +193,5 @@ class MixtureAdversary(Adversary):
 
     def _paste(self, images: Tensor, indices: Tensor, positions: Tensor) -> Tensor:
         """Put a patch of the bank on each image, at a position given as shares (N, 2) of the room there is."""
-        room = [length - self.patches.shape[-1] + 1 for length in images.shape[2:]]
-        return paste(images, self.patches[indices], (positions * positions.new_tensor(room)).long())
-
-
-def _gradient_of(leaf: Tensor) -> Tensor:
-    return torch.zeros_like(leaf, requires_grad=False) if leaf.grad is None else leaf.grad
+        room = [length - self.patches.values.shape[-1] + 1 for length in images.shape[2:]]
+        return paste(images, self.patches.values[indices], (positions * positions.new_tensor(room)).long())

@@ -6,6 +6,7 @@ attack on a network whose weights stand still then has fewer passes to make, for
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +15,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ def foldable(model: nn.Module, inputs: Tensor) -> Pairs:
     """
     modules = list(model.modules())
     plain = [module for module in modules if _is_plain(module)]
-    if len({type(module) for module in plain}) < 2 or any(isinstance(module, OptimizedModule) for module in modules):
+    if len({type(module) for module in plain}) < 2 or any(map(_is_compiled, modules)):
         return ()
     made: dict[Any, nn.Conv2d] = {}
     taken: list[tuple[Any, nn.BatchNorm2d]] = []
@@ -80,6 +80,12 @@ def foldable(model: nn.Module, inputs: Tensor) -> Pairs:
         for node, norm in taken
         if node in made and uses[node] == 1 and calls[norm] == calls[made[node]] == 1
     )
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Return whether ``torch.compile`` made a module, whose package, which takes a second to load, is loaded then."""
+    dynamo = sys.modules.get("torch._dynamo")
+    return dynamo is not None and isinstance(module, dynamo.OptimizedModule)
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -37,8 +37,8 @@ def naive_uapgd(encoder: nn.Module, images: Tensor, steps: int, batch: int, budg
         features = encoder(moved + (moved.clamp(0, 1) - moved).detach())
         losses = []
         for i, row in enumerate(rows):
-            similar = torch.stack([F.cosine_similarity(features[i], clean[other], dim=0) for other in rows]) / 0.1
-            losses.append(similar.logsumexp(0) - similar[rows == row][0])
+            similar = torch.stack([F.cosine_similarity(features[i], other, dim=0) for other in clean]) / 0.1
+            losses.append(similar.logsumexp(0) - similar[row])
         (gradient,) = torch.autograd.grad(torch.stack(losses).mean(), variable)
         delta = (delta + 0.2 * budget * (1 - step / steps) * gradient.sign()).clamp(-budget, budget)
     return delta  # the last look keeps within a standard error of the best

@@ -120,11 +120,22 @@ def test_the_range_ends_where_the_loss_rises_and_no_sooner() -> None:
     assert has_risen([*falling, 5.0])
 
 
-def test_a_model_of_one_class_is_an_error(tiny_encoder: nn.Module, striped: DataSplits) -> None:
-    rates = {"encoder_learning_rate": 10.0, "head_learning_rate": 10.0}
-    ruinous = METHOD.with_(schedule={**rates, "epochs": 5})
+class Blind(nn.Module):
+    """An encoder whose features have been lost: the same for every image, whatever its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = 0.0 * self.conv(x).mean(dim=(2, 3))
+        return features
+
+
+def test_a_model_of_one_class_is_an_error(striped: DataSplits) -> None:
+    config = HardenConfig(method=METHOD.with_(schedule={"epochs": 5}))
     with pytest.raises(TrainingError, match=r"all 30 validation images into class \d.*encoder_learning_rate"):
-        harden(tiny_encoder, striped, HardenConfig(method=ruinous), evaluate=False, progress=False, preflight=False)
+        harden(Blind(), striped, config, evaluate=False, progress=False, preflight=False)
 
 
 def test_settings_say_auto(quick_config: HardenConfig) -> None:

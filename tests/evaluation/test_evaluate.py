@@ -28,8 +28,8 @@ from genaf_sdk.evaluation.checks import (
     own_patches_not_weaker,
     patches_beat_random_ones,
 )
-from genaf_sdk.evaluation.crafting import Row
 from genaf_sdk.evaluation.model import EvaluatedModel
+from genaf_sdk.evaluation.row import Row
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
 from genaf_sdk.report.scores import Role, Score, wilson_interval

@@ -1,0 +1,73 @@
+"""What an evaluation has on its way: rows of the report, and the perturbations that make them."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from genaf_sdk.attacks.base import Attack
+from genaf_sdk.evaluation.model import EvaluatedModel
+from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.inputs.perturbation import Perturbation
+
+
+@dataclass
+class Row:
+    """One row of the report on its way: what is put on the images of one model, and what the model then says.
+
+    Args:
+        model: Whose row it is.
+        column: What the attacker knows.
+        attack: The attack; None for clean images and replayed perturbations.
+        perturbation: What is put on every image; None for clean images and sample-wise attacks.
+        source: Which images were crafted on.
+        predicted: Class of each image (N,), once it is known.
+        seconds: Time to craft.
+    """
+
+    model: EvaluatedModel
+    column: Knowledge
+    attack: Attack | None = None
+    perturbation: Perturbation | None = None
+    source: str = ""
+    predicted: Tensor | None = None
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Name of the attack; empty for clean images."""
+        if self.attack is not None:
+            return self.attack.name
+        return self.perturbation.attack or "unnamed" if self.perturbation is not None else ""
+
+    @property
+    def is_sample_wise(self) -> bool:
+        """Whether every image is perturbed by itself."""
+        return self.attack is not None and self.perturbation is None
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A perturbation on its way, and the rows of the report that it makes.
+
+    Args:
+        column: What the attacker knows.
+        attack: What crafts it.
+        models: Those that it is put before, each in a row.
+        source: Which images it is crafted on.
+        future: The perturbation once it is there.
+        owner: The model on which it is crafted; empty for the published encoder.
+    """
+
+    column: Knowledge
+    attack: Attack
+    models: tuple[EvaluatedModel, ...]
+    source: str
+    future: Future[Perturbation]
+    owner: str = ""
+
+    def made(self) -> Perturbation | None:
+        """Wait for the perturbation; None where it failed."""
+        return None if self.future.exception() is not None else self.future.result()

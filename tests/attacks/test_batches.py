@@ -1,0 +1,59 @@
+"""Outputs part by part, and with batch norms folded, are those of the plain network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from genaf_sdk.attacks import PGD, SSP, UAPGD, FeaturePGD, LabelUAP
+from genaf_sdk.attacks.batches import FEWEST_IN_PART, in_parts, outputs_of
+from genaf_sdk.attacks.targets import FeatureTarget
+
+
+def images(count: int, size: int = 96) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def test_parts_give_outputs_and_gradients_of_the_whole(tiny_encoder: nn.Module) -> None:
+    encoder, asked = tiny_encoder.eval(), []
+    encoder.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
+    whole, parted = (images(40).requires_grad_() for _ in range(2))
+    expected, found = encoder(whole), in_parts(encoder, parted)
+    assert asked == [40, FEWEST_IN_PART, FEWEST_IN_PART, 8]
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(out.square().sum(), of)[0] for out, of in ((expected, whole), (found, parted))]
+    torch.testing.assert_close(gradients[1], gradients[0])
+    torch.testing.assert_close(outputs_of(encoder, images(40)), expected.detach())
+
+
+def test_a_batch_of_few_small_images_is_one_part(tiny_encoder: nn.Module) -> None:
+    asked: list[int] = []
+    tiny_encoder.eval().register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
+    in_parts(tiny_encoder, images(64, 32))
+    assert asked == [64]
+
+
+@pytest.mark.parametrize("attack", [UAPGD(steps=3), FeaturePGD(steps=3), LabelUAP(steps=3), PGD(steps=3), SSP(steps=3)])
+def test_batch_norms_are_folded_for_attacks_that_look_at_outputs_alone(attack: object, tiny_encoder: nn.Module) -> None:
+    folded: list[bool] = []
+    norm = next(module for module in tiny_encoder.eval().modules() if isinstance(module, nn.BatchNorm2d))
+    tiny_encoder.register_forward_hook(lambda *_: folded.append("forward" in vars(norm)))
+    if isinstance(attack, (LabelUAP, PGD)):
+        attack(tiny_encoder, images(8, 16), torch.zeros(8, dtype=torch.int64))
+    elif isinstance(attack, (UAPGD, SSP, FeaturePGD)):
+        attack(tiny_encoder, images(8, 16))
+    assert any(folded) is not isinstance(attack, SSP)
+    assert "forward" not in vars(norm)
+
+
+def test_negatives_are_all_other_images(tiny_encoder: nn.Module) -> None:
+    shown = images(12, 16)
+    target = FeatureTarget(tiny_encoder.eval(), shown, torch.Generator().manual_seed(0))
+    rows = torch.tensor([3, 7])
+    with torch.no_grad():
+        found = target.objective("info-nce", shown[rows], rows)
+        features = nn.functional.normalize(tiny_encoder(shown), dim=1)
+        similar = features @ features.T / 0.1
+        expected = sum(similar[row].logsumexp(0) - similar[row, row] for row in rows) / 2
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
