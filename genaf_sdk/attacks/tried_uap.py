@@ -55,13 +55,13 @@ class TriedUAP(UniversalAttack):
         def judge(delta: Tensor) -> Success:
             return target.success(lambda images: space.clip(images + delta))
 
-        def run(loss: str, begin: Tensor, steps: int, known: Success | None, looks: int) -> Climb:
+        def run(loss: str, begin: Tensor, steps: int, known: Success | None) -> Climb:
             def objective(delta: Tensor) -> Tensor:
                 indices = target.crafting[next(order).to(target.crafting.device)]
                 return target.objective(loss, space.add(target.images[indices], delta), indices)
 
             length = self.relative_step_size * self.budget
-            return climb(objective, judge, begin, self.threat, step_size=length, steps=steps, looks=looks, known=known)
+            return climb(objective, judge, begin, self.threat, step_size=length, steps=steps, known=known)
 
         losses = self.losses if self.loss == "all" else (self.loss,)
         begin = self.threat.start(target.images[0], generator) if start is None else self.threat.project(start)
@@ -69,12 +69,12 @@ class TriedUAP(UniversalAttack):
         tried: list[tuple[Success, str, Tensor]] = []
         for trial in range(self.trials if self.trials > 1 else 0):
             loss = losses[trial % len(losses)]
-            short = run(loss, begin, max(1, self.steps // SHORT), known, looks=1)
+            short = run(loss, begin, max(1, self.steps // SHORT), known)
             tried.append((short.success, loss, short.values))
             begin, known = self.threat.start(target.images[0], generator), None
         if tried:
             known, loss, begin = max(tried, key=lambda each: each[0])
-        long = run(loss, begin, self.steps, known, looks=10)
+        long = run(loss, begin, self.steps, known)
         details: Details = {
             "loss": loss,
             "converged": long.converged,
