@@ -21,7 +21,7 @@ def reused_memory() -> Iterator[None]:
     """Context: memory that this process frees stays with it, and is given back at the end.
 
     A step of training frees all that it needed. The C library of most Linux systems (glibc) then gives it back to the
-    kernel, and the next step waits until every page is cleared again: 5 to 8 % of a step of the bundled encoder. What
+    kernel, and the next step waits until every page is cleared again: 3 to 8 % of a step of the bundled encoder. What
     is computed does not depend on it. Pieces of 32 MiB and more go back all the same: kept ones would be cut up by
     smaller ones, and the process would grow. With other C libraries nothing happens.
     """
