@@ -34,7 +34,8 @@ before and after hardening, under the attack that leaves the least; the report h
 
 {table}
 *Worst DAE* is one perturbation or patch for all images, crafted on the encoder. *Single images* is the strongest attack
-on each image by itself. A report without pictures is of a data set whose license does not let them be passed on.
+on each image by itself. Training is in seconds by the clock. A report without pictures is of a data set whose license
+does not let them be passed on.
 """
 LINKS = (
     (
