@@ -18,6 +18,7 @@ from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.schedule import Schedule
 from genaf_sdk.engine.tracking import Metrics
 from genaf_sdk.engine.train import train
+from genaf_sdk.memory import reused_memory
 from genaf_sdk.methods.lab import Lab
 from genaf_sdk.methods.pgd import PGD
 from genaf_sdk.models.encoder import PixelEncoder
@@ -109,7 +110,7 @@ def ours(preset: str, *, pgd: bool = False, precision: str | None = None) -> Tra
         config = HardenConfig.preset(preset).with_(seed=task.seed, method=changes)
         watch.model = model = task.model()
         watch.start_clock()
-        with own_accelerator(precision or task.precision) as engine:
+        with own_accelerator(precision or task.precision) as engine, reused_memory():
             settings = Run(engine, task.seed, show_progress=False, machine=config.machine, metrics=watch)
             lab = Lab(settings, model, task.data)
             for stage in config.method.stages(lab):

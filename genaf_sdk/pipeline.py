@@ -26,6 +26,7 @@ from genaf_sdk.export.bundle import save_model, save_report
 from genaf_sdk.export.layout import CHECKSUMS_FILE
 from genaf_sdk.export.staging import require_free
 from genaf_sdk.files import locked_folder, require_writable
+from genaf_sdk.memory import reused_memory
 from genaf_sdk.methods.lab import Clock, Lab
 from genaf_sdk.models.fingerprint import fingerprint
 from genaf_sdk.models.storage import is_stored
@@ -60,6 +61,7 @@ SAVED, MEASURED = "saved", "measured"
 """Under these names a run notes that its model is written, and what its report was measured with."""
 
 
+@reused_memory()
 def harden(
     encoder: str | nn.Module,
     dataset: Any,

@@ -312,3 +312,6 @@ def test_the_gallery_is_made_from_its_rows() -> None:
     assert tool["PAGE"].exists() == bool(rows), "a page without a run says nothing"
     assert not rows or tool["PAGE"].read_text("utf-8") == tool["page"](), "run tools/write_gallery.py"
     assert {path.stem for path in tool["FOLDER"].glob("*.html")} == {row["name"] for row in rows}
+    for path, after, said in tool["LINKS"]:
+        assert after in path.read_text("utf-8")
+        assert (said in path.read_text("utf-8")) == bool(rows), "readers find the page once there is one"

@@ -4,12 +4,14 @@
     python tools/write_gallery.py        # writes the page anew from docs/gallery/runs.jsonl
 
 The report's test images are left out unless --pictures is given: few data sets allow their pictures to be passed on.
+A report that names a path of its machine is refused. With the first run, README and the site link to the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from genaf_sdk.report.scores import Role, Score, is_universal, lowest_accuracy
 from genaf_sdk.report.verdict import budget_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER, PAGE = ROOT / "docs" / "gallery", ROOT / "docs" / "gallery.md"
@@ -32,8 +34,20 @@ before and after hardening, under the attack that leaves the least; the report h
 
 {table}
 *Worst DAE* is one perturbation or patch for all images, crafted on the encoder. *Single images* is the strongest attack
-on each image by itself. A report without pictures is of a data set whose license does not let them be passed on.
+on each image by itself. Training is in seconds by the clock. A report without pictures is of a data set whose license
+does not let them be passed on.
 """
+LINKS = (
+    (
+        ROOT / "README.md",
+        "[reading the report](docs/explanation/reading-the-report.md)",
+        ", [real runs](docs/gallery.md)",
+    ),
+    (ROOT / "mkdocs.yml", "      - Your own pictures: tutorials/own-pictures.md\n", "  - Gallery: gallery.md\n"),
+)
+"""What is said in which file about the page, and after which words."""
+ABSOLUTE = re.compile(r"(?:^|[\s:=\"'(])(?:/(?!sys/|proc/|dev/)[\w.~-]+/[\w.~-]|[A-Za-z]:\\)")
+"""A path from the root of a file system, as in a text; no address of the web, no fraction, and none of the kernel's."""
 NOT_TRAINING = ("undefended", "evaluation")
 COLUMNS = ("run", "encoder, pixels", "clean", "worst DAE", "single images", "training", "report")
 
@@ -72,14 +86,40 @@ def _cell(row: Score | None) -> dict[str, Any] | None:
 
 
 def add(run: Path, name: str, *, title: str, command: str, machine: str, pictures: bool) -> None:
-    """Write a run's page and its row; a row of that name is replaced."""
+    """Write a run's page and its row; a row of that name is replaced.
+
+    Raises:
+        SystemExit: The report names a path of the machine that it was made on.
+    """
     report = RobustnessReport.load(run)
     if not pictures:
         without_pictures(report)
+    paths = sorted({text for text in strings(report.to_dict()) if ABSOLUTE.search(text)})
+    if paths:
+        raise SystemExit(f"The report of {run} says {paths[0][:200]!r}: a page for others names no path of a machine.")
     report.save_html(FOLDER / f"{name}.html")
     rows = [row for row in read_rows() if row["name"] != name] + [row_of(report, name, title, command, machine)]
     lines = [json.dumps(row, ensure_ascii=False) for row in sorted(rows, key=lambda row: row["name"])]
     ROWS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def strings(content: object) -> Iterator[str]:
+    """Yield every text in a document."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, (dict, list, tuple)):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from strings(part)
+
+
+def link() -> None:
+    """Say where the page is, in the files that lead readers to pages."""
+    for path, after, said in LINKS:
+        text = path.read_text("utf-8")
+        if said not in text:
+            if after not in text:
+                raise SystemExit(f"{path.name} lacks {after!r}, after which the page would be named.")
+            path.write_text(text.replace(after, after + said, 1), encoding="utf-8")
 
 
 def read_rows() -> list[dict[str, Any]]:
@@ -140,7 +180,10 @@ def main() -> None:
         FOLDER.mkdir(exist_ok=True)
         about = {"title": given.title, "command": given.command, "machine": given.machine}
         add(given.run, given.name, pictures=given.pictures, **about)
+    if not read_rows():
+        parser.error(f"{ROWS.name} holds no run: name one")
     PAGE.write_text(page(), encoding="utf-8")
+    link()
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ MEMORY = 0.8
 """Weight of the losses before in the running mean."""
 RISE, LOST = 0.1, 0.2
 """The useful range ends where the mean is above its minimum by these shares of it and of what was gained."""
-MARGIN = 6.0
+MARGIN = 4.0
 """What is chosen is the rate at that point divided by this."""
 
 

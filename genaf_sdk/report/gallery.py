@@ -164,8 +164,10 @@ def _read_png(text: str, where: str) -> Tensor:
     """Decode a PNG of eight bits a channel; its size is looked at before its pixels are."""
     try:
         content = base64.b64decode(text, validate=True)
+        if not content.startswith(PNG):
+            raise OutputError(f"{where} is no PNG.", expected="a PNG in base64")
         width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
-        if content.startswith(PNG) and max(width, height) > LARGEST:  # before Pillow, whose own limit is another error
+        if max(width, height) > LARGEST:  # before Pillow, whose own limit is another error
             raise _too_large(where, f"{width} x {height} pixels")
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if max(image.size) > LARGEST or image.mode not in ("L", "RGB"):

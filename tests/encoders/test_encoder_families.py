@@ -87,6 +87,7 @@ SLOW_FAMILIES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method.:DeprecationWarning")  # of a module of torch 2.10
 @pytest.mark.parametrize("family", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_FAMILIES)])
 def test_a_member_of_each_family_is_hardened_and_exported(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -183,7 +183,7 @@ def test_pictures_other_than_small_pngs_are_refused(report: RobustnessReport) ->
         file = io.BytesIO()
         image.save(file, kind)
         report.gallery.images[1].png = base64.b64encode(file.getvalue()).decode()
-        with pytest.raises(OutputError, match=r"gallery\.images\[1\] cannot be read"):
+        with pytest.raises(OutputError, match=r"gallery\.images\[1\] is no PNG"):
             html_report(report)
     for size, mode in (((97, 16), "RGB"), ((16, 16), "RGBA"), ((8, 16), "RGB"), ((16, 16), "L")):
         file = io.BytesIO()
@@ -332,3 +332,22 @@ def test_a_run_in_the_gallery_keeps_its_accuracies_and_not_its_pictures(bundle: 
     assert row["worst_dae"]["hardened"]["accuracy"] == min(score.accuracy for score in universal)
     assert f"{100 * report.accuracy('clean'):.1f} % (n = 24)" in tool["page"]()
     assert "[open](gallery/colors.html)" in tool["page"]()
+    tool["link"].__globals__["LINKS"] = ((tmp_path / "README.md", "Runs", ": [here](docs/gallery.md)"),)
+    (tmp_path / "README.md").write_text("Runs.")
+    for _ in range(2):
+        tool["link"]()
+        assert (tmp_path / "README.md").read_text() == "Runs: [here](docs/gallery.md)."
+
+
+@pytest.mark.parametrize(
+    "path", ["/home/me/pictures", "hf-hub:/srv/models/x:{}", "C:\\Users\\me\\x", "in /srv/pictures/1.png"]
+)
+def test_no_gallery_page_names_a_path_of_the_machine(path: str, bundle: Path, tmp_path: Path) -> None:
+    tool = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "write_gallery.py"))
+    tool["add"].__globals__.update(FOLDER=tmp_path, ROWS=tmp_path / "runs.jsonl")
+    report = RobustnessReport.load(bundle)
+    report.data.notes = (*report.data.notes, path)
+    report.save(tmp_path / "run")
+    with pytest.raises(SystemExit, match="names no path of a machine"):
+        tool["add"](tmp_path / "run", "x", title="x", command="x", machine="x", pictures=True)
+    assert not list(tmp_path.glob("*.html"))
