@@ -189,7 +189,7 @@ def prices(rows: list[Row]) -> str:
         lines.append(
             {
                 "training": name,
-                "CPU s an epoch": f"{curve[0]['seconds']:.1f}",
+                "CPU s an epoch": f"{curve[0]['seconds'] / curve[0]['epoch']:.1f}",
                 "CPU s": f"{last['seconds']:.0f}",
                 "clean": f"{100 * last['clean']:.1f}",
                 "worst DAE": f"{100 * last['worst']:.1f}",

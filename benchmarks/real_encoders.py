@@ -29,6 +29,7 @@ from robustness import show
 
 from genaf_sdk import DataSplits, HardenConfig, compare, load_data, load_encoder
 from genaf_sdk.evaluation.settings import EvaluationConfig
+from genaf_sdk.rows import ROWS_FILE, Comparison, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +91,8 @@ def main() -> None:
                     on_row=show,
                 )
             print(f"\n{label}, seed {seed}\n\n{comparison.markdown()}", flush=True)
+            folder = arguments.output / label
+            Comparison(read_rows(folder / ROWS_FILE)).save(folder)  # of all calls, not of this one alone
 
 
 def configured(text: str) -> HardenConfig:

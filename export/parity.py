@@ -11,6 +11,7 @@ import torch
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.errors import ExportError
 from genaf_sdk.export.runtime import OnnxModel
+from genaf_sdk.memory import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,6 +81,7 @@ def predictions(model: OnnxModel, sample: Sample, perturbations: Mapping[str, Pe
         parts[""].append(model(images).argmax(dim=1))
         for name, perturbation in perturbations.items():
             parts[name].append(model(perturbation.apply(images)).argmax(dim=1))
+            give_back()
     return {name: torch.cat(found) for name, found in parts.items()}
 
 

@@ -6,6 +6,7 @@ import copy
 import logging
 import shutil
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,18 +76,23 @@ def preflight(candidate: Candidate, announce: Callable[[str], object] = str) -> 
         announce: Called with the name of what is looked at.
 
     Returns:
-        What was found, worst first.
+        What was found, worst first; the last note says how long each check took.
     """
     findings: list[Finding] = []
+    seconds: dict[str, float] = {}
     with torch.random.fork_rng():
         for subject, check in CHECKS.items():
             announce(subject)
+            started = time.monotonic()
             try:
                 findings += check(candidate)
             except GenafError as error:
                 findings.append(Finding.of(subject, error))
+            seconds[subject] = time.monotonic() - started
             if subject == "encoder" and any(finding.level == "error" for finding in findings):
                 break  # whatever else is tried fails for the same reason
+    listed = ", ".join(f"{subject} {taken:.1f}" for subject, taken in seconds.items())
+    findings.append(Finding("note", "preflight", f"Trying took {sum(seconds.values()):.1f} s: {listed}."))
     order = ("error", "warning", "note")
     return sorted(findings, key=lambda finding: order.index(finding.level))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from genaf_sdk.cli import main
 from genaf_sdk.data import DataSplits
 from genaf_sdk.errors import AttackError, ConfigError, EncoderError, ExportError, GenafError
 from genaf_sdk.pipeline import check
+from genaf_sdk.preflight import CHECKS
 
 
 class Defective(nn.Module):
@@ -107,7 +109,11 @@ def test_a_sound_run_passes_and_is_told_its_memory_and_time(
     before = copy.deepcopy(tiny_encoder.state_dict())
     state = torch.get_rng_state()
     findings = check(tiny_encoder, striped, quick_config, output_dir=tmp_path)
-    assert [(finding.level, finding.subject) for finding in findings] == [("note", "memory"), ("note", "time")]
+    subjects = ["memory", "time", "preflight"]
+    assert [(finding.level, finding.subject) for finding in findings] == [("note", subject) for subject in subjects]
+    total, *parts = (float(number) for number in re.findall(r"\d+\.\d", findings[-1].text))
+    assert len(parts) == len(CHECKS)
+    assert total == pytest.approx(sum(parts), abs=0.1 * len(parts))
     assert all(torch.equal(value, before[name]) for name, value in tiny_encoder.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert list(tmp_path.iterdir()) == []

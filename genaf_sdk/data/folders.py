@@ -204,6 +204,8 @@ def read_folder(
             del splits[split]
         else:
             require_same_names(others, names, shown(path), shown(splits["train"]))
+    if list(splits) == ["train"]:
+        notes += _perhaps_splits(classes["train"], survey)
     if list(splits) == ["train", "validation"]:
         notes.append("no test folder: the validation folder serves as one, and is used for nothing else")
     parts = tuple(_files(path, classes[split], names, survey) for split, path in splits.items())
@@ -246,6 +248,18 @@ def _split_folders(folder: Path, survey: _Survey) -> tuple[dict[str, Path], list
         counts = ", ".join(f"{shown(path.name)} ({len(looked_at.pictures(path))} images)" for path in beside)
         notes.append(f"folders beside those for training and testing were left out: {counts}")
     return chosen, notes
+
+
+def _perhaps_splits(classes: dict[str, Path], survey: _Survey) -> list[str]:
+    """Return a sentence where all classes hold folders of the same names, as splits do whose spelling is not known."""
+    looked_at = _Survey(survey.root, survey.own)
+    inside = [sorted(path.name for path in looked_at.entries(folder)[0]) for folder in classes.values()]
+    if len(inside) < 2 or len(inside[0]) < 2 or any(names != inside[0] for names in inside):
+        return []
+    return [
+        f"every class holds the folders {', '.join(map(shown, inside[0][:3]))}{', ...' if len(inside[0]) > 3 else ''}: "
+        "if these are the classes, call the folders above train and test"
+    ]
 
 
 def _unlabeled(folder: Path, survey: _Survey, pictures: list[Path]) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genaf_sdk.data.images import LabeledImages, generator_of
+from genaf_sdk.memory import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,6 +64,7 @@ class Sample:
         return self.images.__getitems__(self.order[list(places)].tolist())
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield pixels (B, C, H, W) and labels (B,) of all images in order."""
+        """Yield pixels (B, C, H, W) and labels (B,) of all images in order, and give back what a batch took."""
         for indices in self.order.split(batch_size(self.shape)):
             yield self.images.__getitems__(indices.tolist())
+            give_back()

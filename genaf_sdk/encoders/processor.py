@@ -22,6 +22,8 @@ RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box",
 USABLE = ("nearest", "lanczos", "bilinear", "bicubic")
 ALIKE = 1e-9
 FLAGS = ("do_rescale", "do_normalize", "do_resize", "do_center_crop", "rescale_offset", "include_top")
+HARMLESS = ("do_convert_rgb", "do_pad", "do_reduce_labels")
+"""Steps that images of one size and three channels do not need, or that change labels alone."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ def read_processor(processor: dict[str, Any], config: Any, name: str, options: E
             raise _refused(name, f"{flag} is {processor[flag]!r}", "true or false")
     if processor.get("do_flip_channel_order"):
         raise EncoderError(f"{name!r} takes images as blue, green, red.", remedy="wrap it in a module that takes RGB")
+    others = [key for key, on in processor.items() if key.startswith("do_") and on and key not in {*FLAGS, *HARMLESS}]
+    if others:
+        raise _refused(name, f"it asks for {others[0]}", "steps that are resizing, cropping or normalizing")
     interpolation = _interpolation(processor.get("resample", 2), name)
     size = _size(processor, config, name)
     if options.mean is not None and options.std is not None:

@@ -16,6 +16,7 @@ from genaf_sdk.evaluation.crafting import Crafting
 from genaf_sdk.evaluation.workers import done
 from genaf_sdk.inputs.images import image_space
 from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.memory import give_back
 from genaf_sdk.report.scores import CurvePoint, Score
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Scoring:
                     parts[index].append(future.result())
                 if len(parts[index]) == scored:
                     del parts[index]
+            give_back()
         for index, found in parts.items():
             rows[index].predicted = torch.cat(found)
             if rows[index].perturbation is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -30,6 +30,9 @@ class ImageSpace(InputSpace):
         Raises:
             GenafError: ``error``, with the shape, the type or the range that was given.
         """
+        given: Any = inputs
+        if not isinstance(given, torch.Tensor):
+            raise error(f"{owner} was given a {type(given).__name__}.", expected="a float tensor (N, C, H, W)")
         if inputs.ndim != 4 or len(self.shape) != 3 or inputs.numel() == 0 or not inputs.is_floating_point():
             raise error(
                 f"{owner} was given images of shape {tuple(inputs.shape)} and type {inputs.dtype}.",

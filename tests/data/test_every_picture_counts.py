@@ -201,6 +201,12 @@ def test_flat_split_folders_are_no_classes(tmp_path: Path) -> None:
         load_data(tmp_path)
 
 
+def test_splits_of_an_unknown_spelling_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = load_data(folder_of(tmp_path, "trn", "tst"))
+    assert data.class_names == ("trn", "tst")
+    assert "every class holds the folders ant, bee, cat" in caplog.text
+
+
 def test_trains_beside_buses_are_classes(tmp_path: Path) -> None:
     assert load_data(folder_of(tmp_path, classes=("bus", "train"))).class_names == ("bus", "train")
 

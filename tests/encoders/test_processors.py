@@ -107,6 +107,8 @@ def test_resampling_is_read_as_number_and_as_word(resample: object, name: str) -
         ({"size": {"height": -1, "width": 3}}, "size"),
         ({"size": {"height": [1], "width": 3}}, "size"),
         ({"do_flip_channel_order": True}, "blue, green, red"),
+        ({"do_grayscale": True}, "asks for do_grayscale"),
+        ({"do_color_quantize": True, "do_pad": True}, "asks for do_color_quantize"),
     ],
 )
 def test_what_cannot_be_followed_is_named(settings: dict, message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,3 +67,12 @@ def test_no_more_than_a_batch_is_held(tmp_path: Path, monkeypatch: pytest.Monkey
     assert replayed
     assert all(replayed)
     assert max(watched.asked) <= 2 * BATCH
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from /proc")
+def test_the_peak_does_not_follow_the_number_of_images(tmp_path: Path) -> None:
+    """What a batch took is given back: 1,500 images more are 226 MB more as floats, and again for each view of them."""
+    program = [sys.executable, str(Path(__file__).with_name("replayed_peaks.py")), str(tmp_path / "model.onnx")]
+    printed = subprocess.run([*program, "500", "2000"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    few, many = map(int, printed.split())
+    assert many - few < 64

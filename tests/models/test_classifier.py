@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -44,8 +46,10 @@ def pixels_with(value: float) -> Tensor:
         torch.rand(3, 16, 16),
         torch.rand(0, 3, 16, 16),
         torch.zeros(4, 3, 16, 16, dtype=torch.uint8),
+        torch.rand(4, 3, 16, 16).numpy(),
+        "picture.png",
     ],
 )
-def test_what_the_server_refuses_is_refused(pixels: Tensor, model: Classifier) -> None:
+def test_what_the_server_refuses_is_refused(pixels: Any, model: Classifier) -> None:
     with pytest.raises(DataError, match=r"The model was given"):
         model.predict(pixels)
