@@ -49,6 +49,8 @@ class AtLeast:
         return f"of at least {self.low:g}"
 
 
+SHOWN = 100
+"""How much of an unknown name an error repeats."""
 Share = Annotated[float, Between(0.0, 1.0)]
 """A part of a whole."""
 Epsilon = Annotated[float, Between(1e-6, 1.0)]
@@ -279,7 +281,8 @@ def _refuse_unknown(owner: type[Any], given: dict[str, Any], path: str, error: t
     known = [setting.name for setting in _fields(owner)]
     unknown = next((name for name in given if name not in known), None)
     if unknown is not None:
-        raise error(f"There is no setting {path}{unknown!r}.", expected=f"one of {nearest(unknown, known, count=5)}")
+        near = nearest(str(unknown)[:SHOWN], known, count=5)
+        raise error(f"There is no setting {path}{str(unknown)[:SHOWN]!r}.", expected=f"one of {near}")
 
 
 def _fields(owner: type[Any]) -> tuple[dataclasses.Field[Any], ...]:

@@ -81,7 +81,7 @@ def read(hint: Any, value: Any, where: str) -> Any:
         return _sequence(origin, arguments, value, where)
     if origin is dict:
         _require(isinstance(value, dict), value, where, "an object")
-        return {name: read(arguments[1], entry, f"{where}.{name}") for name, entry in value.items()}
+        return {name: read(arguments[1], entry, f"{where}.{name:.100}") for name, entry in value.items()}
     if dataclasses.is_dataclass(hint):
         return read_document(typing.cast("type[Any]", hint), value, where)
     if isinstance(hint, type) and issubclass(hint, StrEnum):

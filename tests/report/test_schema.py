@@ -10,8 +10,9 @@ import jsonschema
 import pytest
 
 from genaf_sdk import evaluate
+from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
-from genaf_sdk.errors import OutputError
+from genaf_sdk.errors import ConfigError, OutputError
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.report import schema as schema_module
 from genaf_sdk.report.data import SCHEMA
@@ -87,6 +88,16 @@ def test_damage_is_named_where_it_is(
     with pytest.raises(OutputError) as refused:
         RobustnessReport.from_dict(full)
     assert where in refused.value.problem.replace("The report has schema", "schema")
+
+
+def test_foreign_names_are_not_repeated_at_their_full_length(full: dict[str, Any]) -> None:
+    full["gallery"]["predictions"]["x" * 100_000] = None
+    with pytest.raises(OutputError, match=r"^report\.gallery\.predictions\.x+ is None") as refused:
+        RobustnessReport.from_dict(full)
+    assert len(str(refused.value)) < 300
+    with pytest.raises(ConfigError, match=r"^There is no setting 'x+") as unknown:
+        HardenConfig.from_dict({"x" * 100_000: 1})
+    assert len(str(unknown.value)) < 1000
 
 
 @pytest.fixture
