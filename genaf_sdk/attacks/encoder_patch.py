@@ -9,7 +9,6 @@ from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.attacks.placed_patch import PlacedPatch
 from genaf_sdk.attacks.registry import register
 from genaf_sdk.attacks.targets import FeatureTarget
-from genaf_sdk.settings import Count
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +30,6 @@ class EncoderPatch(PlacedPatch, EncoderAttack):
     source = "Brown et al., Adversarial Patch, NIPS 2017 workshop; without labels, ours"
 
     loss = "info-nce"
-
-    batch_size: Count = 32
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Try the places, then climb at the best."""

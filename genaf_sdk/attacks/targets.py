@@ -87,8 +87,8 @@ class FeatureTarget(Target):
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
         """Return the ``info-nce``, minus the ``cosine`` similarity, or the ``mse``; all against the clean features.
 
-        Negatives of InfoNCE are the clean features of all other images, not those of the batch alone: they are known,
-        cost one small matrix product, and a batch of half the size finds as much.
+        Negatives of InfoNCE are the clean features of all other images, not those of the batch alone: they are known
+        and cost one small matrix product.
         """
         features, clean = in_parts(self.encoder, attacked), self.clean[indices]
         if loss == "info-nce":
