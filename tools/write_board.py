@@ -2,8 +2,8 @@
 
     python tools/write_board.py
 
-What stands between the two markers of that page is replaced. Our rows come from docs/results/methods-*, those of others
-from docs/results/third-party/ORG--NAME/report.json: the report of a bundle that is published as ORG/NAME.
+What stands between the two markers of that page is replaced. Our rows come from folders of docs/results named below,
+those of others from docs/results/third-party/ORG--NAME/report.json: the report of a bundle published as ORG/NAME.
 """
 
 from __future__ import annotations
@@ -26,15 +26,21 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, THIRD_PARTY = ROOT / "docs" / "results", ROOT / "docs" / "results" / "third-party"
 PAGE = ROOT / "docs" / "board.md"
 BEGIN, END = "<!-- write_board: begin -->\n", "<!-- write_board: end -->\n"
+BUNDLED = "bundled:simclr-cifar10"
+ROBUSTNESS = "python benchmarks/robustness.py {} --only {{method}} --seeds {{seeds}}"
+REAL = "python benchmarks/real_encoders.py --only {} --precision no --methods {{method}} --seeds {{seeds}}"
 FOLDERS = {
-    "methods-digits": ("digits", "python benchmarks/robustness.py digits"),
-    "methods-gtsrb": ("GTSRB, 20,000 images", "python benchmarks/robustness.py gtsrb"),
-    "methods-gtsrb-3000": ("GTSRB, 3,000 images", "python benchmarks/robustness.py gtsrb --images 3000"),
-    "methods-cifar10-4000": ("CIFAR-10, 4,000 images", "python benchmarks/robustness.py cifar10 --images 4000"),
+    "real-mobilenet_v1_x0.25-128-trash": (
+        "trash, 1,877 photographs, 128 px",
+        "MobileNetV1 x0.25",
+        REAL.format("mobilenet_v1_x0.25 --encoders FOLDER --data FOLDER --sets trash --size 128"),
+    ),
+    "methods-digits": ("digits", BUNDLED, ROBUSTNESS.format("digits")),
+    "methods-gtsrb": ("GTSRB, 20,000 images", BUNDLED, ROBUSTNESS.format("gtsrb")),
+    "methods-gtsrb-3000": ("GTSRB, 3,000 images", BUNDLED, ROBUSTNESS.format("gtsrb --images 3000")),
+    "methods-cifar10-4000": ("CIFAR-10, 4,000 images", BUNDLED, ROBUSTNESS.format("cifar10 --images 4000")),
 }
-"""Folder of docs/results: its data, and the command that fills it."""
-ENCODER = "bundled:simclr-cifar10"
-"""Of that command."""
+"""Folder of docs/results: its data, the encoder, and the command that makes its rows."""
 THREATS = (
     *("clean", "universal", "universal, labels", "patch"),
     *("each image, 8/255", "each image, 4/255"),
@@ -78,15 +84,15 @@ def worst(scores: Iterable[Score]) -> dict[str, float]:
 
 def own_entries() -> Iterable[Entry]:
     """Yield our entries, in the order of their files."""
-    for folder, (data, command) in FOLDERS.items():
+    for folder, (data, encoder, command) in FOLDERS.items():
         rows = read_rows(RESULTS / folder / "comparison.jsonl")
         for method in dict.fromkeys(row.method for row in rows):
             chosen = [row for row in rows if row.method == method]
             found = [worst(row.scores) for row in chosen]
             accuracies = {threat: [each[threat] for each in found if threat in each] for threat in THREATS}
             cost = f"{statistics.median(row.cpu_seconds for row in chosen):.0f}"
-            seeds = " ".join(str(row.seed) for row in chosen)
-            yield Entry(data, ENCODER, method, accuracies, cost, f"{command} --only {method} --seeds {seeds}")
+            again = command.format(method=method, seeds=" ".join(str(row.seed) for row in chosen))
+            yield Entry(data, encoder, method, accuracies, cost, again)
 
 
 def others_entries(folder: Path = THIRD_PARTY) -> Iterable[Entry]:
