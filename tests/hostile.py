@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -116,16 +117,16 @@ def change_document(path: Path, choose: Chance) -> None:
         found = list(places(content))
         holder, key = choose.choice(found) if found else ({}, None)
         if kind == "value" and found:
-            holder[key] = choose.choice(VALUES)
+            holder[key] = copy.deepcopy(choose.choice(VALUES))  # the next round may change it
         elif kind == "remove" and found:
             del holder[key]
         elif kind == "add" and isinstance(holder, dict):
-            holder[str(choose.choice(VALUES))] = choose.choice(VALUES)
+            holder[str(choose.choice(VALUES))] = copy.deepcopy(choose.choice(VALUES))
         elif kind == "exchange" and found:
             other, place = choose.choice(found)
             holder[key] = json.loads(json.dumps(other[place]))
         elif kind == "all":
-            content = choose.choice(VALUES)
+            content = copy.deepcopy(choose.choice(VALUES))
     text = json.dumps(content)
     if kind == "twice" and text.startswith("{"):
         text = f"{{{json.dumps(choose.choice(list(content)))}: {json.dumps(choose.choice(VALUES))}, {text[1:]}"
@@ -472,7 +473,10 @@ def seal(folder: Path) -> None:
         for path in regular(folder)
         if path.name != LISTED and path.stat().st_size < 2**28 and path.stat().st_mode & 0o400
     }
-    (folder / LISTED).write_text(json.dumps({"sha256": sums}), encoding="utf-8", errors="backslashreplace")
+    listed = folder / LISTED
+    if listed.is_file() and not listed.is_symlink():
+        listed.unlink()  # it may be a second name of a file outside
+    listed.write_text(json.dumps({"sha256": sums}), encoding="utf-8", errors="backslashreplace")
 
 
 # By which doors it comes in.

@@ -83,9 +83,12 @@ def foldable(model: nn.Module, inputs: Tensor) -> Pairs:
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    """Return whether ``torch.compile`` made a module, whose package, which takes a second to load, is loaded then."""
-    dynamo = sys.modules.get("torch._dynamo")
-    return dynamo is not None and isinstance(module, dynamo.OptimizedModule)
+    """Return whether ``torch.compile`` made a module.
+
+    Its package takes a second to load and is loaded by then; another thread may be loading it just now.
+    """
+    made = getattr(sys.modules.get("torch._dynamo"), "OptimizedModule", None)
+    return made is not None and isinstance(module, made)
 
 
 def _is_plain(module: nn.Module) -> bool:

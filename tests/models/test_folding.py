@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from contextlib import nullcontext
 from typing import Any
 
@@ -117,3 +119,13 @@ def test_an_attack_finds_the_same_images_with_and_without(monkeypatch: pytest.Mo
     assert ((found - expected).abs() > 1e-6).float().mean() < 0.01, "signs of gradients near zero may turn"
     with inference_mode_of(model), torch.no_grad():
         torch.testing.assert_close(model(found), model(expected), rtol=1e-2, atol=1e-2)
+
+
+def test_another_thread_may_be_loading_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it does, the package has a name and nothing else."""
+    monkeypatch.setitem(sys.modules, "torch._dynamo", types.ModuleType("torch._dynamo"))
+    model = with_statistics(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)))
+    images = torch.rand(2, 3, 8, 8)
+    expected = model(images)
+    with folded_batch_norms(model, images):
+        torch.testing.assert_close(model(images), expected)
