@@ -34,8 +34,9 @@ MEMORY = 0.8
 """Weight of the losses before in the running mean."""
 RISE, LOST = 0.1, 0.2
 """The useful range ends where the mean is above its minimum by these shares of it and of what was gained."""
-MARGIN = 4.0
-"""What is chosen is the rate at that point divided by this."""
+MARGIN, MOST = 4.0, 1e-2
+"""What is chosen is the rate at that point divided by the first, and at most the second: on easy images the loss stays
+low at rates that cost robustness."""
 
 
 def range_test(fitting: Fitting, current: CurrentBatch) -> RangeTest:
@@ -63,7 +64,7 @@ def range_test(fitting: Fitting, current: CurrentBatch) -> RangeTest:
             if has_risen(losses):
                 break
     fitting.go_back(before)
-    return RangeTest(rates, losses, (rates or [LOWEST])[-1] / MARGIN)
+    return RangeTest(rates, losses, min((rates or [LOWEST])[-1] / MARGIN, MOST))
 
 
 def running_means(losses: list[float]) -> list[float]:
