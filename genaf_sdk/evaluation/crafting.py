@@ -78,6 +78,7 @@ class Crafting:
         failures: What could not be.
         known: What there was before anything was begun.
         begun: What is crafted, in the order in which it was begun.
+        ahead: What was begun before, on the same images and by the same seed, and is not begun again.
     """
 
     models: list[EvaluatedModel]
@@ -91,6 +92,7 @@ class Crafting:
     notes: list[str] = field(default_factory=list)
     known: tuple[Perturbation, ...] = ()
     begun: list[Begun] = field(default_factory=list)
+    ahead: tuple[Begun, ...] = ()
     _counts: dict[tuple[int, str], int] = field(default_factory=dict)
     _turns: threading.Lock = field(default_factory=threading.Lock)
 
@@ -190,7 +192,8 @@ class Crafting:
         if self.public is not None and isinstance(attack, EncoderAttack):
             source, images = next(iter(self.sources.items()))
             text = f"transfer: {attack.name}"
-            future = self.craft(workers, text, attack, self.public, images)
+            future = self._ahead(Knowledge.TRANSFER, attack, source)
+            future = future or self.craft(workers, text, attack, self.public, images)
             yield Begun(Knowledge.TRANSFER, attack, tuple(self.models), source, future)
 
     def _begin_adaptive(self, attack: Attack, workers: Workers) -> Iterator[Begun]:
@@ -203,7 +206,8 @@ class Crafting:
                 continue
             for source, images in self.sources.items():
                 text = f"adaptive: {attack.name} ({model.name})"
-                future = self.craft(workers, text, attack, model.encoder, images, model, start)
+                future = self._ahead(Knowledge.ADAPTIVE, attack, source, model.name)
+                future = future or self.craft(workers, text, attack, model.encoder, images, model, start)
                 yield Begun(Knowledge.ADAPTIVE, attack, (model,), source, future, model.name)
 
     def _begin_white_box(self, attack: Attack, workers: Workers) -> Iterator[Begun]:
@@ -215,7 +219,13 @@ class Crafting:
                 continue
             pixels, labels = self.sources["train"].to(model.device), self.labels.to(model.device)
             work = partial(self._with_labels, attack, model, model.module, pixels, labels, tuple(self.begun))
-            yield Begun(Knowledge.WHITE_BOX, attack, (model,), "train", workers.submit(work), model.name)
+            future = self._ahead(Knowledge.WHITE_BOX, attack, "train", model.name) or workers.submit(work)
+            yield Begun(Knowledge.WHITE_BOX, attack, (model,), "train", future, model.name)
+
+    def _ahead(
+        self, column: Knowledge, attack: Attack, source: str, owner: str = ""
+    ) -> Future[Perturbation] | None:
+        return next((one.future for one in self.ahead if one.is_same(column, attack, source, owner)), None)
 
     def _with_labels(
         self, attack: UniversalModelAttack, model: EvaluatedModel, module: nn.Module, pixels: Tensor, labels: Tensor,

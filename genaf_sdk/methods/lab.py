@@ -26,6 +26,10 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.start()
+
+    def start(self) -> None:
+        """Begin the next part; what passed since the last stop belongs to none."""
         self._started = time.monotonic()
 
     def stop(self, part: str) -> None:
