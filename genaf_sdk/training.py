@@ -22,6 +22,7 @@ from genaf_sdk.errors import RunStoppedError
 from genaf_sdk.estimates import free_memory, memory_of_a_step
 from genaf_sdk.evaluation.evaluate import Ahead, begin_ahead
 from genaf_sdk.evaluation.workers import Workers
+from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods.lab import Clock, Lab
 from genaf_sdk.preparation import Candidate, frozen_parameters, new_classifier
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from genaf_sdk.engine.run import Run
-    from genaf_sdk.hardened import HardenedModel
 
 THREADS = 2
 """Of torch, with which both are trained side by side: more of them would leave one training with too few."""
@@ -102,7 +102,9 @@ class _Trainings:
             self.run.termination.asked = True
             raise
 
-    def side_by_side(self, workers: Workers, surrogate: Tensor | None, *, attack: bool) -> tuple[dict[str, float], Ahead]:
+    def side_by_side(
+        self, workers: Workers, surrogate: Tensor | None, *, attack: bool
+    ) -> tuple[dict[str, float], Ahead]:
         """Train the hardened classifier while a worker trains the other one, and then attacks it.
 
         If either training fails, both end, and their state is kept.

@@ -28,7 +28,13 @@ Step = Callable[..., None]
 
 @pytest.fixture
 def short(quick_config: HardenConfig) -> HardenConfig:
-    attacks = ("advencoder-per:steps=3,noise_maps=2", "uapgd:steps=6", "label-uap:steps=6", "feature-pgd:steps=2", "pgd:steps=2")
+    attacks = (
+        "advencoder-per:steps=3,noise_maps=2",
+        "uapgd:steps=6",
+        "label-uap:steps=6",
+        "feature-pgd:steps=2",
+        "pgd:steps=2",
+    )
     return quick_config.with_(
         baseline={"epochs": 3},
         method={"schedule": {"epochs": 4}, "adaptability": {"epochs": 0}},
@@ -67,9 +73,7 @@ def weights(model: nn.Module | None) -> dict[str, Tensor]:
 
 def same(first: HardenResult, second: HardenResult) -> bool:
     pairs = [(first.model, second.model), (first.undefended, second.undefended)]
-    return all(
-        torch.equal(value, weights(other)[name]) for one, other in pairs for name, value in weights(one).items()
-    )
+    return all(torch.equal(value, weights(other)[name]) for one, other in pairs for name, value in weights(one).items())
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ class Metrics:
     Args:
         accelerator: Its trackers are told, if they are initialized.
         folder: Where ``metrics.jsonl`` is kept: one JSON object an epoch, then one for each score. None keeps none.
-        untold: Values and step, of another thread, that trackers have yet to be told: they belong to the one that began.
+        untold: Values and step of another thread, for trackers that belong to the one which began.
     """
 
     accelerator: Accelerator | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from genaf_sdk.evaluation.workers import Workers
 from genaf_sdk.inputs.images import image_space
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.inputs.masks import mean_color
+from genaf_sdk.memory import reused_memory
 from genaf_sdk.report.reading import read_document
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Role
@@ -35,12 +37,12 @@ from genaf_sdk.report.sections import DataDescription
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from concurrent.futures import Future
 
     from genaf_sdk.attacks.base import Attack
     from genaf_sdk.inputs.perturbation import Perturbation
 
 
+@reused_memory()
 def evaluate(
     model: Any,
     data: DataSplits,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Seconds of consecutive parts of a run, by name."""
+    """Seconds of parts of a run that follow one another, by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
