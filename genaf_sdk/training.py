@@ -12,14 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from genaf_sdk.engine.activations import recomputed
 from genaf_sdk.engine.lowrank import low_rank
-from genaf_sdk.engine.randomness import draws_from_torch
 from genaf_sdk.engine.train import train
 from genaf_sdk.errors import RunStoppedError
-from genaf_sdk.estimates import free_memory, memory_of_a_step
+from genaf_sdk.estimates import pays_side_by_side
 from genaf_sdk.evaluation.evaluate import Ahead, begin_ahead
 from genaf_sdk.evaluation.workers import Workers
 from genaf_sdk.hardened import HardenedModel
@@ -33,8 +29,6 @@ if TYPE_CHECKING:
 
     from genaf_sdk.engine.run import Run
 
-THREADS = 2
-"""Of torch, with which both are trained side by side: more of them would leave one training with too few."""
 UNDEFENDED = "undefended"
 
 
@@ -159,23 +153,7 @@ def both_trained(
 
 def _workers(run: Run, both: _Trainings) -> Workers:
     candidate = both.candidate
-    if both.undefended is None or not pays_side_by_side(run, candidate):
+    if both.undefended is None or not pays_side_by_side(candidate, run.machine):
         return Workers()
     height, width = candidate.data.image_shape[1:]
     return Workers.suited([candidate.published, both.undefended, both.model], height * width, with_caller=True)
-
-
-def pays_side_by_side(run: Run, candidate: Candidate) -> bool:
-    """Return whether two trainings of one thread each take less time than one after the other, and disturb nothing.
-
-    One after the other remains what draws torch's own random numbers, which belong to the process, what other processes
-    or devices take part in, and what memory does not suffice for.
-    """
-    config, device = candidate.config, run.accelerator.device
-    alone = device.type == "cpu" and run.processes.count == 1 and torch.get_num_threads() == THREADS
-    plain = config.tuning.lora_rank is None and config.method.schedule.augmentation == "none"
-    if not alone or not plain or recomputed(run) != "none":
-        return False
-    images, _ = candidate.data.train.sample(2, seed=config.seed)
-    enough = 2 * memory_of_a_step(candidate, run.machine) <= free_memory(device)
-    return enough and not draws_from_torch(candidate.model, images)

@@ -15,8 +15,8 @@ from genaf_sdk.attacks.base import EncoderAttack, FeatureAttack, SampleWiseAttac
 from genaf_sdk.attacks.placed_patch import PlacedPatch
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.data import DataSplits
-from genaf_sdk.estimates import SHORTER, seconds_of_parts
-from genaf_sdk.evaluation.cost import FORWARD, evaluation_passes
+from genaf_sdk.estimates import SHORTER, left_of, seconds_of_parts
+from genaf_sdk.evaluation.cost import FORWARD, ahead_passes, evaluation_passes, replay_passes
 from genaf_sdk.methods.lab import Lab
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.preflight import preflight
@@ -79,6 +79,47 @@ def test_more_attacks_budgets_and_images_take_more(striped: DataSplits) -> None:
     assert passes(curve=()) < usual < passes(corruption_samples=60)
     assert passes(checks=False) < usual < passes(certificate={"patch": 0.03})
     assert passes(test_samples=10) < usual
+
+
+def test_attacks_ahead_are_those_that_need_no_hardened_model(striped: DataSplits) -> None:
+    def both(*attacks: str) -> tuple[float, float]:
+        config = HardenConfig().evaluation.with_(attacks=attacks, curve=(), checks=False, test_samples=1)
+        whole = evaluation_passes(config, striped) - replay_passes(attacks, config, striped)
+        return ahead_passes(config, striped), whole
+
+    for attack, share in (("uapgd", 2 / 3), ("label-uap", 1 / 2), ("feature-pgd", 2 / 3), ("pgd", 1 / 2)):
+        ahead, whole = both(attack)
+        assert ahead == pytest.approx(share * whole)
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ((100, 40, 50, 60), (0, 30)),  # all that may come first is done by the time that training ends
+        ((100, 40, 80, 60), (0, 40)),  # 20 of it are left, for both threads
+        ((100, 130, 80, 60), (30, 70)),  # the other training ends last
+    ],
+)
+def test_side_by_side_leaves_what_does_not_fit_beside_the_training(
+    given: tuple[float, float, float, float], left: tuple[float, float]
+) -> None:
+    assert tuple(left_of(*given).values()) == left
+
+
+def test_side_by_side_a_run_is_told_to_take_less(
+    striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genaf_sdk.estimates.seconds_of", lambda *_: 10.0)
+    monkeypatch.setattr("genaf_sdk.estimates.seconds_of_a_pass", lambda *_: 1e-3)
+    alone = seconds_of_parts(candidate(striped, quick_config, None))
+    torch.set_num_threads(2)
+    try:
+        beside = seconds_of_parts(candidate(striped, quick_config, None))
+    finally:
+        torch.set_num_threads(1)
+    assert list(beside) == ["stage 1", "stage 2", "attacks"]
+    assert beside["attacks"] < alone["attacks"] / 2
+    assert sum(beside.values()) < 0.75 * sum(alone.values())
 
 
 def candidate(data: DataSplits, config: HardenConfig, folder: Path | None, *, evaluate: bool = True) -> Candidate:
