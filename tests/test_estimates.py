@@ -147,6 +147,18 @@ def test_the_time_is_told_with_what_makes_the_longest_part_shorter(
     assert found.remedy == SHORTER["attacks"]
 
 
+def test_where_a_probe_decides_on_stage_2_it_alone_is_told_and_that_is_said(
+    striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(cpu_run(), tiny_model(TinyEncoder()), striped)
+    probing = quick_config.with_(method={"adaptability": {"probe_epochs": 1}})
+    assert 0 < probing.method.later_passes(lab) < quick_config.method.later_passes(lab)
+    monkeypatch.setattr("genaf_sdk.preflight.seconds_of_parts", lambda _: {"stage 1": 60.0, "stage 2": 3.0})
+    for config, said in ((probing, True), (quick_config, False)):
+        (found,) = [f for f in preflight(candidate(striped, config, None)) if f.subject == "time"]
+        assert ("Stage 2 takes longer if its probe finds something to gain." in found.text) == said
+
+
 def test_stage_2_takes_about_as_many_passes_as_it_states(
     striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
