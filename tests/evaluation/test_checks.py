@@ -34,7 +34,8 @@ def test_accuracy_may_rise_with_the_budget_as_far_as_chance_allows(correct: tupl
 
 
 @pytest.mark.parametrize(
-    ("correct", "passed"), [((90, 60, 20, 0), True), ((0, 3, 1, 0), True), ((90, 94, 20, 0), False), ((9, 5, 9, 0), False)]
+    ("correct", "passed"),
+    [((90, 60, 20, 0), True), ((0, 3, 1, 0), True), ((90, 94, 20, 0), False), ((9, 5, 9, 0), False)],
 )
 def test_accuracy_does_not_rise_with_the_area_of_a_patch(correct: tuple[int, ...], passed: bool) -> None:
     check = larger_areas(dict(zip((0.01, 0.03, 0.1, 0.6), correct, strict=True)), 100)
