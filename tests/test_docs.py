@@ -335,6 +335,17 @@ def test_the_drawing_of_the_threat_is_what_the_tool_draws() -> None:
         assert all(len(line) < width / 6 for line in lines), "at 12 px a letter takes some 6"
 
 
+def test_the_banner_is_what_the_tool_draws() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "draw_banner.py"))
+    assert tool["BANNER"].read_text("utf-8") == tool["banner"](), "run tools/draw_banner.py"
+    assert tool["LOGO"].read_text("utf-8") == tool["logo"](), "run tools/draw_banner.py"
+    ET.fromstring(tool["logo"]())
+    last = [float(each.get("x", 0)) + float(each.get("width", 0)) for each in ET.fromstring(tool["banner"]())]
+    assert max(last) < tool["WIDTH"] + 1
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert all(says in readme for _, says in tool["badges"]())
+
+
 def plain(column: str) -> str:
     """Return a heading as results and pages both can spell it."""
     spelt = {"label-uap 10/255": "label UAP", "CPU seconds": "CPU s"}
