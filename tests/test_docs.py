@@ -175,6 +175,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
 def site() -> Path:
     """The built documentation."""
     pytest.importorskip("zensical")
+    pytest.importorskip("latex2mathml")
     run(ROOT, str(ROOT / "tools" / "build_docs.py"))
     return ROOT / "build" / "site"
 
@@ -202,6 +203,15 @@ class Files(SimpleHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+@pytest.mark.slow
+def test_equations_are_shown_as_such(site: Path) -> None:
+    page = (site / "explanation" / "algorithm.html").read_text("utf-8")
+    assert page.count("<math") > 40
+    for path in (path for path in site.rglob("*.html") if "results" not in path.parts):
+        text = re.sub(r"<(code|script|style)\b.*?</\1>", "", path.read_text("utf-8"), flags=re.DOTALL)
+        assert not re.search(r"\$[^$\n<]+\$|\$\$", text), path.name
 
 
 @pytest.fixture
