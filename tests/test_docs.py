@@ -161,10 +161,11 @@ def test_a_push_and_a_fetch_run(checkout: Path, hub: LoopbackHub) -> None:
 
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path) -> None:
-    cells = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())["cells"]
+    notebook = ROOT / "examples" / "quickstart.ipynb"
+    cells = json.loads(notebook.read_text())["cells"]
     assert not any(cell.get("outputs") for cell in cells), "committed without outputs"
-    program = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    printed = run(tmp_path, "-c", program, MPLBACKEND="agg")
+    printed = run(tmp_path, str(ROOT / "tools" / "blocks.py"), str(notebook), MPLBACKEND="agg")
+    assert printed.splitlines()[-1].endswith("processor seconds so far")
     assert [line.split()[0] for line in printed.splitlines() if "attacked" in line] == ["fine-tuned", "hardened"]
     assert (tmp_path / "hardened" / "report.html").is_file()
     stopped = json.loads((tmp_path / "server.log").read_text().splitlines()[-1])
