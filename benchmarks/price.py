@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(TRAINERS), default=list(TRAINERS))
     parser.add_argument("--epochs", type=int, default=4, help="of every training")
     parser.add_argument("--at", type=int, nargs="+", default=[1, 2, 3, 4], help="epochs after which to measure")
-    parser.add_argument("--steps", type=int, default=7, help="of PGD, in the other packages' training: ART's default")
+    parser.add_argument("--steps", type=int, default=10, help="of PGD, in the other packages' training")
     parser.add_argument("--precision", choices=("auto", "no", "bf16"), default="auto", help="of our training")
     parser.add_argument("--images", type=int, default=512, help="of an epoch, for epochs")
     parser.add_argument("--output", type=Path, default=Path("docs/results/price-digits"))
@@ -65,7 +65,8 @@ def main() -> None:
     if "epochs" in arguments.what:
         rows = Rows(arguments.output / "epochs.jsonl", ("trainer", "images", "steps", "round"))
         measure_epochs(rows, published, data, arguments)
-        print(epochs_table(rows))
+        alike = {"images": min(len(data.train), arguments.images), "steps": arguments.steps}
+        print(epochs_table([row for row in rows if all(row[name] == value for name, value in alike.items())]))
     if "steps" in arguments.what:
         print(table(measured_steps(published, data, arguments)))
 
@@ -200,8 +201,8 @@ def prices(rows: list[Row]) -> str:
     return table(lines)
 
 
-def epochs_table(rows: Rows) -> str:
-    """Return the seconds of an epoch, and how many times as long it takes elsewhere."""
+def epochs_table(rows: list[Row]) -> str:
+    """Return the seconds of an epoch, and how many times as long it takes elsewhere; rows of equal images and steps."""
     seconds = {name: [row["seconds"] for row in rows if row["trainer"] == name] for name in EPOCHS}
     seconds = {name: values for name, values in seconds.items() if values}
     own = {name: median(values) for name, values in seconds.items() if name.startswith("ours")}
