@@ -8,7 +8,8 @@ some of them: accuracy on clean images, and the lowest under universal perturbat
 published encoder (the same for all) and under adaptive ones, crafted on the model's own encoder. ``epochs`` takes the
 time of one epoch of PGD-AT, in turn. Every training is a line of a file under OUTPUT as soon as it is done: a
 measurement that was stopped goes on. ``steps`` takes the time of three steps of PGD, with and without what ours does to
-the model: channels-last, and batch norms folded into convolutions. ART comes with ``genaf-sdk[autoattack]``.
+the model (channels-last, batch norms folded into convolutions) and with what it does not do. ART comes with
+``genaf-sdk[autoattack]``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from unittest import mock
 
 import torch
 from rows import Row, Rows
-from timing import interleaved, machine, median, parser_of, spread, table
+from timing import in_precision, interleaved, machine, median, parser_of, spread, table
 from torch import Tensor, nn
 from trainers import BASELINES, BATCH, EPOCHS, EPSILON, STEP, TRAINERS, Snapshot, Task, Watch, seed_everything
 
@@ -142,12 +143,20 @@ def measured_steps(published: PixelEncoder, data: DataSplits, arguments: argpars
     """Return the seconds of three steps of PGD on 128 images, for the model as torch has it and as ours does."""
     task = task_of(published, data, 1, arguments)
     images, labels = data.train.sample(BATCH, seed=arguments.seed)
+    device = torch.device("cpu")
     settings = pgd.PGD(epsilon=EPSILON, step_size=STEP, steps=3)
 
-    def ways(model: nn.Module, pixels: Tensor, folded: Callable[..., Any]) -> Callable[[], object]:
-        def run() -> object:
-            with mock.patch.object(pgd, "folded_batch_norms", folded):
-                return pgd.ascend(model, pixels, labels, torch.zeros_like(pixels), settings)
+    def ways(
+        model: nn.Module,
+        pixels: Tensor,
+        folded: Callable[..., Any] = pgd.folded_batch_norms,
+        part: int = BATCH,
+        precision: str = "fp32",
+    ) -> Callable[[], object]:
+        def run() -> None:
+            with mock.patch.object(pgd, "folded_batch_norms", folded), in_precision(precision, device):
+                for some, classes in zip(pixels.split(part), labels.split(part), strict=True):
+                    pgd.ascend(model, some, classes, torch.zeros_like(some), settings)
 
         return run
 
@@ -156,9 +165,10 @@ def measured_steps(published: PixelEncoder, data: DataSplits, arguments: argpars
     candidates = {
         "as torch has it": ways(plain, images, none),
         "channels-last": ways(placed, arranged, none),
-        "channels-last, folded": ways(placed, arranged, pgd.folded_batch_norms),
+        "channels-last, batch norms folded (ours)": ways(placed, arranged),
+        "ours, in parts of 32 images": ways(placed, arranged, part=32),
+        "ours, in bf16": ways(placed, arranged, precision="bf16"),
     }
-    device = torch.device("cpu")
     seconds = interleaved(candidates, arguments.repeats, device, clock=arguments.clock)
     return [{"PGD, three steps": name, "CPU s": spread(values)} for name, values in seconds.items()]
 

@@ -213,6 +213,7 @@ def seed_everything(seed: int) -> None:
 
 TRAINERS: dict[str, Trainer] = {
     "default": ours("default"),
+    "fine-tuning": ours("fine-tuning"),
     "torchattacks PGD loop": torchattacks_loop,
     "fast": ours("fast"),
     "ART MadryPGD": art("AdversarialTrainerMadryPGD"),
@@ -223,7 +224,7 @@ TRAINERS: dict[str, Trainer] = {
     "pgd-at, PGD of the others": ours("pgd-at", pgd=True),
     "ART TRADES": art("AdversarialTrainerTRADESPyTorch"),
 }
-BASELINES = tuple(name for name in TRAINERS if name not in ("default", "fast"))
+BASELINES = tuple(name for name in TRAINERS if name not in ("default", "fast", "fine-tuning"))
 EPOCHS = {
     "ours, fp32": ours("pgd-at", pgd=True, precision="no"),
     "torchattacks loop": torchattacks_loop,
