@@ -2,10 +2,11 @@
 
     python benchmarks/parts.py
     python benchmarks/parts.py --stage undefended --threads 2
+    python benchmarks/parts.py --stage pgd-at --repeats 2
 
-The stage is one of ``genaf demo``: bundled encoder, digits. Phases are timed as they are; operations in further steps,
-each by itself, which costs time that no operation counts. "Main thread" is the time of the one that hands work out: a
-step takes as long at least, however many threads help.
+The stage is one of ``genaf demo``: bundled encoder, digits; or PGD-AT as ``price.py epochs`` runs it. Phases are timed
+as they are; operations in further steps, each by itself, which costs time that no operation counts. "Main thread" is
+the time of the one that hands work out: a step takes as long at least, however many threads help.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from unittest import mock
 import torch
 from timing import Record, begin, ceiling, finish, parser_of, table
 from torch.utils._python_dispatch import TorchDispatchMode
+from trainers import EPSILON, SAME, STEP
 
 from genaf_sdk import HardenConfig, load_data, load_encoder
 from genaf_sdk.engine import fitting as engine
@@ -32,6 +34,7 @@ from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.train import gradients_of
 from genaf_sdk.engine.views import FeaturesAndLogits
 from genaf_sdk.memory import reused_memory
+from genaf_sdk.methods import PGD, PGDAT
 from genaf_sdk.methods.lab import Lab
 from genaf_sdk.preparation import new_classifier
 
@@ -93,7 +96,7 @@ class Operations(TorchDispatchMode):
 def main() -> None:
     parser = parser_of(__doc__, repeats=12)
     parser.set_defaults(clock="cpu", threads=1)
-    parser.add_argument("--stage", choices=("stage 1", "undefended"), default="stage 1", help="of the demo")
+    parser.add_argument("--stage", choices=("stage 1", "undefended", "pgd-at"), default="stage 1")
     arguments = parser.parse_args()
     device = begin(arguments)
     print(f"a large matrix product: {ceiling(torch.float32, device, 'cpu') / 1e9:.0f} GFLOP/s a core", flush=True)
@@ -103,10 +106,12 @@ def main() -> None:
         run = Run(accelerator, arguments.seed, show_progress=False, machine=config.machine)
         model = data.space.placed(new_classifier(published, data, arguments.seed))
         lab = Lab(run, model, data)
-        undefended = arguments.stage == "undefended"
-        stage = (
-            lab.stage("undefended", config.standard_fine_tuning()) if undefended else next(config.method.stages(lab))
-        )
+        methods = {
+            "stage 1": config.method,
+            "undefended": config.standard_fine_tuning(),
+            "pgd-at": PGDAT().with_(schedule=SAME, against=PGD(epsilon=EPSILON, step_size=STEP, steps=10)),
+        }
+        stage = lab.stage(arguments.stage, methods[arguments.stage])
         contexts.enter_context(gradients_of(model, stage))
         layers = synchronized_layers(model, run.processes, sync_batch_norm=True)
         current = contexts.enter_context(layers)

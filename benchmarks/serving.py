@@ -1,9 +1,10 @@
 """How much the server costs: requests a second against a real tritonserver and against onnxruntime alone.
 
-    python benchmarks/serving.py [--tritonserver ENVIRONMENT] [--only overhead|resnet|binding|workers]
+    python benchmarks/serving.py [--tritonserver ENVIRONMENT] [--only overhead|saturation|binding|workers]
 
 All servers run on this machine, one at a time, in turns, and so does the client: 8 connections, more where a graph is
 to be saturated, each with one request under way; binary tensors. Ratios are of medians over the rounds of one run.
+Images a second depend on who else uses the machine; the processor time of an image, shown beside them, does so less.
 """
 
 from __future__ import annotations
@@ -63,12 +64,13 @@ def tiny_model(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     return weight, bias
 
 
-def resnet18(path: Path) -> None:
+def graph(name: str, path: Path) -> None:
+    """Write an architecture of torchvision, with random weights, as a graph of 224 x 224 pixels."""
     import torch
     import torchvision
 
     torch.onnx.export(
-        torchvision.models.resnet18().eval(),
+        getattr(torchvision.models, name)().eval(),
         (torch.rand(2, 3, 224, 224),),
         path,
         dynamo=True,
@@ -191,32 +193,44 @@ def overhead(folder: Path, rounds: int, seconds: float, environment: Path | None
     print(f"tiny model, 224 px: the graph itself {1e3 / count:.3f} ms")
 
 
-def resnet(folder: Path, rounds: int, seconds: float) -> None:
-    """ResNet-18 at 224 px: saturation against onnxruntime alone, by turns, then latency at half of it."""
-    path = folder / "resnet18.onnx"
-    resnet18(path)
-    alone: dict[int, list[float]] = {batch: [] for batch in BATCHES}
-    served: dict[int, list[float]] = {connections: [] for connections in SATURATING}
+def saturation(folder: Path, name: str, rounds: int, seconds: float) -> None:
+    """A graph at 224 px: saturation against onnxruntime alone, by turns, then latency at half of it."""
+    path = folder / f"{name}.onnx"
+    graph(name, path)
+    alone: dict[int, list[tuple[float, float]]] = {batch: [] for batch in BATCHES}
+    served: dict[int, list[tuple[float, float]]] = {connections: [] for connections in SATURATING}
     classifier = OnnxClassifier(path, provider="cpu", max_batch=max(BATCHES))
-    with our_server(str(path), log=folder / "resnet.log") as (port, _, _):
-        requests = (infer_request("resnet18", 224),)
+    with our_server(str(path), log=folder / f"{name}.log") as (port, _, process):
+        requests = (infer_request(name, 224),)
         for _ in range(rounds):
-            for batch, speeds in alone.items():
-                speeds.append(raw_throughput(classifier, batch, seconds))
-            for connections, speeds in served.items():
-                speeds.append(load(port, requests, seconds, connections=connections)[0])
-        raw = max(statistics.median(speeds) for speeds in alone.values())
-        for batch, speeds in alone.items():
-            print(f"ResNet-18, 224 px: onnxruntime alone, batch {batch}: {statistics.median(speeds):.1f} images/s")
-        for connections, speeds in served.items():
-            rate = statistics.median(speeds)
-            share = f"{rate / raw:.2f} of the best"
-            print(f"ResNet-18, 224 px: served, {connections} connections: {rate:.1f} images/s, {share}")
-        rate = max(statistics.median(speeds) for speeds in served.values())
+            for batch, found in alone.items():
+                found.append(raw_throughput(classifier, batch, seconds))
+            for connections, found in served.items():
+                before = processor_seconds(process.pid)
+                rate, latencies = load(port, requests, seconds, connections=connections)
+                found.append((rate, 1e3 * (processor_seconds(process.pid) - before) / len(latencies)))
+        raw = max(statistics.median(rate for rate, _ in found) for found in alone.values())
+        least = min(statistics.median(taken for _, taken in found) for found in alone.values())
+        ways = {f"onnxruntime alone, batch {batch}": found for batch, found in alone.items()}
+        ways |= {f"served, {connections} connections": found for connections, found in served.items()}
+        for way, found in ways.items():
+            rate, taken = (statistics.median(values) for values in zip(*found, strict=True))
+            shares = (
+                f"{rate / raw:.2f} of the best alone; {taken:.1f} CPU ms an image, {taken / least:.2f} of the least"
+            )
+            print(f"{name}, 224 px: {way}: {rate:.1f} images/s, {shares}", flush=True)
+        rate = max(statistics.median(rate for rate, _ in found) for found in served.values())
         at_half = [load(port, requests, 3 * seconds, rate=rate / 2)[1] for _ in range(rounds)]
         p50, p99 = (1e3 * statistics.median(np.quantile(each, share) for each in at_half) for share in (0.5, 0.99))
         requests_each = f"medians of {rounds} rounds of {len(at_half[0])} requests"
-        print(f"ResNet-18, half load: p50 {p50:.1f} ms, p99 {p99:.1f} ms, ratio {p99 / p50:.2f}, {requests_each}")
+        print(f"{name}, half load: p50 {p50:.1f} ms, p99 {p99:.1f} ms, ratio {p99 / p50:.2f}, {requests_each}")
+
+
+def processor_seconds(pid: int) -> float:
+    """Return what a process and those that it started have taken so far."""
+    parent = psutil.Process(pid)
+    times = [each.cpu_times() for each in (parent, *parent.children(recursive=True))]
+    return float(sum(each.user + each.system for each in times))
 
 
 def workers(folder: Path, rounds: int, seconds: float) -> None:
@@ -244,19 +258,20 @@ def workers(folder: Path, rounds: int, seconds: float) -> None:
         print(f"tiny, 32 px, {count} processes: {rate:.0f} requests/s, {memory[count] / 2**20:.0f} MiB in all")
 
 
-def raw_throughput(classifier: OnnxClassifier, batch: int, seconds: float) -> float:
+def raw_throughput(classifier: OnnxClassifier, batch: int, seconds: float) -> tuple[float, float]:
+    """Return images a second, and the processor milliseconds of an image."""
     pixels = np.random.default_rng(0).random((batch, 3, 224, 224), np.float32)
     classifier.run(pixels)
-    began, images = time.perf_counter(), 0
+    began, processor, images = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() < began + seconds:
         images += len(classifier.run(pixels))
-    return images / (time.perf_counter() - began)
+    return images / (time.perf_counter() - began), 1e3 * (time.process_time() - processor) / images
 
 
 def binding(folder: Path, rounds: int) -> None:
     """IO binding against plain runs on the CPU, batch by batch in turns, each on one thread."""
     tiny_model(folder / "tiny224.onnx", 224)
-    resnet18(folder / "resnet18.onnx")
+    graph("resnet18", folder / "resnet18.onnx")
     for name, repeats in (("tiny224", 20), ("resnet18", 1)):
         source = folder / f"{name}.onnx"
         ways = {way: OnnxClassifier(source, provider="cpu", threads=1, binding=way) for way in (False, True)}
@@ -277,14 +292,15 @@ def main() -> None:
     parser.add_argument("--tritonserver", type=Path, help="environment with nvidia-pytriton")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--only", choices=("overhead", "resnet", "binding", "workers"))
+    parser.add_argument("--only", choices=("overhead", "saturation", "binding", "workers"))
+    parser.add_argument("--graphs", nargs="+", default=["resnet18", "mobilenet_v2"], help="of torchvision, to saturate")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} before the start")
     with tempfile.TemporaryDirectory() as temporary:
         if options.only in (None, "overhead"):
             overhead(Path(temporary), options.rounds, options.seconds, options.tritonserver)
-        if options.only in (None, "resnet"):
-            resnet(Path(temporary), options.rounds, options.seconds)
+        for name in options.graphs if options.only in (None, "saturation") else ():
+            saturation(Path(temporary), name, options.rounds, options.seconds)
         if options.only in (None, "binding"):
             binding(Path(temporary), options.rounds)
         if options.only in (None, "workers"):

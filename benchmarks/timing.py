@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import itertools
 import json
 import multiprocessing
 import platform
@@ -150,17 +151,32 @@ def _measured(sender: Any, threads: int, target: Callable[..., None], *arguments
 
     def remember() -> None:
         nonlocal before
-        Path("/proc/self/clear_refs").write_text("5")  # from here on the peak starts at what there is
-        before = _peak_resident()
+        before = new_peak()
 
     target(*arguments, remember)
-    sender.send(_peak_resident() - before)
+    sender.send(peak_resident() - before)
 
 
-def _peak_resident() -> float:
-    """MiB, from Linux."""
+def new_peak() -> float:
+    """Have Linux count this process's peak from now on, and return the MiB that are resident now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_resident()
+
+
+def peak_resident() -> float:
+    """Return the peak of this process's resident memory in MiB, as Linux tells it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def peak_live(function: Callable[[], object]) -> float:
+    """Return the MiB of tensors that are alive at the peak of ``function()`` on the CPU, beyond those of before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as recorded:
+        function()
+    results: Any = recorded.profiler
+    events = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events)) / 2**20
 
 
 def table(rows: Sequence[Record]) -> str:

@@ -150,6 +150,7 @@ def art(name: str) -> Trainer:
 
         watch.model = model = task.model()
         pixels, labels = task.data.train.sample()
+        one_hot = F.one_hot(labels, len(task.data.class_names)).float()  # FBF's trainer takes no others
         optimizer, batch_size = _optimizer(task, model, watch, sgd=name == "AdversarialTrainerFBFPyTorch")
         classifier = PyTorchClassifier(
             model,
@@ -169,7 +170,7 @@ def art(name: str) -> Trainer:
         else:
             trainer = trainers.AdversarialTrainerFBFPyTorch(classifier, eps=EPSILON)
         watch.start_clock()
-        trainer.fit(pixels.numpy(), labels.numpy(), batch_size=batch_size, nb_epochs=task.epochs)
+        trainer.fit(pixels.numpy(), one_hot.numpy(), batch_size=batch_size, nb_epochs=task.epochs)
         watch.stop_clock()
 
     return run
@@ -213,6 +214,7 @@ def seed_everything(seed: int) -> None:
 
 TRAINERS: dict[str, Trainer] = {
     "default": ours("default"),
+    "fine-tuning": ours("fine-tuning"),
     "torchattacks PGD loop": torchattacks_loop,
     "fast": ours("fast"),
     "ART MadryPGD": art("AdversarialTrainerMadryPGD"),
@@ -223,7 +225,6 @@ TRAINERS: dict[str, Trainer] = {
     "pgd-at, PGD of the others": ours("pgd-at", pgd=True),
     "ART TRADES": art("AdversarialTrainerTRADESPyTorch"),
 }
-BASELINES = tuple(name for name in TRAINERS if name not in ("default", "fast"))
 EPOCHS = {
     "ours, fp32": ours("pgd-at", pgd=True, precision="no"),
     "torchattacks loop": torchattacks_loop,

@@ -61,23 +61,29 @@ class TriedUAP(UniversalAttack):
                 return target.objective(loss, space.add(target.images[indices], delta), indices)
 
             length = self.relative_step_size * self.budget
-            return climb(objective, judge, begin, self.threat, step_size=length, steps=steps, known=known)
+            return climb(
+                objective, judge, begin, self.threat,
+                step_size=length, steps=steps, known=known, is_enough=target.is_at_chance,
+            )  # fmt: skip
 
         losses = self.losses if self.loss == "all" else (self.loss,)
         begin = self.threat.start(target.images[0], generator) if start is None else self.threat.project(start)
         loss, known = losses[0], None if start is None else judge(begin)
-        tried: list[tuple[Success, str, Tensor]] = []
+        tried: list[tuple[Climb, str]] = []
         for trial in range(self.trials if self.trials > 1 else 0):
             loss = losses[trial % len(losses)]
-            short = run(loss, begin, max(1, self.steps // SHORT), known)
-            tried.append((short.success, loss, short.values))
+            tried.append((run(loss, begin, max(1, self.steps // SHORT), known), loss))
+            if target.is_at_chance(tried[-1][0].success):
+                break
             begin, known = self.threat.start(target.images[0], generator), None
         if tried:
-            known, loss, begin = max(tried, key=lambda each: each[0])
-        long = run(loss, begin, self.steps, known)
+            best, loss = max(tried, key=lambda each: each[0].success)
+            begin, known = best.values, best.success
+        if not tried or not target.is_at_chance(best.success):
+            best = run(loss, begin, self.steps, known)
         details: Details = {
             "loss": loss,
-            "converged": long.converged,
-            "held_out_rate": round(long.success.rate, 4),
+            "converged": best.converged or target.is_at_chance(best.success),
+            "held_out_rate": round(best.success.rate, 4),
         }
-        return Perturbation(long.values, self.threat, details=details)
+        return Perturbation(best.values, self.threat, details=details)
