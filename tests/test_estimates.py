@@ -40,8 +40,8 @@ class Counting(nn.Module):
 
 UNIVERSAL = [
     "uapgd:steps=24",
-    "uapgd:steps=12,trials=1",
-    "label-uap:steps=24",
+    "uapgd:steps=12,goals=0",
+    "label-uap:steps=24,goals=3",
     "targeted-uap:steps=20,candidates=2",
     "targeted-uap:steps=12,target=1",
     "ssp:steps=12",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.batches import READING, features_of, in_parts
+from genaf_sdk.attacks.batches import READING, features_of, in_parts, outputs_of
 from genaf_sdk.attacks.pgd import margin_loss
 
 if TYPE_CHECKING:
@@ -87,6 +87,14 @@ class Target(ABC):
         """Return the scalar to climb, for images (B, C, H, W) under attack that are ``indices`` (B,) of all."""
 
     @abstractmethod
+    def goals(self, most: int, generator: torch.Generator) -> list[Tensor]:
+        """Return up to so many places where all images could be sent, the likeliest first; ``toward`` takes one."""
+
+    @abstractmethod
+    def toward(self, goal: Tensor, attacked: Tensor, indices: Tensor) -> Tensor:
+        """Return a scalar that grows as images (B, C, H, W) under attack, which are ``indices`` of all, near a goal."""
+
+    @abstractmethod
     def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return, for each held-out image under attack, whether it is lost and by how much it moved; (B,) both."""
 
@@ -126,6 +134,23 @@ class FeatureTarget(Target):
             return -F.cosine_similarity(features, clean, dim=1).mean()
         return F.mse_loss(features, clean)
 
+    def goals(self, most: int, generator: torch.Generator) -> list[Tensor]:
+        """Return the centers (D,) of k-means clusters of the directions of clean features, the largest first."""
+        from sklearn.cluster import KMeans
+
+        if not most:
+            return []
+        directions = self.directions[self.crafting].float().cpu().numpy()
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        found = KMeans(min(most, len(directions)), n_init=1, random_state=seed).fit(directions)
+        centers = torch.from_numpy(found.cluster_centers_).to(self.directions)
+        sizes = torch.from_numpy(found.labels_).long().bincount(minlength=len(centers))
+        return [F.normalize(centers[index], dim=0) for index in sizes.argsort(descending=True).tolist()]
+
+    def toward(self, goal: Tensor, attacked: Tensor, indices: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the mean cosine similarity of the features with the center."""
+        return (F.normalize(in_parts(self.encoder, attacked), dim=1) @ goal).mean()
+
     def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return whether another held-out image is nearest to the features, and 1 minus the cosine similarity."""
         features = in_parts(self.encoder, attacked)
@@ -156,6 +181,19 @@ class LabelTarget(Target):
         if loss == "margin":
             return margin_loss(logits, labels).clamp(max=MARGIN_CAP).mean()
         return F.cross_entropy(logits, labels, reduction="none").clamp(max=self.clamp).mean()
+
+    def goals(self, most: int, generator: torch.Generator) -> list[Tensor]:  # noqa: ARG002
+        """Return the classes with the highest mean log-probability over the clean images of other classes."""
+        scores = outputs_of(self.model, self.images[self.crafting]).log_softmax(dim=1)
+        own = F.one_hot(self.labels[self.crafting], scores.shape[1]).bool()
+        closeness = scores.masked_fill(own, 0).sum(dim=0) / (~own).sum(dim=0).clamp(min=1)
+        return list(closeness.argsort(descending=True)[:most])
+
+    def toward(self, goal: Tensor, attacked: Tensor, indices: Tensor) -> Tensor:
+        """Return the mean log-probability of the class over the images of other classes."""
+        scores = in_parts(self.model, attacked).log_softmax(dim=1)[:, goal]
+        others = self.labels[indices] != goal
+        return (scores * others).sum() / others.sum().clamp(min=1)
 
     def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return whether the image is misclassified, and its capped cross-entropy."""

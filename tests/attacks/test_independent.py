@@ -23,9 +23,9 @@ from genaf_sdk.report.robustness import RobustnessReport
 pytestmark = pytest.mark.slow
 BUDGET, EACH_BUDGET, AREA = 0.16, 0.08, 0.1
 ATTACKS = (  # on 64 pixels a run ends in one of many optima: several starts and losses, at a tenth of the time
-    "uapgd:trials=6,loss=all",
+    "uapgd:goals=10",
     f"encoder-patch:budget={AREA}",
-    "label-uap:trials=6,loss=all",
+    "label-uap:goals=10",
     f"patch-uap:budget={AREA}",
     "feature-pgd",
     "pgd:steps=50",
