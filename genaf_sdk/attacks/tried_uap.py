@@ -1,6 +1,6 @@
 """What both universal ascents share: short runs that send all images to one place, and a long one away from the truth.
 
-A loss that pushes every image away from where it is can stay on a plateau: the images pull the perturbation back and forth.
+A loss that pushes every image away from where it is can stay on a plateau: the images pull it back and forth.
 One that pulls them all to one place leaves it (as targeted steps do in APGD-T, Croce & Hein, ICML 2020).
 """
 
