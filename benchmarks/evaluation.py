@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--baseline", help="folder of another model, to be attacked beside it")
     parser.add_argument("--data", default="digits")
     parser.add_argument("--encoder", help="id of the published encoder")
+    parser.add_argument("--attacks", nargs="+", help="these instead of the default ones")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arithmetic", help="id of an encoder: measure its arithmetic alone")
@@ -73,7 +74,8 @@ def measured(arguments: argparse.Namespace) -> None:
     data = load_data(arguments.data, image_size=model.image_size, seed=arguments.seed)
     published = None if arguments.encoder is None else load_encoder(arguments.encoder, image_size=model.image_size)
     meter, started, clock = Meter(), time.process_time(), time.monotonic()
-    report = evaluate(model, data, encoder=published, baseline=baseline, seed=arguments.seed, on_attack=meter)
+    options = {"attacks": arguments.attacks, "seed": arguments.seed, "on_attack": meter}
+    report = evaluate(model, data, encoder=published, baseline=baseline, **options)
     meter("end")
     wall, processor = time.monotonic() - clock, time.process_time() - started
     for score in report.scores:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -13,20 +14,25 @@ import psutil
 import torch
 
 from genaf_sdk.attacks.ascent import gradient_of
+from genaf_sdk.attacks.checks import attack_mode
 from genaf_sdk.engine.activations import bytes_kept, recomputed, recomputed_activations
 from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.engine.lowrank import low_rank
 from genaf_sdk.engine.modules import synchronized_layers
 from genaf_sdk.engine.processes import Processes
+from genaf_sdk.engine.randomness import draws_from_torch
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.train import gradients_of
 from genaf_sdk.engine.views import FeaturesAndLogits
-from genaf_sdk.evaluation.cost import FORWARD, evaluation_passes, replay_passes
+from genaf_sdk.evaluation.cost import FORWARD, ahead_passes, evaluation_passes, replay_passes
+from genaf_sdk.evaluation.workers import MOST_PIXELS, Workers
 from genaf_sdk.methods.lab import Lab
-from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.models.folding import folded_batch_norms
 from genaf_sdk.preparation import frozen_parameters
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from genaf_sdk.engine.machine import MachineConfig
     from genaf_sdk.engine.stage import Stage
     from genaf_sdk.hardened import HardenedModel
@@ -38,8 +44,10 @@ MOMENTS = 4
 """Weights, gradients and Adam's two moments."""
 MEASURED_ON = 2
 """Images on which a step's memory is measured; the rest follows by proportion."""
-PASS = 32
+PASS = 64
 """Images whose way through the network and back is timed."""
+THREADS = 2
+"""Of torch, with which both classifiers are trained side by side: of more, one thread each would leave some idle."""
 SHORTER = {
     "stage 1": "the preset 'fast', fewer epochs (method.schedule.epochs) or smaller images",
     "baseline": "fewer epochs of it (baseline.epochs)",
@@ -96,28 +104,78 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def pays_side_by_side(candidate: Candidate, machine: MachineConfig) -> bool:
+    """Return whether both classifiers of a run train side by side, on one thread each: faster, and as harmless.
+
+    One after the other remains what draws torch's own random numbers, which belong to the process, what other processes
+    or devices take part in, and what memory does not suffice for.
+    """
+    config, data, device = candidate.config, candidate.data, candidate.accelerator.device
+    alone = device.type == "cpu" and candidate.is_alone and torch.get_num_threads() == THREADS
+    plain = config.tuning.lora_rank is None and config.method.schedule.augmentation == "none"
+    small = data.image_shape[1] * data.image_shape[2] <= MOST_PIXELS
+    if not (candidate.evaluate and alone and plain and small) or machine.checkpoint_activations in ("light", "full"):
+        return False
+    images, _ = data.train.sample(2, seed=config.seed)
+    enough = 2 * memory_of_a_step(candidate, machine) <= free_memory(device)
+    return enough and not draws_from_torch(candidate.model, images)
+
+
 def seconds_of_parts(candidate: Candidate) -> dict[str, float]:
     """Return about how many seconds each part of a run takes: the training of both models, attacks, export.
 
     Steps of stage 1 and of the baseline are timed as they will be. The others follow from the time that an image takes
-    through the network and back, and from the number of such passes that the settings come to.
+    through the network and back, and from the number of such passes that the settings come to. Where both models train
+    side by side, baseline and attacks are what is left of them once the training of the other model has ended.
     """
     config, data = candidate.config, candidate.data
     model = data.space.placed(copy.deepcopy(candidate.model).to(candidate.accelerator.device))
     lab = Lab(_trial_run(candidate), model, data, frozen_parameters(candidate.published))
-    parts = {"stage 1": seconds_of(candidate, copy.deepcopy(model), next(iter(config.method.stages(lab))))}
-    if candidate.evaluate:
-        baseline = lab.stage("undefended", config.standard_fine_tuning())
-        parts["baseline"] = seconds_of(candidate, copy.deepcopy(model), baseline)
-    a_pass = seconds_of_a_pass(candidate, model)
+    beside, threads = pays_side_by_side(candidate, config.machine), torch.get_num_threads()
+    workers = Workers.suited([model], data.image_shape[1] * data.image_shape[2]).count
+    with _threads(1 if beside else threads):
+        parts = {"stage 1": seconds_of(candidate, copy.deepcopy(model), next(iter(config.method.stages(lab))))}
+        if candidate.evaluate:
+            baseline = lab.stage("undefended", config.standard_fine_tuning())
+            parts["baseline"] = seconds_of(candidate, copy.deepcopy(model), baseline)
+        a_pass = seconds_of_a_pass(candidate, model)
     parts["stage 2"] = a_pass * config.method.later_passes(lab)
     if candidate.evaluate:
-        parts["attacks"] = a_pass * evaluation_passes(config.evaluation, data)
+        with _threads(threads // workers):
+            a_pass = seconds_of_a_pass(candidate, model)
+        whole, ahead = (a_pass * count(config.evaluation, data) for count in (evaluation_passes, ahead_passes))
+        parts["attacks"] = whole / workers
+        if beside:
+            parts |= left_of(parts["stage 1"] + parts["stage 2"], parts["baseline"], ahead, whole - ahead)
     if candidate.folder is not None:
         files = 1 + len(config.export.precisions) + config.export.uint8_input
         attacks = config.evaluation.attacks if candidate.evaluate else ()
         parts["export"] = a_pass * files * replay_passes(attacks, config.evaluation, data)
     return {part: seconds for part, seconds in parts.items() if seconds}
+
+
+def left_of(training: float, baseline: float, ahead: float, rest: float) -> dict[str, float]:
+    """Return the seconds of baseline and attacks that are left after the training that they run beside, on two threads.
+
+    Args:
+        training: Seconds of the hardened model's, on one thread, as are all others.
+        baseline: Of the other model's.
+        ahead: Of the attacks that need no hardened model, and follow at once.
+        rest: Of the others, which wait for it.
+    """
+    late = max(0.0, baseline - training)
+    return {"baseline": late, "attacks": (max(0.0, baseline - late + ahead - training) + rest) / 2}
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Context: torch computes with ``count`` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def seconds_of(candidate: Candidate, model: HardenedModel, stage: Stage) -> float:
@@ -145,11 +203,11 @@ def seconds_of(candidate: Candidate, model: HardenedModel, stage: Stage) -> floa
 
 
 def seconds_of_a_pass(candidate: Candidate, model: HardenedModel) -> float:
-    """Return how many seconds one image takes through the network and back to its pixels, in a batch of ``PASS``."""
+    """Return how many seconds one image takes through the network and back to its pixels, as attacks send it."""
     pixels, _ = candidate.data.train.sample(PASS, seed=candidate.config.seed)
     pixels = pixels.to(candidate.accelerator.device)
     durations = []
-    with inference_mode_of(model):
+    with attack_mode(model), folded_batch_norms(model, pixels):
         for _ in range(STEPS):
             started = time.monotonic()
             images = pixels.clone().requires_grad_()

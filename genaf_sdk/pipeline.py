@@ -15,10 +15,8 @@ from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.engine.checkpoints import open_checkpoints
 from genaf_sdk.engine.cost import CostMeter
 from genaf_sdk.engine.faults import require_discerning
-from genaf_sdk.engine.lowrank import low_rank
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.tracking import Metrics, require_trackers
-from genaf_sdk.engine.train import train
 from genaf_sdk.errors import ConfigError, DataError, EncoderError, ExportError, GenafError
 from genaf_sdk.estimates import settled_machine
 from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
@@ -27,22 +25,21 @@ from genaf_sdk.export.layout import CHECKSUMS_FILE
 from genaf_sdk.export.staging import require_free
 from genaf_sdk.files import locked_folder, require_writable
 from genaf_sdk.memory import reused_memory
-from genaf_sdk.methods.lab import Clock, Lab
+from genaf_sdk.methods.lab import Clock
 from genaf_sdk.models.fingerprint import fingerprint
 from genaf_sdk.models.storage import is_stored
 from genaf_sdk.preflight import Finding, require_ready
 from genaf_sdk.preflight import preflight as preflight_of
 from genaf_sdk.preparation import (
-    frozen_parameters,
     load_images,
     load_published,
     new_candidate,
-    new_classifier,
     resolved,
     run_identity,
 )
 from genaf_sdk.report.robustness import REPORT_FILE, RobustnessReport
 from genaf_sdk.result import HardenResult, describe
+from genaf_sdk.training import both_trained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +49,7 @@ if TYPE_CHECKING:
 
     from genaf_sdk.config import HardenConfig
     from genaf_sdk.engine.tracking import LogWith
+    from genaf_sdk.evaluation.evaluate import Ahead
     from genaf_sdk.hardened import HardenedModel
     from genaf_sdk.methods import Method
 
@@ -122,7 +120,6 @@ def harden(
     published = load_published(encoder, config.tuning)
     data = load_images(dataset, published, config, folder)
     published = data.space.placed(published)
-    frozen = frozen_parameters(published)
     precision = config.machine.mixed_precision
     engines = own_accelerator(precision, trackers, folder) if accelerator is None else nullcontext(accelerator)
     with engines as engine, CostMeter() as cost, _held(folder, engine):
@@ -137,40 +134,28 @@ def harden(
         run.checkpoints = open_checkpoints(folder, identity, run.processes, resume=resume, overwrite=overwrite)
         run.metrics = Metrics(engine, folder)
         run.metrics.start(config.to_dict())
-        clock, undefended = Clock(), None
+        clock = Clock()
         with run.termination.listening():
-            with run.progress, torch.random.fork_rng():
+            attack = run.checkpoints.noted(MEASURED) is None
+            training = both_trained(run, candidate, clock, surrogate, attack=attack)
+            with run.progress, torch.random.fork_rng(), training as trained:
+                require_discerning(trained.model, "hardened", data.validation, config.method.schedule.epochs)
+                _save_trained(run, trained.model, folder if writes else None)
+                result = HardenResult(
+                    trained.model,
+                    None,
+                    published,
+                    trained.undefended,
+                    data,
+                    config,
+                    trained.findings,
+                    run.history,
+                    clock.seconds,
+                    run.range_tests,
+                )
                 if evaluate:
-                    undefended = new_classifier(published, data, config.seed, head=config.head)
-                    lab = Lab(run, undefended, data, frozen, clock=clock)
-                    plain = lab.stage("undefended", config.standard_fine_tuning())
-                    with low_rank(undefended, plain, config.tuning.lora_rank, lab.key("lora")) as adapted:
-                        train(run, undefended, data, adapted)
-                    clock.stop("undefended")
-                model = new_classifier(published, data, config.seed, head=config.head)
-                lab = Lab(run, model, data, frozen, clock=clock)
-                rank = config.tuning.lora_rank
-                for stage in config.method.stages(lab):
-                    with low_rank(model, stage, rank, lab.key("lora")) as adapted:
-                        train(run, model, data, adapted)
-                    rank = None  # later stages train single layers
-                    clock.stop(stage.name)
-                require_discerning(model, "hardened", data.validation, config.method.schedule.epochs)
-            _save_trained(run, model, folder if writes else None)
-            result = HardenResult(
-                model,
-                None,
-                published,
-                undefended,
-                data,
-                config,
-                lab.findings,
-                run.history,
-                clock.seconds,
-                run.range_tests,
-            )
-            if evaluate:
-                result.report = _measured(run, result, surrogate, folder if writes else None, clock, cost)
+                    ahead, own = trained.ahead, folder if writes else None
+                    result.report = _measured(run, result, surrogate, own, clock, cost, ahead)
             for module in (result.model, result.undefended):
                 if module is not None:
                     module.cpu().eval()
@@ -249,14 +234,20 @@ def _save_trained(run: Run, model: HardenedModel, folder: Path | None) -> None:
 
 
 def _measured(
-    run: Run, result: HardenResult, surrogate: Tensor | None, folder: Path | None, clock: Clock, cost: CostMeter
+    run: Run,
+    result: HardenResult,
+    surrogate: Tensor | None,
+    folder: Path | None,
+    clock: Clock,
+    cost: CostMeter,
+    ahead: Ahead | None = None,
 ) -> RobustnessReport:
     """Return the report, which is saved as soon as it is there; one that this run measured before is not made again."""
     noted = run.checkpoints.noted(MEASURED)
     before = None if folder is None else _measured_before(noted, result, surrogate, folder)
     report: RobustnessReport | None = run.processes.broadcast(before)
     if report is None:
-        report = evaluate_result(run, result, surrogate)
+        report = evaluate_result(run, result, surrogate, ahead)
         clock.stop("evaluation")
         report.complete(describe(result) | {"cost": cost.read()})
         if folder is not None:
@@ -293,16 +284,18 @@ def _measurement(result: HardenResult, surrogate: Tensor | None, report: Robustn
     }
 
 
-def evaluate_result(run: Run, result: HardenResult, surrogate: Tensor | None) -> RobustnessReport:
-    """Attack the hardened and the undefended classifier."""
-    with run.progress, torch.random.fork_rng():
-        return run_evaluation(
-            result.model,
-            result.data,
-            encoder=result.published,
-            baseline=result.undefended,
-            surrogate=surrogate,
-            config=result.config.evaluation,
-            seed=result.config.seed,
-            on_attack=run.announce("evaluation"),
-        )
+def evaluate_result(
+    run: Run, result: HardenResult, surrogate: Tensor | None, ahead: Ahead | None = None
+) -> RobustnessReport:
+    """Attack the hardened and the undefended classifier, which ``ahead`` may have begun."""
+    return run_evaluation(
+        result.model,
+        result.data,
+        encoder=result.published,
+        baseline=result.undefended,
+        surrogate=surrogate,
+        config=result.config.evaluation,
+        seed=result.config.seed,
+        on_attack=ahead.on_attack if ahead is not None else run.announce("evaluation"),
+        ahead=ahead,
+    )

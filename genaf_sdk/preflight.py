@@ -247,9 +247,10 @@ def _time(candidate: Candidate) -> Iterator[Finding]:
     parts = seconds_of_parts(candidate)
     longest = max(parts, key=lambda part: parts[part])
     listed = ", ".join(f"{part} {_duration(seconds)}" for part, seconds in parts.items())
-    yield Finding(
-        "note", "time", f"The run takes about {_duration(sum(parts.values()))} here: {listed}.", SHORTER[longest]
-    )
+    text = f"The run takes about {_duration(sum(parts.values()))} here: {listed}."
+    if "stage 2" in parts and candidate.config.method.later_passes_may_grow:
+        text += " Stage 2 takes longer if its probe finds something to gain."
+    yield Finding("note", "time", text, SHORTER[longest])
 
 
 def _bytes(count: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -102,6 +103,7 @@ class Lines:
     write: Callable[[str], object]
     clock: Callable[[], float] = time.monotonic
     tasks: dict[TaskID, _Task] = field(default_factory=dict)
+    _turns: threading.RLock = field(default_factory=threading.RLock)
 
     def __enter__(self) -> Self:
         return self
@@ -114,9 +116,10 @@ class Lines:
 
     def add_task(self, description: str, *, total: float | None, completed: int = 0, figures: str = "") -> TaskID:
         """Begin a task; nothing is written yet."""
-        task_id = TaskID(max(self.tasks, default=-1) + 1)
         now = self.clock()
-        self.tasks[task_id] = _Task(description, total, completed, figures, now, now)
+        with self._turns:
+            task_id = TaskID(max(self.tasks, default=-1) + 1)
+            self.tasks[task_id] = _Task(description, total, completed, figures, now, now)
         return task_id
 
     def update(

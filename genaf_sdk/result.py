@@ -38,7 +38,7 @@ class HardenResult:
         config: The settings that were used.
         findings: What the method found on the way, by name.
         history: One record an epoch.
-        seconds: Duration of each part.
+        seconds: Duration of each part; parts may overlap.
         range_tests: What decided on the encoder's learning rate, by stage.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from genaf_sdk.errors import DataError, EncoderError, OutputError
 from genaf_sdk.evaluation.certificates import certify
 from genaf_sdk.evaluation.corrupted import corruption_section
 from genaf_sdk.evaluation.model import EvaluatedModel
-from genaf_sdk.evaluation.settings import CertificateConfig
+from genaf_sdk.evaluation.settings import CertificateConfig, EvaluationConfig
 from genaf_sdk.export.consistency import ConfigFile, read_config
 from genaf_sdk.export.layout import SIGNATURE_FILE
 from genaf_sdk.export.outcome import Item, Outcome, Verification, not_replayed, replayed
@@ -41,13 +41,17 @@ if TYPE_CHECKING:
 
     from genaf_sdk.attacks.base import Attack
     from genaf_sdk.data import DataSplits
+    from genaf_sdk.inputs.perturbation import Perturbation
+    from genaf_sdk.inputs.threat import Threat
     from genaf_sdk.report.certificate import CertificateSection
     from genaf_sdk.report.corruptions import CorruptionSection
     from genaf_sdk.report.scores import Score
 
-FRESH = ("uapgd:steps=100", "label-uap:steps=100", "pgd")
-"""Attacks of a verifier: on the model's encoder, on the whole model for all images, and for each image."""
-CRAFTING_IMAGES, SAMPLE_WISE_IMAGES = 512, 250
+FRESH = ("uapgd", "encoder-patch", "label-uap", "patch-uap", "pgd", "patch")
+"""Attacks of a verifier: on the model's encoder, on the whole model for all images, and for each image. An attack
+starts from what those before it found under the same threat."""
+IMAGES = EvaluationConfig()
+"""On how many images they are crafted, and how many get one of their own: as in an evaluation."""
 MARGIN = 0.02
 """How much lower than stated, beyond chance, a fresh attack may leave the accuracy: attacks are lucky or not."""
 SAFE_DATA = tuple(name for name in DATA_IDS if ":" not in name)
@@ -232,29 +236,36 @@ def _attacked_anew(
     weights = EvaluatedModel.of(model, Role.HARDENED)
     same = data.fingerprint == report.data.fingerprint
     target = _Target(weights, OnnxModel(folder), Sample.draw(data.test, None, seed=seed), same)
-    pixels, labels = data.train.sample(CRAFTING_IMAGES, seed=seed)
-    items = []
+    pixels, labels = data.train.sample(IMAGES.surrogate_samples, seed=seed)
+    items: list[Item] = []
+    known: dict[Threat, Perturbation] = {}
     for text in FRESH:
         attack = load_attack(text)
         attack = attack.with_budget(_budget(report, attack))
         on_attack(f"fresh: {attack.name}")
-        if isinstance(attack, EncoderAttack):
-            perturbation = attack(model.encoder, pixels, seed=seed)
-            items.append(_compared(target, report, attack, Knowledge.ADAPTIVE, perturbation.apply))
-        elif isinstance(attack, UniversalModelAttack):
-            perturbation = attack(model, pixels, labels, seed=seed)
-            items.append(_compared(target, report, attack, Knowledge.WHITE_BOX, perturbation.apply))
-        elif isinstance(attack, SampleWiseAttack):
-            few = _Target(weights, target.graph, Sample(data.test, target.sample.order[:SAMPLE_WISE_IMAGES]), same)
-            ones, targets = few.sample.first(SAMPLE_WISE_IMAGES)
-            adversarial = attack(model, ones, targets, seed=seed)
+        start = known.get(attack.threat)
+        if isinstance(attack, SampleWiseAttack):
+            order = target.sample.order[: IMAGES.patch_samples if attack.is_patch else IMAGES.sample_wise_samples]
+            few = replace(target, sample=Sample(data.test, order))
+            ones, targets = few.sample.first(len(order))
+            adversarial = attack(model, ones, targets, seed=seed, start=start)
             items.append(_counted(few, report, attack, Knowledge.WHITE_BOX, [(adversarial, targets)]))
+        elif isinstance(attack, EncoderAttack):
+            known[attack.threat] = attack(model.encoder, pixels, seed=seed, start=start)
+            items.append(_compared(target, report, attack, Knowledge.ADAPTIVE, known[attack.threat].apply))
+        elif isinstance(attack, UniversalModelAttack):
+            known[attack.threat] = attack(model, pixels, labels, seed=seed, start=start)
+            items.append(_compared(target, report, attack, Knowledge.WHITE_BOX, known[attack.threat].apply))
     return items
 
 
 def _budget(report: RobustnessReport, attack: Attack) -> float:
     """Return the budget that the report states for this attack, so that both can be compared; else its own."""
-    stated = [row.budget for row in report.rows() if row.attack == attack.name and not row.is_patch and row.budget > 0]
+    stated = [
+        row.budget
+        for row in report.rows()
+        if row.attack == attack.name and row.is_patch == attack.is_patch and row.budget > 0
+    ]
     return stated[0] if stated else attack.budget
 
 
@@ -282,7 +293,7 @@ def _counted(target: _Target, report: RobustnessReport, attack: Attack, column: 
     said = "no such row" if stated is None else f"{stated.accuracy:.1%} of {stated.n}"
     if stated is not None and not target.same_data:
         said += ", on other images"
-    return Item(f"fresh: {column} {attack.name}, {attack.budget * 255:.3g}/255", Outcome.ATTACKED, agrees, said, found)
+    return Item(f"fresh: {column} {attack.name}, {attack.threat.text()}", Outcome.ATTACKED, agrees, said, found)
 
 
 def _least(row: Score, n: int) -> float:

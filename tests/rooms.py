@@ -66,6 +66,7 @@ FILES_OF = {
         "preparation",
         "result",
         "rows",
+        "training",
         "verification",
     ),
     ENTRY: ("__init__", "__main__"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -216,6 +217,22 @@ def test_reports_are_shown_anew_and_ids_are_listed(tmp_path: Path, capsys: pytes
     assert main(["attacks"]) == 0
     assert "uapgd" in capsys.readouterr().out
     assert main(["report", str(tmp_path)]) == USAGE_ERROR
+
+
+@pytest.mark.parametrize("command", ["harden", "check", "evaluate", "export"])
+def test_help_is_plain_text_in_whole_paragraphs(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert "``" not in text
+    if command == "harden":
+        said = " ".join(text.replace("│", " ").split())
+        assert "Global batch size, across all processes." in said
+        assert re.search(r"need pairs\. `auto` is +128", said)
+        assert not re.search(r"pairs\. `auto` is +│\n", text), "the line goes on where the code's ends"
 
 
 @pytest.mark.parametrize("command", ["serve", "bench-serve"])

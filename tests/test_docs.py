@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "export")]
 from blocks import blocks  # noqa: E402
 from hub_server import TOKEN, LoopbackHub  # noqa: E402
 
+from genaf_sdk.cli import COMMANDS  # noqa: E402
 from genaf_sdk.rows import Comparison, read_rows  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -103,6 +104,11 @@ def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def test_the_reference_lists_every_command() -> None:
+    page = (ROOT / "docs" / "reference" / "command-line.md").read_text("utf-8")
+    assert sorted(re.findall(r"^### genaf (\S+)$", page, re.M)) == sorted([*COMMANDS, "serve", "bench-serve"])
+
+
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda example: example.name)
 def test_examples_fit_on_one_screen(example: Path) -> None:
     assert len(example.read_text().splitlines()) < 60
@@ -155,10 +161,11 @@ def test_a_push_and_a_fetch_run(checkout: Path, hub: LoopbackHub) -> None:
 
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path) -> None:
-    cells = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())["cells"]
+    notebook = ROOT / "examples" / "quickstart.ipynb"
+    cells = json.loads(notebook.read_text())["cells"]
     assert not any(cell.get("outputs") for cell in cells), "committed without outputs"
-    program = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    printed = run(tmp_path, "-c", program, MPLBACKEND="agg")
+    printed = run(tmp_path, str(ROOT / "tools" / "blocks.py"), str(notebook), MPLBACKEND="agg")
+    assert printed.splitlines()[-1].endswith("processor seconds so far")
     assert [line.split()[0] for line in printed.splitlines() if "attacked" in line] == ["fine-tuned", "hardened"]
     assert (tmp_path / "hardened" / "report.html").is_file()
     stopped = json.loads((tmp_path / "server.log").read_text().splitlines()[-1])
@@ -169,6 +176,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
 def site() -> Path:
     """The built documentation."""
     pytest.importorskip("zensical")
+    pytest.importorskip("latex2mathml")
     run(ROOT, str(ROOT / "tools" / "build_docs.py"))
     return ROOT / "build" / "site"
 
@@ -186,6 +194,11 @@ SEARCH_RESULTS = """[...document.querySelectorAll("*")].map((element) => element
   .find((text) => text?.includes("result"))"""
 
 
+LEFT_OUT = """[...document.querySelectorAll("pre > code, .md-typeset__scrollwrap")]
+  .filter((region) => region.scrollWidth > region.clientWidth && region.tabIndex < 0).length"""
+"""How many regions that scroll sideways the keyboard cannot reach (yet): docs/assets/site.js sees to them."""
+
+
 class Files(SimpleHTTPRequestHandler):
     """Serves a folder and says nothing."""
 
@@ -194,25 +207,59 @@ class Files(SimpleHTTPRequestHandler):
 
 
 @pytest.mark.slow
-def test_the_site_finds_a_word_and_can_be_used_by_everybody(site: Path, tmp_path: Path) -> None:
-    axe = axe_core(tmp_path)
+def test_equations_are_shown_as_such(site: Path) -> None:
+    page = (site / "explanation" / "algorithm.html").read_text("utf-8")
+    assert page.count("<math") > 40
+    for path in (path for path in site.rglob("*.html") if "results" not in path.parts):
+        text = re.sub(r"<(code|script|style)\b.*?</\1>", "", path.read_text("utf-8"), flags=re.DOTALL)
+        assert not re.search(r"\$[^$\n<]+\$|\$\$", text), path.name
+
+
+@pytest.fixture
+def address(site: Path) -> Iterator[str]:
+    """Where the built documentation is served."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Files, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
 
+
+@pytest.mark.slow
+def test_the_site_finds_a_word(address: str, tmp_path: Path) -> None:
     async def act(page: Page) -> None:
         await page.until("document.querySelector('.md-search__button')", lambda button: button is not None)
-        assert await page.axe(axe) == []
         await page.evaluate("document.querySelector('.md-search__button').click()")
         await page.until(SEARCH_FIELD, bool)
         await page.call("Input.insertText", text="PatchCleanser")
         await page.until(SEARCH_RESULTS, lambda text: "Certificates" in text, 60)
         assert page.complaints == []
 
-    try:
-        visit(tmp_path, f"http://127.0.0.1:{server.server_port}/index.html", act)
-    finally:
-        server.shutdown()
-        server.server_close()
+    visit(tmp_path, address + "index.html", act)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_of_the_site_can_be_used_by_everybody(site: Path, address: str, scheme: str, tmp_path: Path) -> None:
+    axe = axe_core(tmp_path)
+    names = sorted(page.relative_to(site).as_posix() for page in site.rglob("*.html"))
+    names = [name for name in names if not name.startswith("results/")]
+    found: dict[str, list[str]] = {}
+
+    async def act(page: Page) -> None:
+        await page.call("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+        media = [{"name": "prefers-color-scheme", "value": scheme}]
+        await page.call("Emulation.setEmulatedMedia", features=media)
+        for name in names:
+            await page.call("Page.navigate", url=address + name)
+            await page.until("document.readyState", lambda state: state == "complete")
+            await page.until(LEFT_OUT, lambda count: count == 0)
+            found[name] = [f"{each['id']}: {each['nodes'][0]['target']}" for each in await page.axe(axe)]
+            assert page.complaints == []
+
+    visit(tmp_path, address + names[0], act, 1200)
+    assert len(found) > 30
+    assert {name: violations for name, violations in found.items() if violations} == {}
 
 
 MEASURED = {
@@ -297,6 +344,17 @@ def test_the_drawing_of_the_threat_is_what_the_tool_draws() -> None:
         assert left + width <= tool["WIDTH"]
         assert top + height <= tool["HEIGHT"]
         assert all(len(line) < width / 6 for line in lines), "at 12 px a letter takes some 6"
+
+
+def test_the_banner_is_what_the_tool_draws() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "draw_banner.py"))
+    assert tool["BANNER"].read_text("utf-8") == tool["banner"](), "run tools/draw_banner.py"
+    assert tool["LOGO"].read_text("utf-8") == tool["logo"](), "run tools/draw_banner.py"
+    ET.fromstring(tool["logo"]())
+    last = [float(each.get("x", 0)) + float(each.get("width", 0)) for each in ET.fromstring(tool["banner"]())]
+    assert max(last) < tool["WIDTH"] + 1
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert all(says in readme for _, says in tool["badges"]())
 
 
 def plain(column: str) -> str:

@@ -15,8 +15,8 @@ from genaf_sdk.attacks.base import EncoderAttack, FeatureAttack, SampleWiseAttac
 from genaf_sdk.attacks.placed_patch import PlacedPatch
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.data import DataSplits
-from genaf_sdk.estimates import SHORTER, seconds_of_parts
-from genaf_sdk.evaluation.cost import FORWARD, evaluation_passes
+from genaf_sdk.estimates import SHORTER, left_of, seconds_of_parts
+from genaf_sdk.evaluation.cost import FORWARD, ahead_passes, evaluation_passes, replay_passes
 from genaf_sdk.methods.lab import Lab
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.preflight import preflight
@@ -40,8 +40,8 @@ class Counting(nn.Module):
 
 UNIVERSAL = [
     "uapgd:steps=24",
-    "uapgd:steps=12,trials=1",
-    "label-uap:steps=24",
+    "uapgd:steps=12,goals=0",
+    "label-uap:steps=24,goals=3",
     "targeted-uap:steps=20,candidates=2",
     "targeted-uap:steps=12,target=1",
     "ssp:steps=12",
@@ -81,6 +81,47 @@ def test_more_attacks_budgets_and_images_take_more(striped: DataSplits) -> None:
     assert passes(test_samples=10) < usual
 
 
+def test_attacks_ahead_are_those_that_need_no_hardened_model(striped: DataSplits) -> None:
+    def both(*attacks: str) -> tuple[float, float]:
+        config = HardenConfig().evaluation.with_(attacks=attacks, curve=(), checks=False, test_samples=1)
+        whole = evaluation_passes(config, striped) - replay_passes(attacks, config, striped)
+        return ahead_passes(config, striped), whole
+
+    for attack, share in (("uapgd", 2 / 3), ("label-uap", 1 / 2), ("feature-pgd", 2 / 3), ("pgd", 1 / 2)):
+        ahead, whole = both(attack)
+        assert ahead == pytest.approx(share * whole)
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ((100, 40, 50, 60), (0, 30)),  # all that may come first is done by the time that training ends
+        ((100, 40, 80, 60), (0, 40)),  # 20 of it are left, for both threads
+        ((100, 130, 80, 60), (30, 70)),  # the other training ends last
+    ],
+)
+def test_side_by_side_leaves_what_does_not_fit_beside_the_training(
+    given: tuple[float, float, float, float], left: tuple[float, float]
+) -> None:
+    assert tuple(left_of(*given).values()) == left
+
+
+def test_side_by_side_a_run_is_told_to_take_less(
+    striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genaf_sdk.estimates.seconds_of", lambda *_: 10.0)
+    monkeypatch.setattr("genaf_sdk.estimates.seconds_of_a_pass", lambda *_: 1e-3)
+    alone = seconds_of_parts(candidate(striped, quick_config, None))
+    torch.set_num_threads(2)
+    try:
+        beside = seconds_of_parts(candidate(striped, quick_config, None))
+    finally:
+        torch.set_num_threads(1)
+    assert list(beside) == ["stage 1", "stage 2", "attacks"]
+    assert beside["attacks"] < alone["attacks"] / 2
+    assert sum(beside.values()) < 0.75 * sum(alone.values())
+
+
 def candidate(data: DataSplits, config: HardenConfig, folder: Path | None, *, evaluate: bool = True) -> Candidate:
     torch.manual_seed(0)
     published = PixelEncoder(TinyEncoder()).eval()
@@ -104,6 +145,18 @@ def test_the_time_is_told_with_what_makes_the_longest_part_shorter(
     assert found.level == "note"
     assert found.text == "The run takes about 4.7 h here: stage 1 2.0 h, baseline 10 min, attacks 2.5 h."
     assert found.remedy == SHORTER["attacks"]
+
+
+def test_where_a_probe_decides_on_stage_2_it_alone_is_told_and_that_is_said(
+    striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(cpu_run(), tiny_model(TinyEncoder()), striped)
+    probing = quick_config.with_(method={"adaptability": {"probe_epochs": 1}})
+    assert 0 < probing.method.later_passes(lab) < quick_config.method.later_passes(lab)
+    monkeypatch.setattr("genaf_sdk.preflight.seconds_of_parts", lambda _: {"stage 1": 60.0, "stage 2": 3.0})
+    for config, said in ((probing, True), (quick_config, False)):
+        (found,) = [f for f in preflight(candidate(striped, config, None)) if f.subject == "time"]
+        assert ("Stage 2 takes longer if its probe finds something to gain." in found.text) == said
 
 
 def test_stage_2_takes_about_as_many_passes_as_it_states(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,18 @@ def test_what_workflows_run_is_what_the_check_of_every_change_runs() -> None:
     elsewhere = {"publish", "test-slow", "test-lowest"}  # they publish, or take hours
     assert {target for target in used - elsewhere if f"make {target}" not in CI} == set()
     assert "make lint" in CI
+
+
+def test_large_results_stay_out_of_diffs_and_of_the_package() -> None:
+    large = [path for path in (ROOT / "docs" / "results").rglob("*.jsonl") if path.stat().st_size > 20_000]
+    lines = subprocess.run(
+        ["git", "check-attr", "diff", "--", *map(str, large)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if lines.returncode:
+        pytest.skip("no git here")
+    assert lines.stdout.count(": diff: unset\n") == len(large) > 0
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert not any("results" in pattern for patterns in data.values() for pattern in patterns)
 
 
 def test_every_target_says_what_it_does_and_is_no_file() -> None:

@@ -1,13 +1,15 @@
-"""Run the code blocks of Markdown files, in order, in the current folder; stop at the first surprise.
+"""Run the code blocks of Markdown files and notebooks, in order, in the current folder; stop at the first surprise.
 
-    python tools/blocks.py README.md docs/how-to/configure.md
+    python tools/blocks.py README.md docs/how-to/configure.md examples/quickstart.ipynb
 
 Blocks of Python share their names within a file; blocks of shell run one by one in bash, which stops at the first
-command that fails. A block after a line such as "*Needs the network:*" is not run, nor is one in another language.
+command that fails. A block after a line such as "*Needs the network:*" is not run, nor is one in another language. Of a
+notebook each cell is a block, named by its number. The last line says what a file cost, in processor seconds.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -35,6 +37,13 @@ class Block:
 def blocks(path: Path) -> list[Block]:
     """Return the blocks of a file that are Python or shell."""
     text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = enumerate(json.loads(text)["cells"], 1)
+        return [
+            Block(path, number, "python", "".join(cell["source"]), "")
+            for number, cell in cells
+            if cell["cell_type"] == "code"
+        ]
     found = []
     for match in BLOCK.finditer(text):
         if match["language"] in (*SHELL, *PYTHON):
@@ -64,6 +73,7 @@ def run(path: Path) -> None:
         else:
             subprocess.run(["bash", "-euo", "pipefail", "-c", block.code], env=os.environ | {"PATH": tools}, check=True)  # noqa: S607
         print(f"  {time.monotonic() - started:.1f} s", flush=True)
+    print(f"{path}: {sum(os.times()[:4]):.0f} processor seconds so far", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python tools/build_docs.py
 
-The Markdown in docs/ is written for people who read it in the repository. Here the commands' help is put in, and files
-of the repository that are no pages are named instead of linked to; then Zensical builds the site from the copy.
+The Markdown in docs/ is written for people who read it in the repository. Here the commands' help is put in, files of
+the repository that are no pages are named instead of linked to, and equations become MathML, which browsers show
+without any script; then Zensical builds the site from the copy.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, COPY = ROOT / "docs", ROOT / "build" / "docs"
 LINK = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)#]+)\)")
+MATH = re.compile(
+    r"^```.*?^```$|`[^`\n]*`|^\$\$(?P<display>.+?)\$\$$|\$(?P<inline>[^$\n]+?)\$", re.MULTILINE | re.DOTALL
+)
+"""Equations, and code, in which a dollar sign is one."""
+WIDTH = 80  # letters of the help that fit beside the navigation
 HELP = re.compile(r"^Help: `genaf ([a-z-]+) --help`$", re.MULTILINE)
 
 
@@ -28,11 +34,21 @@ def prepared(path: Path) -> str:
         target = (path.parent / found[2]).resolve()
         return found[0] if target.is_relative_to(DOCS) else f"`{target.relative_to(ROOT)}` in the repository"
 
-    return HELP.sub(lambda found: f"```text\n{_help(found[1])}\n```", LINK.sub(named, path.read_text("utf-8")))
+    text = MATH.sub(_equation, LINK.sub(named, path.read_text("utf-8")))
+    return HELP.sub(lambda found: f"```text\n{_help(found[1])}\n```", text)
+
+
+def _equation(found: re.Match[str]) -> str:
+    from latex2mathml.converter import convert
+
+    if found["display"]:
+        return f"<div>{convert(found['display'].strip(), display='block')}</div>"
+    # In a span, as a line that begins with <math> would be taken as a block.
+    return f"<span>{convert(found['inline'])}</span>" if found["inline"] else found[0]
 
 
 def _help(command: str) -> str:
-    settings = os.environ | {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
+    settings = os.environ | {"COLUMNS": str(WIDTH), "TERM": "dumb", "NO_COLOR": "1"}
     asked = [sys.executable, "-m", "genaf_sdk", command, "--help"]
     return subprocess.run(asked, env=settings, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 

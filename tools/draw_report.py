@@ -52,7 +52,7 @@ def main(folder: Path) -> int:
     ground = Image.new("RGB", shown.size, shown.getpixel((0, 0)))
     _, _, right, bottom = ImageChops.difference(shown, ground).getbbox() or (0, 0, *shown.size)
     size = min(right + MARGIN, shown.width), min(bottom + MARGIN, shown.height)
-    shown.crop((0, 0, *size)).quantize(64).save(PICTURE, optimize=True)
+    shown.crop((0, 0, *size)).quantize(64, method=Image.Quantize.MAXCOVERAGE).save(PICTURE, optimize=True)
     print(f"{PICTURE}: {size[0]} x {size[1]}")
     return 0
 

@@ -14,7 +14,6 @@ from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.attacks.batches import endless_batches, in_parts
 from genaf_sdk.attacks.climbing import FIRST_LOOKS, settled
 from genaf_sdk.attacks.losses import high_frequencies, info_nce
-from genaf_sdk.attacks.randomness import global_random
 from genaf_sdk.attacks.targets import FeatureTarget
 from genaf_sdk.precision import forward_in, resolve
 from genaf_sdk.settings import Count, LearningRate
@@ -34,9 +33,10 @@ class TransposedConv(nn.Module):
     The same function as ``nn.ConvTranspose2d``; for few small maps twice as fast on a CPU.
     """
 
-    def __init__(self, channels: int, width: int, stride: int, padding: int) -> None:
+    def __init__(self, channels: int, width: int, stride: int, padding: int, random: torch.Generator) -> None:
         super().__init__()
-        self.weight = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(channels, width, 4, 4), a=math.sqrt(5)))
+        weight = torch.empty(channels, width, 4, 4)
+        self.weight = nn.Parameter(nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=random))
         self.stride, self.padding = stride, padding
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -53,19 +53,23 @@ class Generator(nn.Module):
     """DCGAN-shaped: fixed noise (B, 100, 1, 1) -> B maps of tanh values -> one map (C, H, W), a 3 x 3 mix of the B.
 
     Transposed convolutions double the size from 4 up to the first power of two that holds the image, which is then cut
-    from the middle; at 64 pixels this is the published network.
+    from the middle; at 64 pixels this is the published network. Noise and weights come from a generator of their own:
+    another thread may be using torch's.
     """
 
-    def __init__(self, channels: int, size: tuple[int, int], noise: Tensor) -> None:
+    def __init__(self, channels: int, size: tuple[int, int], maps: int, random: torch.Generator) -> None:
         super().__init__()
+        self.size, self.noise = size, nn.Buffer(torch.randn(maps, NOISE_DIM, 1, 1, generator=random))
         doublings = max(1, math.ceil(math.log2(max(size) / 4)))
         widths = [max(64, 1024 >> index) for index in range(doublings)]
-        layers: list[nn.Module] = [TransposedConv(NOISE_DIM, widths[0], 1, 0)]
+        layers: list[nn.Module] = [TransposedConv(NOISE_DIM, widths[0], 1, 0, random)]
         for before, after in zip(widths, [*widths[1:], channels], strict=True):
-            layers += [nn.BatchNorm2d(before), nn.ReLU(), TransposedConv(before, after, 2, 1)]
+            layers += [nn.BatchNorm2d(before), nn.ReLU(), TransposedConv(before, after, 2, 1, random)]
         self.maps = nn.Sequential(*layers, nn.Tanh())
-        self.mix = nn.Conv2d(len(noise), 1, 3, 1, 1)
-        self.noise, self.size = noise, size
+        self.mix = nn.utils.skip_init(nn.Conv2d, maps, 1, 3, 1, 1)
+        nn.init.kaiming_uniform_(self.mix.weight, a=math.sqrt(5), generator=random)
+        reach = 1 / math.sqrt(9 * maps)
+        nn.init.uniform_(self.mix.bias, -reach, reach, generator=random)
 
     def forward(self) -> Tensor:
         """Return one map (C, H, W)."""
@@ -127,9 +131,8 @@ class GeneratorAttack(EncoderAttack):
         """Train one generator; return the best map that a look at the held-out images has seen, and its success."""
         surrogate = target.images
         channels, height, width = surrogate.shape[1:]
-        with global_random(int(torch.randint(2**31, (1,), generator=generator))):
-            noise = torch.randn(self.noise_maps, NOISE_DIM, 1, 1)
-            network = Generator(channels, (height, width), noise.to(surrogate.device)).to(surrogate.device)
+        random = torch.Generator().manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        network = Generator(channels, (height, width), self.noise_maps, random).to(surrogate.device)
         optimizer = torch.optim.Adam(network.parameters(), self.learning_rate, betas=(0.5, 0.999), fused=True)
         radius = 8 * min(height, width) / 64
         order = endless_batches(len(target.crafting), self.batch_size, generator)
@@ -159,6 +162,6 @@ class GeneratorAttack(EncoderAttack):
             if not curve or success > max(curve):
                 best = values
             curve.append(success)
-            if len(curve) >= FIRST_LOOKS and settled(curve):
+            if target.is_at_chance(success) or (len(curve) >= FIRST_LOOKS and settled(curve)):
                 break
         return max(curve), best

@@ -30,6 +30,7 @@ class AutoAttack(SampleWiseAttack):
     """
 
     name = "autoattack"
+    draws_from_torch = True
     source = "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble, ICML 2020"
 
     def require(self, target: nn.Module, pixels: Tensor, classes: int) -> None:

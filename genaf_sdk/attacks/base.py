@@ -60,6 +60,8 @@ class Attack(Settings, ABC):
     the same with its batch norms folded."""
     needs_gradient: ClassVar[bool] = True
     """False for attacks that only ask for outputs and so work on any callable, an ONNX file included."""
+    draws_from_torch: ClassVar[bool] = False
+    """Whether it takes torch's own random numbers, which belong to the process, rather than those of its generator."""
     knowledge: ClassVar[Knowledge]
     """Of the attacker, where an evaluation does not know it better."""
     renamed: ClassVar[dict[str, str]] = {"relative_step": "relative_step_size"}

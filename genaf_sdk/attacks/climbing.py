@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from genaf_sdk.attacks.ascent import gradient_of
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from genaf_sdk.inputs.threat import Threat
 
+MOMENTUM = 0.9
+"""Of the gradients as they are: at equal length, images that resist would count like those that give way."""
 FIRST_LOOKS, LAST_LOOKS = 5, 2  # that every run has, and within which the steps fall to zero once nothing is gained
 LITTLE_RATE, LITTLE_DISTANCE = 0.01, 0.01  # gained in two looks; the distance as a share of itself
 
@@ -48,8 +51,9 @@ def climb(
     steps: int,
     looks: int = 10,
     known: Success | None = None,
+    is_enough: Callable[[Success], bool] = lambda success: False,  # noqa: ARG005
 ) -> Climb:
-    """Climb by sign steps that fall linearly to zero, sooner once held-out images show that nothing is gained.
+    """Climb by signs of a running mean, in steps that fall to zero, sooner once held-out images show no gain.
 
     Args:
         objective: Maps a perturbation to the scalar to climb, on images that it draws itself.
@@ -61,18 +65,20 @@ def climb(
         looks: How often ``judge`` is asked, spread evenly. From the fifth on, two that bring next to nothing end the
             run within two more.
         known: Success of ``start``; where it is given, the run returns nothing weaker.
+        is_enough: Whether a success is as much as is wanted: then, too, the run ends within two looks.
 
     Returns:
         What the last look saw, unless an earlier one was better by more than a standard error: what is best by less is
         best by luck, and the last steps are the shortest.
     """
-    values = start
+    values, direction = start, torch.zeros_like(start)
     kept, highest, curve = start, known, list[Success]()
     advance, progress, every = 1 / steps, 0.0, math.ceil(steps / looks)
     for step in range(1, steps + 1):
         variable = values.detach().requires_grad_()
         gradient = gradient_of(objective(variable), variable)
-        values = threat.ascend(values.detach(), gradient, step_size * max(1 - progress, 0.0))
+        direction = MOMENTUM * direction + gradient
+        values = threat.ascend(values.detach(), direction, step_size * max(1 - progress, 0.0))
         progress += advance
         finished = step == steps or progress > 1 - advance / 2
         if step % every and not finished:
@@ -83,7 +89,7 @@ def climb(
             kept, highest = values, success
         if finished:
             break
-        if len(curve) >= FIRST_LOOKS and settled(curve):
+        if is_enough(success) or (len(curve) >= FIRST_LOOKS and settled(curve)):
             advance = max(advance, (1 - progress) / (LAST_LOOKS * every))
     last = curve[-1]
     if highest is None or (last.rate >= highest.rate - last.standard_error and (known is None or last >= known)):

@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.batches import READING, features_of, in_parts
+from genaf_sdk.attacks.batches import READING, features_of, in_parts, outputs_of
 from genaf_sdk.attacks.pgd import margin_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Put = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) to the same images under attack."""
@@ -20,6 +25,22 @@ Put = Callable[[Tensor], Tensor]
 HELD_OUT, FEWEST_HELD_OUT, MOST_HELD_OUT = 0.125, 128, 512
 TEMPERATURE = 0.1  # of InfoNCE
 MARGIN_CAP = 5.0  # logits; beyond it a misclassified image no longer counts in the margin loss
+
+
+_until_chance: ContextVar[bool] = ContextVar("_until_chance", default=False)
+
+
+@contextmanager
+def until_chance() -> Iterator[None]:
+    """Context, within which attacks end once the held-out images are right no more often than by chance.
+
+    It is for a model that another one is compared with: a weaker attack on that one flatters nobody.
+    """
+    token = _until_chance.set(True)
+    try:
+        yield
+    finally:
+        _until_chance.reset(token)
 
 
 class Success(NamedTuple):
@@ -47,6 +68,9 @@ class Target(ABC):
             0 judges by those that are crafted on.
     """
 
+    choices: int
+    """Among how many a model chooses: classes, or images."""
+
     def __init__(self, images: Tensor, generator: torch.Generator, held_out: float = HELD_OUT) -> None:
         self.images = images
         order = torch.randperm(len(images), generator=generator).to(images.device)
@@ -54,9 +78,21 @@ class Target(ABC):
         self.crafting = order[count:]
         self.held_out = order[: count or len(images)][:MOST_HELD_OUT]
 
+    def is_at_chance(self, success: Success) -> bool:
+        """Return whether a model that knew nothing would do as well, and the attack may end (``until_chance``)."""
+        return _until_chance.get() and (1 - success.rate) * self.choices <= 1 + 1e-6
+
     @abstractmethod
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
         """Return the scalar to climb, for images (B, C, H, W) under attack that are ``indices`` (B,) of all."""
+
+    @abstractmethod
+    def goals(self, most: int, generator: torch.Generator) -> list[Tensor]:
+        """Return up to so many places where all images could be sent, the likeliest first; ``toward`` takes one."""
+
+    @abstractmethod
+    def toward(self, goal: Tensor, attacked: Tensor, indices: Tensor) -> Tensor:
+        """Return a scalar that grows as images (B, C, H, W) under attack, which are ``indices`` of all, near a goal."""
 
     @abstractmethod
     def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +118,7 @@ class FeatureTarget(Target):
     ) -> None:
         super().__init__(images, generator, held_out)
         self.encoder, self.clean = encoder, features_of(encoder, images)
-        self.directions = F.normalize(self.clean, dim=1)
+        self.directions, self.choices = F.normalize(self.clean, dim=1), len(self.held_out)
 
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
         """Return the ``info-nce``, minus the ``cosine`` similarity, or the ``mse``; all against the clean features.
@@ -97,6 +133,23 @@ class FeatureTarget(Target):
         if loss == "cosine":
             return -F.cosine_similarity(features, clean, dim=1).mean()
         return F.mse_loss(features, clean)
+
+    def goals(self, most: int, generator: torch.Generator) -> list[Tensor]:
+        """Return the centers (D,) of k-means clusters of the directions of clean features, the largest first."""
+        from sklearn.cluster import KMeans
+
+        if not most:
+            return []
+        directions = self.directions[self.crafting].float().cpu().numpy()
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        found = KMeans(min(most, len(directions)), n_init=1, random_state=seed).fit(directions)
+        centers = torch.from_numpy(found.cluster_centers_).to(self.directions)
+        sizes = torch.from_numpy(found.labels_).long().bincount(minlength=len(centers))
+        return [F.normalize(centers[index], dim=0) for index in sizes.argsort(descending=True).tolist()]
+
+    def toward(self, goal: Tensor, attacked: Tensor, indices: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the mean cosine similarity of the features with the center."""
+        return (F.normalize(in_parts(self.encoder, attacked), dim=1) @ goal).mean()
 
     def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return whether another held-out image is nearest to the features, and 1 minus the cosine similarity."""
@@ -120,6 +173,7 @@ class LabelTarget(Target):
     ) -> None:
         super().__init__(images, generator, held_out)
         self.model, self.labels, self.clamp = model, labels, clamp
+        self.choices = len(labels.unique())
 
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
         """Return the mean ``cross-entropy`` or ``margin``, each capped for every image."""
@@ -127,6 +181,19 @@ class LabelTarget(Target):
         if loss == "margin":
             return margin_loss(logits, labels).clamp(max=MARGIN_CAP).mean()
         return F.cross_entropy(logits, labels, reduction="none").clamp(max=self.clamp).mean()
+
+    def goals(self, most: int, generator: torch.Generator) -> list[Tensor]:  # noqa: ARG002
+        """Return the classes with the highest mean log-probability over the clean images of other classes."""
+        scores = outputs_of(self.model, self.images[self.crafting]).log_softmax(dim=1)
+        own = F.one_hot(self.labels[self.crafting], scores.shape[1]).bool()
+        closeness = scores.masked_fill(own, 0).sum(dim=0) / (~own).sum(dim=0).clamp(min=1)
+        return list(closeness.argsort(descending=True)[:most])
+
+    def toward(self, goal: Tensor, attacked: Tensor, indices: Tensor) -> Tensor:
+        """Return the mean log-probability of the class over the images of other classes."""
+        scores = in_parts(self.model, attacked).log_softmax(dim=1)[:, goal]
+        others = self.labels[indices] != goal
+        return (scores * others).sum() / others.sum().clamp(min=1)
 
     def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return whether the image is misclassified, and its capped cross-entropy."""

@@ -1,83 +1,106 @@
-"""What both universal ascents share: short trials, a long run from the best of them, judged on held-out images."""
+"""What both universal ascents share: short runs that send all images to one place, and a long one away from the truth.
+
+A loss that pushes every image away from where it is can stay on a plateau: the images pull it back and forth.
+One that pulls them all to one place leaves it (as targeted steps do in APGD-T, Croce & Hein, ICML 2020).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 from genaf_sdk.attacks.base import UniversalAttack
 from genaf_sdk.attacks.batches import endless_batches
 from genaf_sdk.attacks.climbing import Climb, climb
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.perturbation import Details, Perturbation
-from genaf_sdk.settings import Count, Share
+from genaf_sdk.settings import Between, Count, Share
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from torch import Tensor, nn
 
     from genaf_sdk.attacks.targets import Success, Target
 
-SHORT = 6  # a trial has a sixth of the steps
+    Objective = Callable[[Tensor, Tensor], Tensor]
+    """Images under attack and their indices to the scalar that is climbed."""
+
+SHORT = 4  # a short run has a quarter of the steps
+FINALISTS = 2  # goals that get a second short run
+LOOKS = 10  # at the held-out images, in the long run
 
 
 @dataclass(frozen=True)
 class TriedUAP(UniversalAttack):
-    """Mini-batch sign ascent whose steps fall linearly to zero, sooner once held-out images no longer fall."""
+    """Mini-batch sign ascent with momentum, whose steps fall to zero, sooner once held-out images no longer fall."""
 
     only_outputs = True
-    losses: ClassVar[tuple[str, ...]]
-    """What may be climbed, the first one where there are no trials."""
 
-    loss: str = "all"
+    loss: str = "cross-entropy"
+    goals: Annotated[int, Between(0, 1000)] = 6
+    """How many places all images are sent to at first, each in a short run: classes, or clusters of features. The long
+    run starts from the best; 0 starts from noise."""
     steps: Count = 100
     """Of the long run, at most."""
-    trials: Count = 2
-    """Short runs of a sixth of the steps, each from a start of its own, of which the best goes on; 1 is a long run
-    alone."""
-    batch_size: Count = 128
+    batch_size: Count = 64
     relative_step_size: Share = 0.2
     """Length of the first step, as a share of the budget."""
     held_out: Share = 0.125
     """Share of the images that only judge, at least 128 of them and at most half; 0 judges by those crafted on."""
 
     def passes(self, images: int) -> float:
-        """Return those of the long run and of the trials."""
-        return super().passes(images) * (1 + (self.trials / SHORT if self.trials > 1 else 0))
+        """Return those of the long run and of the short ones."""
+        short = self.goals + min(self.goals, FINALISTS)
+        return super().passes(images) * (1 + short / SHORT)
 
     def strongest(
         self, model: nn.Module, target: Target, generator: torch.Generator, start: Tensor | None = None
     ) -> Perturbation:
-        """Return the best perturbation of all runs, the first of which begins at ``start`` where there is one."""
+        """Return where the long run from the best goal ends, or one from ``start`` if that is not as strong."""
         space = input_space(model, target.images)
         order = endless_batches(len(target.crafting), self.batch_size, generator)
 
         def judge(delta: Tensor) -> Success:
             return target.success(lambda images: space.clip(images + delta))
 
-        def run(loss: str, begin: Tensor, steps: int, known: Success | None) -> Climb:
+        def run(climbed: Objective, begin: Tensor, steps: int, looks: int, known: Success | None = None) -> Climb:
             def objective(delta: Tensor) -> Tensor:
                 indices = target.crafting[next(order).to(target.crafting.device)]
-                return target.objective(loss, space.add(target.images[indices], delta), indices)
+                return climbed(space.add(target.images[indices], delta), indices)
 
             length = self.relative_step_size * self.budget
-            return climb(objective, judge, begin, self.threat, step_size=length, steps=steps, known=known)
+            return climb(
+                objective, judge, begin, self.threat,
+                step_size=length, steps=steps, looks=looks, known=known, is_enough=target.is_at_chance,
+            )  # fmt: skip
 
-        losses = self.losses if self.loss == "all" else (self.loss,)
-        begin = self.threat.start(target.images[0], generator) if start is None else self.threat.project(start)
-        loss, known = losses[0], None if start is None else judge(begin)
-        tried: list[tuple[Success, str, Tensor]] = []
-        for trial in range(self.trials if self.trials > 1 else 0):
-            loss = losses[trial % len(losses)]
-            short = run(loss, begin, max(1, self.steps // SHORT), known)
-            tried.append((short.success, loss, short.values))
-            begin, known = self.threat.start(target.images[0], generator), None
-        if tried:
-            known, loss, begin = max(tried, key=lambda each: each[0])
-        long = run(loss, begin, self.steps, known)
+        def noise() -> Tensor:
+            return self.threat.start(target.images[0], generator)
+
+        begin = noise() if start is None else self.threat.project(start)
+        known = None if start is None else judge(begin)
+        away, short = partial(target.objective, self.loss), max(1, self.steps // SHORT)
+        sent: list[tuple[Climb, Objective]] = []
+        for goal in target.goals(self.goals, generator):
+            toward = partial(target.toward, goal)
+            sent.append((run(toward, noise(), short, 1), toward))
+            if target.is_at_chance(sent[-1][0].success):
+                break
+        finalists = sorted(sent, key=lambda one: _moved(one[0]), reverse=True)[:FINALISTS]
+        finals = [run(toward, one.values, short, 1) for one, toward in finalists]
+        made = run(away, max(finals, key=_moved).values, self.steps, LOOKS) if finals else None
+        if made is None or (known is not None and known > made.success):
+            made = run(away, begin, self.steps, LOOKS, known)
         details: Details = {
-            "loss": loss,
-            "converged": long.converged,
-            "held_out_rate": round(long.success.rate, 4),
+            "converged": made.converged or target.is_at_chance(made.success),
+            "held_out_rate": round(made.success.rate, 4),
         }
-        return Perturbation(long.values, self.threat, details=details)
+        return Perturbation(made.values, self.threat, details=details)
+
+
+def _moved(made: Climb) -> float:
+    """Return how far held-out images were moved: it has less noise than how many were lost."""
+    return made.success.distance

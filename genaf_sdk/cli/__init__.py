@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 import tyro
 
 from genaf_sdk.cli.output import CHECK_FAILED, DONE, INTERRUPTED, UNEXPECTED, USAGE_ERROR, console, show_error
+from genaf_sdk.cli.plain_help import describe
 from genaf_sdk.cli.settings import starting_evaluation, starting_settings, with_fractions
 from genaf_sdk.cli.streams import prepare_streams
 from genaf_sdk.files import user_path
@@ -105,6 +106,8 @@ def _parsed(given: list[str]) -> Any:
     options: dict[str, Any] = {"config": (tyro.conf.OmitSubcommandPrefixes,), "registry": with_fractions()}
     if name in COMMANDS:
         kind, start = _command(name, given)
+        if {"-h", "--help"} & set(given):
+            describe(kind, start.get("default"))
         return tyro.cli(kind, prog=f"genaf {name}", args=given[1:], **start, **options)
     whole = any(argument.startswith("--tyro-") for argument in given)  # a shell completes settings, too
     every = [

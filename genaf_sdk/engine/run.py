@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +53,9 @@ class Run:
         history: One record an epoch: stage, epoch, mean losses, accuracies, seconds.
         metrics: Is told every record.
         range_tests: What decided on the encoder's learning rate, by stage.
+        seeds_torch: Whether every step seeds torch's own random numbers, which belong to the process; of two trainings
+            side by side, one may.
+        turns: Whoever changes or reads ``history`` takes one.
     """
 
     accelerator: Accelerator
@@ -62,10 +67,18 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: Metrics = field(default_factory=Metrics)
     range_tests: dict[str, RangeTest] = field(default_factory=dict)
+    seeds_torch: bool = True
+    turns: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         self.processes = Processes.of(self.accelerator)
         self.progress = make_display(self.show_progress, speaks=self.accelerator.is_main_process)
+
+    def beside(self) -> Run:
+        """Return the same run for a training in another thread: one history, one display, one end for both."""
+        other = copy.copy(self)
+        other.seeds_torch = False
+        return other
 
     def announce(self, stage: str) -> Callable[[str], None]:
         """Return a function that shows a line of text under ``stage`` in the progress bar."""

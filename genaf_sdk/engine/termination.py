@@ -21,12 +21,17 @@ class _Interruption(BaseException):
 class Termination:
     """Whether somebody asked this process to end.
 
-    While ``deferred``, the signal is only noted, and the training loop looks at ``asked`` between steps. At other times
+    While ``deferred``, the signal is only noted, and training loops look at ``asked`` between steps. At other times
     nothing would be lost, and the run ends at once.
     """
 
     def __init__(self) -> None:
-        self.asked = self.deferred = False
+        self.asked, self._trainings, self._turns = False, 0, threading.Lock()
+
+    @property
+    def deferred(self) -> bool:
+        """Whether any training is under way."""
+        return self._trainings > 0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -51,11 +56,13 @@ class Termination:
     @contextmanager
     def training(self) -> Iterator[None]:
         """Context in which the signal is only noted."""
-        self.deferred = True
+        with self._turns:
+            self._trainings += 1
         try:
             yield
         finally:
-            self.deferred = False
+            with self._turns:
+                self._trainings -= 1
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  # the signal module's interface
         self.asked = True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -55,10 +56,13 @@ class Metrics:
     Args:
         accelerator: Its trackers are told, if they are initialized.
         folder: Where ``metrics.jsonl`` is kept: one JSON object an epoch, then one for each score. None keeps none.
+        untold: Values and step of another thread, for trackers that belong to the one which began.
     """
 
     accelerator: Accelerator | None = None
     folder: Path | None = None
+    untold: list[tuple[dict[str, float], int]] = field(default_factory=list)
+    _owner: int = field(default_factory=threading.get_ident)
 
     def start(self, settings: dict[str, Any]) -> None:
         """Initialize the accelerator's trackers, unless its owner has; ``settings`` are nested plain objects."""
@@ -88,11 +92,15 @@ class Metrics:
 
     def _log(self, values: dict[str, float], step: int) -> None:
         """Tell the trackers; one that fails, whatever its author let it raise, costs its curve and no training."""
-        try:
-            if self.accelerator is not None:
+        self.untold.append((values, step))
+        if threading.get_ident() != self._owner or self.accelerator is None:
+            return
+        waiting, self.untold = self.untold, []
+        for values, step in waiting:
+            try:
                 self.accelerator.log(values, step=step)
-        except Exception as error:
-            logger.error("A tracker was not told of step %d: %s: %s", step, type(error).__name__, error)
+            except Exception as error:
+                logger.error("A tracker was not told of step %d: %s: %s", step, type(error).__name__, error)
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         if self.folder is None or (self.accelerator is not None and not self.accelerator.is_main_process):

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from genaf_sdk.evaluation.row import Row
 
 UNBOUNDED, UNBOUNDED_IMAGES = PGD(budget=1.0, steps=50, relative_step_size=0.05), 100
-LARGE = 0.6
-"""Share of the area of a patch that nothing should survive."""
+AREAS = 0.01, 0.03, 0.1, 0.6
+"""Shares of an image that patches of rising size cover; nothing should survive the last."""
 
 
 def gradient_masking_checks(
@@ -61,7 +61,7 @@ def gradient_masking_checks(
     if model.module is not None:
         checks.append(_unbounded(model, pixels, own_labels, seed))
         if any(row.model is model and _is_patch(row) for row in rows):
-            checks.append(_large_patch(model, model.module, pixels, own_labels, seed))
+            checks += _larger_patches(model, model.module, pixels, own_labels, seed)
     return [check for check in checks if check is not None]
 
 
@@ -199,14 +199,32 @@ def patches_beat_random_ones(
     return Check("Patches are stronger than random ones", passed, "; ".join(texts))
 
 
-def _large_patch(model: EvaluatedModel, module: nn.Module, pixels: Tensor, labels: Tensor, seed: int) -> Check:
-    """A patch over most of the image leaves nothing right."""
-    attack = ImagePatch(budget=LARGE, grid=1, windows=1, finalists=1, steps=30, walk=0)
-    adversarial = attack(module, pixels.to(model.device), labels.to(model.device), seed=seed)
-    share = int((model.predict(adversarial) == labels).sum()) / len(labels)
-    return Check(
-        "A large patch succeeds", share <= 0.02, f"a patch over {LARGE:.0%} leaves {share:.1%} of {len(labels)}"
+def _larger_patches(
+    model: EvaluatedModel, module: nn.Module, pixels: Tensor, labels: Tensor, seed: int
+) -> tuple[Check, Check]:
+    """A larger patch leaves no more images right, and one over most of the image none."""
+    right = {}
+    for area in (area for area in AREAS if area * pixels.shape[2] * pixels.shape[3] >= 1):
+        attack = ImagePatch(budget=area, grid=1, windows=1, finalists=1, steps=30, walk=0)
+        adversarial = attack(module, pixels.to(model.device), labels.to(model.device), seed=seed)
+        right[area] = int((model.predict(adversarial) == labels).sum())
+    return larger_areas(right, len(labels)), Check(
+        "A large patch succeeds",
+        right[AREAS[-1]] <= 0.02 * len(labels),
+        f"a patch over {AREAS[-1]:.0%} leaves {right[AREAS[-1]] / len(labels):.1%} of {len(labels)}",
     )
+
+
+def larger_areas(right: dict[float, int], n: int) -> Check:
+    """Accuracy does not rise with the area of a patch by more than chance allows.
+
+    Args:
+        right: By area, rising: how many of the same ``n`` images are right; three more are no finding (McNemar).
+        n: Number of images.
+    """
+    passed = all(after - before <= Z_95**2 for before, after in pairwise(right.values()))
+    text = "one for each image: " + ", ".join(f"{area:.0%}: {count / n:.1%}" for area, count in right.items())
+    return Check("Accuracy does not rise with the area of a patch", passed, f"{text} of {n}")
 
 
 def _unbounded(model: EvaluatedModel, pixels: Tensor, labels: Tensor, seed: int) -> Check:

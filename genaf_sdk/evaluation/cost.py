@@ -21,24 +21,23 @@ FORWARD = 1 / 3
 """What the way through the network is of a whole pass."""
 MODELS = 2
 """The hardened model and the baseline."""
+ENDED = 0.65
+"""What attacks take of the passes that they state, as they end early: on the models of ``genaf demo``."""
 
 
 def evaluation_passes(config: EvaluationConfig, data: DataSplits) -> float:
     """Return about how many passes an evaluation of two models takes: crafting, curve, checks, scoring.
 
-    Attacks that end early take fewer; those that state no cost count nothing.
+    Attacks that state no cost count nothing.
     """
-    crafted_on, test = _sizes(config, data)
+    _, test = _sizes(config, data)
     attacks = [load_attack(name) for name in config.attacks]
-
-    def each(attack: Attack) -> float:
-        few = config.patch_samples if attack.is_patch else config.sample_wise_samples
-        return attack.passes(min(few, test) if isinstance(attack, SampleWise) else crafted_on)
-
-    found = replay_passes(config.attacks, config, data) + sum(_rows(attack) * each(attack) for attack in attacks)
     named = {attack.name: attack for attack in reversed(attacks)}
     universal, sample_wise = (named.get(name) or load_attack(name) for name in (UNIVERSAL, SAMPLE_WISE))
-    found += len(config.curve) * (each(universal) + 2 * FORWARD * test + each(sample_wise))
+    crafted = sum(_rows(attack) * _passes(attack, config, data) for attack in attacks)
+    a_point = _passes(universal, config, data) + _passes(sample_wise, config, data)
+    found = ENDED * (crafted + len(config.curve) * a_point)
+    found += replay_passes(config.attacks, config, data) + len(config.curve) * 2 * FORWARD * test
     if config.checks:
         found += UNBOUNDED.passes(min(UNBOUNDED_IMAGES, test))
     if config.corruption_samples is not None:
@@ -54,6 +53,19 @@ def replay_passes(attacks: Sequence[str], config: EvaluationConfig, data: DataSp
     _, test = _sizes(config, data)
     universal = [attack for attack in map(load_attack, attacks) if not isinstance(attack, SampleWise)]
     return FORWARD * test * (1 + sum(map(_rows, universal)))
+
+
+def ahead_passes(config: EvaluationConfig, data: DataSplits) -> float:
+    """Return about how many of the passes need no hardened model: all attacks but those on it."""
+    attacks = [load_attack(name) for name in config.attacks]
+    return ENDED * sum((_rows(attack) - 1) * _passes(attack, config, data) for attack in attacks)
+
+
+def _passes(attack: Attack, config: EvaluationConfig, data: DataSplits) -> float:
+    """Return what an attack states for one row."""
+    crafted_on, test = _sizes(config, data)
+    few = config.patch_samples if attack.is_patch else config.sample_wise_samples
+    return attack.passes(min(few, test) if isinstance(attack, SampleWise) else crafted_on)
 
 
 def _rows(attack: Attack) -> int:

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from genaf_sdk.attacks.base import (
 )
 from genaf_sdk.attacks.batches import sharing_features
 from genaf_sdk.attacks.registry import load_attack, parsed
+from genaf_sdk.attacks.targets import until_chance
 from genaf_sdk.errors import AttackError, RunStoppedError
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.row import Begun, Row
@@ -34,6 +35,7 @@ from genaf_sdk.report.scores import Failure, Role
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
 
     from genaf_sdk.evaluation.settings import EvaluationConfig
     from genaf_sdk.evaluation.workers import Own
@@ -78,6 +80,7 @@ class Crafting:
         failures: What could not be.
         known: What there was before anything was begun.
         begun: What is crafted, in the order in which it was begun.
+        ahead: What was begun before, on the same images and by the same seed, and is not begun again.
     """
 
     models: list[EvaluatedModel]
@@ -91,6 +94,7 @@ class Crafting:
     notes: list[str] = field(default_factory=list)
     known: tuple[Perturbation, ...] = ()
     begun: list[Begun] = field(default_factory=list)
+    ahead: tuple[Begun, ...] = ()
     _counts: dict[tuple[int, str], int] = field(default_factory=dict)
     _turns: threading.Lock = field(default_factory=threading.Lock)
 
@@ -190,7 +194,8 @@ class Crafting:
         if self.public is not None and isinstance(attack, EncoderAttack):
             source, images = next(iter(self.sources.items()))
             text = f"transfer: {attack.name}"
-            future = self.craft(workers, text, attack, self.public, images)
+            future = self._ahead(Knowledge.TRANSFER, attack, source)
+            future = future or self.craft(workers, text, attack, self.public, images)
             yield Begun(Knowledge.TRANSFER, attack, tuple(self.models), source, future)
 
     def _begin_adaptive(self, attack: Attack, workers: Workers) -> Iterator[Begun]:
@@ -203,7 +208,8 @@ class Crafting:
                 continue
             for source, images in self.sources.items():
                 text = f"adaptive: {attack.name} ({model.name})"
-                future = self.craft(workers, text, attack, model.encoder, images, model, start)
+                future = self._ahead(Knowledge.ADAPTIVE, attack, source, model.name)
+                future = future or self.craft(workers, text, attack, model.encoder, images, model, start)
                 yield Begun(Knowledge.ADAPTIVE, attack, (model,), source, future, model.name)
 
     def _begin_white_box(self, attack: Attack, workers: Workers) -> Iterator[Begun]:
@@ -215,7 +221,11 @@ class Crafting:
                 continue
             pixels, labels = self.sources["train"].to(model.device), self.labels.to(model.device)
             work = partial(self._with_labels, attack, model, model.module, pixels, labels, tuple(self.begun))
-            yield Begun(Knowledge.WHITE_BOX, attack, (model,), "train", workers.submit(work), model.name)
+            future = self._ahead(Knowledge.WHITE_BOX, attack, "train", model.name) or workers.submit(work)
+            yield Begun(Knowledge.WHITE_BOX, attack, (model,), "train", future, model.name)
+
+    def _ahead(self, column: Knowledge, attack: Attack, source: str, owner: str = "") -> Future[Perturbation] | None:
+        return next((one.future for one in self.ahead if one.is_same(column, attack, source, owner)), None)
 
     def _with_labels(
         self, attack: UniversalModelAttack, model: EvaluatedModel, module: nn.Module, pixels: Tensor, labels: Tensor,
@@ -223,7 +233,8 @@ class Crafting:
     ) -> Perturbation:  # fmt: skip
         start = self.strongest(attack.threat, model, own, earlier)
         self.announce(f"white-box: {attack.name} ({model.name})")
-        return attack(own(module), pixels, labels, seed=self.seed, start=start)
+        with _as_far_as_matters(model):
+            return attack(own(module), pixels, labels, seed=self.seed, start=start)
 
     def _transferred_by(self, attack: EncoderAttack) -> Perturbation | None:
         """Return what the attack made of the published encoder, here or in an evaluation whose result is replayed."""
@@ -264,7 +275,8 @@ class Crafting:
         def work(own: Own) -> Perturbation:
             begin = start()
             self.announce(text)
-            return attack(own(encoder).to(device), images.to(device), seed=self.seed, start=begin)
+            with _as_far_as_matters(model):
+                return attack(own(encoder).to(device), images.to(device), seed=self.seed, start=begin)
 
         return workers.submit(work)
 
@@ -325,6 +337,11 @@ def transferred_perturbations(
         for begun in crafting.begun:
             deque(crafting.finished(begun), maxlen=0)
     return crafting.perturbations
+
+
+def _as_far_as_matters(model: EvaluatedModel | None) -> AbstractContextManager[None]:
+    """Context for an attack on a model: on the baseline, it may end at chance level. None is the published encoder."""
+    return until_chance() if model is not None and model.name == Role.BASELINE else nullcontext()
 
 
 def _seconds(perturbation: Perturbation) -> float:

@@ -63,7 +63,7 @@ def _begin(
     """Have one crafted; where the table has a perturbation, in a quarter of the steps from there, scaled."""
     shorter = attack
     if begun is not None and isinstance(attack, UAPGD):
-        shorter = replace(attack, trials=1, steps=max(1, attack.steps // 4))
+        shorter = replace(attack, goals=0, steps=max(1, attack.steps // 4))
 
     def start() -> Perturbation | None:
         made = begun.made() if begun is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,14 @@ from genaf_sdk.evaluation.crafting import Crafting, chosen_attacks
 from genaf_sdk.evaluation.curve import begin_curve, curve_rows
 from genaf_sdk.evaluation.model import EvaluatedModel, published_encoder
 from genaf_sdk.evaluation.pictures import chosen_images, gallery_section
-from genaf_sdk.evaluation.row import Row
-from genaf_sdk.evaluation.scoring import Scoring
+from genaf_sdk.evaluation.row import Begun, Row
+from genaf_sdk.evaluation.scoring import Attacked, Place, Scoring
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.evaluation.workers import Workers
 from genaf_sdk.inputs.images import image_space
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.inputs.masks import mean_color
+from genaf_sdk.memory import reused_memory
 from genaf_sdk.report.reading import read_document
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Role
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from genaf_sdk.inputs.perturbation import Perturbation
 
 
+@reused_memory()
 def evaluate(
     model: Any,
     data: DataSplits,
@@ -52,6 +55,7 @@ def evaluate(
     config: EvaluationConfig | None = None,
     seed: int = 0,
     on_attack: Callable[[str], object] = str,
+    ahead: Ahead | None = None,
 ) -> RobustnessReport:
     """Measure a classifier on clean and attacked test images.
 
@@ -74,6 +78,7 @@ def evaluate(
         config: Budgets and sample counts.
         seed: Of every random choice.
         on_attack: Called with a line of text before each attack.
+        ahead: What ``begin_ahead`` began, with the same baseline, data, encoder, surrogate, config and seed.
 
     Raises:
         AttackError: The model cannot be used, or an attack or a setting of one is unknown; the message says why.
@@ -86,8 +91,61 @@ def evaluate(
     data = aligned_to_all(data, {f"the {under_test.name} model": under_test.classify for under_test in models})
     chosen = chosen_attacks(attacks or config.attacks, config)
     public = published_encoder(encoder, model)
-    run = _Evaluation(data, config, seed, models, public, surrogate, on_attack)
+    run = _Evaluation(data, config, seed, models, public, surrogate, on_attack, ahead)
     return run.measure(chosen, perturbations or {}, own_images=surrogate is not None)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Attacks that need a baseline alone, on their way while the model that it is compared with still trains.
+
+    Args:
+        workers: Who does them, and then the rest of the evaluation.
+        on_attack: Is called with a line of text before each attack.
+        begun: Perturbations.
+        each: Images that are attacked each by itself.
+    """
+
+    workers: Workers
+    on_attack: Callable[[str], object]
+    begun: tuple[Begun, ...] = ()
+    each: dict[Place, Future[Attacked]] = field(default_factory=dict)
+
+
+def begin_ahead(
+    baseline: nn.Module,
+    data: DataSplits,
+    workers: Workers,
+    *,
+    encoder: nn.Module,
+    surrogate: Tensor | None = None,
+    config: EvaluationConfig | None = None,
+    seed: int = 0,
+    on_attack: Callable[[str], object] = str,
+) -> Ahead:
+    """Begin what an evaluation can do without the model: attacks on the published encoder and on the baseline.
+
+    What an attack finds depends on its settings, its seed and what it starts from alone, so that it may come first.
+
+    Args:
+        baseline: In eval mode by the time that ``workers`` come to it.
+        data: As for ``evaluate``, and so are all others.
+        workers: Who does it.
+        encoder: The published one.
+        surrogate: As for ``evaluate``.
+        config: As for ``evaluate``.
+        seed: As for ``evaluate``.
+        on_attack: As for ``evaluate``.
+    """
+    config = config or EvaluationConfig()
+    models = [EvaluatedModel.of(baseline, Role.BASELINE)]
+    run = _Evaluation(data, config, seed, models, encoder, surrogate, on_attack)
+    chosen = [attack for attack in chosen_attacks(config.attacks, config) if not attack.draws_from_torch]
+    with sharing_features():
+        begun = run.crafting.begin(chosen, workers)
+        each = [row for attack in chosen for row in run.crafting.rows(attack)]
+        run.scoring.begin(each, workers)
+    return Ahead(workers, on_attack, tuple(begun), run.scoring.begun(each))
 
 
 @dataclass
@@ -101,6 +159,7 @@ class _Evaluation:
     public: nn.Module | None
     surrogate: Tensor | None
     on_attack: Callable[[str], object]
+    ahead: Ahead | None = None
     rows: list[Row] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -115,6 +174,8 @@ class _Evaluation:
             sources = {"surrogate": own[: self.config.surrogate_samples], **sources}
         self.crafting = Crafting(self.models, self.public, sources, labels, self.seed, self.on_attack)
         self.scoring = Scoring(self.sample, self.config.sample_wise_samples, self.config.patch_samples, self.crafting)
+        if self.ahead is not None:
+            self.crafting.ahead, self.scoring.ahead = self.ahead.begun, dict(self.ahead.each)
 
     def measure(
         self, chosen: Sequence[Attack], replayed: dict[str, Perturbation], *, own_images: bool
@@ -128,7 +189,8 @@ class _Evaluation:
         found = [self.public, *(module for model in self.models for module in (model.module, model.encoder))]
         modules = [module for module in found if module is not None]
         pixels = self.sample.shape[-2] * self.sample.shape[-1]
-        with sharing_features(), Workers.suited(modules, pixels) as workers:
+        with sharing_features(), self.ahead.workers if self.ahead else Workers.suited(modules, pixels) as workers:
+            workers.join()
             begun = crafting.begin(chosen, workers)
             each = [row for attack in chosen for row in crafting.rows(attack)]
             points = begin_curve(crafting, self.config.curve, chosen, each, workers)

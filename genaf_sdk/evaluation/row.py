@@ -68,6 +68,10 @@ class Begun:
     future: Future[Perturbation]
     owner: str = ""
 
+    def is_same(self, column: Knowledge, attack: Attack, source: str, owner: str) -> bool:
+        """Return whether it is what this attack makes, on that model and from these images."""
+        return (self.column, self.attack, self.source, self.owner) == (column, attack, source, owner)
+
     def made(self) -> Perturbation | None:
         """Wait for the perturbation; None where it failed."""
         return None if self.future.exception() is not None else self.future.result()

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Attacked = tuple[Tensor, float]
 """Images under attack, and the seconds that it took."""
+Place = tuple[str, Attack | None]
+"""Model, or none where images transfer to all, and attack."""
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Scoring:
         fewer: The same for patches, which cost more; at most as many.
         crafting: Where failures are noted; its seed is that of sample-wise attacks.
         clean: Class of each clean image (N,), by name of the model.
+        ahead: What was begun before, on the same images and by the same seed, and is not begun again.
     """
 
     sample: Sample
@@ -49,7 +52,7 @@ class Scoring:
     fewer: int
     crafting: Crafting
     clean: dict[str, Tensor] = field(default_factory=dict)
-    _transferred: dict[Attack | None, Future[Attacked]] = field(default_factory=dict)
+    ahead: dict[Place, Future[Attacked]] = field(default_factory=dict)
     _begun: dict[int, Future[Attacked]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -115,6 +118,15 @@ class Scoring:
             if row.is_sample_wise:
                 self._begun[id(row)] = self._begin(row, workers)
 
+    @staticmethod
+    def place(row: Row) -> Place:
+        """Return where ``ahead`` has what a row needs."""
+        return "" if row.column == Knowledge.TRANSFER else row.model.name, row.attack
+
+    def begun(self, rows: Sequence[Row]) -> dict[Place, Future[Attacked]]:
+        """Return what was begun for ``rows``, as ``ahead`` of another evaluation."""
+        return {self.place(row): self._begun[id(row)] for row in rows if id(row) in self._begun}
+
     def sample_wise(self, row: Row) -> None:
         """Fill in what the model says of the images that were attacked each by itself; a row that fails stays empty."""
         with self.crafting.costs_a_row(row.name, row.column, row.model.name):
@@ -124,8 +136,8 @@ class Scoring:
     def _begin(self, row: Row, workers: Workers) -> Future[Attacked]:
         """Have the images of a row attacked; those that transfer are the same for every model and made once."""
         model, attack, shared = row.model, row.attack, row.column == Knowledge.TRANSFER
-        if shared and attack in self._transferred:
-            return self._transferred[attack]
+        if self.place(row) in self.ahead:
+            return self.ahead[self.place(row)]
         count = self.fewer if attack is not None and attack.is_patch else self.few
         pixels, labels = (tensor[:count].to(model.device) for tensor in self.sample_wise_subset)
         encoder, earlier = self.crafting.public if shared else model.encoder, tuple(self.crafting.begun)
@@ -146,8 +158,8 @@ class Scoring:
             return adversarial, round(time.monotonic() - started, 3)
 
         future = self._submitted(row, work, workers)
-        if shared and isinstance(attack, FeatureAttack):
-            self._transferred[attack] = future
+        if shared:
+            self.ahead[self.place(row)] = future
         return future
 
     def score(self, row: Row) -> Score | None:

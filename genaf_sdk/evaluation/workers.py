@@ -42,21 +42,27 @@ class Workers:
 
     Args:
         count: How many work side by side.
+        with_caller: Whether whoever submits works, too: one of them waits, and the caller has its share of torch's
+            threads, until it calls ``join``.
     """
 
-    def __init__(self, count: int = 1) -> None:
+    def __init__(self, count: int = 1, *, with_caller: bool = False) -> None:
         self.count, self._threads = count, torch.get_num_threads()
-        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._lock, self._stopped, self._joined = threading.Lock(), threading.Event(), threading.Event()
         self._copies: dict[tuple[int, int], tuple[nn.Module, nn.Module]] = {}
         self._pool = ThreadPoolExecutor(count, "attack", self._begin) if count > 1 else None
+        if self._pool is not None and with_caller:
+            self._pool.submit(self._joined.wait)
+            torch.set_num_threads(self._share)
 
     @classmethod
-    def suited(cls, modules: Sequence[nn.Module], pixels: int) -> Workers:
+    def suited(cls, modules: Sequence[nn.Module], pixels: int, *, with_caller: bool = False) -> Workers:
         """Return as many as torch has threads, where that is faster: small images, on a processor, copies possible.
 
         Args:
             modules: What is attacked.
             pixels: Of one image, height times width.
+            with_caller: As above.
         """
         devices = {parameter.device.type for module in modules for parameter in module.parameters()}
         if pixels > MOST_PIXELS or devices - {"cpu"}:
@@ -67,7 +73,15 @@ class Workers:
         except Exception as error:  # whatever a user's module raises
             logger.debug("attacks run one after the other: a model cannot be copied: %r", error)
             return cls()
-        return cls(min(torch.get_num_threads(), MOST_WORKERS))
+        return cls(min(torch.get_num_threads(), MOST_WORKERS), with_caller=with_caller)
+
+    @property
+    def _share(self) -> int:
+        return max(1, self._threads // self.count)
+
+    def join(self) -> None:
+        """Let the worker begin that had left its share to the caller, who does nothing but wait from now on."""
+        self._joined.set()
 
     def submit(self, piece: Callable[[Own], T]) -> Future[T]:
         """Have a piece of work done; pieces begin in the order in which they are submitted.
@@ -81,7 +95,7 @@ class Workers:
         return self._pool.submit(copy_context().run, piece, self._own)
 
     def _begin(self) -> None:
-        torch.set_num_threads(max(1, self._threads // self.count))
+        torch.set_num_threads(self._share)
 
     def _own(self, module: nn.Module) -> nn.Module:
         key = threading.get_ident(), id(module)
@@ -106,6 +120,7 @@ class Workers:
             return
         if error is not None:
             self._stopped.set()
+        self.join()
         self._pool.shutdown(cancel_futures=error is not None)
         torch.set_num_threads(self._threads)  # threads to come take over what was set last
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 GUARD_IMAGES = 512
 ATTACK_STEPS = 10
+BANK = 8
+"""How many universal perturbations stage 1 keeps by default."""
 PROBED = (0.5, 1.0)
 """Points between the weights before and after the probe at which it is looked for a gain."""
 NO_GAIN = "an epoch of the probe brought no clean accuracy on validation images"
@@ -142,11 +144,15 @@ def adaptability_stages(lab: Lab, settings: Adaptability, first: Stage) -> Itera
 def adaptability_passes(lab: Lab, settings: Adaptability) -> float:
     """Return about how many images cross the network, forth and back: sensitivity, training, guard; 0 without epochs.
 
-    What only goes forth counts a third. Where the probe finds nothing to gain, it is less.
+    What only goes forth counts a third. Where a probe decides, it is the probe alone: more follows only if it gains.
     """
     if settings.epochs == 0:
         return 0.0
     data, sensitivity = lab.data, settings.sensitivity
+    if settings.probe_epochs:
+        an_epoch = len(data.train) + len(data.validation) / 3
+        points = (1 + len(PROBED)) * (len(data.validation) + BANK * min(GUARD_IMAGES, len(data.validation))) / 3
+        return min(sensitivity.samples, len(data.train)) + settings.probe_epochs * an_epoch + points
     climbed = climbed_layers(lab.model, sensitivity, settings.redundant_fraction)
     measured = min(sensitivity.samples, len(data.train)) * (ATTACK_STEPS + 1 + climbed * sensitivity.steps)
     trained = (settings.probe_epochs + settings.epochs) * (len(data.train) + len(data.validation) / 3)

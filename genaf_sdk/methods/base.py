@@ -94,6 +94,11 @@ class Method(Settings, ABC):
             batch: The rows that they belong to, with their labels.
         """
 
+    @property
+    def later_passes_may_grow(self) -> bool:
+        """Whether ``later_passes`` are the fewest that there may be."""
+        return False
+
     def later_passes(self, lab: Lab) -> float:
         """Return about how many images cross the network, forth and back, after stage 1; for estimates of time."""
         del lab

@@ -120,6 +120,11 @@ class GenAF(Method):
             rows = rows + self.genetic_weight * terms["genetic"]
         return Losses(rows, terms)
 
+    @property
+    def later_passes_may_grow(self) -> bool:
+        """Whether a probe decides on stage 2."""
+        return self.adaptability.epochs > 0 and self.adaptability.probe_epochs > 0
+
     def later_passes(self, lab: Lab) -> float:
         """Return those of stage 2."""
         return adaptability_passes(lab, self.adaptability)

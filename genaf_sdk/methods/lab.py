@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Seconds of consecutive parts of a run, by name."""
+    """Seconds of parts of a run that follow one another, by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.start()
+
+    def start(self) -> None:
+        """Begin the next part; what passed since the last stop belongs to none."""
         self._started = time.monotonic()
 
     def stop(self, part: str) -> None:

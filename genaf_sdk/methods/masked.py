@@ -13,6 +13,7 @@ from genaf_sdk.engine.adversary import Adversary
 from genaf_sdk.inputs.masks import MaskSet
 from genaf_sdk.methods.against import ADVERSARIES, Against
 from genaf_sdk.methods.mixture import Mixture
+from genaf_sdk.models.folding import folded_batch_norms
 from genaf_sdk.models.modes import inference_mode_of
 from genaf_sdk.settings import Between, Count, Epsilon, Share
 
@@ -70,20 +71,21 @@ class MaskedAdversary(Adversary):
         settings, inputs = self.settings, batch.inputs
         images = inputs if self.inner is None else self.inner.perturb(model, batch)
         masks = MaskSet.for_area((inputs.shape[2], inputs.shape[3]), settings.patch, settings.masks)
-        pairs = self._hardest(model, batch, images, masks)
-        hidden = batch.uniform("masked", ()) < settings.share
-        return torch.where(hidden.view(-1, 1, 1, 1), masks.hide(images, pairs, self.fill), images)
+        hidden = torch.nonzero(batch.uniform("masked", ()) < settings.share).flatten()
+        pairs = self._hardest(model, batch, images, hidden, masks)
+        return images.index_copy(0, hidden, masks.hide(images[hidden], pairs, self.fill))
 
-    def _hardest(self, model: nn.Module, batch: Batch, images: Tensor, masks: MaskSet) -> Tensor:
-        """Return the pair of masks of every image, int64 (n, 2): of all that are drawn, that of the highest loss."""
+    def _hardest(self, model: nn.Module, batch: Batch, images: Tensor, hidden: Tensor, masks: MaskSet) -> Tensor:
+        """Return a pair of masks, int64 (h, 2), for each of images ``hidden`` (h,): of those drawn, the hardest."""
         purposes = ["mask pairs", *(f"mask pairs {more}" for more in range(1, self.settings.candidates))]
-        drawn = [batch.integers(purpose, (), len(masks.pairs)) for purpose in purposes]
+        drawn = [batch.integers(purpose, (), len(masks.pairs))[hidden] for purpose in purposes]
         pairs = masks.pairs.to(images.device)[torch.stack(drawn)]
         if len(drawn) == 1:
             return pairs[0]
-        with torch.no_grad(), inference_mode_of(model):
+        images, labels = images[hidden], batch.labels[hidden]
+        with torch.no_grad(), inference_mode_of(model), folded_batch_norms(model, images):
             losses = [
-                F.cross_entropy(model(masks.hide(images, each, self.fill)).float(), batch.labels, reduction="none")
+                F.cross_entropy(model(masks.hide(images, each, self.fill)).float(), labels, reduction="none")
                 for each in pairs
             ]
         hardest = torch.stack(losses).argmax(dim=0)

@@ -65,7 +65,7 @@ class Report:
         config: All settings, as ``HardenConfig.from_dict`` reads them.
         history: One record an epoch.
         range_tests: How the encoder's learning rate was chosen, by stage; empty where it was given.
-        seconds: Duration of each part of the run.
+        seconds: Duration of each part of the run; parts may overlap.
         sensitivity: Layer to the rise of its adversarial loss: what the layer contributes to robustness.
         adaptation: Stage 2; missing or null where it did not run.
         cost: Memory and energy of the run.

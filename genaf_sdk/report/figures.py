@@ -92,12 +92,14 @@ def curve_chart(report: Report) -> Chart | None:
 
 
 def training_charts(report: Report) -> list[Chart]:
-    """Return two charts for every stage in the history: accuracies and losses by epoch."""
+    """Return two charts for every stage of more than one epoch: accuracies and losses by epoch."""
     stages: dict[str, list[EpochRecord]] = {}
     for record in report.history or []:
         stages.setdefault(record.stage, []).append(record)
     charts: list[Chart] = []
     for stage, records in stages.items():
+        if len(records) < 2:
+            continue
         names = list(records[0].figures)
         accuracies = [name for name in names if name.endswith("accuracy")]
         losses = [name for name in names if name not in accuracies]

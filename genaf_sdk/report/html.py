@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from genaf_sdk.report import figures, tables
 from genaf_sdk.report.gallery import draw_gallery
-from genaf_sdk.report.verdict import budget_text, limits, verdict
+from genaf_sdk.report.verdict import budget_text, headline, limits, verdict
 from genaf_sdk.terminal import printable
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _content(report: Report) -> dict[str, Any]:
     radius = sensitivity.get("radius")
     return {
         "report": report,
-        "verdict": verdict(report),
+        "verdict": _parts(report),
         "limits": limits(report),
         "models": tables.models_of(report),
         "knowledge": tables.KNOWLEDGE,
@@ -59,6 +59,12 @@ def _content(report: Report) -> dict[str, Any]:
         "throughput": tables.throughput(report),
         "settings": tables.flat(report.config or {}),
     }
+
+
+def _parts(report: Report) -> tuple[str, str]:
+    """Return the verdict up to its headline, which is shown large, and what follows."""
+    before, first, rest = verdict(report).partition(headline(report))
+    return before + first, rest.strip()
 
 
 def _settings_of(report: Report, *path: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ QUICK = {
     "queries": 20,
     "candidates": 2,
     "restarts": 2,
-    "trials": 2,
+    "goals": 2,
     "grid": 2,
     "scout_steps": 2,
     "finalists": 2,

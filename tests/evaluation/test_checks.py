@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from genaf_sdk.evaluation.checks import larger_budgets
+from genaf_sdk.evaluation.checks import larger_areas, larger_budgets
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.report.scores import CurvePoint
 
@@ -31,3 +31,13 @@ def test_accuracy_may_rise_with_the_budget_as_far_as_chance_allows(correct: tupl
     check = larger_budgets(curve[::-1])
     assert check is not None
     assert check.passed is passed, check
+
+
+@pytest.mark.parametrize(
+    ("correct", "passed"),
+    [((90, 60, 20, 0), True), ((0, 3, 1, 0), True), ((90, 94, 20, 0), False), ((9, 5, 9, 0), False)],
+)
+def test_accuracy_does_not_rise_with_the_area_of_a_patch(correct: tuple[int, ...], passed: bool) -> None:
+    check = larger_areas(dict(zip((0.01, 0.03, 0.1, 0.6), correct, strict=True)), 100)
+    assert check.passed is passed
+    assert f"10%: {correct[2]:.1f}%" in check.figures

@@ -374,7 +374,7 @@ def test_attacks_on_features_fill_transfer_and_adaptive_and_are_made_once(
 def test_more_knowledge_starts_from_what_less_found(
     striped: DataSplits, config: EvaluationConfig, tiny_encoder: nn.Module
 ) -> None:
-    still = "steps=1,trials=1,relative_step_size=0"
+    still = "steps=1,goals=0,relative_step_size=0"
     report = evaluate(
         tiny_model(tiny_encoder),
         striped,

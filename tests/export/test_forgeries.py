@@ -16,10 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from genaf_sdk.attacks.base import EncoderAttack, SampleWiseAttack, UniversalModelAttack
 from genaf_sdk.cli import CHECK_FAILED, DONE, USAGE_ERROR, main
 from genaf_sdk.data import DataSplits
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.errors import ExportError, GenafError
+from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.export.card import eval_results, model_card
 from genaf_sdk.export.consistency import facts_of, read_config
 from genaf_sdk.export.integrity import seal
@@ -480,6 +482,38 @@ def test_fresh_attacks_find_what_replays_cannot(
     assert clean["n"] > 28
     found = verify(forged, digits, fresh=True, seed=5)
     assert "fresh: white-box pgd" in differences(found)
+
+
+def test_fresh_patches_start_from_what_less_knowledge_found(
+    sound: Path, digits: DataSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "genaf_sdk.verification.FRESH",
+        (
+            *("encoder-patch:steps=8,grid=1", "patch-uap:steps=8,grid=1", "pgd:steps=2"),
+            "patch:steps=4,grid=1,windows=1,finalists=1",
+        ),
+    )
+    monkeypatch.setattr("genaf_sdk.verification.IMAGES", EvaluationConfig(patch_samples=20, sample_wise_samples=30))
+    starts: list[Perturbation | None] = []
+    for kind in (EncoderAttack, UniversalModelAttack, SampleWiseAttack):
+
+        def spied(*args: Any, start: Perturbation | None, call: Any = kind.__call__, **settings: Any) -> Any:
+            starts.append(start)
+            return call(*args, start=start, **settings)
+
+        monkeypatch.setattr(kind, "__call__", spied)
+    found = verify(sound, digits, fresh=True, seed=5)
+    assert found.agrees, differences(found)
+    fresh = [item for item in found.items if item.outcome == Outcome.ATTACKED]
+    assert [item.what.removeprefix("fresh: ") for item in fresh] == [
+        "adaptive encoder-patch, 3.0% of the area",
+        "white-box patch-uap, 3.0% of the area",
+        "white-box pgd, 8/255",
+        "white-box patch, 3.0% of the area",
+    ]
+    assert [start and start.attack for start in starts] == [None, "encoder-patch", None, "patch-uap"]
+    assert [re.search(r" of (\d+) right", item.found)[1] for item in fresh[2:]] == ["30", "20"]  # type: ignore[index]
 
 
 def test_anyone_can_attack_on_images_of_their_own(

@@ -22,11 +22,13 @@ from genaf_sdk.errors import OutputError
 from genaf_sdk.evaluation.pictures import chosen_images, gallery_section
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.inputs.threat import Linf
+from genaf_sdk.report.figures import training_charts
 from genaf_sdk.report.gallery import MOST_BYTES, amplified, draw_gallery
 from genaf_sdk.report.html import html_report
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Check, Failure, Score
-from genaf_sdk.report.sections import DataDescription, Sizes
+from genaf_sdk.report.sections import DataDescription, EpochRecord, Sizes
+from genaf_sdk.report.verdict import headline
 
 SECTIONS = (
     *("verdict", "columns", "attacks", "proven", "corruptions", "curve", "gallery", "classes"),
@@ -147,6 +149,25 @@ def test_headings_tables_and_pictures_speak_to_a_screen_reader(report: Robustnes
     drawings = [div for div in page.all("div") if div.get("role") == "img"]
     assert len(drawings) == len(page.all("figure")) - len([f for f in page.all("figure") if f["class"] != "chart"])
     assert all(drawing["aria-label"] for drawing in drawings)
+
+
+def test_the_headline_stands_apart_from_what_follows(report: RobustnessReport) -> None:
+    text = html_report(report)
+    shown = re.search(r'<p class="verdict[^>]*>(.*?) <span>(.*?)</span></p>', text, re.DOTALL)
+    assert shown is not None
+    assert html.unescape(shown[1]).endswith(headline(report)), "a warning comes before it"
+    assert html.unescape(f"{shown[1]} {shown[2]}") == report.verdict
+
+
+def test_a_stage_of_one_epoch_is_no_curve(report: RobustnessReport) -> None:
+    once = [EpochRecord("probe", 1, 1.0, {"loss": 0.1, "train_accuracy": 0.9})]
+    drawn = training_charts(report)
+    report.history = [*(report.history or []), *once]
+    assert [chart.title for chart in training_charts(report)] == [chart.title for chart in drawn]
+    report.history = once
+    page = Page(html_report(report))
+    assert "There is no training history" not in page.text
+    assert "train_accuracy 0.9" in page.text
 
 
 def test_a_failed_check_is_the_first_thing_said(report: RobustnessReport) -> None:

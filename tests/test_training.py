@@ -1,0 +1,206 @@
+"""Both classifiers of a run, trained side by side: as one after the other, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.tracking import GeneralTracker
+from torch import Tensor, nn
+from training import TinyEncoder
+
+from genaf_sdk import HardenConfig, HardenResult, harden
+from genaf_sdk.data import DataSplits
+from genaf_sdk.engine import fitting
+from genaf_sdk.engine.batches import Batch
+from genaf_sdk.engine.randomness import draws_from_torch
+from genaf_sdk.errors import RunStoppedError, TrainingError
+
+Step = Callable[..., None]
+
+
+@pytest.fixture
+def short(quick_config: HardenConfig) -> HardenConfig:
+    attacks = (
+        "advencoder-per:steps=3,noise_maps=2",
+        "uapgd:steps=6",
+        "label-uap:steps=6",
+        "feature-pgd:steps=2",
+        "pgd:steps=2",
+    )
+    return quick_config.with_(
+        baseline={"epochs": 3},
+        method={"schedule": {"epochs": 4}, "adaptability": {"epochs": 0}},
+        evaluation={"attacks": attacks, "checks": False, "curve": (4 / 255,)},
+    )
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def run(striped: DataSplits, short: HardenConfig) -> Callable[..., HardenResult]:
+    def started(folder: Path | None = None, **options: Any) -> HardenResult:
+        torch.manual_seed(0)
+        return harden(TinyEncoder(), striped, short, output_dir=folder, progress=False, preflight=False, **options)
+
+    return started
+
+
+def timeless(result: HardenResult) -> tuple[Any, ...]:
+    report = result.report
+    assert report is not None
+    history = [{name: value for name, value in record.items() if name != "seconds"} for record in result.history]
+    found = {name: made.values.tolist() for name, made in report.perturbations.items()}
+    return history, [replace(score, seconds=0.0) for score in report.scores], report.curve, report.failures, found
+
+
+def weights(model: nn.Module | None) -> dict[str, Tensor]:
+    assert model is not None
+    return model.state_dict()
+
+
+def same(first: HardenResult, second: HardenResult) -> bool:
+    pairs = [(first.model, second.model), (first.undefended, second.undefended)]
+    return all(torch.equal(value, weights(other)[name]) for one, other in pairs for name, value in weights(one).items())
+
+
+@pytest.fixture
+def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int, Callable[[], object]], list[str]]:
+    """Have something done before a step of a stage; every step notes its thread."""
+
+    def patch(stage: str, step: int, work: Callable[[], object]) -> list[str]:
+        threads: list[str] = []
+        plain = fitting.Fitting.training_step
+
+        def stepping(self: fitting.Fitting, batch: Batch, *arguments: Any) -> None:
+            threads.append(f"{self.stage.name} in {threading.current_thread().name}")
+            if self.stage.name == stage and self.done == step:
+                work()
+            plain(self, batch, *arguments)
+
+        monkeypatch.setattr(fitting.Fitting, "training_step", stepping)
+        return threads
+
+    return patch
+
+
+def test_side_by_side_ends_in_the_weights_and_figures_of_one_after_the_other(
+    run: Callable[..., HardenResult], before_step: Callable[..., list[str]]
+) -> None:
+    alone = run()
+    torch.set_num_threads(2)
+    try:
+        threads = before_step("", 0, int)
+        beside = run()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert {line.split(" in ")[0] for line in threads if line.endswith("MainThread")} == {"stage 1"}
+    assert any(line.startswith("undefended in attack") for line in threads)
+    assert same(alone, beside)
+    assert timeless(alone) == timeless(beside)
+    assert list(beside.seconds) == ["undefended", "stage 1", "evaluation"]
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("stage", ["undefended", "stage 1"])
+def test_a_training_that_fails_ends_the_other_one_and_both_go_on_from_there(
+    stage: str, run: Callable[..., HardenResult], before_step: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    undisturbed = run()
+
+    def fail() -> None:
+        if not (tmp_path / "failed").exists():
+            (tmp_path / "failed").touch()
+            raise TrainingError("It failed.")
+
+    before_step(stage, 5, fail)
+    with pytest.raises(TrainingError, match="It failed"):
+        run(tmp_path / "run")
+    resumed = run(tmp_path / "run", resume=True)
+    assert same(undisturbed, resumed)
+    assert timeless(undisturbed) == timeless(resumed)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("stage", ["undefended", "stage 1"])
+def test_sigterm_saves_both(
+    stage: str, run: Callable[..., HardenResult], before_step: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    undisturbed, killed = run(), []
+
+    def kill() -> None:
+        if not killed:
+            killed.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before_step(stage, 4, kill)
+    with pytest.raises(RunStoppedError, match="resume=True"):
+        run(tmp_path)
+    assert same(undisturbed, run(tmp_path, resume=True))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_trackers_are_told_by_the_thread_that_began(run: Callable[..., HardenResult]) -> None:
+    class Listener(GeneralTracker):
+        name = "listener"
+        requires_logging_directory = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.told: list[tuple[int | None, dict[str, Any]]] = []
+
+        @property
+        def tracker(self) -> Any:
+            return self
+
+        def store_init_configuration(self, values: dict[str, Any]) -> None:
+            pass
+
+        def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
+            assert threading.current_thread() is threading.main_thread()
+            self.told.append((step, values))
+
+    listener = Listener()
+    run(log_with=listener)
+    assert [step for step, _ in listener.told] == [1, 2, 3, 4, 5, 6, 7, 7]
+    names = [name.split("/")[0] for _, values in listener.told for name in values if name.endswith("/loss")]
+    assert sorted(names) == ["stage 1"] * 4 + ["undefended"] * 3
+
+
+class Chancy(TinyEncoder):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(x), 0.1, self.training)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_one_after_the_other_where_random_numbers_of_the_process_are_drawn(
+    striped: DataSplits, short: HardenConfig, before_step: Callable[..., list[str]]
+) -> None:
+    threads = before_step("", 0, int)
+    for encoder, config in (
+        (Chancy(), short),
+        (TinyEncoder(), short.with_(method={"schedule": {"augmentation": "flip"}})),
+    ):
+        harden(encoder, striped, config, progress=False, preflight=False)
+    assert all(line.endswith("MainThread") for line in threads)
+
+
+def test_plain_dropout_is_no_draw_as_its_masks_are_a_function_of_the_step(tiny_encoder: TinyEncoder) -> None:
+    images = torch.zeros(2, 3, 16, 16)
+    assert not draws_from_torch(nn.Sequential(tiny_encoder, nn.Dropout(0.5)), images)
+    chancy, state = Chancy(), torch.get_rng_state()
+    assert draws_from_torch(chancy, images)
+    assert torch.equal(state, torch.get_rng_state())
