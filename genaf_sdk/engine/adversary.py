@@ -23,11 +23,19 @@ class Adversary(ABC):
     def perturb(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return adversarial inputs for the classifier ``model``, valid ones of the batch's shape."""
 
-    def update(self) -> None:  # noqa: B027  # nothing to learn unless perturbations are kept
-        """Called after the backward pass of a training step, of all its micro-batches if it was split."""
+    def update(self, loss_scale: float = 1.0) -> None:  # noqa: B027  # nothing to learn unless perturbations are kept
+        """Called after the backward pass of a training step, of all its micro-batches if it was split.
 
-    def reset(self) -> None:  # noqa: B027
-        """Called where a step begins, or begins anew: nothing of one that was given up may be left."""
+        Args:
+            loss_scale: What fp16 multiplied the loss by.
+        """
+
+    def begin(self, done: float) -> None:  # noqa: B027
+        """Called where a step begins, or begins anew: nothing of one that was given up may be left.
+
+        Args:
+            done: Share of the stage's steps that are done, in [0, 1].
+        """
 
     def state(self) -> dict[str, Tensor]:
         """Return what outlives a step; empty for sample-wise adversaries."""

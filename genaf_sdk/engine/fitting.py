@@ -218,7 +218,8 @@ class Fitting:
 
     def _descend(self, rows: int, sums: dict[str, Tensor]) -> None:
         if self.stage.memory is not None:
-            self.stage.memory.update()
+            scaler = self.run.accelerator.scaler
+            self.stage.memory.update(1.0 if scaler is None else scaler.get_scale())
         for optimizer in self.optimizers:
             optimizer.step()
         self.metrics.add(self.done, rows, sums)
@@ -229,7 +230,7 @@ class Fitting:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         if self.stage.memory is not None:
-            self.stage.memory.reset()
+            self.stage.memory.begin(self.done / self.total)
 
     def _skip(self, undo: Callable[[], None]) -> None:
         undo()

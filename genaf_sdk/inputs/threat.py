@@ -54,7 +54,7 @@ class Threat(ABC):
         """Return the allowed values that are nearest to ``values``, of the same shape."""
 
     @abstractmethod
-    def ascend(self, values: Tensor, gradient: Tensor, length: float) -> Tensor:
+    def ascend(self, values: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
         """Return ``values`` after one projected step of ``length`` up the ``gradient``; all of one shape."""
 
     @abstractmethod
@@ -128,7 +128,7 @@ class Linf(Threat):
         """Return the lowest and the highest values that ``inputs`` (N, *shape) may take in the ``space``."""
         return space.clip(inputs - self.size), space.clip(inputs + self.size)
 
-    def ascend(self, values: Tensor, gradient: Tensor, length: float) -> Tensor:
+    def ascend(self, values: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
         """Return ``values`` after a step of ``length`` along the signs of the ``gradient``, both of one shape."""
         return self.project(values + length * gradient.sign())
 
@@ -176,7 +176,7 @@ class Patch(Threat):
         """Return the patch's pixels, of any shape, brought into [0, 1]."""
         return values.clamp(0, 1)
 
-    def ascend(self, values: Tensor, gradient: Tensor, length: float) -> Tensor:
+    def ascend(self, values: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
         """Return ``values`` after a step of ``length`` along the signs of the ``gradient``, both of one shape."""
         return self.project(values + length * gradient.sign())
 

@@ -91,15 +91,15 @@ class MaskedAdversary(Adversary):
         hardest = torch.stack(losses).argmax(dim=0)
         return pairs[hardest, torch.arange(len(hardest), device=hardest.device)]
 
-    def update(self) -> None:
+    def begin(self, done: float) -> None:
+        """Let the other adversary begin a step."""
+        if self.inner is not None:
+            self.inner.begin(done)
+
+    def update(self, loss_scale: float = 1.0) -> None:
         """Let the other adversary learn."""
         if self.inner is not None:
-            self.inner.update()
-
-    def reset(self) -> None:
-        """Let the other adversary drop what it saw of a step."""
-        if self.inner is not None:
-            self.inner.reset()
+            self.inner.update(loss_scale)
 
     def state(self) -> dict[str, Tensor]:
         """Return the other adversary's state, and the color of the masks (C, 1, 1)."""

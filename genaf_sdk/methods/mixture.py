@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -24,10 +25,8 @@ if TYPE_CHECKING:
     from genaf_sdk.engine.batches import Batch
     from genaf_sdk.engine.processes import Processes
 
-UNIVERSAL_STEP = 0.1
-"""Length of a universal perturbation's step, as a share of its budget."""
-PATCH_STEP = 0.1
-"""Length of a patch's step, in pixel values."""
+FIRST = 0.01
+"""Share of the steps whose budget the first ones have."""
 LIFE = 110_000
 """Images of a run after which a perturbation of eight has had about 12,000 gradients, half of what a converged attack
 spends."""
@@ -52,6 +51,8 @@ class Mixture(Against):
     patch_area: Epsilon = 0.035
     """Share of the image that a patch covers."""
     patch_share: Share = 0.125
+    ramp: Share = 0.9
+    """Share of the training in which the budgets of perturbations rise, linearly; a patch has its area throughout."""
     bank_size: Count = 8
     """How many universal perturbations, and how many patches, are kept."""
     redraw_every: Count | None = None
@@ -88,6 +89,8 @@ class MixtureAdversary(Adversary):
         self.settings, self.key, self.processes = settings, key, processes
         self._set_banks(torch.empty(0), torch.empty(0))
         self.steps = self.images = self.images_of_step = 0
+        self.budget = 1.0
+        self.seen_of_step = (torch.empty(0), torch.empty(0))
 
     def perturb(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the images with the global batch's three shares perturbed: sample-wise, patch, universal."""
@@ -98,29 +101,39 @@ class MixtureAdversary(Adversary):
         patched = min(round(settings.patch_share * batch.total), batch.total - sample_wise)
         ends = torch.tensor([0, sample_wise, sample_wise + patched, batch.total])
         counts = torch.searchsorted(batch.rows, ends).diff().tolist()  # of this process's rows
+        members = (torch.arange(batch.total) + self.steps) % settings.bank_size
+        of_rows = [members[start:end].bincount(minlength=settings.bank_size) for start, end in pairwise(ends.tolist())]
+        self.seen_of_step = (of_rows[0] + of_rows[2], of_rows[1])
         first, second, third = batch.inputs.split(counts)
         indices = ((batch.rows + self.steps) % settings.bank_size).to(batch.inputs.device).split(counts)
         parts = []
         if sample_wise:  # also without rows of one's own: all processes call the model equally often
-            start = self.perturbations.values.detach()[indices[0]]
-            adversarial, gradient = ascend(model, first, batch.labels[: counts[0]], start, settings.sample_wise)
+            start = self.budget * self.perturbations.values.detach()[indices[0]]
+            pgd = settings.sample_wise
+            pgd = pgd.with_(epsilon=self.budget * pgd.epsilon) if self.budget < 1 else pgd
+            adversarial, gradient = ascend(model, first, batch.labels[: counts[0]], start, pgd)
             self.sample_wise_gradient.index_add_(0, indices[0], gradient)
             parts.append(adversarial)
         if len(second):
             positions = batch.uniform("patch places", (2,))[counts[0] : counts[0] + counts[1]]
             parts.append(self._paste(second, indices[1], positions))
         if len(third):
-            parts.append(image_space(third).add(third, self.perturbations.values[indices[2]]))
+            parts.append(image_space(third).add(third, self.budget * self.perturbations.values[indices[2]]))
         return torch.cat(parts)
 
     @torch.no_grad()
-    def update(self) -> None:
+    def update(self, loss_scale: float = 1.0) -> None:
         """Move every perturbation and patch one sign step up the loss; start one of each anew from time to time."""
-        # A process's training loss is scaled by their number, as accelerate averages; the sum here undoes it.
-        own = self.sample_wise_gradient + self.perturbations.gradient / self.processes.count
-        self.perturbations.ascend(self.processes.all_reduce(own))
-        self.patches.ascend(self.processes.all_reduce(self.patches.gradient))
-        self.reset()
+        # The training loss is a mean over the global batch, and a process's is multiplied by their number, as
+        # accelerate averages; gradients of sample-wise steps are of a sum.
+        images = self.images_of_step / self.processes.count / loss_scale
+        gradients = (
+            self.sample_wise_gradient + images * self.perturbations.gradient,
+            images * self.patches.gradient,
+        )
+        for bank, gradient, seen in zip(self._banks, gradients, self.seen_of_step, strict=True):
+            bank.ascend(self.processes.all_reduce(gradient), seen.to(gradient.device))
+        self._drop()
         before = self._redrawn()
         self.steps += 1
         self.images += self.images_of_step
@@ -135,8 +148,12 @@ class MixtureAdversary(Adversary):
             return self.steps // self.settings.redraw_every
         return max(0, (self.images - LIFE) // max(1, LIFE // self.settings.bank_size) + 1)
 
-    def reset(self) -> None:
-        """Drop the gradients of this step."""
+    def begin(self, done: float) -> None:
+        """Set the budget of this step, as a share of what it rises to, and drop gradients of the step before."""
+        self.budget = min(1.0, max(done, FIRST) / self.settings.ramp) if self.settings.ramp else 1.0
+        self._drop()
+
+    def _drop(self) -> None:
         self.sample_wise_gradient = torch.zeros_like(self.perturbations.values, requires_grad=False)
         for bank in self._banks:
             bank.values.grad = None
@@ -174,10 +191,10 @@ class MixtureAdversary(Adversary):
         patch_directions: Tensor | None = None,
     ) -> None:
         settings, epsilon = self.settings, self.settings.universal_epsilon
-        self.perturbations = Bank(perturbations, Linf(epsilon), UNIVERSAL_STEP * epsilon, perturbation_directions)
-        self.patches = Bank(patches, Patch(settings.patch_area), PATCH_STEP, patch_directions)
+        self.perturbations = Bank(perturbations, Linf(epsilon), epsilon, perturbation_directions)
+        self.patches = Bank(patches, Patch(settings.patch_area), 1.0, patch_directions)
         self._banks = (self.perturbations, self.patches)
-        self.reset()
+        self._drop()
 
     def _draw(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return a random bank for images (N, C, H, W): perturbations (K, C, H, W) and patches (K, C, h, w)."""

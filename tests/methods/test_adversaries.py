@@ -14,7 +14,7 @@ from training import tiny_model
 from genaf_sdk.engine.adversary import Adversary
 from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.processes import ALONE
-from genaf_sdk.methods import PGD, Mixture, mixture
+from genaf_sdk.methods import PGD, Mixture, bank, mixture
 from genaf_sdk.methods.against import Against
 from genaf_sdk.methods.mixture import MixtureAdversary
 from genaf_sdk.methods.pgd import ascend
@@ -131,7 +131,7 @@ def test_a_member_starts_anew_after_a_life_of_images_or_so_many_steps(
         mixed_step(adversary, model, pixels, labels)
         if len(before):
             moved = (adversary.state()["perturbations"] - before).abs().amax(dim=(1, 2, 3))
-            longest = mixture.UNIVERSAL_STEP * 12 / 255 + 1e-6
+            longest = bank.LONGEST_STEP * 12 / 255 + 1e-6
             found += [step] if float(moved.max()) > longest else []
     assert found == redrawn
     again: MixtureAdversary = adversary_of(Mixture(bank_size=2, redraw_every=redraw_every))
