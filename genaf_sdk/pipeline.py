@@ -17,6 +17,7 @@ from genaf_sdk.engine.cost import CostMeter
 from genaf_sdk.engine.faults import require_discerning
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.tracking import Metrics, require_trackers
+from genaf_sdk.engine.train import train
 from genaf_sdk.errors import ConfigError, DataError, EncoderError, ExportError, GenafError
 from genaf_sdk.estimates import settled_machine
 from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
@@ -39,7 +40,7 @@ from genaf_sdk.preparation import (
 )
 from genaf_sdk.report.robustness import REPORT_FILE, RobustnessReport
 from genaf_sdk.result import HardenResult, describe
-from genaf_sdk.training import both_trained
+from genaf_sdk.training import trainings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,24 +138,27 @@ def harden(
         clock = Clock()
         with run.termination.listening():
             attack = run.checkpoints.noted(MEASURED) is None
-            training = both_trained(run, candidate, clock, surrogate, attack=attack)
-            with run.progress, torch.random.fork_rng(), training as trained:
-                require_discerning(trained.model, "hardened", data.validation, config.method.schedule.epochs)
-                _save_trained(run, trained.model, folder if writes else None)
+            both_trained = trainings(run, candidate, clock, surrogate, attack=attack)
+            with run.progress, torch.random.fork_rng(), both_trained as both:
+                for stage in both.stages():
+                    train(run, both.model, data, stage)
+                both.end()
+                require_discerning(both.model, "hardened", data.validation, config.method.schedule.epochs)
+                _save_trained(run, both.model, folder if writes else None)
                 result = HardenResult(
-                    trained.model,
+                    both.model,
                     None,
                     published,
-                    trained.undefended,
+                    both.undefended,
                     data,
                     config,
-                    trained.findings,
+                    both.lab.findings,
                     run.history,
                     clock.seconds,
                     run.range_tests,
                 )
                 if evaluate:
-                    ahead, own = trained.ahead, folder if writes else None
+                    ahead, own = both.ahead, folder if writes else None
                     result.report = _measured(run, result, surrogate, own, clock, cost, ahead)
             for module in (result.model, result.undefended):
                 if module is not None:

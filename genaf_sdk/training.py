@@ -8,9 +8,8 @@ published encoder, and on the undefended classifier. Weights are those of one tr
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from genaf_sdk.engine.lowrank import low_rank
 from genaf_sdk.engine.train import train
@@ -18,39 +17,23 @@ from genaf_sdk.errors import RunStoppedError
 from genaf_sdk.estimates import pays_side_by_side
 from genaf_sdk.evaluation.evaluate import Ahead, begin_ahead
 from genaf_sdk.evaluation.workers import Workers
-from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods.lab import Clock, Lab
 from genaf_sdk.preparation import Candidate, frozen_parameters, new_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
 
     from torch import Tensor
 
     from genaf_sdk.engine.run import Run
+    from genaf_sdk.engine.stage import Stage
 
 UNDEFENDED = "undefended"
 
 
-@dataclass
-class Trained:
-    """What training leaves behind.
-
-    Args:
-        model: The hardened classifier, in eval mode.
-        undefended: The same encoder after standard fine-tuning, in eval mode; None without an evaluation.
-        findings: What the method found on the way, by name.
-        ahead: Attacks that are under way; None where none are.
-    """
-
-    model: HardenedModel
-    undefended: HardenedModel | None
-    findings: dict[str, Any]
-    ahead: Ahead | None = None
-
-
-class _Trainings:
-    """Both trainings of a run.
+class Trainings:
+    """Both trainings of a run: the undefended classifier's, and stage by stage the hardened one's.
 
     Args:
         run: Device, seed, checkpoints, history.
@@ -65,8 +48,54 @@ class _Trainings:
         self.undefended = new() if candidate.evaluate else None
         self.model = new()
         self.lab = Lab(run, self.model, self.data, self.frozen, clock=clock)
+        self.ahead: Ahead | None = None
+        self._beside: Future[dict[str, float]] | None = None
+        self._seconds: dict[str, float] = {}
 
-    def before(self, run: Run) -> dict[str, float]:
+    def stages(self) -> Iterator[Stage]:
+        """Yield what the hardened classifier has to be trained on, one stage after the other."""
+        lab, rank = self.lab, self.config.tuning.lora_rank
+        lab.clock.start()
+        for stage in self.config.method.stages(lab):
+            with low_rank(self.model, stage, rank, lab.key("lora")) as adapted:
+                yield adapted
+            rank = None  # later stages train single layers
+            lab.clock.stop(stage.name)
+
+    def begin(self, workers: Workers, surrogate: Tensor | None, *, attack: bool) -> None:
+        """Train the undefended classifier, or have a worker do it beside the hardened one, and then attack it."""
+        candidate, config = self.candidate, self.config
+        if workers.count == 1:
+            self._seconds = self._before(self.run)
+            return
+        on_attack = self.run.announce("evaluation")
+        self._beside = workers.submit(self._in_a_worker)
+        self.ahead = Ahead(workers, on_attack)
+        if attack and self.undefended is not None:
+            self.ahead = begin_ahead(
+                self.undefended, self.data, workers, encoder=candidate.published, surrogate=surrogate,
+                config=config.evaluation, seed=config.seed, on_attack=on_attack,
+            )  # fmt: skip
+
+    def end(self) -> None:
+        """Wait for the other training, and put records and seconds into the order of one after the other.
+
+        Raises:
+            TrainingError: It had to stop.
+            RunStoppedError: SIGTERM came; what was done is saved.
+        """
+        if self._beside is not None:
+            self._seconds = self._beside.result()
+            self.run.history.sort(key=lambda record: record["stage"] != UNDEFENDED)
+        self.lab.clock.seconds = {**self._seconds, **self.lab.clock.seconds}
+
+    def give_up(self, error: BaseException) -> None:
+        """Have the other training end, too; if it failed first, that is the reason."""
+        if isinstance(error, RunStoppedError) and self._beside is not None:
+            self._beside.result()
+        self.run.termination.asked = True
+
+    def _before(self, run: Run) -> dict[str, float]:
         """Train the undefended classifier, if there is one, and return how long that took."""
         if self.undefended is None:
             return {}
@@ -77,56 +106,21 @@ class _Trainings:
         lab.clock.stop(UNDEFENDED)
         return lab.clock.seconds
 
-    def hardened(self) -> None:
-        """Train the hardened classifier, stage by stage."""
-        lab, rank = self.lab, self.config.tuning.lora_rank
-        lab.clock.start()
-        for stage in self.config.method.stages(lab):
-            with low_rank(self.model, stage, rank, lab.key("lora")) as adapted:
-                train(self.run, self.model, self.data, adapted)
-            rank = None  # later stages train single layers
-            lab.clock.stop(stage.name)
-
-    def beside(self, own: object) -> dict[str, float]:
-        """Train the undefended classifier in another thread; if that fails, the training here ends, too."""
+    def _in_a_worker(self, own: object) -> dict[str, float]:
+        """Train the undefended classifier; if that fails, the training in the main thread ends, too."""
         del own  # nothing is copied: nobody else has this model
         try:
-            return self.before(self.run.beside())
+            return self._before(self.run.beside())
         except BaseException:
             self.run.termination.asked = True
             raise
-
-    def side_by_side(
-        self, workers: Workers, surrogate: Tensor | None, *, attack: bool
-    ) -> tuple[dict[str, float], Ahead]:
-        """Train the hardened classifier while a worker trains the other one, and then attacks it.
-
-        If either training fails, both end, and their state is kept.
-        """
-        candidate, config, on_attack = self.candidate, self.config, self.run.announce("evaluation")
-        trained = workers.submit(self.beside)
-        ahead = Ahead(workers, on_attack)
-        try:
-            if attack and self.undefended is not None:
-                ahead = begin_ahead(
-                    self.undefended, self.data, workers, encoder=candidate.published, surrogate=surrogate,
-                    config=config.evaluation, seed=config.seed, on_attack=on_attack,
-                )  # fmt: skip
-            self.hardened()
-        except RunStoppedError:
-            trained.result()  # which is the reason, if it failed
-            raise
-        except BaseException:
-            self.run.termination.asked = True
-            raise
-        return trained.result(), ahead
 
 
 @contextmanager
-def both_trained(
+def trainings(
     run: Run, candidate: Candidate, clock: Clock, surrogate: Tensor | None = None, *, attack: bool = True
-) -> Iterator[Trained]:
-    """Context in which both classifiers are trained, and attacks may be under way.
+) -> Iterator[Trainings]:
+    """Context in which the hardened classifier is trained; the undefended one is, or another thread is at it.
 
     Args:
         run: Device, seed, checkpoints, history.
@@ -139,19 +133,17 @@ def both_trained(
         TrainingError: Training had to stop, in either thread.
         RunStoppedError: SIGTERM came; what was done is saved.
     """
-    both = _Trainings(run, candidate, clock)
+    both = Trainings(run, candidate, clock)
     with _workers(run, both) as workers:
-        if workers.count == 1:
-            seconds, ahead = both.before(run), None
-            both.hardened()
-        else:
-            seconds, ahead = both.side_by_side(workers, surrogate, attack=attack)
-            run.history.sort(key=lambda record: record["stage"] != UNDEFENDED)
-        clock.seconds = {**seconds, **clock.seconds}
-        yield Trained(both.model, both.undefended, both.lab.findings, ahead)
+        try:
+            both.begin(workers, surrogate, attack=attack)
+            yield both
+        except BaseException as error:
+            both.give_up(error)
+            raise
 
 
-def _workers(run: Run, both: _Trainings) -> Workers:
+def _workers(run: Run, both: Trainings) -> Workers:
     candidate = both.candidate
     if both.undefended is None or not pays_side_by_side(candidate, run.machine):
         return Workers()

@@ -71,11 +71,8 @@ class TriedUAP(UniversalAttack):
                 indices = target.crafting[next(order).to(target.crafting.device)]
                 return climbed(space.add(target.images[indices], delta), indices)
 
-            length = self.relative_step_size * self.budget
-            return climb(
-                objective, judge, begin, self.threat,
-                step_size=length, steps=steps, looks=looks, known=known,
-            )  # fmt: skip
+            threat, length = self.threat, self.relative_step_size * self.budget
+            return climb(objective, judge, begin, threat, step_size=length, steps=steps, looks=looks, known=known)
 
         def noise() -> Tensor:
             return self.threat.start(target.images[0], generator)
@@ -83,19 +80,14 @@ class TriedUAP(UniversalAttack):
         begin = noise() if start is None else self.threat.project(start)
         known = None if start is None else judge(begin)
         away, short = partial(target.objective, self.loss), max(1, self.steps // SHORT)
-        sent: list[tuple[Climb, Objective]] = []
-        for goal in target.goals(self.goals, generator):
-            toward = partial(target.toward, goal)
-            sent.append((run(toward, noise(), short, 1), toward))
+        goals = [partial(target.toward, goal) for goal in target.goals(self.goals, generator)]
+        sent = [(run(toward, noise(), short, 1), toward) for toward in goals]
         finalists = sorted(sent, key=lambda one: _moved(one[0]), reverse=True)[:FINALISTS]
         finals = [run(toward, one.values, short, 1) for one, toward in finalists]
         made = run(away, max(finals, key=_moved).values, self.steps, LOOKS) if finals else None
         if made is None or (known is not None and known > made.success):
             made = run(away, begin, self.steps, LOOKS, known)
-        details: Details = {
-            "converged": made.converged,
-            "held_out_rate": round(made.success.rate, 4),
-        }
+        details: Details = {"converged": made.converged, "held_out_rate": round(made.success.rate, 4)}
         return Perturbation(made.values, self.threat, details=details)
 
 
