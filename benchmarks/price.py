@@ -188,14 +188,19 @@ def area(curve: list[Row], horizon: float) -> float:
 
 
 def prices(rows: list[Row]) -> str:
-    """Return the table: a line for each way of training, the cheapest first."""
+    """Return the table: a line for each way of training, the cheapest first.
+
+    The mean over time counts only epochs after which all were measured, and the last.
+    """
     curves = sorted(((row["trainer"], row["curve"]) for row in rows), key=lambda found: found[1][-1]["seconds"])
     ours = dict(curves).get("default", [])
     horizon = max(curve[-1]["seconds"] for _, curve in curves)
+    shared = set.intersection(*({point["epoch"] for point in curve} for _, curve in curves))
     lines = []
     for name, curve in curves:
         last = curve[-1]
         seconds = reached(ours, last["worst"])
+        points = [point for point in curve if point["epoch"] in shared or point is last]
         lines.append(
             {
                 "training": name,
@@ -204,7 +209,7 @@ def prices(rows: list[Row]) -> str:
                 "clean": f"{100 * last['clean']:.1f} %",
                 "worst DAE": f"{100 * last['worst']:.1f} %",
                 "`default` to that, CPU s": "never" if seconds is None else f"{seconds:.0f}",
-                f"mean worst DAE over {horizon:.0f} CPU s": f"{100 * area(curve, horizon):.1f} %",
+                f"mean worst DAE over {horizon:.0f} CPU s": f"{100 * area(points, horizon):.1f} %",
             }
         )
     return table(lines)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 FIRST = 0.01
 """Share of the steps whose budget the first ones have."""
 LIFE = 110_000
-"""Images of a run after which a perturbation of eight has had about 12,000 gradients, somewhat less than what a
-converged attack spends."""
+"""Images of a run after which a perturbation of eight has had about 12,000 gradients, somewhat less than a converged
+attack spends."""
 
 
 @ADVERSARIES.register
