@@ -42,7 +42,7 @@ def _equation(found: re.Match[str]) -> str:
     from latex2mathml.converter import convert
 
     if found["display"]:
-        return f"<div>{convert(found['display'].strip(), display='block')}</div>"
+        return f"<div class='equation'>{convert(found['display'].strip(), display='block')}</div>"
     # In a span, as a line that begins with <math> would be taken as a block.
     return f"<span>{convert(found['inline'])}</span>" if found["inline"] else found[0]
 
@@ -61,8 +61,11 @@ def main() -> int:
         (COPY / path.relative_to(DOCS)).write_text(prepared(path), encoding="utf-8")
     settings = (ROOT / "mkdocs.yml").read_text("utf-8")
     pages = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
-    unlisted = "".join(f"      - {page}\n" for page in pages if f" {page}\n" not in settings)
-    (COPY.parent / "mkdocs.yml").write_text(settings + ("  - More:\n" + unlisted if unlisted else ""), "utf-8")
+    others = [page for page in pages if f" {page}\n" not in settings]
+    unlisted = "".join(f"      - {Path(page).parent.name or Path(page).stem}: {page}\n" for page in others)
+    (COPY.parent / "mkdocs.yml").write_text(
+        settings + ("  - Tables of all rows:\n" + unlisted if unlisted else ""), "utf-8"
+    )
     generator = Path(sys.executable).with_name("zensical")
     return subprocess.run(
         [generator, "build", "--strict", "--clean", "-f", COPY.parent / "mkdocs.yml"], cwd=ROOT, check=False

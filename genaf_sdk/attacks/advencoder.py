@@ -162,6 +162,6 @@ class GeneratorAttack(EncoderAttack):
             if not curve or success > max(curve):
                 best = values
             curve.append(success)
-            if target.is_at_chance(success) or (len(curve) >= FIRST_LOOKS and settled(curve)):
+            if len(curve) >= FIRST_LOOKS and settled(curve):
                 break
         return max(curve), best

@@ -51,7 +51,6 @@ def climb(
     steps: int,
     looks: int = 10,
     known: Success | None = None,
-    is_enough: Callable[[Success], bool] = lambda success: False,  # noqa: ARG005
 ) -> Climb:
     """Climb by signs of a running mean, in steps that fall to zero, sooner once held-out images show no gain.
 
@@ -65,7 +64,6 @@ def climb(
         looks: How often ``judge`` is asked, spread evenly. From the fifth on, two that bring next to nothing end the
             run within two more.
         known: Success of ``start``; where it is given, the run returns nothing weaker.
-        is_enough: Whether a success is as much as is wanted: then, too, the run ends within two looks.
 
     Returns:
         What the last look saw, unless an earlier one was better by more than a standard error: what is best by less is
@@ -89,7 +87,7 @@ def climb(
             kept, highest = values, success
         if finished:
             break
-        if is_enough(success) or (len(curve) >= FIRST_LOOKS and settled(curve)):
+        if len(curve) >= FIRST_LOOKS and settled(curve):
             advance = max(advance, (1 - progress) / (LAST_LOOKS * every))
     last = curve[-1]
     if highest is None or (last.rate >= highest.rate - last.standard_error and (known is None or last >= known)):

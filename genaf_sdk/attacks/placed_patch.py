@@ -151,24 +151,17 @@ class _Search:
         return Candidate(values, (place,), self.judge(values, (place,)))
 
     def chosen(self, candidates: list[Candidate]) -> Candidate:
-        """Climb at all places, go on with the best third, and so on until one is left, or is all that is wanted."""
-        for one in candidates:
-            if self.target.is_at_chance(one.judged):
-                return one
+        """Climb at all places, go on with the best third, and so on until one is left."""
         while True:
-            tried: list[Candidate] = []
-            for one in candidates:
-                tried.append(self.climbed(one, self.attack.scout_steps))
-                if self.target.is_at_chance(tried[-1].judged):
-                    return tried[-1]
-            candidates = sorted(tried, key=lambda one: one.judged, reverse=True)[: math.ceil(len(tried) / 3)]
+            candidates = [self.climbed(one, self.attack.scout_steps) for one in candidates]
+            candidates = sorted(candidates, key=lambda one: one.judged, reverse=True)[: math.ceil(len(candidates) / 3)]
             if len(candidates) == 1:
                 return candidates[0]
 
     def moved(self, found: Candidate) -> Candidate:
         """Move the last rectangle, with what it shows, as long as a neighbor is better; then look half as far."""
         stride = max(1, (max(self.image) - max(self.sides)) // max(1, 2 * (self.attack.grid - 1)))
-        while stride > max(1, min(self.sides) // 4) and not self.target.is_at_chance(found.judged):
+        while stride > max(1, min(self.sides) // 4):
             # The place at hand gets the steps of its neighbors, too: not what climbed longer shall win.
             tried = [self.climbed(one, self.attack.scout_steps) for one in (found, *self._near(found, stride))]
             best = max(tried, key=lambda one: one.judged)
@@ -189,9 +182,8 @@ class _Search:
         made = climb(
             objective, lambda values: self.judge(values, begin.places), begin.values, self.attack.threat,
             step_size=self.attack.step_size, steps=steps, looks=looks, known=begin.success,
-            is_enough=target.is_at_chance,
         )  # fmt: skip
-        return Candidate(made.values, begin.places, made.success, made.converged or target.is_at_chance(made.success))
+        return Candidate(made.values, begin.places, made.success, made.converged)
 
     def judge(self, values: Tensor, places: Sequence[Place]) -> Success:
         """Return how pixels (C, H, W) at ``places`` do on held-out images, the mean over the outermost shifts."""

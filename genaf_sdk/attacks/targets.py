@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,31 +14,12 @@ from torch.nn import functional as F
 from genaf_sdk.attacks.batches import READING, features_of, in_parts, outputs_of
 from genaf_sdk.attacks.pgd import margin_loss
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 Put = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) to the same images under attack."""
 
 HELD_OUT, FEWEST_HELD_OUT, MOST_HELD_OUT = 0.125, 128, 512
 TEMPERATURE = 0.1  # of InfoNCE
 MARGIN_CAP = 5.0  # logits; beyond it a misclassified image no longer counts in the margin loss
-
-
-_until_chance: ContextVar[bool] = ContextVar("_until_chance", default=False)
-
-
-@contextmanager
-def until_chance() -> Iterator[None]:
-    """Context, within which attacks end once the held-out images are right no more often than by chance.
-
-    It is for a model that another one is compared with: a weaker attack on that one flatters nobody.
-    """
-    token = _until_chance.set(True)
-    try:
-        yield
-    finally:
-        _until_chance.reset(token)
 
 
 class Success(NamedTuple):
@@ -68,19 +47,12 @@ class Target(ABC):
             0 judges by those that are crafted on.
     """
 
-    choices: int
-    """Among how many a model chooses: classes, or images."""
-
     def __init__(self, images: Tensor, generator: torch.Generator, held_out: float = HELD_OUT) -> None:
         self.images = images
         order = torch.randperm(len(images), generator=generator).to(images.device)
         count = min(max(round(held_out * len(images)), FEWEST_HELD_OUT), len(images) // 2) if held_out else 0
         self.crafting = order[count:]
         self.held_out = order[: count or len(images)][:MOST_HELD_OUT]
-
-    def is_at_chance(self, success: Success) -> bool:
-        """Return whether a model that knew nothing would do as well, and the attack may end (``until_chance``)."""
-        return _until_chance.get() and (1 - success.rate) * self.choices <= 1 + 1e-6
 
     @abstractmethod
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
@@ -118,7 +90,7 @@ class FeatureTarget(Target):
     ) -> None:
         super().__init__(images, generator, held_out)
         self.encoder, self.clean = encoder, features_of(encoder, images)
-        self.directions, self.choices = F.normalize(self.clean, dim=1), len(self.held_out)
+        self.directions = F.normalize(self.clean, dim=1)
 
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
         """Return the ``info-nce``, minus the ``cosine`` similarity, or the ``mse``; all against the clean features.
@@ -173,7 +145,6 @@ class LabelTarget(Target):
     ) -> None:
         super().__init__(images, generator, held_out)
         self.model, self.labels, self.clamp = model, labels, clamp
-        self.choices = len(labels.unique())
 
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:
         """Return the mean ``cross-entropy`` or ``margin``, each capped for every image."""

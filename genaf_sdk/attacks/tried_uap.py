@@ -74,7 +74,7 @@ class TriedUAP(UniversalAttack):
             length = self.relative_step_size * self.budget
             return climb(
                 objective, judge, begin, self.threat,
-                step_size=length, steps=steps, looks=looks, known=known, is_enough=target.is_at_chance,
+                step_size=length, steps=steps, looks=looks, known=known,
             )  # fmt: skip
 
         def noise() -> Tensor:
@@ -87,15 +87,13 @@ class TriedUAP(UniversalAttack):
         for goal in target.goals(self.goals, generator):
             toward = partial(target.toward, goal)
             sent.append((run(toward, noise(), short, 1), toward))
-            if target.is_at_chance(sent[-1][0].success):
-                break
         finalists = sorted(sent, key=lambda one: _moved(one[0]), reverse=True)[:FINALISTS]
         finals = [run(toward, one.values, short, 1) for one, toward in finalists]
         made = run(away, max(finals, key=_moved).values, self.steps, LOOKS) if finals else None
         if made is None or (known is not None and known > made.success):
             made = run(away, begin, self.steps, LOOKS, known)
         details: Details = {
-            "converged": made.converged or target.is_at_chance(made.success),
+            "converged": made.converged,
             "held_out_rate": round(made.success.rate, 4),
         }
         return Perturbation(made.values, self.threat, details=details)

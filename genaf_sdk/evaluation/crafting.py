@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,7 +23,6 @@ from genaf_sdk.attacks.base import (
 )
 from genaf_sdk.attacks.batches import sharing_features
 from genaf_sdk.attacks.registry import load_attack, parsed
-from genaf_sdk.attacks.targets import until_chance
 from genaf_sdk.errors import AttackError, RunStoppedError
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.row import Begun, Row
@@ -35,7 +34,6 @@ from genaf_sdk.report.scores import Failure, Role
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
-    from contextlib import AbstractContextManager
 
     from genaf_sdk.evaluation.settings import EvaluationConfig
     from genaf_sdk.evaluation.workers import Own
@@ -233,8 +231,7 @@ class Crafting:
     ) -> Perturbation:  # fmt: skip
         start = self.strongest(attack.threat, model, own, earlier)
         self.announce(f"white-box: {attack.name} ({model.name})")
-        with _as_far_as_matters(model):
-            return attack(own(module), pixels, labels, seed=self.seed, start=start)
+        return attack(own(module), pixels, labels, seed=self.seed, start=start)
 
     def _transferred_by(self, attack: EncoderAttack) -> Perturbation | None:
         """Return what the attack made of the published encoder, here or in an evaluation whose result is replayed."""
@@ -275,8 +272,7 @@ class Crafting:
         def work(own: Own) -> Perturbation:
             begin = start()
             self.announce(text)
-            with _as_far_as_matters(model):
-                return attack(own(encoder).to(device), images.to(device), seed=self.seed, start=begin)
+            return attack(own(encoder).to(device), images.to(device), seed=self.seed, start=begin)
 
         return workers.submit(work)
 
@@ -337,11 +333,6 @@ def transferred_perturbations(
         for begun in crafting.begun:
             deque(crafting.finished(begun), maxlen=0)
     return crafting.perturbations
-
-
-def _as_far_as_matters(model: EvaluatedModel | None) -> AbstractContextManager[None]:
-    """Context for an attack on a model: on the baseline, it may end at chance level. None is the published encoder."""
-    return until_chance() if model is not None and model.name == Role.BASELINE else nullcontext()
 
 
 def _seconds(perturbation: Perturbation) -> float:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 FIRST = 0.01
 """Share of the steps whose budget the first ones have."""
 LIFE = 110_000
-"""Images of a run after which a perturbation of eight has had about 12,000 gradients, half of what a converged attack
-spends."""
+"""Images of a run after which a perturbation of eight has had about 12,000 gradients, somewhat less than a converged
+attack spends."""
 
 
 @ADVERSARIES.register
@@ -52,7 +52,8 @@ class Mixture(Against):
     """Share of the image that a patch covers."""
     patch_share: Share = 0.125
     ramp: Share = 0.9
-    """Share of the training in which the budgets of perturbations rise, linearly; a patch has its area throughout."""
+    """Share of the training in which the budgets of perturbations rise, linearly; a patch has its area throughout. Full
+    budgets from the start lose what the encoder knew (Ngnawé et al., Epsilon-Scheduling, arXiv 2509.23325)."""
     bank_size: Count = 8
     """How many universal perturbations, and how many patches, are kept."""
     redraw_every: Count | None = None

@@ -94,6 +94,37 @@ def test_the_bank_learns_to_raise_the_loss(tiny_encoder: nn.Module) -> None:
     assert float(adversary.state()["perturbations"].abs().max()) <= mixture.universal_epsilon + 1e-6
 
 
+@pytest.mark.parametrize(
+    ("ramp", "done", "share"), [(0.8, 0.0, 0.0125), (0.8, 0.4, 0.5), (0.8, 0.9, 1.0), (0.0, 0.0, 1.0)]
+)
+def test_budgets_rise_over_a_share_of_the_training(
+    ramp: float, done: float, share: float, tiny_encoder: nn.Module
+) -> None:
+    model = tiny_model(tiny_encoder).eval()
+    mixture = Mixture(sample_wise_share=0.5, patch_share=0.25, bank_size=2, patch_area=0.06, ramp=ramp)
+    adversary = adversary_of(mixture)
+    pixels, labels = torch.full((16, 3, 16, 16), 0.5), torch.arange(16) % 3
+    adversary.begin(done)
+
+    changes = (mixed_step(adversary, model, pixels, labels) - pixels).abs().flatten(1).amax(dim=1)
+
+    torch.testing.assert_close(float(changes[:8].max()), share * 8 / 255, rtol=0, atol=1e-6)
+    assert float(changes[8:12].min()) > 0.2  # patches are as they are
+    assert 0.9 * share * 12 / 255 < float(changes[12:].max()) <= share * 12 / 255 + 1e-6
+
+
+def test_an_image_counts_alike_with_a_step_of_its_own_and_without(tiny_encoder: nn.Module) -> None:
+    """Gradients of the training step are of a mean, those of sample-wise steps of a sum."""
+    model = tiny_model(tiny_encoder).eval()
+    pixels, labels = torch.full((8, 3, 16, 16), 0.5), torch.arange(8) % 3
+    directions = []
+    for share in (0.0, 1.0):
+        adversary = adversary_of(Mixture(sample_wise_share=share, patch_share=0.0, bank_size=1))
+        mixed_step(adversary, model, pixels, labels)
+        directions.append(adversary.state()["perturbation_directions"])
+    torch.testing.assert_close(directions[0], directions[1], rtol=1e-3, atol=1e-5)
+
+
 def test_away_from_the_prediction_labels_play_no_part(tiny_encoder: nn.Module) -> None:
     model = tiny_model(tiny_encoder).eval().requires_grad_(False)
     against = PGD(epsilon=16 / 255, step_size=8 / 255, steps=4, away_from="prediction")
