@@ -104,7 +104,7 @@ def _place_method(
     sample_wise = {key: against[key] for key in SAMPLE_WISE if key in against}
     shared = {key: against[key] for key in SHARED if key in against}
     if kind == "mixed":
-        against = {"name": "mixture", **({"sample_wise": sample_wise} if sample_wise else {}), **shared}
+        against = {"name": "mixture", "ramp": 0.0, **({"sample_wise": sample_wise} if sample_wise else {}), **shared}
     else:
         against = {"name": "pgd", **sample_wise}
         if "kind" in adversary:

@@ -30,7 +30,7 @@ def as_it_was(config: HardenConfig) -> HardenConfig:
     if config.method.schedule.batch_size == "auto":
         config = config.with_(method={"schedule": {"batch_size": 128}})
     if isinstance(config.method.against, Mixture):
-        config = config.with_(method={"against": {"redraw_every": 40}})
+        config = config.with_(method={"against": {"redraw_every": 40, "ramp": 0.0}})
     if isinstance(config.method, (GenAF, RiFT)):
         config = config.with_(method={"adaptability": {"probe_epochs": 0, "learning_rate": 1e-3}})
     return config
@@ -103,7 +103,7 @@ def test_every_setting_finds_its_place() -> None:
             },
         }
     )
-    against = {"sample_wise": {"epsilon": 4 / 255}, "universal_epsilon": 6 / 255, "bank_size": 3}
+    against = {"sample_wise": {"epsilon": 4 / 255}, "universal_epsilon": 6 / 255, "bank_size": 3, "ramp": 0.0}
     assert read == HardenConfig().with_(
         seed=3,
         baseline={"epochs": 5, "encoder_learning_rate": 1e-3},
@@ -143,7 +143,7 @@ def test_what_is_missing_is_that_of_the_method() -> None:
         ("dual_track: {epochs: 2}", "trades", {"schedule": {"epochs": 2}}),
         ("method: {name: trades, schedule: {epochs: 2}}", "trades", {"schedule": {"epochs": 2}}),
         ("preset: trades\nmethod: {beta: 3}", "trades", {"beta": 3.0}),
-        ("dual_track: {adversary: {bank_size: 2}}", "default", {"against": {"bank_size": 2}}),
+        ("dual_track: {adversary: {bank_size: 2}}", "default", {"against": {"bank_size": 2, "ramp": 0.0}}),
     ],
 )
 def test_a_file_is_laid_over_its_preset(tmp_path: Path, written: str, preset: str, changes: dict[str, object]) -> None:

@@ -15,6 +15,22 @@ if TYPE_CHECKING:
     from genaf_sdk.engine.processes import Processes
 
 
+FIRST = 0.01
+"""Share of the steps whose budget the first ones have."""
+
+
+def budget_at(done: float, ramp: float) -> float:
+    """Return what the budgets of a step are multiplied by, if they rise linearly.
+
+    Full budgets from the start lose what the encoder knew (Ngnawé et al., Epsilon-Scheduling, arXiv 2509.23325).
+
+    Args:
+        done: Share of the steps that are done.
+        ramp: Share of the steps in which budgets rise; 0 has full ones from the start.
+    """
+    return min(1.0, max(done, FIRST) / ramp) if ramp else 1.0
+
+
 @dataclass(frozen=True)
 class Against(Settings, ABC):
     """Budgets and steps of an adversary."""

@@ -16,7 +16,7 @@ from genaf_sdk.errors import ConfigError
 from genaf_sdk.inputs.images import image_space
 from genaf_sdk.inputs.patches import paste
 from genaf_sdk.inputs.threat import Linf, Patch
-from genaf_sdk.methods.against import ADVERSARIES, Against
+from genaf_sdk.methods.against import ADVERSARIES, Against, budget_at
 from genaf_sdk.methods.bank import Bank
 from genaf_sdk.methods.pgd import PGD, ascend
 from genaf_sdk.settings import Count, Epsilon, Share
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from genaf_sdk.engine.batches import Batch
     from genaf_sdk.engine.processes import Processes
 
-FIRST = 0.01
-"""Share of the steps whose budget the first ones have."""
 LIFE = 110_000
 """Images of a run after which a perturbation of eight has had about 12,000 gradients, somewhat less than a converged
 attack spends."""
@@ -52,8 +50,7 @@ class Mixture(Against):
     """Share of the image that a patch covers."""
     patch_share: Share = 0.125
     ramp: Share = 0.9
-    """Share of the training in which the budgets of perturbations rise, linearly; a patch has its area throughout. Full
-    budgets from the start lose what the encoder knew (Ngnawé et al., Epsilon-Scheduling, arXiv 2509.23325)."""
+    """Share of the training in which the budgets of perturbations rise, linearly; a patch has its area throughout."""
     bank_size: Count = 8
     """How many universal perturbations, and how many patches, are kept."""
     redraw_every: Count | None = None
@@ -110,9 +107,8 @@ class MixtureAdversary(Adversary):
         parts = []
         if sample_wise:  # also without rows of one's own: all processes call the model equally often
             start = self.budget * self.perturbations.values.detach()[indices[0]]
-            pgd = settings.sample_wise
-            pgd = pgd.with_(epsilon=self.budget * pgd.epsilon) if self.budget < 1 else pgd
-            adversarial, gradient = ascend(model, first, batch.labels[: counts[0]], start, pgd)
+            pgd, labels = settings.sample_wise.within(self.budget), batch.labels[: counts[0]]
+            adversarial, gradient = ascend(model, first, labels, start, pgd)
             self.sample_wise_gradient.index_add_(0, indices[0], gradient)
             parts.append(adversarial)
         if len(second):
@@ -151,7 +147,7 @@ class MixtureAdversary(Adversary):
 
     def begin(self, done: float) -> None:
         """Set the budget of this step, as a share of what it rises to, and drop gradients of the step before."""
-        self.budget = min(1.0, max(done, FIRST) / self.settings.ramp) if self.settings.ramp else 1.0
+        self.budget = budget_at(done, self.settings.ramp)
         self._drop()
 
     def _drop(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from genaf_sdk.engine.adversary import Adversary
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.threat import Linf
-from genaf_sdk.methods.against import ADVERSARIES, Against
+from genaf_sdk.methods.against import ADVERSARIES, Against, budget_at
 from genaf_sdk.models.folding import folded_batch_norms
 from genaf_sdk.models.modes import inference_mode_of
-from genaf_sdk.settings import Count, Epsilon
+from genaf_sdk.settings import Count, Epsilon, Share
 
 if TYPE_CHECKING:
     from genaf_sdk.engine.batches import Batch
@@ -37,6 +37,12 @@ class PGD(Against):
     """What a step moves away from: the ``label``, or the ``prediction`` on the clean input, whatever the label (TRADES,
     Zhang et al., ICML 2019). The cross-entropy with the clean probabilities and the divergence from them have the same
     gradient."""
+    ramp: Share = 0.0
+    """Share of the training in which the budget rises, linearly."""
+
+    def within(self, budget: float) -> PGD:
+        """Return these settings with so large a share of the budget."""
+        return self if budget == 1 else replace(self, epsilon=budget * self.epsilon)
 
     def adversary(self, key: int, processes: Processes) -> Adversary:
         """Return the adversary; it keeps nothing, and so needs neither ``key`` nor ``processes``."""
@@ -48,11 +54,15 @@ class PGDAdversary(Adversary):
     """Perturbs every input by itself, in eval mode."""
 
     def __init__(self, settings: PGD) -> None:
-        self.settings = settings
+        self.settings, self.budget = settings, 1.0
+
+    def begin(self, done: float) -> None:
+        """Set the budget of this step."""
+        self.budget = budget_at(done, self.settings.ramp)
 
     def perturb(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return inputs perturbed within the budget."""
-        pgd, inputs = self.settings, batch.inputs
+        pgd, inputs = self.settings.within(self.budget), batch.inputs
         start = batch.uniform("start", tuple(inputs.shape[1:]), -pgd.epsilon, pgd.epsilon)
         target = batch.labels if pgd.away_from == "label" else _predicted(model, inputs)
         adversarial, _ = ascend(model, inputs, target, start, pgd)

@@ -113,6 +113,17 @@ def test_budgets_rise_over_a_share_of_the_training(
     assert 0.9 * share * 12 / 255 < float(changes[12:].max()) <= share * 12 / 255 + 1e-6
 
 
+def test_the_budget_of_sample_wise_steps_rises_too(tiny_encoder: nn.Module) -> None:
+    adversary = adversary_of(PGD(epsilon=8 / 255, ramp=0.5))
+    pixels, labels = torch.full((4, 3, 16, 16), 0.5), torch.arange(4) % 3
+    largest = []
+    for done in (0.0, 0.25, 0.6):
+        adversary.begin(done)
+        images = adversary.perturb(tiny_model(tiny_encoder).eval(), Batch.whole(pixels, labels))
+        largest.append(float((images - pixels).abs().max()))
+    assert largest == pytest.approx([0.02 * 8 / 255, 0.5 * 8 / 255, 8 / 255], abs=1e-6)
+
+
 def test_an_image_counts_alike_with_a_step_of_its_own_and_without(tiny_encoder: nn.Module) -> None:
     """Gradients of the training step are of a mean, those of sample-wise steps of a sum."""
     model = tiny_model(tiny_encoder).eval()
