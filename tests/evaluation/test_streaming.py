@@ -73,6 +73,6 @@ def test_no_more_than_a_batch_is_held(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_peak_does_not_follow_the_number_of_images(tmp_path: Path) -> None:
     """What a batch took is given back: 1,500 images more are 226 MB more as floats, and again for each view of them."""
     program = [sys.executable, str(Path(__file__).with_name("replayed_peaks.py")), str(tmp_path / "model.onnx")]
-    printed = subprocess.run([*program, "500", "2000"], stdout=subprocess.PIPE, text=True, check=True).stdout
-    few, many = map(int, printed.split())
-    assert many - few < 64
+    printed = subprocess.run([*program, "500", "500", "2000"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    first, again, many = map(int, printed.split())  # glibc's heap grows in pieces of 32 MiB, the first time for good
+    assert many - max(first, again) < 64
