@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from genaf_sdk.inputs.threat import Threat
 
-MOMENTUM = 0.9
-"""Of the gradients as they are: at equal length, images that resist would count like those that give way."""
 FIRST_LOOKS, LAST_LOOKS = 5, 2  # that every run has, and within which the steps fall to zero once nothing is gained
 LITTLE_RATE, LITTLE_DISTANCE = 0.01, 0.01  # gained in two looks; the distance as a share of itself
 
@@ -51,8 +49,9 @@ def climb(
     steps: int,
     looks: int = 10,
     known: Success | None = None,
+    momentum: float = 0.0,
 ) -> Climb:
-    """Climb by signs of a running mean, in steps that fall to zero, sooner once held-out images show no gain.
+    """Climb by sign steps that fall linearly to zero, sooner once held-out images show that nothing is gained.
 
     Args:
         objective: Maps a perturbation to the scalar to climb, on images that it draws itself.
@@ -64,6 +63,8 @@ def climb(
         looks: How often ``judge`` is asked, spread evenly. From the fifth on, two that bring next to nothing end the
             run within two more.
         known: Success of ``start``; where it is given, the run returns nothing weaker.
+        momentum: Weight of the gradients before in the sum whose signs are climbed. They are added as they are: at
+            equal length, images that resist would count like those that give way.
 
     Returns:
         What the last look saw, unless an earlier one was better by more than a standard error: what is best by less is
@@ -75,7 +76,7 @@ def climb(
     for step in range(1, steps + 1):
         variable = values.detach().requires_grad_()
         gradient = gradient_of(objective(variable), variable)
-        direction = MOMENTUM * direction + gradient
+        direction = momentum * direction + gradient
         values = threat.ascend(values.detach(), direction, step_size * max(1 - progress, 0.0))
         progress += advance
         finished = step == steps or progress > 1 - advance / 2

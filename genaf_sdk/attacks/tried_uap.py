@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SHORT = 4  # a short run has a quarter of the steps
 FINALISTS = 2  # goals that get a second short run
 LOOKS = 10  # at the held-out images, in the long run
+MOMENTUM = 0.9  # patches do without: with it, one for all leaves 43 instead of 39 % of GTSRB
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,10 @@ class TriedUAP(UniversalAttack):
                 return climbed(space.add(target.images[indices], delta), indices)
 
             threat, length = self.threat, self.relative_step_size * self.budget
-            return climb(objective, judge, begin, threat, step_size=length, steps=steps, looks=looks, known=known)
+            return climb(
+                objective, judge, begin, threat,
+                step_size=length, steps=steps, looks=looks, known=known, momentum=MOMENTUM,
+            )  # fmt: skip
 
         def noise() -> Tensor:
             return self.threat.start(target.images[0], generator)
