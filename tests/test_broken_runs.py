@@ -212,7 +212,7 @@ BREAKS = {
         INTERRUPTED, "interrupted", False, 2,
     ),
     "guard": Break(
-        fails("genaf_sdk.methods.adaptability.measure_guard", RuntimeError("device lost")),
+        fails("genaf_sdk.methods.guard.Guard.universal", RuntimeError("device lost")),
         UNEXPECTED, "device lost", False, 0,
     ),
     "full disk at a checkpoint of the baseline": Break(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.engine.accuracy import accuracy
 from genaf_sdk.methods.fine_tuning import FineTuning
+from genaf_sdk.methods.guard import GUARD_IMAGES, Guard, Interpolation, WeightPath, measured_points, select
 from genaf_sdk.methods.pgd import PGD, ascend
 from genaf_sdk.methods.sensitivity import (
     Sensitivity,
@@ -18,7 +18,6 @@ from genaf_sdk.methods.sensitivity import (
     redundant_layers,
     robust_sensitivity,
 )
-from genaf_sdk.models.modes import inference_mode_of
 from genaf_sdk.settings import AtLeast, Between, Count, Epsilon, LearningRate, Settings, Share
 
 if TYPE_CHECKING:
@@ -28,10 +27,7 @@ if TYPE_CHECKING:
     from genaf_sdk.engine.stage import Stage
     from genaf_sdk.methods.lab import Lab
 
-GUARD_IMAGES = 512
 ATTACK_STEPS = 10
-BANK = 8
-"""How many universal perturbations stage 1 keeps by default."""
 PROBED = (0.5, 1.0)
 """Points between the weights before and after the probe at which it is looked for a gain."""
 NO_GAIN = "an epoch of the probe brought no clean accuracy on validation images"
@@ -68,19 +64,8 @@ class Adaptability(Settings):
 
 
 @dataclass(frozen=True)
-class Interpolation:
-    """One point between the stage-1 weights (coefficient 0) and the fine-tuned ones (1), on validation images."""
-
-    coefficient: float
-    clean_accuracy: float
-    universal_accuracy: float
-    """Lowest over the universal perturbations of stage 1; 1 where it kept none."""
-    sample_wise_accuracy: float
-
-
-@dataclass(frozen=True)
 class Adaptation:
-    """What stage 2 did: the layers it trained, every point that the guard measured, the coefficient it kept.
+    """What stage 2 did: the layers it trained, the points whose robustness was measured, the coefficient it kept.
 
     ``skipped`` is why it came to no more than a probe, which is undone; empty where it ran.
     """
@@ -116,9 +101,10 @@ def adaptability_stages(lab: Lab, settings: Adaptability, first: Stage) -> Itera
         TrainingError: A loss is no longer finite.
     """
     bank = None if first.memory is None else first.memory.state().get("perturbations")
+    guard = Guard(lab, settings.attack, bank)
     schedule = _schedule(lab, settings, first)
     if settings.probe_epochs:
-        reason = yield from _probe(lab, settings, schedule, bank)
+        reason = yield from _probe(lab, settings, schedule, guard)
         lab.clock.stop("probe")
         if reason:
             return
@@ -126,17 +112,13 @@ def adaptability_stages(lab: Lab, settings: Adaptability, first: Stage) -> Itera
     lab.findings["sensitivity"] = contributions
     lab.clock.stop("sensitivity")
     layers = redundant_layers(contributions, settings.redundant_fraction)
-    before = {name: lab.model.get_parameter(name).detach().clone() for name in layers}
+    before = _weights(lab, layers)
     yield _clean_stage(lab, "stage 2", schedule, layers)
-    weights = {name: lab.model.get_parameter(name) for name in layers}
-    after = {name: weight.detach().clone() for name, weight in weights.items()}
-    points = []
-    for index in range(settings.interpolations + 1):
-        coefficient = index / settings.interpolations
-        _interpolate(weights, before, after, coefficient)
-        points.append(measure_guard(lab, settings, coefficient, bank))
+    path = WeightPath(lab, before, _weights(lab, layers))
+    coefficients = [index / settings.interpolations for index in range(settings.interpolations + 1)]
+    points = measured_points(guard, path, coefficients, settings.tolerance)
     chosen = lab.run.processes.broadcast(select(points, settings.tolerance))
-    _interpolate(weights, before, after, chosen.coefficient)
+    path.go_to(chosen.coefficient)
     lab.findings["adaptation"] = Adaptation(layers, points, chosen.coefficient)
     lab.clock.stop("stage 2")
 
@@ -145,13 +127,14 @@ def adaptability_passes(lab: Lab, settings: Adaptability) -> float:
     """Return about how many images cross the network, forth and back: sensitivity, training, guard; 0 without epochs.
 
     What only goes forth counts a third. Where a probe decides, it is the probe alone: more follows only if it gains.
+    Without one, all points of the guard count, of which it may need two.
     """
     if settings.epochs == 0:
         return 0.0
     data, sensitivity = lab.data, settings.sensitivity
     if settings.probe_epochs:
         an_epoch = len(data.train) + len(data.validation) / 3
-        points = (1 + len(PROBED)) * (len(data.validation) + BANK * min(GUARD_IMAGES, len(data.validation))) / 3
+        points = (1 + len(PROBED)) * len(data.validation) / 3
         return min(sensitivity.samples, len(data.train)) + settings.probe_epochs * an_epoch + points
     climbed = climbed_layers(lab.model, sensitivity, settings.redundant_fraction)
     measured = min(sensitivity.samples, len(data.train)) * (ATTACK_STEPS + 1 + climbed * sensitivity.steps)
@@ -181,39 +164,35 @@ def _clean_stage(lab: Lab, name: str, schedule: Schedule, layers: list[str]) -> 
     return lab.stage(name, FineTuning(schedule=schedule), trains=trained.__contains__, train_mode=_only_dropout_trains)
 
 
-def _probe(lab: Lab, settings: Adaptability, schedule: Schedule, bank: Tensor | None) -> Generator[Stage, None, str]:
+def _probe(lab: Lab, settings: Adaptability, schedule: Schedule, guard: Guard) -> Generator[Stage, None, str]:
     """Yield a short training of the layers that matter least to first order, undo it, and return why it is the last.
 
-    Empty where some point on the way gained clean validation accuracy and lost none under the ``bank``.
+    Empty where some point on the way gained clean validation accuracy and lost none under the guard's perturbations.
+    Those are tried only where clean accuracy was gained.
     """
-    run, model = lab.run, lab.model
+    run, bank = lab.run, guard.perturbations
 
-    def least() -> list[str]:
+    def least_sensitive() -> list[str]:
         images, labels = (part.to(run.accelerator.device) for part in _samples(lab, settings))
         if bank is not None:
             images = lab.data.space.clip(images + bank[torch.arange(len(images), device=bank.device) % len(bank)])
         with run.accelerator.autocast():
-            rises = first_order_rises(model, images, labels, settings.sensitivity)
+            rises = first_order_rises(lab.model, images, labels, settings.sensitivity)
         known = {name: rise for name, rise in rises.items() if name not in lab.frozen}
         return redundant_layers(known, settings.redundant_fraction)
 
-    layers: list[str] = run.checkpoints.load_or_compute("probed layers", least)
-    weights = {name: model.get_parameter(name) for name in layers}
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
-    start = measure_guard(lab, settings, 0.0, bank, sample_wise=False)
+    layers: list[str] = run.checkpoints.load_or_compute("probed layers", least_sensitive)
+    before = _weights(lab, layers)
     yield _clean_stage(lab, "probe", schedule.with_(epochs=settings.probe_epochs), layers)
-    weights = {name: model.get_parameter(name) for name in layers}
-    after = {name: weight.detach().clone() for name, weight in weights.items()}
-    points = []
-    for coefficient in PROBED:
-        _interpolate(weights, before, after, coefficient)
-        points.append(measure_guard(lab, settings, coefficient, bank, sample_wise=False))
-    _interpolate(weights, before, after, 0.0)
-    reason = ""
-    if max(point.clean_accuracy for point in points) <= start.clean_accuracy:
-        reason = NO_GAIN
-    elif select([start, *points], settings.tolerance).coefficient == 0:
-        reason = NO_KEEPING
+    path = WeightPath(lab, before, _weights(lab, layers))
+    clean = {coefficient: path.at(coefficient, guard.clean) for coefficient in (0.0, *PROBED)}
+    gains = [coefficient for coefficient in PROBED if clean[coefficient] > clean[0.0]]
+    reason = "" if gains else NO_GAIN
+    if gains:
+        least_universal = path.at(0.0, guard.universal) - settings.tolerance
+        if all(path.at(coefficient, guard.universal) < least_universal for coefficient in gains):
+            reason = NO_KEEPING
+    path.go_to(0.0)
     reason = run.processes.broadcast(reason)
     if reason:
         lab.findings["adaptation"] = Adaptation(layers, [], 0.0, reason)
@@ -247,48 +226,8 @@ def _sensitivity(lab: Lab, settings: Adaptability) -> dict[str, float]:
     return contributions
 
 
-def select(points: list[Interpolation], tolerance: float) -> Interpolation:
-    """Return the point of best clean accuracy among those that keep stage 1's (the first point's) robustness."""
-    first = points[0]
-    kept = [
-        point
-        for point in points
-        if point.universal_accuracy >= first.universal_accuracy - tolerance
-        and point.sample_wise_accuracy >= first.sample_wise_accuracy - tolerance
-    ]
-    return max(kept, key=lambda point: (point.clean_accuracy, -point.coefficient))
-
-
-def measure_guard(
-    lab: Lab, settings: Adaptability, coefficient: float, perturbations: Tensor | None, *, sample_wise: bool = True
-) -> Interpolation:
-    """Measure clean accuracy on all validation images, robust accuracies on up to ``GUARD_IMAGES`` of them.
-
-    Without ``sample_wise`` that accuracy is 1.
-    """
-    run, model, validation = lab.run, lab.model, lab.data.validation
-    device = run.accelerator.device
-    clean = accuracy(model, validation, device, run.processes)
-    pixels, labels = (tensor.to(device) for tensor in validation.sample(GUARD_IMAGES, seed=run.seed))
-    universal = 1.0
-    with inference_mode_of(model), torch.no_grad():
-        for perturbation in perturbations if perturbations is not None else ():
-            correct = model(lab.data.space.clip(pixels + perturbation)).argmax(1) == labels
-            universal = min(universal, float(correct.float().mean()))
-        if not sample_wise:
-            return Interpolation(coefficient, clean, universal, 1.0)
-        with run.accelerator.autocast():  # to find the images; they are scored in float32, as they are deployed
-            adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), settings.attack)
-        correct = model(adversarial).argmax(1) == labels
-    return Interpolation(coefficient, clean, universal, float(correct.float().mean()))
-
-
-@torch.no_grad()
-def _interpolate(
-    weights: dict[str, nn.Parameter], before: dict[str, Tensor], after: dict[str, Tensor], coefficient: float
-) -> None:
-    for name, weight in weights.items():
-        weight.copy_(torch.lerp(before[name], after[name], coefficient))
+def _weights(lab: Lab, names: list[str]) -> dict[str, Tensor]:
+    return {name: lab.model.get_parameter(name).detach().clone() for name in names}
 
 
 def _only_dropout_trains(model: nn.Module) -> None:

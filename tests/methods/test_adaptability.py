@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import random
+from typing import cast
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
 from genaf_sdk.engine.train import train
 from genaf_sdk.methods import adaptability
-from genaf_sdk.methods.adaptability import Adaptation, Interpolation, select
+from genaf_sdk.methods.adaptability import Adaptation
+from genaf_sdk.methods.guard import Guard, Interpolation, WeightPath, measured_points, select
 from genaf_sdk.methods.lab import Lab
 
 
@@ -33,7 +35,8 @@ def test_only_the_chosen_layers_move_and_normalization_stays(
     assert moved <= set(adaptation.layers)
     assert bool(moved) == (adaptation.coefficient > 0)
     assert all(parameter.requires_grad for parameter in model.parameters())
-    assert [point.coefficient for point in adaptation.points] == [0.0, 0.5, 1.0]
+    assert adaptation.points[0].coefficient == 0.0
+    assert adaptation.coefficient in [point.coefficient for point in adaptation.points]
     best = max(point.clean_accuracy for point in adaptation.points)
     kept = next(point for point in adaptation.points if point.coefficient == adaptation.coefficient)
     assert kept.clean_accuracy == best
@@ -66,6 +69,67 @@ def test_the_guard_keeps_the_best_point_that_is_as_robust_as_stage_1() -> None:
     assert select(points, 0.05).coefficient == 1.0
 
 
+def test_the_points_that_are_measured_decide_as_all_would() -> None:
+    """Few points are attacked, and the choice is that among all of them."""
+    generator = random.Random(0)
+    coefficients, attacked = [0.0, 0.25, 0.5, 0.75, 1.0], 0
+    for _ in range(300):
+        every = [Interpolation(at, *(generator.randint(5, 9) / 10 for _ in range(3))) for at in coefficients]
+        guard, path = Measured(every), cast("WeightPath", Steps(every))
+        tolerance = generator.choice((0.0, 0.1))
+        found = measured_points(cast("Guard", guard), path, coefficients, tolerance)
+        assert select(found, tolerance) == select(every, tolerance)
+        assert found == [point for point in every if point in found]
+        attacked += len(found)
+    assert attacked < 300 * 2.5
+
+
+class Steps:
+    """A path on which it is known where the model stands."""
+
+    at = WeightPath.at
+
+    def __init__(self, points: list[Interpolation]) -> None:
+        self.points = points
+
+    def go_to(self, coefficient: float) -> None:
+        Measured.now = next(point for point in self.points if point.coefficient == coefficient)
+
+
+class Measured:
+    """A guard of known accuracies."""
+
+    now: Interpolation
+
+    def __init__(self, points: list[Interpolation]) -> None:
+        Measured.now = points[-1]
+
+    def clean(self) -> float:
+        return self.now.clean_accuracy
+
+    def universal(self) -> float:
+        return self.now.universal_accuracy
+
+    def sample_wise(self) -> float:
+        return self.now.sample_wise_accuracy
+
+
+def test_the_guard_counts_what_the_model_gets_right(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
+) -> None:
+    model = tiny_model(tiny_encoder)
+    lab = fine_tune(quick_config.method.with_(adaptability={"epochs": 0}), cpu_run(), model, striped)
+    pixels, labels = striped.validation.sample()
+    bank = torch.stack([torch.zeros(3, 16, 16), 0.5 - pixels[0]])
+    guard = Guard(lab, quick_config.method.adaptability.attack, bank)
+    with torch.no_grad():
+        right = [float((model((pixels + one).clip(0, 1)).argmax(1) == labels).float().mean()) for one in bank]
+    assert guard.clean() == pytest.approx(right[0])
+    assert guard.universal() == pytest.approx(min(right)) != pytest.approx(right[0])
+    assert guard.sample_wise() < guard.clean()
+    assert Guard(lab, guard.attack, None).universal() == 1.0
+
+
 def test_of_equal_points_the_one_nearest_to_stage_1_is_kept() -> None:
     points = [Interpolation(coefficient, 0.9, 0.8, 0.5) for coefficient in (0.0, 0.5, 1.0)]
     assert select(points, 0.0).coefficient == 0.0
@@ -94,12 +158,11 @@ def test_rift_is_pgd_at_and_one_layer_more(
 def test_a_probe_that_gains_nothing_is_undone_and_says_so(
     tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(lab: Lab, settings: object, coefficient: float, bank: object, *, sample_wise: bool) -> Interpolation:
-        assert bank is not None
-        assert not sample_wise
-        return Interpolation(coefficient, 0.9, 0.8, 1.0)
+    def attacked(guard: Guard) -> float:
+        raise AssertionError("the guard attacks a model that nothing was gained for")
 
-    monkeypatch.setattr(adaptability, "measure_guard", measured)
+    monkeypatch.setattr(Guard, "clean", lambda guard: 0.9)
+    monkeypatch.setattr(Guard, "universal", attacked)
     model = tiny_model(tiny_encoder)
     lab = Lab(cpu_run(), model, striped)
     method = quick_config.method.with_(schedule={"epochs": 1}, adaptability={"probe_epochs": 1})
@@ -125,10 +188,16 @@ def test_stage_2_follows_a_probe_that_the_guard_would_keep(
     quick_config: HardenConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def measured(lab: Lab, settings: object, coefficient: float, bank: object, *, sample_wise: bool = True) -> Any:
-        return Interpolation(coefficient, 0.9 + coefficient / 100, universal if coefficient else 0.8, 1.0)
+    def go_to(path: WeightPath, coefficient: float) -> None:
+        whole(path, coefficient)
+        now.update(clean=0.9 + coefficient / 100, universal=universal if coefficient else 0.8)
 
-    monkeypatch.setattr(adaptability, "measure_guard", measured)
+    now: dict[str, float] = {}
+    whole = WeightPath.go_to
+    monkeypatch.setattr(WeightPath, "go_to", go_to)
+    monkeypatch.setattr(Guard, "clean", lambda guard: now["clean"])
+    monkeypatch.setattr(Guard, "universal", lambda guard: now["universal"])
+    monkeypatch.setattr(Guard, "sample_wise", lambda guard: 1.0)
     method = quick_config.method.with_(schedule={"epochs": 1}, adaptability={"probe_epochs": 1})
     lab = fine_tune(method, cpu_run(), tiny_model(tiny_encoder), striped)
     assert list(dict.fromkeys(record["stage"] for record in lab.run.history)) == stages
