@@ -21,9 +21,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from genaf_sdk import HardenedModel, evaluate, load_data
-from genaf_sdk.attacks.batches import in_parts
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.models.folding import folded_batch_norms
+from genaf_sdk.models.parts import in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

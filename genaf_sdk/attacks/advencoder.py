@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_sdk.attacks.base import EncoderAttack
-from genaf_sdk.attacks.batches import endless_batches, in_parts
+from genaf_sdk.attacks.batches import endless_batches
 from genaf_sdk.attacks.climbing import FIRST_LOOKS, settled
 from genaf_sdk.attacks.losses import high_frequencies, info_nce
 from genaf_sdk.attacks.targets import FeatureTarget
+from genaf_sdk.models.parts import in_parts
 from genaf_sdk.precision import forward_in, resolve
 from genaf_sdk.settings import Count, LearningRate
 

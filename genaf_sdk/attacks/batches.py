@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from genaf_sdk.models.parts import in_parts
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -15,10 +17,6 @@ if TYPE_CHECKING:
 
 READING = 512
 """Images in a batch of which only outputs are wanted."""
-FEWEST_IN_PART, PIXELS_IN_PART = 16, 2**17
-"""Of one pass on a processor, whose caches are to hold what a layer reads and writes: 128 images of 32 x 32 pixels, 32
-of 64, and 16 of 91 and more. At 96 pixels, all at once took 25 % longer, forth and back. Half as many take 3 to 4 %
-longer at 32 and 64 pixels, where freed memory is kept."""
 _known: ContextVar[dict[tuple[int, int, bool], tuple[nn.Module, Tensor, Tensor]] | None] = ContextVar(
     "_known", default=None
 )
@@ -37,14 +35,6 @@ def image_batches(images: Tensor, size: int, generator: torch.Generator) -> Iter
     """Yield shuffled batches (B, C, H, W) without end; every image comes up once an epoch."""
     for indices in endless_batches(len(images), size, generator):
         yield images[indices.to(images.device)]
-
-
-def in_parts(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Return what ``model`` gives for images (N, C, H, W) under one gradient, on a processor computed part by part."""
-    count = max(FEWEST_IN_PART, PIXELS_IN_PART // (images.shape[-2] * images.shape[-1]))
-    if images.device.type != "cpu" or len(images) <= count:
-        return model(images)
-    return torch.cat([model(part) for part in images.split(count)])
 
 
 @torch.no_grad()

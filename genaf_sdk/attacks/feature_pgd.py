@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from genaf_sdk.attacks.ascent import gradient_of, linear_decay
 from genaf_sdk.attacks.base import FeatureAttack
-from genaf_sdk.attacks.batches import in_parts
 from genaf_sdk.attacks.registry import register
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.threat import Linf
+from genaf_sdk.models.parts import in_parts
 from genaf_sdk.settings import Count, Share
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from genaf_sdk.attacks.apgd_ce import correctly_classified
 from genaf_sdk.attacks.ascent import gradient_of
-from genaf_sdk.attacks.batches import in_parts
 from genaf_sdk.attacks.pgd import SUCCESS_MARGIN, margin_loss
 from genaf_sdk.inputs.patches import paste
+from genaf_sdk.models.parts import in_parts
 
 if TYPE_CHECKING:
     from genaf_sdk.attacks.base import Classifier

@@ -8,6 +8,7 @@ import torch
 
 from genaf_sdk.engine.processes import ALONE, Processes
 from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.models.parts import in_parts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +22,8 @@ EVALUATION_BATCH = 512
 def accuracy(model: nn.Module, images: LabeledImages, device: torch.device, processes: Processes = ALONE) -> float:
     """Return the share of ``images`` that ``model`` (pixels to logits) gets right: an exact count.
 
-    Several processes take every so many-th image each; all have to call this, and all call ``model`` equally often.
+    Several processes take every so many-th image each; all have to call this, and all call ``model`` equally often. One
+    alone calls it part by part, which is faster on a processor.
     """
     right = torch.zeros((), dtype=torch.int64, device=device)
     with inference_mode_of(model):
@@ -29,6 +31,8 @@ def accuracy(model: nn.Module, images: LabeledImages, device: torch.device, proc
             rows = range(len(images))[start : start + EVALUATION_BATCH * processes.count]
             own = rows[processes.index :: processes.count]
             x, y = images.__getitems__(own or rows[:1])
-            correct = model(x.to(device)).argmax(1) == y.to(device)
+            x = x.to(device)
+            logits = in_parts(model, x) if processes.count == 1 else model(x)
+            correct = logits.argmax(1) == y.to(device)
             right += correct[: len(own)].sum()
     return int(processes.all_reduce(right)) / len(images)

@@ -188,7 +188,6 @@ def translated(batch: Batch, most: int) -> Batch:
     count, _, height, width = pixels.shape
     padded = F.pad(pixels, (most,) * 4, mode="replicate")
     offsets = batch.integers("shift", (2,), 2 * most + 1)
-    rows = (offsets[:, :1] + torch.arange(height, device=pixels.device))[:, :, None]
-    columns = (offsets[:, 1:] + torch.arange(width, device=pixels.device))[:, None, :]
-    images = torch.arange(count, device=pixels.device)[:, None, None]
-    return replace(batch, inputs=padded[images, :, rows, columns].permute(0, 3, 1, 2))
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # one at every offset, of the same memory
+    images = torch.arange(count, device=pixels.device)
+    return replace(batch, inputs=windows[images, :, offsets[:, 0], offsets[:, 1]])

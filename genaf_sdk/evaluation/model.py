@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.attacks.batches import in_parts
 from genaf_sdk.data.sampling import batch_size
 from genaf_sdk.errors import AttackError
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.models.parts import in_parts
 from genaf_sdk.report.scores import Role
 
 

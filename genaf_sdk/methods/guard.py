@@ -11,6 +11,7 @@ from torch import Tensor
 from genaf_sdk.engine.accuracy import accuracy
 from genaf_sdk.methods.pgd import PGD, ascend
 from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.models.parts import in_parts, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,24 +73,29 @@ class Guard:
         run = self.lab.run
         return accuracy(self.lab.model, self.lab.data.validation, run.accelerator.device, run.processes)
 
-    @torch.no_grad()
     def universal(self) -> float:
         """Return the lowest accuracy under a universal perturbation, on up to ``GUARD_IMAGES``; 1 without any."""
         pixels, labels = self._images()
-        lowest = 1.0
-        with inference_mode_of(self.lab.model):
-            for perturbation in () if self.perturbations is None else self.perturbations:
-                correct = self.lab.model(self.lab.data.space.clip(pixels + perturbation)).argmax(1) == labels
-                lowest = min(lowest, float(correct.float().mean()))
-        return lowest
+        perturbations = () if self.perturbations is None else self.perturbations
+        under = (self._right(self.lab.data.space.clip(pixels + each), labels) for each in perturbations)
+        return min(under, default=1.0)
 
     def sample_wise(self) -> float:
         """Return the accuracy under the sample-wise attack, on up to ``GUARD_IMAGES``."""
-        pixels, labels = self._images()
-        with inference_mode_of(self.lab.model), torch.no_grad():
-            with self.lab.run.accelerator.autocast():  # to find the images; scored in float32, as they are deployed
-                adversarial, _ = ascend(self.lab.model, pixels, labels, torch.zeros_like(pixels), self.attack)
-            correct = self.lab.model(adversarial).argmax(1) == labels
+        model, (pixels, labels) = self.lab.model, self._images()
+        parts = parts_of(pixels)
+        targets = labels.split([len(part) for part in parts])
+        with self.lab.run.accelerator.autocast():  # to find the images; scored in float32, as they are deployed
+            found = [
+                ascend(model, part, target, torch.zeros_like(part), self.attack)[0]
+                for part, target in zip(parts, targets, strict=True)
+            ]
+        return self._right(torch.cat(found), labels)
+
+    @torch.no_grad()
+    def _right(self, pixels: Tensor, labels: Tensor) -> float:
+        with inference_mode_of(self.lab.model):
+            correct = in_parts(self.lab.model, pixels).argmax(1) == labels
         return float(correct.float().mean())
 
     def _images(self) -> tuple[Tensor, Tensor]:

@@ -147,7 +147,7 @@ class AdaptationSection:
 
     Args:
         layers: Weights that were fine-tuned, least sensitive first.
-        points: What the guard measured.
+        points: Those that the guard attacked: stage 1, and what is better on clean images, until one was kept.
         share: The point that was kept.
         skipped: Why it came to no more than a probe, which was undone; empty where it ran.
     """

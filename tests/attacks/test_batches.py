@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk.attacks import PGD, SSP, UAPGD, FeaturePGD, LabelUAP
-from genaf_sdk.attacks.batches import FEWEST_IN_PART, in_parts, outputs_of
+from genaf_sdk.attacks.batches import outputs_of
 from genaf_sdk.attacks.targets import FeatureTarget
+from genaf_sdk.models.parts import FEWEST_IN_PART, in_parts
 
 
 def images(count: int, size: int = 96) -> Tensor:

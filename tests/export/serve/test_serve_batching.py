@@ -37,10 +37,9 @@ class Graph:
             raise InputError("negative")
 
 
-def batcher(graph: Graph, max_batch: int = 8, max_queue: int = 64) -> Batcher:
-    return Batcher(
-        graph.run, graph.check, max_batch=max_batch, max_delay=0, max_queue=max_queue, observe=lambda *_: None
-    )
+def batcher(graph: Graph, max_batch: int = 8, max_queue: int = 64, enough: int | None = None) -> Batcher:
+    options: dict[str, Any] = {"max_batch": max_batch, "max_queue": max_queue, "enough": enough}
+    return Batcher(graph.run, graph.check, max_delay=0, observe=lambda *_: None, **options)
 
 
 def request(*values: float, width: int = 3) -> Array:
@@ -57,6 +56,14 @@ def test_small_requests_of_one_turn_run_together() -> None:
     assert graph.batches == [[1, 2, 3, 4]]
     for answer, values in zip(answers, ([2], [4, 6], [8]), strict=True):
         np.testing.assert_array_equal(answer[:, 0], values)
+
+
+def test_no_request_joins_what_is_enough_for_a_run() -> None:
+    graph = Graph()
+    requests = [request(1), request(2), request(3), request(4, 5, 6), request(7)]
+    answers = asyncio.run(results(batcher(graph, enough=2), *requests))
+    assert graph.batches == [[1, 2], [3], [4, 5, 6], [7]]
+    np.testing.assert_array_equal(np.concatenate(answers), 2 * np.concatenate(requests))
 
 
 def test_large_requests_gather_while_a_batch_runs() -> None:

@@ -18,6 +18,7 @@ from tiny import NAMES, SIZE, images, make_bundle, reference, seal, tiny_graph
 from genaf_sdk.export.serve import OnnxClassifier, load_bundle
 from genaf_sdk.export.serve import providers as providers_module
 from genaf_sdk.export.serve.bench import bench, main, table
+from genaf_sdk.export.serve.cadence import fastest_batch
 from genaf_sdk.export.serve.errors import BundleError, InputError, ProviderError, TooLargeError
 from genaf_sdk.export.serve.images import decode
 
@@ -58,6 +59,39 @@ def test_buckets_pad_and_cut(bundle: Path) -> None:
     np.testing.assert_allclose(classifier.run(pixels), reference(pixels), atol=1e-5)
     classifier.run(images(8))
     assert seen == [4, 8]
+
+
+def test_a_batch_goes_through_the_graph_in_parts_that_suit_the_processor(bundle: Path) -> None:
+    classifier = OnnxClassifier(bundle, provider="cpu", max_batch=8)
+    pixels = images(7)
+    whole = classifier.run(pixels)
+    classifier.at_once = 3
+    np.testing.assert_allclose(classifier.run(pixels), whole, atol=1e-6)
+    classifier.warm_up()
+    assert classifier.at_once in (1, 2, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "largest", "found", "tried"),
+    [
+        ({1: 7.1, 2: 7.1, 4: 7.1, 8: 8.1, 16: 8.6, 32: 10.7}, 32, 4, 16),  # outgrows the caches
+        ({1: 5.8, 2: 5.0, 4: 4.7, 8: 4.4, 16: 4.2, 32: 4.3}, 32, 32, 32),  # the larger the better
+        ({1: 3.0, 2: 2.0, 4: 2.0, 5: 2.0}, 5, 5, 5),
+        ({1: 900.0}, 32, 32, 1),  # too slow to find out
+        ({1: 1.0}, 1, 1, 1),
+    ],
+)
+def test_the_largest_batch_that_is_about_the_fastest_is_found(
+    milliseconds: dict[int, float], largest: int, found: int, tried: int
+) -> None:
+    sizes: list[int] = []
+
+    def seconds_of(size: int) -> float:
+        sizes.append(size)
+        return milliseconds[size] * size / 1e3 * (1.5 if sizes.count(size) == 1 else 1.0)
+
+    assert fastest_batch(seconds_of, largest) == found
+    assert max(sizes) == tried
 
 
 @pytest.mark.parametrize("uint8_input", [False, True])

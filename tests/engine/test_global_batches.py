@@ -1,0 +1,44 @@
+"""Batches as they are trained on, and as their accuracy is counted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genaf_sdk.data import LabeledImages
+from genaf_sdk.engine.accuracy import accuracy
+from genaf_sdk.engine.batches import Batch, translated
+from genaf_sdk.models import parts
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_images_are_moved_by_whole_pixels_and_their_edges_repeated(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    pixels = torch.rand(40, 3, 9, 12).contiguous(memory_format=layout)
+    batch = Batch.whole(pixels, torch.zeros(40, dtype=torch.long), key=7)
+    moved = translated(batch, 2).inputs
+    offsets = batch.integers("shift", (2,), 5)
+    padded = F.pad(pixels, (2, 2, 2, 2), mode="replicate")
+    crops = [padded[index, :, y : y + 9, x : x + 12] for index, (y, x) in enumerate(offsets.tolist())]
+    assert torch.equal(moved, torch.stack(crops))
+    assert moved.is_contiguous(memory_format=layout)
+    assert len(set(map(tuple, offsets.tolist()))) > 10
+
+
+def test_an_accuracy_is_counted_in_parts_that_suit_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Brightness(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            asked.append(len(pixels))
+            return torch.stack([pixels.mean((1, 2, 3)), torch.full((len(pixels),), 0.5)], dim=1)
+
+    asked: list[int] = []
+    monkeypatch.setattr(parts, "PIXELS_IN_PART", 64 * 20)
+    torch.manual_seed(0)
+    pixels = torch.rand(70, 3, 8, 8)
+    labels = (pixels.mean((1, 2, 3)) > 0.51).long()
+    found = accuracy(Brightness(), LabeledImages.in_memory(pixels, labels), torch.device("cpu"))
+    expected = ((pixels.mean((1, 2, 3)) < 0.5) == labels.bool()).float().mean()
+    assert found == pytest.approx(float(expected))
+    assert asked == [20, 20, 20, 10]
