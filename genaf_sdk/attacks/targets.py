@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.batches import READING, features_of, in_parts, outputs_of
+from genaf_sdk.attacks.batches import READING, features_of, outputs_of
 from genaf_sdk.attacks.pgd import margin_loss
+from genaf_sdk.models.parts import in_parts
 
 Put = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) to the same images under attack."""
