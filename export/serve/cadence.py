@@ -27,7 +27,8 @@ def fastest_batch(seconds_of: Callable[[int], float], largest: int) -> int:
         seconds_of: Runs a batch of so many images and returns how long it took.
         largest: Most images; it is also what is returned where time ran out before they were tried.
     """
-    taken, best, fastest = 0.0, float("inf"), {}
+    taken, best = 0.0, float("inf")
+    fastest: dict[int, float] = {}
     for size in [*(2**power for power in range(largest.bit_length()) if 2**power < largest), largest]:
         if taken > SECONDS:
             return largest
