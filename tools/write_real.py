@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "methods.md")
-METHODS = ("default", "fast", "fine-tuning", "trades")
+METHODS = ("strict", "default", "fast", "fine-tuning", "trades", "pgd-at")
 """In the order of the tables; those that a folder has."""
 
 
