@@ -4,7 +4,7 @@
     python benchmarks/breakdown.py --encoders FOLDER --data FOLDER --only mobilenet_v1_x0.25 --sets trash --size 128
 
 Every training has one epoch, of the batch size that its preset's epochs give; what comes once an epoch is multiplied by
-these. Range test, and the probe of stage 2 with its guard, come once. Encoders and images are those of
+these. Range test and stage 2, or its probe alone, with their guard come once. Encoders and images are those of
 ``benchmarks/real_encoders.py``. Evaluation, export and the reading of images are left out.
 """
 
@@ -44,11 +44,12 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "optimizers and bank": [(fitting.Fitting, "_descend")],
     "validation": [(fitting, "accuracy")],
     "range test": [(train, "range_test")],
-    "guard": [(Guard, "clean"), (Guard, "universal")],
-    "first-order sensitivity": [(adaptability, "first_order_rises")],
+    "guard": [(Guard, "clean"), (Guard, "universal"), (Guard, "sample_wise")],
+    "sensitivity": [(adaptability, "first_order_rises"), (adaptability, "_sensitivity")],
 }
 """What is timed, and where it is found. Within the range test nothing else counts."""
-ONCE = ("range test", "guard", "first-order sensitivity", "probe")
+ONCE = ("range test", "guard", "sensitivity")
+REPEATED = "stage 1"
 
 
 class Stopwatch:
@@ -91,9 +92,13 @@ def measured(preset: str, published: PixelEncoder, data: DataSplits, seed: int, 
         for stage in short.stages(Lab(run, model, data)):
             watch.stage = stage.name
             train.train(run, model, data, stage)
-    for (stage_name, part), seconds in watch.seconds.items():
-        name = "probe" if stage_name == "probe" and part not in ONCE else part
-        found[name] += seconds * (1 if name in ONCE else schedule.epochs)
+    for (name, part), seconds in watch.seconds.items():
+        if part in ONCE:
+            found[part] += seconds
+        elif name == REPEATED:
+            found[part] += seconds * schedule.epochs
+        else:  # the probe, and stage 2 where that follows
+            found[name] += seconds
     found["all"] = sum(found.values())
     return dict(found)
 
