@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,7 @@ class Stopwatch:
     """Processor seconds by stage and part; of parts within parts, the outer one counts."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[tuple[str, str]] = Counter()
+        self.seconds: dict[tuple[str, str], float] = defaultdict(float)
         self.stage, self._running = "", False
 
     def timed(self, part: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,7 +81,8 @@ def measured(preset: str, published: PixelEncoder, data: DataSplits, seed: int, 
     schedule = config.method.schedule
     batch = schedule.batch(len(data.train))
     short = config.method.with_(schedule={"epochs": 1, "batch_size": batch})
-    watch, found = Stopwatch(), Counter[str]()
+    watch = Stopwatch()
+    found: dict[str, float] = defaultdict(float)
     with own_accelerator(precision) as engine, reused_memory(), ExitStack() as contexts:
         for part, places in PARTS.items():
             for owner, name in places:
