@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from genaf_sdk.cli import CHECK_FAILED, DONE, INTERRUPTED, UNEXPECTED, USAGE_ERROR, listing, main
+from genaf_sdk.cli import CHECK_FAILED, COMMANDS, DONE, INTERRUPTED, UNEXPECTED, USAGE_ERROR, listing, main
 from genaf_sdk.cli.settings import starting_settings
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.export.integrity import seal
-from genaf_sdk.methods import PGD
+from genaf_sdk.methods import PGD, presets
 
 QUICK = [
     *("--baseline.epochs", "1", "--method.schedule.epochs", "2"),
@@ -233,6 +233,25 @@ def test_help_is_plain_text_in_whole_paragraphs(
         assert "Global batch size, across all processes." in said
         assert re.search(r"need pairs\. `auto` is +128", said)
         assert not re.search(r"pairs\. `auto` is +│\n", text), "the line goes on where the code's ends"
+
+
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, "serve", "bench-serve", *(f"harden --preset {name}" for name in presets())]
+)
+def test_every_option_says_what_it_is(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    options: dict[str, str] = {}
+    name = ""
+    for line in capsys.readouterr().out.splitlines():
+        option = re.fullmatch(r"(?:│ |  )(-{1,2}[a-z].*?)(?: {2,}(.*?))?[ │]*", line)
+        name = option[1] if option else name
+        options[name] = options.get(name, "") + ((option[2] or "") if option else line.strip(" │╭╮╰╯─"))
+    assert "-h, --help" in options
+    assert [name for name, text in options.items() if not re.sub(r"\(default: .*?\)", "", text).strip()] == []
 
 
 @pytest.mark.parametrize("command", ["serve", "bench-serve"])
