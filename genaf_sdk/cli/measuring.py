@@ -15,6 +15,8 @@ from genaf_sdk.evaluation.settings import EvaluationConfig
 if TYPE_CHECKING:
     from genaf_sdk.models.encoder import PixelEncoder
 
+SHORTER_EVALUATION = "Shorter: fewer attacks (--attacks), no curve (--curve), or fewer images (--test-samples)."
+
 
 @dataclass(frozen=True)
 class Evaluate(Command):
@@ -38,6 +40,7 @@ class Evaluate(Command):
         """Run."""
         from genaf_sdk.data import load_data
         from genaf_sdk.encoders import own_source
+        from genaf_sdk.estimates import duration, seconds_of_evaluation
         from genaf_sdk.evaluation.evaluate import evaluate
         from genaf_sdk.export.bundle import save_report
         from genaf_sdk.files import require_writable
@@ -56,6 +59,8 @@ class Evaluate(Command):
         )
         source = model.encoder.source
         encoder = self.encoder or own_source(source) or None
+        seconds = seconds_of_evaluation(model, data, self.settings, public=encoder is not None)
+        console(stderr=True).print(f"The evaluation takes about {duration(seconds)} here. {SHORTER_EVALUATION}")
         with make_display(wanted=True) as display:
             task = display.add_task("evaluation", total=None)
 
