@@ -106,7 +106,7 @@ def _place_method(
     if kind == "mixed":
         against = {"name": "mixture", "ramp": 0.0, **({"sample_wise": sample_wise} if sample_wise else {}), **shared}
     else:
-        against = {"name": "pgd", **sample_wise}
+        against = {"name": "pgd", "ramp": 0.0, **sample_wise}
         if "kind" in adversary:
             against = {"steps": 2, **against, "away_from": "prediction" if kind == "pgd-kl" else "label"}
     keep = {"schedule"}

@@ -33,7 +33,7 @@ def test_the_paper_preset_states_the_papers_numbers() -> None:
         8e-4,
     )
     assert (schedule.encoder_learning_rate, schedule.head_learning_rate) == (1e-4, 5e-3)
-    assert method.against == PGD(epsilon=8 / 255, step_size=2 / 255, steps=10)
+    assert method.against == PGD(epsilon=8 / 255, step_size=2 / 255, steps=10, ramp=0.0)
     assert method.adaptability.redundant_fraction == 0.2
 
 

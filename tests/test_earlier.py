@@ -31,6 +31,8 @@ def as_it_was(config: HardenConfig) -> HardenConfig:
         config = config.with_(method={"schedule": {"batch_size": 128}})
     if isinstance(config.method.against, Mixture):
         config = config.with_(method={"against": {"redraw_every": 40, "ramp": 0.0}})
+    if isinstance(config.method.against, PGD):
+        config = config.with_(method={"against": {"ramp": 0.0}})
     if isinstance(config.method, (GenAF, RiFT)):
         config = config.with_(method={"adaptability": {"probe_epochs": 0, "learning_rate": 1e-3}})
     return config
@@ -122,11 +124,11 @@ def test_the_method_follows_from_loss_and_adversary() -> None:
     one_track = {"clean_weight": 0.0, "genetic_weight": 0.0, "adversary": {"kind": "pgd", "steps": 1}}
     rift = HardenConfig.from_dict({"method": "rift", "dual_track": one_track, "adaptability": {"epochs": 10}}).method
     assert isinstance(rift, RiFT)
-    assert rift.against == PGD(steps=1)
+    assert rift.against == PGD(steps=1, ramp=0.0)
     assert HardenConfig.from_dict({"method": "pgd-at", "dual_track": one_track}).method.name == "pgd-at"
     with_pgd = HardenConfig.from_dict({"dual_track": {"adversary": {"kind": "pgd"}}}).method
     assert isinstance(with_pgd, GenAF)
-    assert with_pgd.against == PGD(steps=2)
+    assert with_pgd.against == PGD(steps=2, ramp=0.0)
     assert isinstance(HardenConfig.from_dict({"dual_track": {"epochs": 2}}).method.against, Mixture)
 
 

@@ -39,8 +39,8 @@ class PGD(Against):
     """What a step moves away from: the ``label``, or the ``prediction`` on the clean input, whatever the label (TRADES,
     Zhang et al., ICML 2019). The cross-entropy with the clean probabilities and the divergence from them have the same
     gradient."""
-    ramp: Share = 0.0
-    """Share of the training in which the budget rises, linearly."""
+    ramp: Share = 0.9
+    """Share of the training in which the budget rises, linearly; within a mixture, that one's counts."""
 
     def within(self, budget: float) -> PGD:
         """Return these settings with so large a share of the budget."""
