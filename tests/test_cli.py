@@ -120,7 +120,8 @@ def test_settings_come_from_a_preset_then_a_file_then_options(
     settings, run = starting_settings(["harden", "--config", str(path)])
     assert run == {"data": "pictures", "output_dir": Path("out")}
     assert settings.method.schedule.epochs == 7
-    assert settings.method.against == PGD(epsilon=4 / 255, step_size=2 / 255, steps=10, ramp=0.0)  # the paper's, but for epsilon
+    of_the_paper = PGD(epsilon=8 / 255, step_size=2 / 255, steps=10, ramp=0.0)
+    assert settings.method.against == of_the_paper.with_(epsilon=4 / 255)
     assert settings.baseline.encoder_learning_rate == 2e-4
     with pytest.raises(SystemExit) as stopped:
         main(["harden", "--config", str(path), "--help"])
