@@ -2,7 +2,8 @@
 
     python benchmarks/real_run.py mobilenet_v1_x0.25 --encoders FOLDER --data PICTURES --size 96 --output hardened
 
-``--encoders`` is as for ``real_encoders.py``, ``--data`` a folder of pictures by class.
+``--encoders`` is as for ``real_encoders.py``, ``--data`` a folder of pictures by class. ``tools/write_gallery.py``
+puts the run into the gallery.
 """
 
 from __future__ import annotations
