@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from genaf_sdk.cells import Cells
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.encoders import load_encoder
+from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.errors import ConfigError, DataError
+from genaf_sdk.estimates import seconds_of_evaluation, seconds_of_parts
 from genaf_sdk.evaluation.crafting import chosen_attacks, transferred_perturbations
 from genaf_sdk.evaluation.evaluate import evaluate
 from genaf_sdk.evaluation.settings import EvaluationConfig
@@ -24,7 +27,7 @@ from genaf_sdk.inputs.images import image_space
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.pipeline import harden
 from genaf_sdk.preflight import require_attacks
-from genaf_sdk.preparation import load_images, resolved
+from genaf_sdk.preparation import load_images, new_candidate, resolved
 from genaf_sdk.rows import ROWS_FILE, Comparison, ComparisonRow, FailedCell, append_row, read_rows
 
 if TYPE_CHECKING:
@@ -118,6 +121,39 @@ def compare(
     if folder is not None:
         comparison.save(folder)
     return comparison
+
+
+def seconds_of_comparison(
+    encoder: str | nn.Module,
+    dataset: Any,
+    methods: Sequence[str | Method] | Mapping[str, HardenConfig] = METHODS,
+    *,
+    seeds: Sequence[int] = (0,),
+    evaluation: EvaluationConfig | None = None,
+    output_dir: str | Path | None = None,
+) -> dict[str, float]:
+    """Return about how many seconds ``compare`` of the same arguments takes here, by method, one run after the other.
+
+    A few steps of every method are timed on images of the first seed. Runs that are in ``output_dir`` count nothing.
+
+    Raises:
+        ConfigError: A method is unknown, or there is none.
+        GenafError: Encoder or images cannot be loaded.
+    """
+    configs, public = _configurations(methods, seeds), load_encoder(encoder)
+    folder = None if output_dir is None else Path(output_dir)
+    rows = [] if folder is None else read_rows(folder / ROWS_FILE)
+    known = {(row.method, row.seed) for row in rows}
+    found = dict[str, float]()
+    with own_accelerator("no") as engine, torch.random.fork_rng():
+        for name, chosen in configs.items():
+            config = chosen.with_(seed=seeds[0], evaluation=evaluation or EVALUATION)
+            data = load_images(dataset, public, config, folder)
+            candidate = new_candidate(data.space.placed(public), data, config, engine, None, evaluate=False)
+            training = sum(seconds_of_parts(candidate).values())
+            attacks = seconds_of_evaluation(candidate.model, data, config.evaluation, public=not found)
+            found[name] = (training + attacks) * sum((name, seed) not in known for seed in seeds)
+    return found
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class BaselineConfig(Settings):
     """
 
     epochs: Count = 16
+    """Passes over the training images."""
     encoder_learning_rate: LearningRate = 1e-4
     """The paper's. Larger ones leave the public encoder behind, and are a weak defense themselves."""
 
@@ -43,6 +44,7 @@ class HardenConfig(Settings):
     """
 
     seed: Seed = 0
+    """Of everything random: splits, weights of the head, batches, perturbations, attacks."""
     method: Method = GenAF()
     """The training method and its settings; in Python also the name of a preset."""
     head: str = DEFAULT

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Status = Literal["ok", "warn", "fail"]
 PACKAGE, PYTHON = "genaf-sdk", (3, 11)
+FOR_CHECKOUTS = ("dev", "docs")
+"""Extras that nobody has a use for without the repository."""
 SIZE = 64  # of the matrices that devices multiply
 COLORS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -82,8 +84,9 @@ def _python() -> list[Finding]:
 
 def _requirements() -> list[Finding]:
     """Compare what the package's own metadata asks for with what is installed; optional extras one line each."""
+    extras = importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
     missing: dict[str, list[str]] = {"": []}
-    missing |= {extra: [] for extra in importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra") or []}
+    missing |= {extra: [] for extra in extras if extra not in FOR_CHECKOUTS or is_checkout()}
     for text in importlib.metadata.requires(PACKAGE) or []:
         requirement = Requirement(text)
         for extra, lacking in missing.items():
@@ -103,6 +106,11 @@ def _requirements() -> list[Finding]:
         detail = f"optional, not installed: {', '.join(lacking)}" if lacking else "installed"
         findings.append(Finding(f"extra {extra}", "ok", detail, _install(lacking) if lacking else ""))
     return findings
+
+
+def is_checkout() -> bool:
+    """Return whether the package lies in its repository, whose tests and documentation have extras of their own."""
+    return (Path(__file__).parents[1] / "pyproject.toml").is_file()
 
 
 def _install(requirements: list[str]) -> str:

@@ -24,7 +24,7 @@ from genaf_sdk.engine.randomness import draws_from_torch
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.train import gradients_of
 from genaf_sdk.engine.views import FeaturesAndLogits
-from genaf_sdk.evaluation.cost import FORWARD, ahead_passes, evaluation_passes, replay_passes
+from genaf_sdk.evaluation.cost import FORWARD, Beside, ahead_passes, evaluation_passes, replay_passes
 from genaf_sdk.evaluation.workers import MOST_PIXELS, Workers
 from genaf_sdk.methods.lab import Lab
 from genaf_sdk.models.folding import folded_batch_norms
@@ -33,8 +33,10 @@ from genaf_sdk.preparation import frozen_parameters
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from genaf_sdk.data import DataSplits
     from genaf_sdk.engine.machine import MachineConfig
     from genaf_sdk.engine.stage import Stage
+    from genaf_sdk.evaluation.settings import EvaluationConfig
     from genaf_sdk.hardened import HardenedModel
     from genaf_sdk.preparation import Candidate
 
@@ -56,6 +58,13 @@ SHORTER = {
     "export": "fewer export.precisions",
 }
 """Part of a run -> what makes it shorter."""
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it: ``70 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def settled_machine(candidate: Candidate) -> MachineConfig:
@@ -131,18 +140,16 @@ def seconds_of_parts(candidate: Candidate) -> dict[str, float]:
     config, data = candidate.config, candidate.data
     model = data.space.placed(copy.deepcopy(candidate.model).to(candidate.accelerator.device))
     lab = Lab(_trial_run(candidate), model, data, frozen_parameters(candidate.published))
-    beside, threads = pays_side_by_side(candidate, config.machine), torch.get_num_threads()
-    workers = Workers.suited([model], data.image_shape[1] * data.image_shape[2]).count
-    with _threads(1 if beside else threads):
+    beside = pays_side_by_side(candidate, config.machine)
+    with _threads(1 if beside else torch.get_num_threads()):
         parts = {"stage 1": seconds_of(candidate, copy.deepcopy(model), next(iter(config.method.stages(lab))))}
         if candidate.evaluate:
             baseline = lab.stage("undefended", config.standard_fine_tuning())
             parts["baseline"] = seconds_of(candidate, copy.deepcopy(model), baseline)
-        a_pass = seconds_of_a_pass(candidate, model)
+        a_pass = seconds_of_a_pass(model, data)
     parts["stage 2"] = a_pass * config.method.later_passes(lab)
     if candidate.evaluate:
-        with _threads(threads // workers):
-            a_pass = seconds_of_a_pass(candidate, model)
+        a_pass, workers = pass_of_an_attack(model, data)
         whole, ahead = (a_pass * count(config.evaluation, data) for count in (evaluation_passes, ahead_passes))
         parts["attacks"] = whole / workers
         if beside:
@@ -202,10 +209,23 @@ def seconds_of(candidate: Candidate, model: HardenedModel, stage: Stage) -> floa
     return statistics.median(durations[1:] or durations) * fitting.total * (1 + validation)
 
 
-def seconds_of_a_pass(candidate: Candidate, model: HardenedModel) -> float:
+def seconds_of_evaluation(model: HardenedModel, data: DataSplits, config: EvaluationConfig, *, public: bool) -> float:
+    """Return about how many seconds ``evaluate`` takes for one model; ``public``: with the transfer column."""
+    a_pass, workers = pass_of_an_attack(model, data)
+    return a_pass * evaluation_passes(config, data, Beside(public=public, baseline=False)) / workers
+
+
+def pass_of_an_attack(model: HardenedModel, data: DataSplits) -> tuple[float, int]:
+    """Return the seconds of a pass while attacks run side by side as they will, and how many of them do."""
+    workers = Workers.suited([model], data.image_shape[1] * data.image_shape[2]).count
+    with _threads(torch.get_num_threads() // workers):
+        return seconds_of_a_pass(model, data), workers
+
+
+def seconds_of_a_pass(model: HardenedModel, data: DataSplits) -> float:
     """Return how many seconds one image takes through the network and back to its pixels, as attacks send it."""
-    pixels, _ = candidate.data.train.sample(PASS, seed=candidate.config.seed)
-    pixels = pixels.to(candidate.accelerator.device)
+    pixels, _ = data.train.sample(PASS, seed=0)
+    pixels = pixels.to(next(model.parameters()).device)
     durations = []
     with attack_mode(model), folded_batch_norms(model, pixels):
         for _ in range(STEPS):

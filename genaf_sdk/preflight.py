@@ -16,7 +16,15 @@ import torch
 
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.errors import AttackError, EncoderError, GenafError, OutputError
-from genaf_sdk.estimates import MOMENTS, SHORTER, free_memory, memory_of_a_step, seconds_of_parts, settled_machine
+from genaf_sdk.estimates import (
+    MOMENTS,
+    SHORTER,
+    duration,
+    free_memory,
+    memory_of_a_step,
+    seconds_of_parts,
+    settled_machine,
+)
 from genaf_sdk.export.parity import check_parity, relative_difference
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.hardened import HardenedModel
@@ -246,8 +254,8 @@ def _time(candidate: Candidate) -> Iterator[Finding]:
         return
     parts = seconds_of_parts(candidate)
     longest = max(parts, key=lambda part: parts[part])
-    listed = ", ".join(f"{part} {_duration(seconds)}" for part, seconds in parts.items())
-    text = f"The run takes about {_duration(sum(parts.values()))} here: {listed}."
+    listed = ", ".join(f"{part} {duration(seconds)}" for part, seconds in parts.items())
+    text = f"The run takes about {duration(sum(parts.values()))} here: {listed}."
     if "stage 2" in parts and candidate.config.method.later_passes_may_grow:
         text += " Stage 2 takes longer if its probe finds something to gain."
     yield Finding("note", "time", text, SHORTER[longest])
@@ -255,12 +263,6 @@ def _time(candidate: Candidate) -> Iterator[Finding]:
 
 def _bytes(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, round(count / 2**20))} MiB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 CHECKS: dict[str, Callable[[Candidate], Iterable[Finding]]] = {

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from genaf_sdk.cli import CHECK_FAILED, DONE, INTERRUPTED, UNEXPECTED, USAGE_ERROR, listing, main
+from genaf_sdk.cli import CHECK_FAILED, COMMANDS, DONE, INTERRUPTED, UNEXPECTED, USAGE_ERROR, listing, main
 from genaf_sdk.cli.settings import starting_settings
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.export.integrity import seal
-from genaf_sdk.methods import PGD
+from genaf_sdk.methods import PGD, presets
 
 QUICK = [
     *("--baseline.epochs", "1", "--method.schedule.epochs", "2"),
@@ -68,6 +68,7 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
     )
     evaluation = ["--attacks", "uapgd:steps=5", "--surrogate-samples", "32", "--curve", "--output-dir"]
     assert main(["evaluate", str(folder), *evaluation, str(tmp_path / "second")]) == 0
+    assert re.search(r"The evaluation takes about \d+ (s|min) here\. Shorter:", capsys.readouterr().err)
     assert json.loads((tmp_path / "second" / "report.json").read_text())["scores"]
 
     # A report that claims what the file does not hold is found out.
@@ -119,7 +120,8 @@ def test_settings_come_from_a_preset_then_a_file_then_options(
     settings, run = starting_settings(["harden", "--config", str(path)])
     assert run == {"data": "pictures", "output_dir": Path("out")}
     assert settings.method.schedule.epochs == 7
-    assert settings.method.against == PGD(epsilon=4 / 255, step_size=2 / 255, steps=10, ramp=0.0)  # the paper's, but for epsilon
+    of_the_paper = PGD(epsilon=8 / 255, step_size=2 / 255, steps=10, ramp=0.0)
+    assert settings.method.against == of_the_paper.with_(epsilon=4 / 255)
     assert settings.baseline.encoder_learning_rate == 2e-4
     with pytest.raises(SystemExit) as stopped:
         main(["harden", "--config", str(path), "--help"])
@@ -233,6 +235,25 @@ def test_help_is_plain_text_in_whole_paragraphs(
         assert "Global batch size, across all processes." in said
         assert re.search(r"need pairs\. `auto` is +128", said)
         assert not re.search(r"pairs\. `auto` is +│\n", text), "the line goes on where the code's ends"
+
+
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, "serve", "bench-serve", *(f"harden --preset {name}" for name in presets())]
+)
+def test_every_option_says_what_it_is(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    options: dict[str, str] = {}
+    name = ""
+    for line in capsys.readouterr().out.splitlines():
+        option = re.fullmatch(r"(?:│ |  )(-{1,2}[a-z].*?)(?: {2,}(.*?))?[ │]*", line)
+        name = option[1] if option else name
+        options[name] = options.get(name, "") + ((option[2] or "") if option else line.strip(" │╭╮╰╯─"))
+    assert "-h, --help" in options
+    assert [name for name, text in options.items() if not re.sub(r"\(default: .*?\)", "", text).strip()] == []
 
 
 @pytest.mark.parametrize("command", ["serve", "bench-serve"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import runpy
 import signal
 from collections.abc import Callable
@@ -219,7 +220,11 @@ def test_the_command_compares_and_lists(
     assert "universal-at" in capsys.readouterr().out
     monkeypatch.setattr(comparison_module, "EVALUATION", QUICK)
     monkeypatch.setattr(comparison_module, "load_images", lambda *_: few)
-    assert main(["compare", "--methods", "linear-probe", "--output-dir", str(tmp_path)]) == 0
+    command = ["compare", "--methods", "linear-probe", "--output-dir", str(tmp_path)]
+    assert main(command) == 0
+    assert re.search(r"takes about \d+ (s|min) here: linear-probe \d+ (s|min)\.", capsys.readouterr().err)
+    assert main(command) == 0
+    assert "takes about" not in capsys.readouterr().err, "all of it is there"
     assert "linear-probe" in (tmp_path / "comparison.md").read_text()
     assert main(["compare", "--methods", "tradez", "--output-dir", str(tmp_path)]) == USAGE_ERROR
     assert "trades" in capsys.readouterr().err

@@ -95,6 +95,13 @@ def test_missing_and_old_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert real("numpy") in str(importlib.metadata.version("numpy"))
 
 
+def test_extras_of_the_repository_are_shown_in_a_checkout_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "is_checkout", lambda: False)
+    names = {finding.name for finding in doctor._requirements()}
+    assert "extra transformers" in names
+    assert not names & {"extra dev", "extra docs"}
+
+
 def test_a_torchvision_for_another_torch_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda package: ["torch==1.0.0"])
     (finding,) = doctor._torchvision()

@@ -22,6 +22,7 @@ from genaf_sdk.evaluation.cost import (
     ON_BASELINE,
     ON_HARDENED,
     ON_PUBLIC,
+    Beside,
     ahead_passes,
     evaluation_passes,
     replay_passes,
@@ -88,6 +89,14 @@ def test_more_attacks_budgets_and_images_take_more(striped: DataSplits) -> None:
     assert passes(curve=()) < usual < passes(corruption_samples=60)
     assert passes(checks=False) < usual < passes(certificate={"patch": 0.03})
     assert passes(test_samples=10) < usual
+
+
+def test_one_model_alone_takes_less(striped: DataSplits) -> None:
+    config = HardenConfig().evaluation
+    both = evaluation_passes(config, striped)
+    alone = [evaluation_passes(config, striped, Beside(public=public, baseline=False)) for public in (True, False)]
+    assert alone[1] < alone[0] < both
+    assert ahead_passes(config, striped, Beside(public=False, baseline=False)) == 0
 
 
 def test_attacks_ahead_are_those_that_need_no_hardened_model(striped: DataSplits) -> None:

@@ -1,6 +1,6 @@
-"""Run a command of `genaf`, then every command that its output tells people to run, and so on; stop at a surprise.
+"""Run commands of `genaf`, then every command that their output tells people to run, and so on; stop at a surprise.
 
-    python tools/suggested.py demo
+    python tools/suggested.py demo "certify demo-output --samples 5"
 
 What is suggested stands between backticks, as in "`genaf serve demo-output` serves it". A server is asked whether it is
 ready and stopped. A command with a placeholder in capitals, such as FOLDER, is not run.
@@ -55,9 +55,9 @@ def _served(command: list[str]) -> str:
     return said
 
 
-def follow(first: str) -> list[str]:
-    """Run a command and all that follows from it, each once, and return them in their order."""
-    waiting, done = [first], list[str]()
+def follow(*first: str) -> list[str]:
+    """Run commands and all that follows from them, each once, and return them in their order."""
+    waiting, done = [*first], list[str]()
     while waiting:
         line = waiting.pop(0)
         if line in done:
@@ -69,4 +69,4 @@ def follow(first: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(f"{len(follow(shlex.join(sys.argv[1:])))} commands, no surprise")
+    print(f"{len(follow(*sys.argv[1:]))} commands, no surprise")

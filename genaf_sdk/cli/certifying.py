@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Certify(Command):
     """Prove for how many images no patch, wherever it lies and whatever it shows, changes the right answer."""
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder that `genaf harden` left, whose model.onnx is certified (without one, its weights); an ONNX file; or a Hub
     id."""
     data: str = "digits"

@@ -14,6 +14,8 @@ from genaf_sdk.terminal import printable
 if TYPE_CHECKING:
     from genaf_sdk.rows import ComparisonRow
 
+SHORTER = "Shorter: fewer --methods or --seeds; it may be stopped, and goes on where it was."
+
 
 @dataclass(frozen=True)
 class Compare(Command):
@@ -42,7 +44,16 @@ class Compare(Command):
         if self.list:
             return self._list_presets()
         from genaf_sdk.cells import local_processes
-        from genaf_sdk.comparison import compare
+        from genaf_sdk.comparison import compare, seconds_of_comparison
+        from genaf_sdk.estimates import duration
+
+        seconds = seconds_of_comparison(
+            self.encoder, self.data, self.methods, seeds=self.seeds, output_dir=self.output_dir
+        )
+        if any(seconds.values()):
+            listed = ", ".join(f"{name} {duration(taken)}" for name, taken in seconds.items() if taken)
+            whole = duration(sum(seconds.values()))
+            console(stderr=True).print(f"The comparison takes about {whole} here: {listed}. {SHORTER}")
 
         def show(row: ComparisonRow) -> None:
             figures = ", ".join(f"{name} {value:.1%}" for name, value in row.figures.items())

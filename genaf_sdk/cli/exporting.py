@@ -60,7 +60,7 @@ class KServeOptions:
 class Export(Command):
     """Write a hardened model for others: as ONNX, compared with it; for Triton; for KServe; for transformers."""
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder or Hub id of a hardened model; for --triton the folder that `genaf harden` left, or hf-hub:ORG/NAME."""
     output: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = None
     """ONNX file to write; model.onnx unless --triton or --kserve ask for something else."""

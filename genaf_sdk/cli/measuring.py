@@ -15,12 +15,14 @@ from genaf_sdk.evaluation.settings import EvaluationConfig
 if TYPE_CHECKING:
     from genaf_sdk.models.encoder import PixelEncoder
 
+SHORTER_EVALUATION = "Shorter: fewer attacks (--attacks), no curve (--curve), or fewer images (--test-samples)."
+
 
 @dataclass(frozen=True)
 class Evaluate(Command):
     """Attack a hardened model (a folder that `genaf harden` left, or a Hub id) and write a report."""
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder or Hub id of a hardened model."""
     data: str = "digits"
     """Data id or image folder, as for `genaf harden`."""
@@ -38,6 +40,7 @@ class Evaluate(Command):
         """Run."""
         from genaf_sdk.data import load_data
         from genaf_sdk.encoders import own_source
+        from genaf_sdk.estimates import duration, seconds_of_evaluation
         from genaf_sdk.evaluation.evaluate import evaluate
         from genaf_sdk.export.bundle import save_report
         from genaf_sdk.files import require_writable
@@ -56,6 +59,8 @@ class Evaluate(Command):
         )
         source = model.encoder.source
         encoder = self.encoder or own_source(source) or None
+        seconds = seconds_of_evaluation(model, data, self.settings, public=encoder is not None)
+        console(stderr=True).print(f"The evaluation takes about {duration(seconds)} here. {SHORTER_EVALUATION}")
         with make_display(wanted=True) as display:
             task = display.add_task("evaluation", total=None)
 
@@ -75,7 +80,7 @@ class Evaluate(Command):
 class Attack(Command):
     """Craft one universal perturbation on an encoder and save it."""
 
-    name: Annotated[str, tyro.conf.Positional]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ATTACK")]
     """Name of an attack on encoders; an unknown one lists those there are."""
     output: Path = Path("perturbation.safetensors")
     """File to write."""
@@ -88,6 +93,7 @@ class Attack(Command):
     samples: int = 1024
     """How many surrogate images."""
     seed: int = 0
+    """Random seed of the attack, and of which images it is crafted on."""
 
     def __call__(self) -> int:
         """Run."""
@@ -128,7 +134,7 @@ class Attack(Command):
 class Verify(Command):
     """Hold a bundle against itself and your images; exit with 1 where something differs from what it states."""
 
-    bundle: Annotated[str, tyro.conf.Positional]
+    bundle: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder that `genaf harden` left, or hf-hub:ORG/NAME."""
     data: str | None = None
     """Data id or image folder; by default the data set of the report, if it has an id and lies on this machine."""
@@ -164,7 +170,7 @@ class Report(Command):
     The page of a signed bundle stays as it was signed, unless --output names another file.
     """
 
-    folder: Annotated[Path, tyro.conf.Positional]
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder that `genaf harden` or `genaf evaluate` left."""
     output: Path | None = None
     """HTML file to write; by default report.html in the folder."""

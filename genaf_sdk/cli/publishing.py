@@ -41,9 +41,9 @@ class Sign(Command):
     `openssl pkey -in key.pem -pubout -out key.pub`.
     """
 
-    bundle: Annotated[Path, tyro.conf.Positional]
+    bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder that `genaf harden` left; model.sig is written into it."""
-    key: Annotated[str, tyro.conf.Positional]
+    key: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="KEY")]
     """PEM file of a private key on P-256, P-384 or P-521, its password in GENAF_KEY_PASSWORD; or sigstore, which needs
     the network and a browser or a workflow's credentials."""
     certificate: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -68,10 +68,10 @@ class Sign(Command):
 class Push(Command):
     """Publish a bundle on the Hugging Face Hub, in one commit. What goes up is shown first."""
 
-    bundle: Annotated[Path, tyro.conf.Positional]
+    bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder that `genaf harden` left."""
-    repo: Annotated[str, tyro.conf.Positional]
-    """ORG/NAME; made if it does not exist."""
+    repo: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ORG/NAME")]
+    """Repository on the Hub; made if it does not exist."""
     private: bool = True
     """Make a new repository private."""
     pictures: bool = False

@@ -91,6 +91,5 @@ def _says_too_little(path: Path, options: EncoderOptions, names: list[str]) -> E
     return EncoderError(
         f"The checkpoint {str(path)!r} holds weights ({', '.join(names[:3])}, ...) and does not say what for.",
         expected="a checkpoint of solo-learn, or one whose architecture and normalization are passed",
-        remedy=f"load_encoder({str(path)!r}, {missing}); for the shell, a folder whose config.json says it "
-        "(docs/encoders.md)",
+        remedy=f"load_encoder({str(path)!r}, {missing}); for the shell, a folder whose config.json says it",
     )

@@ -20,14 +20,17 @@ class Schedule(Settings):
     """Epochs, batches, learning rates and augmentation of a stage."""
 
     epochs: Count = 20
+    """Passes over the training images."""
     batch_size: Annotated[int, AtLeast(2)] | Literal["auto"] = "auto"
     """Global batch size, across all processes. Batch statistics and losses that compare rows need pairs. ``auto`` is
-    128, and less where the stage would have fewer than ``STEPS`` steps; see ``batch``."""
+    128, and down to 32 where the stage would else have fewer than 1,000 steps."""
     encoder_learning_rate: LearningRate | Literal["auto"] | None = "auto"
-    """``auto`` finds it by a short range test on training images (``engine/range_test.py``); None derives it from the
-    encoder's parameter count, as earlier versions did; see ``encoder_rate``."""
+    """``auto`` finds it by a short range test on training images; None derives it from the encoder's size, as earlier
+    versions did."""
     head_learning_rate: LearningRate = 5e-3
+    """Of what turns features into logits."""
     weight_decay: Share = 8e-4
+    """Adam's, an L2 penalty on all weights that are trained."""
     decay: Literal["cosine", "exponential"] = "cosine"
     """Of the learning rates: ``cosine`` warms up, then falls to zero; ``exponential`` multiplies them by 0.96 an epoch,
     as the paper does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genaf_sdk.attacks.base import EncoderAttack, FeatureAttack, SampleWise
@@ -19,52 +20,67 @@ if TYPE_CHECKING:
 
 FORWARD = 1 / 3
 """What the way through the network is of a whole pass."""
-MODELS = 2
-"""The hardened model and the baseline."""
 ON_PUBLIC, ON_HARDENED, ON_BASELINE = 0.8, 0.95, 0.7
 """What attacks take of the passes that they state, as they end early: on the models of ``genaf demo``."""
 SHORTER = 4
 """A universal perturbation of the curve alone has so many times fewer steps, from the table's."""
 
 
-def evaluation_passes(config: EvaluationConfig, data: DataSplits) -> float:
-    """Return about how many passes an evaluation of two models takes: crafting, curve, checks, scoring.
+@dataclass(frozen=True)
+class Beside:
+    """What an evaluation attacks beside the model that it is about.
+
+    Args:
+        public: The published encoder.
+        baseline: The undefended model.
+    """
+
+    public: bool = True
+    baseline: bool = True
+
+
+def evaluation_passes(config: EvaluationConfig, data: DataSplits, beside: Beside = Beside()) -> float:
+    """Return about how many passes an evaluation takes: crafting, curve, checks, scoring.
 
     Attacks that state no cost count nothing.
     """
     _, test = _sizes(config, data)
+    models = 1 + beside.baseline
     attacks = [load_attack(name) for name in config.attacks]
     named = {attack.name: attack for attack in reversed(attacks)}
     universal, sample_wise = (named.get(name) or load_attack(name) for name in (UNIVERSAL, SAMPLE_WISE))
-    found = ahead_passes(config, data) + ON_HARDENED * sum(_passes(attack, config, data) for attack in attacks)
+    found = ahead_passes(config, data, beside) + ON_HARDENED * sum(_passes(attack, config, data) for attack in attacks)
     for budget in config.curve:  # what the table has is taken from there
         if budget != config.perturbation_budget:
-            found += 2 * (ON_HARDENED / SHORTER * _passes(universal, config, data) + FORWARD * test)
+            found += (1 + beside.public) * (ON_HARDENED / SHORTER * _passes(universal, config, data) + FORWARD * test)
         if budget != config.sample_wise_budget:
             found += ON_HARDENED * _passes(sample_wise, config, data)
-    found += replay_passes(config.attacks, config, data)
+    found += replay_passes(config.attacks, config, data, beside)
     if config.checks:
         found += UNBOUNDED.passes(min(UNBOUNDED_IMAGES, test))
     if config.corruption_samples is not None:
-        found += FORWARD * MODELS * len(CORRUPTIONS) * len(STRENGTHS) * min(config.corruption_samples, test)
+        found += FORWARD * models * len(CORRUPTIONS) * len(STRENGTHS) * min(config.corruption_samples, test)
     if config.certificate.patch is not None:
         masks = config.certificate.masks**2
         found += FORWARD * masks * (masks + 1) / 2 * min(config.certificate.samples, test)
     return found
 
 
-def replay_passes(attacks: Sequence[str], config: EvaluationConfig, data: DataSplits) -> float:
+def replay_passes(
+    attacks: Sequence[str], config: EvaluationConfig, data: DataSplits, beside: Beside = Beside()
+) -> float:
     """Return about how many passes it takes to score clean images and every perturbation that ``attacks`` craft."""
     _, test = _sizes(config, data)
     universal = [attack for attack in map(load_attack, attacks) if not isinstance(attack, SampleWise)]
-    return FORWARD * test * (1 + sum(map(_rows, universal)))
+    return FORWARD * test * (1 + sum(_rows(attack, beside) for attack in universal))
 
 
-def ahead_passes(config: EvaluationConfig, data: DataSplits) -> float:
+def ahead_passes(config: EvaluationConfig, data: DataSplits, beside: Beside = Beside()) -> float:
     """Return about how many of the passes need no hardened model: all attacks but those on it."""
     attacks = [load_attack(name) for name in config.attacks]
     return sum(
-        (ON_BASELINE + ON_PUBLIC * (_rows(attack) - MODELS)) * _passes(attack, config, data) for attack in attacks
+        (ON_BASELINE * beside.baseline + ON_PUBLIC * _on_public(attack, beside)) * _passes(attack, config, data)
+        for attack in attacks
     )
 
 
@@ -75,9 +91,13 @@ def _passes(attack: Attack, config: EvaluationConfig, data: DataSplits) -> float
     return attack.passes(min(few, test) if isinstance(attack, SampleWise) else crafted_on)
 
 
-def _rows(attack: Attack) -> int:
+def _rows(attack: Attack, beside: Beside) -> int:
     """Return how often an attack is run: for every model, and where it needs an encoder alone on the published one."""
-    return MODELS + isinstance(attack, (EncoderAttack, FeatureAttack))
+    return 1 + beside.baseline + _on_public(attack, beside)
+
+
+def _on_public(attack: Attack, beside: Beside) -> bool:
+    return beside.public and isinstance(attack, (EncoderAttack, FeatureAttack))
 
 
 def _sizes(config: EvaluationConfig, data: DataSplits) -> tuple[int, int]:

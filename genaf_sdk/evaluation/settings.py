@@ -45,6 +45,7 @@ class EvaluationConfig(Settings):
     perturbation_budget: Epsilon = 10 / 255
     """L_inf budget of universal perturbations. Patches keep the area that their attack states."""
     sample_wise_budget: Epsilon = 8 / 255
+    """L_inf budget of attacks that perturb each image by itself."""
     surrogate_samples: Count = 2048
     """How many images a universal perturbation is crafted on. At 224 px they take 1.2 GB of memory."""
     test_samples: Count | None = None

@@ -41,14 +41,16 @@ class Adaptability(Settings):
     redundant_fraction: Annotated[float, Between(1e-6, 1.0)] = 0.2
     """Share of the layers that is fine-tuned; at least one layer is."""
     epochs: Annotated[int, AtLeast(0)] = 6
-    """0 skips stage 2."""
+    """Passes over the training images; 0 skips stage 2."""
     probe_epochs: Annotated[int, AtLeast(0)] = 1
     """Of a probe on the layers that matter least to first order; stage 2 follows where it finds something to gain. 0
     goes without."""
     batch_size: Annotated[int, AtLeast(2)] = 128
+    """Global batch size, across all processes."""
     learning_rate: LearningRate | None = None
     """None takes a third of the encoder's in stage 1."""
     weight_decay: Share = 8e-4
+    """Adam's, an L2 penalty on the weights that are trained."""
     interpolations: Count = 5
     """How many points between the stage-1 and the fine-tuned weights the guard tries."""
     tolerance: Share = 0.0

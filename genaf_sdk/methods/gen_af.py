@@ -91,7 +91,9 @@ class GenAF(Method):
 
     against: Against = Mixture()
     adversarial_weight: Weight = 2.0
+    """Weight of the cross-entropy on adversarial images."""
     clean_weight: Weight = 1.0
+    """Weight of the cross-entropy on clean images."""
     genetic_weight: Weight = 1.0
     """Lambda, for L_gr as a mean over rows (the authors' sum over pairs divided by the batch size)."""
     adaptability: Adaptability = Adaptability()

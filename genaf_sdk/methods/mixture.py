@@ -44,18 +44,20 @@ class Mixture(Against):
 
     sample_wise: PGD = PGD(steps=2)
     sample_wise_share: Share = 0.375
+    """Share of every batch that gets sample-wise steps."""
     universal_epsilon: Epsilon = 12 / 255
     """L_inf budget of the universal perturbations: somewhat more than the attacks' 10/255."""
     patch_area: Epsilon = 0.035
     """Share of the image that a patch covers."""
     patch_share: Share = 0.125
+    """Share of every batch that gets a patch; what is left of it gets a universal perturbation."""
     ramp: Share = 0.9
     """Share of the training in which the budgets of perturbations rise, linearly; a patch has its area throughout."""
     bank_size: Count = 8
     """How many universal perturbations, and how many patches, are kept."""
     redraw_every: Count | None = None
-    """After so many steps one perturbation of the bank starts anew, so that the bank does not go stale. None gives each
-    a ``LIFE`` of images first: one that starts anew before it has grown strong is no threat to train against."""
+    """After so many steps one perturbation of the bank starts anew, so that the bank does not go stale. None decides
+    by the images that it has seen: one that starts anew before it has grown strong is no threat to train against."""
 
     def check(self) -> None:
         """Refuse shares of more than the whole batch.

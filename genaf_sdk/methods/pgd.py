@@ -32,7 +32,9 @@ class PGD(Against):
     epsilon: Epsilon = 8 / 255
     """L_inf budget."""
     step_size: Epsilon = 10 / 255
+    """How far a step moves every pixel, before it is cut to the budget."""
     steps: Count = 1
+    """Each costs a pass forward and back."""
     away_from: Literal["label", "prediction"] = "label"
     """What a step moves away from: the ``label``, or the ``prediction`` on the clean input, whatever the label (TRADES,
     Zhang et al., ICML 2019). The cross-entropy with the clean probabilities and the divergence from them have the same

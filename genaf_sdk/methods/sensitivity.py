@@ -31,6 +31,7 @@ class Sensitivity(Settings):
     radius: Annotated[float, Between(1e-6, 10.0)] = 0.1
     """The perturbation's Frobenius norm, as a share of the weight's."""
     steps: Count = 3
+    """Of gradient ascent on a layer's weight."""
     samples: Count = 256
     """How many adversarial training images the loss is measured on."""
 

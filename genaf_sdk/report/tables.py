@@ -158,7 +158,7 @@ def cost_rows(report: Report) -> list[tuple[str, str]]:
     parts |= {"Energy of the GPUs": cost.energy.gpu} if cost.gpus else {}
     for words, energy in parts.items():
         if energy.joules is None:
-            rows.append((words, f"not readable on this machine: {energy.reason}"))
+            rows.append((words, f"not readable: {energy.reason}"))
         else:
             kilojoules, watt_hours = energy.joules / 1000, energy.joules / 3600
             whole = "whole package, other processes included"
