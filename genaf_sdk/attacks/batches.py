@@ -39,9 +39,14 @@ def image_batches(images: Tensor, size: int, generator: torch.Generator) -> Iter
         yield images[indices.to(images.device)]
 
 
+def part_size(images: Tensor) -> int:
+    """Return how many of images (N, C, H, W) a processor computes at a time."""
+    return max(FEWEST_IN_PART, PIXELS_IN_PART // (images.shape[-2] * images.shape[-1]))
+
+
 def in_parts(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Return what ``model`` gives for images (N, C, H, W) under one gradient, on a processor computed part by part."""
-    count = max(FEWEST_IN_PART, PIXELS_IN_PART // (images.shape[-2] * images.shape[-1]))
+    count = part_size(images)
     if images.device.type != "cpu" or len(images) <= count:
         return model(images)
     return torch.cat([model(part) for part in images.split(count)])
