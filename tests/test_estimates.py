@@ -14,6 +14,7 @@ from genaf_sdk import HardenConfig
 from genaf_sdk.attacks.base import EncoderAttack, FeatureAttack, SampleWiseAttack, UniversalModelAttack
 from genaf_sdk.attacks.placed_patch import PlacedPatch
 from genaf_sdk.attacks.registry import load_attack
+from genaf_sdk.attacks.tried_uap import TriedUAP
 from genaf_sdk.data import DataSplits
 from genaf_sdk.estimates import SHORTER, left_of, seconds_of_parts
 from genaf_sdk.evaluation.cost import (
@@ -74,7 +75,7 @@ def test_an_attack_takes_about_as_many_passes_as_it_states(name: str) -> None:
     stated = attack.passes(IMAGES)
     assert stated > 0
     assert target.passes < 2.5 * stated
-    if not isinstance(attack, (SampleWiseAttack, PlacedPatch)):  # which leave out what they have fooled, or end early
+    if not isinstance(attack, (SampleWiseAttack, PlacedPatch, TriedUAP)):  # which leave out what is not needed
         assert target.passes > 0.4 * stated
 
 

@@ -1,7 +1,8 @@
-"""What both universal ascents share: short runs that send all images to one place, and a long one away from the truth.
+"""What both universal ascents share: short runs that try where to begin, and a long one away from the truth.
 
 A loss that pushes every image away from where it is can stay on a plateau: the images pull it back and forth.
-One that pulls them all to one place leaves it (as targeted steps do in APGD-T, Croce & Hein, ICML 2020).
+One that pulls them all to one place leaves it (as targeted steps do in APGD-T, Croce & Hein, ICML 2020). Where there is
+no plateau, as on most undefended encoders, pushing away leads further; so both are tried.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     Objective = Callable[[Tensor, Tensor], Tensor]
     """Images under attack and their indices to the scalar that is climbed."""
 
+LEFT_THE_PLATEAU = 0.5  # share of held-out images lost after a first short run, beyond which no places are tried
 SHORT = 4  # a short run has a quarter of the steps
 FINALISTS = 2  # goals that get a second short run
 LOOKS = 10  # at the held-out images, in the long run
@@ -42,9 +44,10 @@ class TriedUAP(UniversalAttack):
 
     loss: str = "cross-entropy"
     goals: Annotated[int, Between(0, 1000)] = 6
-    """How many places all images are sent to at first, each in a short run: classes, or clusters of features. The long
-    run starts from the best; 0 starts from noise."""
-    steps: Count = 100
+    """How many places all images are sent to, each in a short run, if one that pushes them away from the truth loses
+    less than half of them: classes, or clusters of features. The long run goes on from the best of all; 0 is the long
+    run alone, from noise."""
+    steps: Count = 150
     """Of the long run, at most."""
     batch_size: Count = 64
     relative_step_size: Share = 0.2
@@ -53,14 +56,14 @@ class TriedUAP(UniversalAttack):
     """Share of the images that only judge, at least 128 of them and at most half; 0 judges by those crafted on."""
 
     def passes(self, images: int) -> float:
-        """Return those of the long run and of the short ones."""
-        short = self.goals + min(self.goals, FINALISTS)
+        """Return those of the long run and of the short ones, if all are needed."""
+        short = self.goals + 1 + FINALISTS if self.goals else 0
         return super().passes(images) * (1 + short / SHORT)
 
     def strongest(
         self, model: nn.Module, target: Target, generator: torch.Generator, start: Tensor | None = None
     ) -> Perturbation:
-        """Return where the long run from the best goal ends, or one from ``start`` if that is not as strong."""
+        """Return where the long run from the best short one ends, or one from ``start`` if that is not as strong."""
         space = input_space(model, target.images)
         order = endless_batches(len(target.crafting), self.batch_size, generator)
 
@@ -84,11 +87,14 @@ class TriedUAP(UniversalAttack):
         begin = noise() if start is None else self.threat.project(start)
         known = None if start is None else judge(begin)
         away, short = partial(target.objective, self.loss), max(1, self.steps // SHORT)
-        goals = [partial(target.toward, goal) for goal in target.goals(self.goals, generator)]
-        sent = [(run(toward, noise(), short, 1), toward) for toward in goals]
-        finalists = sorted(sent, key=lambda one: _moved(one[0]), reverse=True)[:FINALISTS]
-        finals = [run(toward, one.values, short, 1) for one, toward in finalists]
-        made = run(away, max(finals, key=_moved).values, self.steps, LOOKS) if finals else None
+        made = run(away, noise(), short, 1) if self.goals else None
+        if made is not None and made.success.rate <= LEFT_THE_PLATEAU:
+            goals = [partial(target.toward, goal) for goal in target.goals(self.goals, generator)]
+            sent = [(run(toward, noise(), short, 1), toward) for toward in goals]
+            finalists = sorted(sent, key=lambda one: _moved(one[0]), reverse=True)[:FINALISTS]
+            made = max((run(toward, one.values, short, 1) for one, toward in finalists), key=_moved)
+        if made is not None:
+            made = run(away, made.values, self.steps, LOOKS)
         if made is None or (known is not None and known > made.success):
             made = run(away, begin, self.steps, LOOKS, known)
         details: Details = {"converged": made.converged, "held_out_rate": round(made.success.rate, 4)}

@@ -67,6 +67,22 @@ def test_images_are_sent_to_one_place_before_they_are_driven_away(tiny_encoder: 
     assert target.goals(0, torch.Generator()) == []
 
 
+@pytest.mark.parametrize(("lost", "places"), [(0.4, 3), (0.6, 0)])
+def test_places_are_tried_where_pushing_away_loses_few(
+    tiny_encoder: nn.Module, monkeypatch: pytest.MonkeyPatch, lost: float, places: int
+) -> None:
+    goals: list[int] = []
+
+    def toward(self: FeatureTarget, goal: Tensor, attacked: Tensor, indices: Tensor) -> Tensor:
+        goals.append(hash(tuple(goal.tolist())))
+        return attacked.sum()
+
+    monkeypatch.setattr(FeatureTarget, "success", lambda self, put: Success(lost, 0.0, 16))
+    monkeypatch.setattr(FeatureTarget, "toward", toward)
+    UAPGD(steps=4, batch_size=8, goals=3)(tiny_encoder.eval(), surrogate())
+    assert len(set(goals)) == places
+
+
 def test_classes_are_tried_by_how_close_they_are_to_images_of_others() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(300, 3)).eval()
     with torch.no_grad():
