@@ -62,7 +62,7 @@ def row(name: str, size: int, arguments: argparse.Namespace) -> Record:
         device = torch.device(arguments.device)
         seconds = interleaved(candidates, arguments.repeats, device, clock=arguments.clock)
     medians = {count: median(values) for count, values in seconds.items()}
-    fastest, taken = min(medians.values()), str(part_size(images))
+    fastest, taken = min(medians.values()), str(min(part_size(images), len(images)))
     ratios = {count: f"{value / fastest:.2f}{'*' * (count == taken)}" for count, value in medians.items()}
     return {"encoder": name, "px": size, "ms an image": f"{1e3 * fastest / arguments.batch_size:.2f}", **ratios}
 

@@ -17,8 +17,8 @@ READING = 512
 """Images in a batch of which only outputs are wanted."""
 FEWEST_IN_PART, PIXELS_IN_PART = 16, 2**17
 """Of one pass on a processor, whose caches are to hold what a layer reads and writes: 128 images of 32 x 32 pixels, 32
-of 64, and 16 of 91 and more. At 96 pixels, all at once took 25 % longer, forth and back. Half as many take 3 to 4 %
-longer at 32 and 64 pixels, where freed memory is kept."""
+of 64, and 16 of 91 and more. For three networks that is within 5 % of the fastest (``benchmarks/batch_parts.py``); 64
+images of 32 x 32 pixels in parts of 16 took up to 58 % longer, and at 96 pixels all at once 25 %."""
 _known: ContextVar[dict[tuple[int, int, bool], tuple[nn.Module, Tensor, Tensor]] | None] = ContextVar(
     "_known", default=None
 )
