@@ -4,6 +4,7 @@ r"""Accuracy against processor seconds for attacks on saved models: one JSON lin
         --attacks uapgd:steps=25 uapgd:steps=100 label-uap patch-uap encoder-patch patch --n 2000
     python benchmarks/attack_curves.py --table rows.jsonl
 
+A model whose encoder is a module of the caller's own needs ``--encoder NAME --encoders FOLDER`` (see real_encoders.py).
 Attacks on encoders are crafted on the model's own encoder (adaptive) and, with ``--published ID``, on that one
 (transfer). Universal ones see training images and are scored on test images; sample-wise ones attack the first test
 images. Seconds are those of this process on ``--threads`` threads, loading and scoring left out.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from mosaics import load_mosaic
+from real_encoders import ENCODERS
 from torch import Tensor, nn
 
 from genaf_sdk import HardenedModel, load_data
@@ -57,6 +60,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--data", help="gtsrb, cifar10 (mosaics), or what load_data takes")
     parser.add_argument("--published", help="id of the encoder that the transfer column is crafted on")
+    parser.add_argument("--encoder", choices=list(ENCODERS), help="what the model was made from, for its architecture")
+    parser.add_argument("--encoders", type=Path, default=Path(), help="folder of encoders")
     parser.add_argument("--attacks", nargs="+", default=[])
     parser.add_argument("--surrogate", type=int, default=2048, help="training images that universal attacks see")
     parser.add_argument("--n", type=int, default=2000, help="test images that universal attacks are scored on")
@@ -128,12 +133,14 @@ def right(model: nn.Module, pixels: Tensor, labels: Tensor) -> tuple[int, int]:
 
 def read(arguments: argparse.Namespace) -> Subject:
     """Load the model, and the images as it takes them."""
-    model = HardenedModel.from_pretrained(arguments.model).eval()
+    sys.path.insert(0, str(arguments.encoders.resolve()))
+    backbone = ENCODERS[arguments.encoder](arguments.encoders, None).backbone if arguments.encoder else None
+    model = HardenedModel.from_pretrained(arguments.model, backbone=backbone).eval()
     size = model.image_size
     data: DataSplits = (
         load_mosaic(arguments.data, None, 0)
         if arguments.data in ("gtsrb", "cifar10")
-        else load_data(arguments.data, image_size=size, interpolation="bicubic", seed=0)
+        else load_data(arguments.data, image_size=size, interpolation=model.encoder.interpolation, seed=0)
     )
     published = None if arguments.published is None else load_encoder(arguments.published, image_size=size)
     images, image_labels = data.train.sample(arguments.surrogate, seed=arguments.seed)
