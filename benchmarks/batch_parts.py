@@ -4,7 +4,7 @@
     python benchmarks/batch_parts.py --threads 1 --clock cpu --encoders torchvision:resnet18 --sizes 64 --parts 32 64
 
 A step is that of an attack: images forth, a scalar back to their pixels, batch norms folded, memory kept. Parts of all
-sizes run in turn, in one process. Ratios of medians to the fastest; * marks what ``attacks/batches.py`` takes. Weights
+sizes run in turn, in one process. Ratios of medians to the fastest; * marks what ``models/parts.py`` takes. Weights
 are random, but for bundled encoders.
 """
 
