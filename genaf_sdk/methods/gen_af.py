@@ -52,7 +52,7 @@ class GenAF(Method):
         ),
         "strict": Strength(
             "`default` in four times the epochs: more accurate and harder to attack where images are few.",
-            protects="What `default` does, by several points more.",
+            protects="What `default` does, with more left under universal perturbations.",
             leaves_open="Sample-wise attacks of large budget on hard tasks; see the white-box rows of the report.",
             changes={"schedule": {"epochs": 80}},
         ),
