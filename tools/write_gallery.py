@@ -34,8 +34,8 @@ before and after hardening, under the attack that leaves the least; the report h
 
 {table}
 *Worst DAE* is one perturbation or patch for all images, crafted on the encoder. *Single images* is the strongest attack
-on each image by itself. Training is in seconds by the clock. A report without pictures is of a data set whose license
-does not let them be passed on.
+on each image by itself. A report without pictures is of a data set whose license does not let them be passed on. Times
+in the reports are by the clock, on a machine that others used: how long a run takes, [Decide](how-to/decide.md) says.
 """
 LINKS = (
     (
@@ -48,8 +48,7 @@ LINKS = (
 """What is said in which file about the page, and after which words."""
 ABSOLUTE = re.compile(r"(?:^|[\s:=\"'(])(?:/(?!sys/|proc/|dev/)[\w.~-]+/[\w.~-]|[A-Za-z]:\\)")
 """A path from the root of a file system, as in a text; no address of the web, no fraction, and none of the kernel's."""
-NOT_TRAINING = ("undefended", "evaluation")
-COLUMNS = ("run", "encoder, pixels", "clean", "worst DAE", "single images", "training", "report")
+COLUMNS = ("run", "encoder, pixels", "clean", "worst DAE", "single images", "report")
 
 
 def row_of(report: RobustnessReport, name: str, title: str, command: str, machine: str) -> dict[str, Any]:
@@ -60,7 +59,6 @@ def row_of(report: RobustnessReport, name: str, title: str, command: str, machin
         return {role: _cell(lowest_accuracy(rows)) for role, rows in chosen.items()}
 
     dae = (Knowledge.TRANSFER, Knowledge.ADAPTIVE)
-    parts = {part: seconds for part, seconds in (report.seconds or {}).items() if part not in NOT_TRAINING}
     model = report.model
     return {
         "name": name,
@@ -72,7 +70,6 @@ def row_of(report: RobustnessReport, name: str, title: str, command: str, machin
         "image_size": list(report.data.image_shape[1:]),
         "classes": len(report.data.class_names),
         "training_images": report.data.sizes.train,
-        "seconds": sum(parts.values()),
         "clean": lowest(lambda score: score.column == Knowledge.CLEAN),
         "worst_dae": lowest(lambda score: score.column in dae and is_universal(score)),
         "single_images": lowest(lambda score: score.crafting_data == "test"),
@@ -138,7 +135,6 @@ def table() -> str:
                 f"{row['title']}: {row['classes']} classes, {row['training_images']:,} images",
                 f"{row['encoder']}, {height} x {width}",
                 *(shown(row[part]) for part in ("clean", "worst_dae", "single_images")),
-                f"{row['seconds']:.0f} s",
                 f"[open](gallery/{row['name']}.html)",
             )
         )
