@@ -28,7 +28,7 @@ from trainers import BATCH, EPOCHS, EPSILON, STEP, TRAINERS, Snapshot, Task, Wat
 
 from genaf_sdk import DataSplits, load_data, load_encoder
 from genaf_sdk.attacks import Perturbation, load_attack
-from genaf_sdk.methods import pgd
+from genaf_sdk.methods import steps as sign_steps
 
 if TYPE_CHECKING:
     import argparse
@@ -144,19 +144,19 @@ def measured_steps(published: PixelEncoder, data: DataSplits, arguments: argpars
     task = task_of(published, data, 1, arguments)
     images, labels = data.train.sample(BATCH, seed=arguments.seed)
     device = torch.device("cpu")
-    settings = pgd.PGD(epsilon=EPSILON, step_size=STEP, steps=3)
+    settings = sign_steps.SignSteps(epsilon=EPSILON, step_size=STEP, steps=3)
 
     def ways(
         model: nn.Module,
         pixels: Tensor,
-        folded: Callable[..., Any] = pgd.folded_batch_norms,
+        folded: Callable[..., Any] = sign_steps.folded_batch_norms,
         part: int = BATCH,
         precision: str = "fp32",
     ) -> Callable[[], object]:
         def run() -> None:
-            with mock.patch.object(pgd, "folded_batch_norms", folded), in_precision(precision, device):
+            with mock.patch.object(sign_steps, "folded_batch_norms", folded), in_precision(precision, device):
                 for some, classes in zip(pixels.split(part), labels.split(part), strict=True):
-                    pgd.ascend(model, some, classes, torch.zeros_like(some), settings)
+                    sign_steps.ascend(model, some, classes, torch.zeros_like(some), settings)
 
         return run
 

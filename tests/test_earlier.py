@@ -12,7 +12,8 @@ import pytest
 from genaf_sdk.cli.settings import starting_settings
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.errors import ConfigError
-from genaf_sdk.methods import PGD, GenAF, Mixture, RiFT, presets
+from genaf_sdk.methods import PGD, GenAF, Masked, Mixture, RiFT, presets
+from genaf_sdk.methods.steps import SignSteps
 from genaf_sdk.rows import ComparisonRow, read_rows
 
 ROOT = Path(__file__).parents[1]
@@ -137,6 +138,16 @@ def test_what_is_missing_is_that_of_the_method() -> None:
     assert read == RiFT().with_(adaptability={"epochs": 3})
     sample_wise = {"method": {"against": {"sample_wise": {"epsilon": 4 / 255}}}}
     assert HardenConfig.from_dict(sample_wise) == HardenConfig().with_(**sample_wise)
+
+
+def test_steps_of_a_mixture_were_a_pgd_of_their_own() -> None:
+    steps = {"name": "pgd", "epsilon": 4 / 255, "step_size": 4 / 255, "steps": 1, "away_from": "label", "ramp": 0.0}
+    mixture = {"name": "mixture", "sample_wise": steps}
+    expected = Mixture(sample_wise=SignSteps(4 / 255, 4 / 255, 1))
+    assert HardenConfig.from_dict({"method": {"against": mixture}}).method.against == expected
+    masked = HardenConfig.from_dict({"method": {"against": {"name": "masked", "inner": mixture}}}).method.against
+    assert masked == Masked(inner=expected)
+    assert steps["ramp"] == 0.0, "what was handed over is left alone"
 
 
 @pytest.mark.parametrize(
