@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
-from real_encoders import ENCODERS
+from robustness import ENCODERS
 from timing import begin, finish, interleaved, parser_of, spread, table
 from torch import Tensor, nn
 
