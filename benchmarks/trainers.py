@@ -216,7 +216,6 @@ TRAINERS: dict[str, Trainer] = {
     "default": ours("default"),
     "fine-tuning": ours("fine-tuning"),
     "torchattacks PGD loop": torchattacks_loop,
-    "fast": ours("fast"),
     "ART MadryPGD": art("AdversarialTrainerMadryPGD"),
     "pgd-at": ours("pgd-at"),
     "ART FBF": art("AdversarialTrainerFBFPyTorch"),
