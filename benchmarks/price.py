@@ -178,29 +178,14 @@ def reached(curve: list[Row], accuracy: float) -> float | None:
     return next((point["seconds"] for point in curve if point["worst"] >= accuracy), None)
 
 
-def area(curve: list[Row], horizon: float) -> float:
-    """Return the mean accuracy under the worst DAE from the start until ``horizon`` seconds, no earlier than the end.
-
-    Before the first measurement it is 0, between two of them that of the earlier, after the last that of the last.
-    """
-    ends = [point["seconds"] for point in curve[1:]] + [horizon]
-    return sum(point["worst"] * (end - point["seconds"]) for point, end in zip(curve, ends, strict=True)) / horizon
-
-
 def prices(rows: list[Row]) -> str:
-    """Return the table: a line for each way of training, the cheapest first.
-
-    The mean over time counts only epochs after which all were measured, and the last.
-    """
+    """Return the table: a line for each way of training, the cheapest first."""
     curves = sorted(((row["trainer"], row["curve"]) for row in rows), key=lambda found: found[1][-1]["seconds"])
     ours = dict(curves).get("default", [])
-    horizon = max(curve[-1]["seconds"] for _, curve in curves)
-    shared = set.intersection(*({point["epoch"] for point in curve} for _, curve in curves))
     lines = []
     for name, curve in curves:
         last = curve[-1]
         seconds = reached(ours, last["worst"])
-        points = [point for point in curve if point["epoch"] in shared or point is last]
         lines.append(
             {
                 "training": name,
@@ -209,7 +194,6 @@ def prices(rows: list[Row]) -> str:
                 "clean": f"{100 * last['clean']:.1f} %",
                 "worst DAE": f"{100 * last['worst']:.1f} %",
                 "`default` to that, CPU s": "never" if seconds is None else f"{seconds:.0f}",
-                f"mean worst DAE over {horizon:.0f} CPU s": f"{100 * area(points, horizon):.1f} %",
             }
         )
     return table(lines)

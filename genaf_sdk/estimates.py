@@ -7,7 +7,6 @@ import statistics
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import psutil
@@ -41,7 +40,10 @@ if TYPE_CHECKING:
     from genaf_sdk.preparation import Candidate
 
 STEPS, ENOUGH = 3, 0.5
-"""How many steps are timed, of which the first warms up; fewer where they take longer than so many seconds."""
+"""How many steps are timed at least, of which the first warms up; fewer where they take longer than so many seconds."""
+SHARE, MOST = 0.01, 2.0
+"""What is to take long is timed for this share of it, up to so many seconds: whoever else computes here holds up single
+steps by chance."""
 MOMENTS = 4
 """Weights, gradients and Adam's two moments."""
 MEASURED_ON = 2
@@ -146,11 +148,13 @@ def seconds_of_parts(candidate: Candidate) -> dict[str, float]:
         if candidate.evaluate:
             baseline = lab.stage("undefended", config.standard_fine_tuning())
             parts["baseline"] = seconds_of(candidate, copy.deepcopy(model), baseline)
-        a_pass = seconds_of_a_pass(model, data)
-    parts["stage 2"] = a_pass * config.method.later_passes(lab)
+        later = config.method.later_passes(lab)
+        a_pass = seconds_of_a_pass(model, data, later)
+    parts["stage 2"] = a_pass * later
     if candidate.evaluate:
-        a_pass, workers = pass_of_an_attack(model, data)
-        whole, ahead = (a_pass * count(config.evaluation, data) for count in (evaluation_passes, ahead_passes))
+        passes = evaluation_passes(config.evaluation, data)
+        a_pass, workers = pass_of_an_attack(model, data, passes)
+        whole, ahead = a_pass * passes, a_pass * ahead_passes(config.evaluation, data)
         parts["attacks"] = whole / workers
         if beside:
             parts |= left_of(parts["stage 1"] + parts["stage 2"], parts["baseline"], ahead, whole - ahead)
@@ -197,45 +201,63 @@ def seconds_of(candidate: Candidate, model: HardenedModel, stage: Stage) -> floa
         fitting = Fitting(run, FeaturesAndLogits(model), model, candidate.data, adapted)
         try:
             started = time.monotonic()
-            for batch in islice(fitting.batches(), STEPS):
+            for batch in fitting.batches():
                 fitting.training_step(batch, current)
                 durations.append(time.monotonic() - started)
-                if sum(durations) > ENOUGH:
+                if _timed_enough(durations, fitting.total):
                     break
                 started = time.monotonic()
         finally:
             fitting.release()
     validation = FORWARD * len(candidate.data.validation) / len(candidate.data.train)
-    return statistics.median(durations[1:] or durations) * fitting.total * (1 + validation)
+    return statistics.fmean(durations[1:] or durations) * fitting.total * (1 + validation)
+
+
+def _timed_enough(durations: list[float], steps: float) -> bool:
+    """Return whether what is to be done in so many ``steps`` has been timed well enough."""
+    spent = sum(durations)
+    told = spent / len(durations) * steps
+    return (len(durations) >= STEPS or spent > ENOUGH) and spent > min(SHARE * told, MOST)
 
 
 def seconds_of_evaluation(model: HardenedModel, data: DataSplits, config: EvaluationConfig, *, public: bool) -> float:
     """Return about how many seconds ``evaluate`` takes for one model; ``public``: with the transfer column."""
-    a_pass, workers = pass_of_an_attack(model, data)
-    return a_pass * evaluation_passes(config, data, Beside(public=public, baseline=False)) / workers
+    passes = evaluation_passes(config, data, Beside(public=public, baseline=False))
+    a_pass, workers = pass_of_an_attack(model, data, passes)
+    return a_pass * passes / workers
 
 
-def pass_of_an_attack(model: HardenedModel, data: DataSplits) -> tuple[float, int]:
-    """Return the seconds of a pass while attacks run side by side as they will, and how many of them do."""
+def pass_of_an_attack(model: HardenedModel, data: DataSplits, passes: float) -> tuple[float, int]:
+    """Return the seconds of a pass while attacks run side by side as they will, and how many of them do.
+
+    Args:
+        model: What is attacked.
+        data: Whose images.
+        passes: How many there will be.
+    """
     workers = Workers.suited([model], data.image_shape[1] * data.image_shape[2]).count
     with _threads(torch.get_num_threads() // workers):
-        return seconds_of_a_pass(model, data), workers
+        return seconds_of_a_pass(model, data, passes), workers
 
 
-def seconds_of_a_pass(model: HardenedModel, data: DataSplits) -> float:
-    """Return how many seconds one image takes through the network and back to its pixels, as attacks send it."""
+def seconds_of_a_pass(model: HardenedModel, data: DataSplits, passes: float) -> float:
+    """Return how many seconds one image takes through the network and back to its pixels, as attacks send it.
+
+    Args:
+        model: The network.
+        data: Whose images.
+        passes: How many there will be.
+    """
     pixels, _ = data.train.sample(PASS, seed=0)
     pixels = pixels.to(next(model.parameters()).device)
-    durations = []
+    durations: list[float] = []
     with attack_mode(model), folded_batch_norms(model, pixels):
-        for _ in range(STEPS):
+        while not durations or not _timed_enough(durations, passes / len(pixels)):
             started = time.monotonic()
             images = pixels.clone().requires_grad_()
             float(gradient_of(model(images).square().sum(), images).sum())  # read, so that it has been computed
             durations.append(time.monotonic() - started)
-            if sum(durations) > ENOUGH:
-                break
-    return statistics.median(durations[1:] or durations) / len(pixels)
+    return statistics.fmean(durations[1:] or durations) / len(pixels)
 
 
 def _trial_run(candidate: Candidate) -> Run:

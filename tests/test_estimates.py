@@ -16,7 +16,7 @@ from genaf_sdk.attacks.placed_patch import PlacedPatch
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.attacks.tried_uap import TriedUAP
 from genaf_sdk.data import DataSplits
-from genaf_sdk.estimates import SHORTER, left_of, seconds_of_parts
+from genaf_sdk.estimates import MOST, SHORTER, STEPS, left_of, seconds_of_a_pass, seconds_of_parts
 from genaf_sdk.evaluation.cost import (
     FORWARD,
     ON_BASELINE,
@@ -27,6 +27,7 @@ from genaf_sdk.evaluation.cost import (
     evaluation_passes,
     replay_passes,
 )
+from genaf_sdk.evaluation.evaluate import evaluate
 from genaf_sdk.methods.lab import Lab
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.preflight import preflight
@@ -85,10 +86,10 @@ def test_more_attacks_budgets_and_images_take_more(striped: DataSplits) -> None:
         return evaluation_passes(HardenConfig().evaluation.with_(**changes), striped)
 
     usual = passes()
-    assert passes(attacks=("pgd",)) < passes(attacks=("pgd", "pgd:steps=50", "uapgd")) < usual
+    few, more = (passes(attacks=attacks, curve=()) for attacks in (("pgd",), ("pgd", "pgd:steps=50", "uapgd")))
+    assert few < more < usual
     assert passes(curve=()) < usual < passes(corruption_samples=60)
-    assert passes(checks=False) < usual < passes(certificate={"patch": 0.03})
-    assert passes(test_samples=10) < usual
+    assert passes(test_samples=10) < usual < passes(certificate={"patch": 0.03})
 
 
 def test_one_model_alone_takes_less(striped: DataSplits) -> None:
@@ -97,6 +98,40 @@ def test_one_model_alone_takes_less(striped: DataSplits) -> None:
     alone = [evaluation_passes(config, striped, Beside(public=public, baseline=False)) for public in (True, False)]
     assert alone[1] < alone[0] < both
     assert ahead_passes(config, striped, Beside(public=False, baseline=False)) == 0
+
+
+@pytest.mark.parametrize("attack", ["uapgd:steps=24", "uapgd:steps=48,goals=0"])
+def test_an_evaluation_takes_about_as_many_passes_as_it_is_told(striped: DataSplits, attack: str) -> None:
+    counting = Counting(TinyEncoder())
+    model = tiny_model(counting).eval()
+    config = HardenConfig().evaluation.with_(attacks=(attack,), curve=(4 / 255, 16 / 255), sample_wise_samples=1)
+    told = evaluation_passes(config, striped, Beside(public=True, baseline=False))
+    evaluate(model, striped, encoder=PixelEncoder(counting).eval(), config=config)
+    assert 0.7 * told < counting.passes < 1.3 * told
+
+
+def test_points_of_the_curve_are_cheap_where_the_table_has_what_they_start_from(striped: DataSplits) -> None:
+    def points(*attacks: str) -> float:
+        config = HardenConfig().evaluation.with_(attacks=attacks, surrogate_samples=IMAGES)
+        return evaluation_passes(config.with_(curve=(4 / 255, 16 / 255)), striped) - evaluation_passes(
+            config.with_(curve=()), striped
+        )
+
+    assert 2 * points("uapgd", "pgd") < points("pgd")
+
+
+def test_what_will_take_long_is_timed_for_longer(striped: DataSplits, monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(passes: float) -> int:
+        clock = iter(tenth / 10 for tenth in range(1_000))
+        monkeypatch.setattr("genaf_sdk.estimates.time.monotonic", lambda: next(clock))  # every step takes 0.1 s
+        model = tiny_model(TinyEncoder())
+        assert seconds_of_a_pass(model, striped, passes) * len(striped.train.sample(64)[0]) == pytest.approx(0.1)
+        return int(next(clock) * 10) // 2
+
+    assert timed(64) == STEPS
+    assert timed(64 * 100) == STEPS
+    assert timed(64 * 1_000) == 11  # a hundredth of 100 s, and one to warm up
+    assert timed(64 * 100_000) == 1 + 10 * MOST
 
 
 def test_attacks_ahead_are_those_that_need_no_hardened_model(striped: DataSplits) -> None:

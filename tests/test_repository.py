@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import tomllib
 from pathlib import Path
@@ -96,6 +97,23 @@ def test_large_results_stay_out_of_diffs_and_of_the_package() -> None:
     assert lines.stdout.count(": diff: unset\n") == len(large) > 0
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert not any("results" in pattern for patterns in data.values() for pattern in patterns)
+
+
+@pytest.mark.parametrize("built_by", ["GitHub", "somebody else"])
+def test_what_an_index_shows_of_the_readme_has_no_dead_link(built_by: str) -> None:
+    here = {"GITHUB_SERVER_URL": "https://example.org", "GITHUB_REPOSITORY": "one/two", "GITHUB_SHA": "abc"}
+    readme = (ROOT / "README.md").read_text("utf-8")
+    shown = runpy.run_path(str(ROOT / "setup.py"))["for_an_index"](readme, here if built_by == "GitHub" else {})
+    linked = re.findall(r"\]\(([^)]*)\)", shown)
+    assert linked
+    assert all(link.startswith("https://") for link in linked)
+    assert ("![" in shown) == (built_by == "GitHub")
+    for kind, local in re.findall(r"https://example\.org/one/two/(raw|blob)/abc/([^)#]+)", shown):
+        assert (ROOT / local).exists()
+        assert (kind == "raw") == (Path(local).suffix in (".svg", ".png"))
+    assert [line for line in shown.splitlines() if line.startswith("```")] == [
+        line for line in readme.splitlines() if line.startswith("```")
+    ]
 
 
 def test_every_target_says_what_it_does_and_is_no_file() -> None:

@@ -1,11 +1,14 @@
 """Try a wheel and an sdist: both hold what the checkout's package holds, and the wheel runs without the checkout.
 
+Its description, which an index shows, has no link that leads nowhere there.
+
 python tools/check_dist.py FOLDER
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -42,6 +45,8 @@ def main(folder: Path) -> int:
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        described = archive.read(metadata).decode()
     with tarfile.open(sdist) as archive:
         sources = {name.partition("/")[2] for name in archive.getnames()}
     wanted = packaged()
@@ -51,6 +56,9 @@ def main(folder: Path) -> int:
     problems += [
         f"the sdist lacks {name}" for name in sorted({"pyproject.toml", "LICENSE"} | stated) if name not in sources
     ]
+    problems += [f"the description links to {link}" for link in re.findall(r"\]\((?!https?:|#)([^)]*)", described)]
+    if "## Install" not in described:
+        problems.append("the description is not the README")
     if wheel.stat().st_size > LARGEST:
         problems.append(f"the wheel has {wheel.stat().st_size:,} bytes")
     with tempfile.TemporaryDirectory() as place:

@@ -86,7 +86,7 @@ class Compare(Command):
             listed |= {"protects": strength.protects, "leaves_open": strength.leaves_open}
             words.append(
                 Text.assemble(
-                    *((name, "bold"), f" {listed['summary']} ", (listed["source"], "dim")),
+                    *((name, "bold"), f": {listed['summary']} ", (listed["source"], "dim")),
                     f"\n  protects: {listed['protects']}\n  leaves open: {listed['leaves_open']}",
                 )
             )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from genaf_sdk.attacks.base import EncoderAttack, FeatureAttack, SampleWise
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.data.corruptions import CORRUPTIONS, STRENGTHS
-from genaf_sdk.evaluation.checks import UNBOUNDED, UNBOUNDED_IMAGES
-from genaf_sdk.evaluation.curve import SAMPLE_WISE, UNIVERSAL
+from genaf_sdk.evaluation.crafting import chosen_attacks
+from genaf_sdk.evaluation.curve import drawn_attacks, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +22,6 @@ FORWARD = 1 / 3
 """What the way through the network is of a whole pass."""
 ON_PUBLIC, ON_HARDENED, ON_BASELINE = 0.8, 0.95, 0.7
 """What attacks take of the passes that they state, as they end early: on the models of ``genaf demo``."""
-SHORTER = 4
-"""A universal perturbation of the curve alone has so many times fewer steps, from the table's."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +38,22 @@ class Beside:
 
 
 def evaluation_passes(config: EvaluationConfig, data: DataSplits, beside: Beside = Beside()) -> float:
-    """Return about how many passes an evaluation takes: crafting, curve, checks, scoring.
+    """Return about how many passes an evaluation takes: crafting, curve, scoring.
 
-    Attacks that state no cost count nothing.
+    Attacks that state no cost count nothing, nor do the checks, whose unbounded attack ends in its first steps.
     """
     _, test = _sizes(config, data)
     models = 1 + beside.baseline
-    attacks = [load_attack(name) for name in config.attacks]
-    named = {attack.name: attack for attack in reversed(attacks)}
-    universal, sample_wise = (named.get(name) or load_attack(name) for name in (UNIVERSAL, SAMPLE_WISE))
+    attacks = chosen_attacks(config.attacks, config)
     found = ahead_passes(config, data, beside) + ON_HARDENED * sum(_passes(attack, config, data) for attack in attacks)
+    universal, sample_wise = drawn_attacks(attacks)
+    crafted = shortened(universal) if universal in attacks else universal
     for budget in config.curve:  # what the table has is taken from there
-        if budget != config.perturbation_budget:
-            found += (1 + beside.public) * (ON_HARDENED / SHORTER * _passes(universal, config, data) + FORWARD * test)
-        if budget != config.sample_wise_budget:
+        if universal.with_budget(budget) not in attacks:
+            found += (1 + beside.public) * (ON_HARDENED * _passes(crafted, config, data) + FORWARD * test)
+        if sample_wise.with_budget(budget) not in attacks:
             found += ON_HARDENED * _passes(sample_wise, config, data)
     found += replay_passes(config.attacks, config, data, beside)
-    if config.checks:
-        found += UNBOUNDED.passes(min(UNBOUNDED_IMAGES, test))
     if config.corruption_samples is not None:
         found += FORWARD * models * len(CORRUPTIONS) * len(STRENGTHS) * min(config.corruption_samples, test)
     if config.certificate.patch is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from genaf_sdk.attacks.base import Attack, EncoderAttack
 from genaf_sdk.attacks.registry import load_attack
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from genaf_sdk.inputs.perturbation import Perturbation
 
 UNIVERSAL, SAMPLE_WISE = "uapgd", "pgd"
+T = TypeVar("T", bound=Attack)
 
 
 def begin_curve(
@@ -32,8 +33,7 @@ def begin_curve(
     crafted, on training images, and belong to the curve alone. Rows of images attacked each by itself, which are filled
     in later, are likewise taken from those of the table, ``each``.
     """
-    named = {attack.name: attack for attack in reversed(chosen)}
-    universal, sample_wise = (named.get(name) or load_attack(name) for name in (UNIVERSAL, SAMPLE_WISE))
+    universal, sample_wise = drawn_attacks(chosen)
     model = crafting.models[0]
     encoders = {Knowledge.TRANSFER: crafting.public, Knowledge.ADAPTIVE: model.encoder}
     found: list[tuple[float, Begun | Row]] = []
@@ -52,6 +52,12 @@ def begin_curve(
     return found
 
 
+def drawn_attacks(chosen: Sequence[Attack]) -> tuple[Attack, Attack]:
+    """Return the universal and the sample-wise attack of the curve, with the settings that they have in the table."""
+    named = {attack.name: attack for attack in reversed(chosen)}
+    return named.get(UNIVERSAL) or load_attack(UNIVERSAL), named.get(SAMPLE_WISE) or load_attack(SAMPLE_WISE)
+
+
 def _begin(
     crafting: Crafting,
     workers: Workers,
@@ -60,10 +66,8 @@ def _begin(
     encoder: nn.Module,
     begun: Begun | None,
 ) -> Begun:
-    """Have one crafted; where the table has a perturbation, in a quarter of the steps from there, scaled."""
-    shorter = attack
-    if begun is not None and isinstance(attack, UAPGD):
-        shorter = replace(attack, goals=0, steps=max(1, attack.steps // 4))
+    """Have one crafted; where the table has a perturbation, from there, scaled."""
+    shorter = attack if begun is None else shortened(attack)
 
     def start() -> Perturbation | None:
         made = begun.made() if begun is not None else None
@@ -74,6 +78,11 @@ def _begin(
     text, images = f"curve: {column} {attack.budget * 255:.3g}/255", crafting.sources["train"]
     future = crafting.craft(workers, text, shorter, encoder, images, crafting.models[0], start)
     return Begun(column, attack, (crafting.models[0],), "train", future)
+
+
+def shortened(attack: T) -> T:
+    """Return what crafts a point of the curve from a perturbation of the table: a quarter of the steps."""
+    return replace(attack, goals=0, steps=max(1, attack.steps // 4)) if isinstance(attack, UAPGD) else attack
 
 
 def curve_rows(
