@@ -35,6 +35,7 @@ FOLDERS = {
         AGAIN.format("mobilenet_v1_x0.25 --encoders FOLDER --data FOLDER --sets trash --size 128 --precision no"),
     ),
     "methods-bundled-32-digits": ("digits", BUNDLED, AGAIN.format("--sets digits")),
+    "methods-bundled-32-gtsrb": ("GTSRB, 20,000 images", BUNDLED, AGAIN.format("--sets gtsrb")),
 }
 """Folder of docs/results: its data, the encoder, and the command that makes its rows."""
 THREATS = (

@@ -17,6 +17,7 @@ BEGIN, END = "<!-- write_decision: begin -->\n", "<!-- write_decision: end -->\n
 TASKS = {
     "methods-mobilenet_v1_x0.25-128-trash": ("photographs of trash, 6 classes, 128 px, MobileNetV1 x0.25", 1877),
     "methods-bundled-32-digits": ("digits, 10 classes, easy", 1347),
+    "methods-bundled-32-gtsrb": ("traffic signs, 43 classes", 20000),
 }
 """Folder in docs/results: the task, and its images for training and validation."""
 PRESETS = ("strict", "default", "fast", "trades", "fine-tuning")
