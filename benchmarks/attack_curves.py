@@ -4,10 +4,11 @@ r"""Accuracy against processor seconds for attacks on saved models: one JSON lin
         --attacks uapgd:steps=25 uapgd:steps=100 label-uap patch-uap encoder-patch patch --n 2000
     python benchmarks/attack_curves.py --table rows.jsonl
 
-A model whose encoder is a module of the caller's own needs ``--encoder NAME --encoders FOLDER`` (see real_encoders.py).
+A model whose encoder is a module of the caller's own needs ``--encoder NAME --encoders FOLDER`` (see robustness.py).
 Attacks on encoders are crafted on the model's own encoder (adaptive) and, with ``--published ID``, on that one
 (transfer). Universal ones see training images and are scored on test images; sample-wise ones attack the first test
-images. Seconds are those of this process on ``--threads`` threads, loading and scoring left out.
+images. Seconds are those of this process on ``--threads`` threads, loading and scoring left out. A row has all settings
+of its attack, and is measured again where defaults have changed since.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import json
 import platform
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from mosaics import load_mosaic
-from real_encoders import ENCODERS
+from robustness import ENCODERS
 from torch import Tensor, nn
 
 from genaf_sdk import HardenedModel, load_data
@@ -83,7 +84,7 @@ def main() -> None:
     for text in arguments.attacks:
         attack = load_attack(text)
         for column in columns(attack, subject):
-            asked = setting | {"column": column, "attack": text}
+            asked = setting | {"column": column, "attack": text, "settings": asdict(attack)}
             if any(asked.items() <= row.items() for row in known):
                 continue
             row = asked | measure(subject, attack, column, arguments) | {"machine": platform.machine()}

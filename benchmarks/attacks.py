@@ -28,7 +28,7 @@ from genaf_sdk.data import load_data
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.inputs.images import image_space
-from genaf_sdk.methods.pgd import PGD, ascend
+from genaf_sdk.methods.steps import SignSteps, ascend
 from genaf_sdk.models.heads import build_head
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 BATCHES = (32, 64, 125, 250, 500, 1000)
 RESTARTS = (1, 2, 4, 8)
-ONE_STEP = PGD(epsilon=8 / 255, step_size=2 / 255, steps=1)
+ONE_STEP = SignSteps(epsilon=8 / 255, step_size=2 / 255, steps=1)
 
 
 class Unfoolable(nn.Module):

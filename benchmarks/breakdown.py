@@ -5,7 +5,7 @@
 
 Every training has one epoch, of the batch size that its preset's epochs give; what comes once an epoch is multiplied by
 these. Range test and stage 2, or its probe alone, with their guard come once. Encoders and images are those of
-``benchmarks/real_encoders.py``. Evaluation, export and the reading of images are left out.
+``benchmarks/robustness.py``. Evaluation, export and the reading of images are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from real_encoders import ENCODERS, load
+from robustness import ENCODERS, load
 from timing import Record, begin, finish, parser_of, table
 
 from genaf_sdk import HardenConfig

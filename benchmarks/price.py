@@ -28,7 +28,7 @@ from trainers import BATCH, EPOCHS, EPSILON, STEP, TRAINERS, Snapshot, Task, Wat
 
 from genaf_sdk import DataSplits, load_data, load_encoder
 from genaf_sdk.attacks import Perturbation, load_attack
-from genaf_sdk.methods import pgd
+from genaf_sdk.methods import steps as sign_steps
 
 if TYPE_CHECKING:
     import argparse
@@ -144,19 +144,19 @@ def measured_steps(published: PixelEncoder, data: DataSplits, arguments: argpars
     task = task_of(published, data, 1, arguments)
     images, labels = data.train.sample(BATCH, seed=arguments.seed)
     device = torch.device("cpu")
-    settings = pgd.PGD(epsilon=EPSILON, step_size=STEP, steps=3)
+    settings = sign_steps.SignSteps(epsilon=EPSILON, step_size=STEP, steps=3)
 
     def ways(
         model: nn.Module,
         pixels: Tensor,
-        folded: Callable[..., Any] = pgd.folded_batch_norms,
+        folded: Callable[..., Any] = sign_steps.folded_batch_norms,
         part: int = BATCH,
         precision: str = "fp32",
     ) -> Callable[[], object]:
         def run() -> None:
-            with mock.patch.object(pgd, "folded_batch_norms", folded), in_precision(precision, device):
+            with mock.patch.object(sign_steps, "folded_batch_norms", folded), in_precision(precision, device):
                 for some, classes in zip(pixels.split(part), labels.split(part), strict=True):
-                    pgd.ascend(model, some, classes, torch.zeros_like(some), settings)
+                    sign_steps.ascend(model, some, classes, torch.zeros_like(some), settings)
 
         return run
 
@@ -178,29 +178,14 @@ def reached(curve: list[Row], accuracy: float) -> float | None:
     return next((point["seconds"] for point in curve if point["worst"] >= accuracy), None)
 
 
-def area(curve: list[Row], horizon: float) -> float:
-    """Return the mean accuracy under the worst DAE from the start until ``horizon`` seconds, no earlier than the end.
-
-    Before the first measurement it is 0, between two of them that of the earlier, after the last that of the last.
-    """
-    ends = [point["seconds"] for point in curve[1:]] + [horizon]
-    return sum(point["worst"] * (end - point["seconds"]) for point, end in zip(curve, ends, strict=True)) / horizon
-
-
 def prices(rows: list[Row]) -> str:
-    """Return the table: a line for each way of training, the cheapest first.
-
-    The mean over time counts only epochs after which all were measured, and the last.
-    """
+    """Return the table: a line for each way of training, the cheapest first."""
     curves = sorted(((row["trainer"], row["curve"]) for row in rows), key=lambda found: found[1][-1]["seconds"])
     ours = dict(curves).get("default", [])
-    horizon = max(curve[-1]["seconds"] for _, curve in curves)
-    shared = set.intersection(*({point["epoch"] for point in curve} for _, curve in curves))
     lines = []
     for name, curve in curves:
         last = curve[-1]
         seconds = reached(ours, last["worst"])
-        points = [point for point in curve if point["epoch"] in shared or point is last]
         lines.append(
             {
                 "training": name,
@@ -209,7 +194,6 @@ def prices(rows: list[Row]) -> str:
                 "clean": f"{100 * last['clean']:.1f} %",
                 "worst DAE": f"{100 * last['worst']:.1f} %",
                 "`default` to that, CPU s": "never" if seconds is None else f"{seconds:.0f}",
-                f"mean worst DAE over {horizon:.0f} CPU s": f"{100 * area(points, horizon):.1f} %",
             }
         )
     return table(lines)

@@ -2,7 +2,7 @@
 
     python benchmarks/real_run.py mobilenet_v1_x0.25 --encoders FOLDER --data PICTURES --size 96 --output hardened
 
-``--encoders`` is as for ``real_encoders.py``, ``--data`` a folder of pictures by class. ``tools/write_gallery.py``
+``--encoders`` is as for ``robustness.py``, ``--data`` a folder of pictures by class. ``tools/write_gallery.py``
 puts the run into the gallery.
 """
 
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from real_encoders import ENCODERS
+from robustness import ENCODERS
 
 from genaf_sdk import HardenConfig, harden
 

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from genaf_sdk.data import load_data
 from genaf_sdk.encoders import build_backbone, load_encoder
 from genaf_sdk.methods.adaptability import Adaptability
-from genaf_sdk.methods.pgd import PGD, ascend
 from genaf_sdk.methods.sensitivity import Sensitivity, layer_weights, redundant_layers, robust_sensitivity
+from genaf_sdk.methods.steps import SignSteps, ascend
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import build_head
 
@@ -42,7 +42,7 @@ ENCODERS = {
     "resnet18-64": "torchvision:resnet18",
 }
 FRACTION = Adaptability().redundant_fraction
-FEW_STEPS = PGD(epsilon=8 / 255, step_size=8 / 255, steps=2)
+FEW_STEPS = SignSteps(epsilon=8 / 255, step_size=8 / 255, steps=2)
 
 
 def main() -> None:

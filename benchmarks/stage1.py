@@ -45,7 +45,7 @@ from genaf_sdk.engine.modules import CurrentBatch
 from genaf_sdk.engine.stage import Outputs, Stage
 from genaf_sdk.engine.views import FeaturesAndLogits
 from genaf_sdk.hardened import HardenedModel
-from genaf_sdk.methods.pgd import PGD, ascend
+from genaf_sdk.methods.steps import SignSteps, ascend
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import build_head
 
@@ -170,8 +170,8 @@ class Bench:
         """Return the images after PGD."""
         steps, start = self.arguments.attack_steps, torch.empty_like(pixels).uniform_(-BUDGET, BUDGET)
         if self.variant.input_gradients_only:
-            pgd = PGD(epsilon=BUDGET, step_size=STEP, steps=steps)
-            return ascend(self.model, pixels, labels, start, pgd)[0]
+            way = SignSteps(epsilon=BUDGET, step_size=STEP, steps=steps)
+            return ascend(self.model, pixels, labels, start, way)[0]
         adversarial = (pixels + start).clamp(0, 1)
         self.model.eval()
         for _ in range(steps):

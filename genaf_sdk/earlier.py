@@ -40,6 +40,8 @@ MOVED = {
 }
 """Old place -> new place. A method is named by ``_method_of``."""
 SAMPLE_WISE = ("epsilon", "step_size", "steps")
+UNUSED = ("name", "away_from", "ramp")
+"""Of ``sample_wise`` of a mixture, which was a PGD of its own."""
 SHARED = ("universal_epsilon", "bank_size", "redraw_every", "sample_wise_share", "patch_share", "patch_area")
 WEIGHTS = ("adversarial_weight", "clean_weight", "genetic_weight")
 OBJECTIVES = ("dual-track", "trades", "mart")
@@ -60,7 +62,7 @@ def settings_of_today(content: Any, base: dict[str, Any] | None = None) -> Any:
     if not isinstance(content, dict) or not (
         any(name in content for name in (*old, *MOVED)) or str(content.get("method")).startswith("gen-af-")
     ):
-        return content
+        return _without_unused(content)
     for name in old:
         if name in content and not isinstance(content[name], dict):
             raise ConfigError(f"{name} is {content[name]!r}.", expected="a JSON object")
@@ -77,6 +79,16 @@ def settings_of_today(content: Any, base: dict[str, Any] | None = None) -> Any:
     _refuse_unknown("dual_track.adversary", adversary, {"kind"})
     _place_method(rest, content, track, adversary, (base or {}).get("method", {"name": "gen-af"}))
     return rest
+
+
+def _without_unused(content: Any) -> Any:
+    """Return settings without what the steps of a mixture once had and never used; the same if there is no such."""
+    if not isinstance(content, dict):
+        return content
+    kept = {name: _without_unused(value) for name, value in content.items()}
+    if isinstance(kept.get("sample_wise"), dict):
+        kept["sample_wise"] = {name: value for name, value in kept["sample_wise"].items() if name not in UNUSED}
+    return kept
 
 
 def _place_method(

@@ -85,7 +85,7 @@ def harden(
     Args:
         encoder: An id such as ``"torchvision:resnet18"``, or a module; see ``load_encoder``. It is left as it was.
         dataset: An id such as ``"digits"``, a folder of pictures, or torch datasets; see ``load_data``.
-        config: Settings, or the name of a preset: ``"default"``, ``"fast"``, ``"paper"`` or a baseline such as
+        config: Settings, or a preset: ``"default"``, ``"strict"``, ``"fast"``, ``"paper"`` or a baseline such as
             ``"trades"`` (``genaf compare --list`` describes them).
         output_dir: Where the model, its ONNX file, the report, ``metrics.jsonl`` and checkpoints go. It is tried before
             training starts.

@@ -62,7 +62,7 @@ def test_settings_that_cannot_be_read_are_named(content: dict[str, Any], message
         lambda: PGD(epsilon=0),
         lambda: PGD(epsilon=8),
         lambda: Mixture(sample_wise_share=0.8, patch_share=0.3),
-        lambda: Mixture(sample_wise=PGD(away_from="prediction")),
+        lambda: Mixture(sample_wise=PGD()),
         lambda: Mixture(bank_size=True),
         lambda: Schedule(batch_size=1),
         lambda: Schedule(epochs=1.5),  # type: ignore[arg-type]

@@ -12,41 +12,16 @@ import pytest
 from genaf_sdk.cli.settings import starting_settings
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.errors import ConfigError
-from genaf_sdk.methods import PGD, GenAF, Mixture, RiFT, presets
+from genaf_sdk.methods import PGD, GenAF, Masked, Mixture, RiFT
+from genaf_sdk.methods.steps import SignSteps
 from genaf_sdk.rows import ComparisonRow, read_rows
 
 ROOT = Path(__file__).parents[1]
 EVERY = [row for file in sorted((ROOT / "docs" / "results").glob("*/comparison.jsonl")) for row in read_rows(file)]
-ROWS = [row for row in EVERY if "dual_track" in row.config]
-"""Those that an earlier version wrote."""
-GONE = "with alignment"
-"""The one ablation whose setting no longer exists."""
-
-
-def as_it_was(config: HardenConfig) -> HardenConfig:
-    """Return settings of today with those defaults by which the committed rows were trained."""
-    if config.method.schedule.encoder_learning_rate == "auto":
-        config = config.with_(method={"schedule": {"encoder_learning_rate": None}})
-    if config.method.schedule.batch_size == "auto":
-        config = config.with_(method={"schedule": {"batch_size": 128}})
-    if isinstance(config.method.against, Mixture):
-        config = config.with_(method={"against": {"redraw_every": 40, "ramp": 0.0}})
-    if isinstance(config.method.against, PGD):
-        config = config.with_(method={"against": {"ramp": 0.0}})
-    if isinstance(config.method, (GenAF, RiFT)):
-        config = config.with_(method={"adaptability": {"probe_epochs": 0, "learning_rate": 1e-3}})
-    return config
 
 
 def label(row: ComparisonRow) -> str:
     return f"{row.method}-{row.seed}"
-
-
-@pytest.mark.parametrize("row", [row for row in ROWS if row.method in presets()], ids=label)
-def test_the_committed_row_of_a_preset_is_that_preset(row: ComparisonRow) -> None:
-    read, then = HardenConfig.from_dict(row.config), as_it_was(HardenConfig.preset(row.method))
-    assert read == then.with_(seed=row.seed, evaluation=read.evaluation)
-    assert HardenConfig.from_dict(read.to_dict()) == read
 
 
 def benchmark(name: str) -> dict[str, Any]:
@@ -57,30 +32,31 @@ def benchmark(name: str) -> dict[str, Any]:
         sys.path.remove(str(ROOT / "benchmarks"))
 
 
-@pytest.fixture(scope="module")
-def ablations() -> dict[str, HardenConfig]:
-    found: dict[str, HardenConfig] = benchmark("robustness")["ablations"]()
-    return found
-
-
-@pytest.mark.parametrize("row", [row for row in EVERY if row not in ROWS], ids=label)
+@pytest.mark.parametrize("row", EVERY, ids=label)
 def test_a_committed_row_of_today_is_what_its_name_says(row: ComparisonRow) -> None:
-    read, named = HardenConfig.from_dict(row.config), benchmark("real_encoders")["configured"](row.method)
+    read, named = HardenConfig.from_dict(row.config), benchmark("robustness")["configured"](row.method)
     assert read == named.with_(seed=row.seed, evaluation=read.evaluation, machine=read.machine)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.method not in (*presets(), GONE)], ids=label)
-def test_the_committed_row_of_an_ablation_is_that_of_the_benchmark(
-    row: ComparisonRow, ablations: dict[str, HardenConfig]
-) -> None:
+def test_rows_of_the_first_version_are_the_presets_of_then() -> None:
+    default, trades = read_rows(Path(__file__).with_name("rows-of-the-first-version.jsonl"))
+    schedule = {"encoder_learning_rate": None, "batch_size": 128}
+    stage_2 = {"probe_epochs": 0, "learning_rate": 1e-3}
+    then = {"schedule": schedule, "against": {"redraw_every": 40, "ramp": 0.0}, "adaptability": stage_2}
+    assert_settings(default, HardenConfig().with_(method=then))
+    then = {"schedule": schedule, "against": {"ramp": 0.0}}
+    assert_settings(trades, HardenConfig.preset("trades").with_(method=then))
+
+
+def assert_settings(row: ComparisonRow, expected: HardenConfig) -> None:
     read = HardenConfig.from_dict(row.config)
-    assert read == as_it_was(ablations[row.method]).with_(seed=row.seed, evaluation=read.evaluation)
+    assert read == expected.with_(seed=row.seed, evaluation=read.evaluation)
+    assert HardenConfig.from_dict(read.to_dict()) == read
 
 
-def test_a_row_whose_setting_is_gone_is_refused() -> None:
-    (row,) = (row for row in ROWS if row.method == GONE)
+def test_a_loss_that_is_gone_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"dual_track\.alignment_weight is 1\.0"):
-        HardenConfig.from_dict(row.config)
+        HardenConfig.from_dict({"dual_track": {"alignment_weight": 1.0}})
 
 
 def test_every_setting_finds_its_place() -> None:
@@ -137,6 +113,16 @@ def test_what_is_missing_is_that_of_the_method() -> None:
     assert read == RiFT().with_(adaptability={"epochs": 3})
     sample_wise = {"method": {"against": {"sample_wise": {"epsilon": 4 / 255}}}}
     assert HardenConfig.from_dict(sample_wise) == HardenConfig().with_(**sample_wise)
+
+
+def test_steps_of_a_mixture_were_a_pgd_of_their_own() -> None:
+    steps = {"name": "pgd", "epsilon": 4 / 255, "step_size": 4 / 255, "steps": 1, "away_from": "label", "ramp": 0.0}
+    mixture = {"name": "mixture", "sample_wise": steps}
+    expected = Mixture(sample_wise=SignSteps(4 / 255, 4 / 255, 1))
+    assert HardenConfig.from_dict({"method": {"against": mixture}}).method.against == expected
+    masked = HardenConfig.from_dict({"method": {"against": {"name": "masked", "inner": mixture}}}).method.against
+    assert masked == Masked(inner=expected)
+    assert steps["ramp"] == 0.0, "what was handed over is left alone"
 
 
 @pytest.mark.parametrize(

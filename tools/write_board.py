@@ -27,22 +27,18 @@ RESULTS, THIRD_PARTY = ROOT / "docs" / "results", ROOT / "docs" / "results" / "t
 PAGE = ROOT / "docs" / "board.md"
 BEGIN, END = "<!-- write_board: begin -->\n", "<!-- write_board: end -->\n"
 BUNDLED = "bundled:simclr-cifar10"
-ROBUSTNESS = "python benchmarks/robustness.py {} --only {{method}} --seeds {{seeds}}"
-REAL = "python benchmarks/real_encoders.py --only {} --precision no --methods {{method}} --seeds {{seeds}}"
+AGAIN = "python benchmarks/robustness.py {} --methods {{method}} --seeds {{seeds}}"
 FOLDERS = {
-    "real-mobilenet_v1_x0.25-128-trash": (
+    "methods-mobilenet_v1_x0.25-128-trash": (
         "trash, 1,877 photographs, 128 px",
         "MobileNetV1 x0.25",
-        REAL.format("mobilenet_v1_x0.25 --encoders FOLDER --data FOLDER --sets trash --size 128"),
+        AGAIN.format("mobilenet_v1_x0.25 --encoders FOLDER --data FOLDER --sets trash --size 128 --precision no"),
     ),
-    "methods-digits": ("digits", BUNDLED, ROBUSTNESS.format("digits")),
-    "methods-gtsrb": ("GTSRB, 20,000 images", BUNDLED, ROBUSTNESS.format("gtsrb")),
-    "methods-gtsrb-3000": ("GTSRB, 3,000 images", BUNDLED, ROBUSTNESS.format("gtsrb --images 3000")),
-    "methods-cifar10-4000": ("CIFAR-10, 4,000 images", BUNDLED, ROBUSTNESS.format("cifar10 --images 4000")),
+    "methods-bundled-32-digits": ("digits", BUNDLED, AGAIN.format("--sets digits")),
 }
 """Folder of docs/results: its data, the encoder, and the command that makes its rows."""
 THREATS = (
-    *("clean", "universal", "universal, labels", "patch"),
+    *("clean", "universal", "universal, labels", "patch", "patch, each image"),
     *("each image, 8/255", "each image, 4/255"),
 )
 LABEL_FREE = (Knowledge.TRANSFER, Knowledge.ADAPTIVE)
@@ -65,7 +61,7 @@ def threat_of(score: Score) -> str | None:
     if score.column == Knowledge.CLEAN:
         return "clean"
     if score.is_patch:
-        return "patch"
+        return "patch" if score.perturbation else "patch, each image"
     if is_universal(score):
         return "universal" if score.column in LABEL_FREE else "universal, labels"
     name = f"each image, {round(255 * score.budget)}/255"

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 class LabelUAP(TriedUAP, UniversalModelAttack):
     """Maximizes ``mean(min(CE(f(x + d), y), clamp))``, or the margin of the logits capped at 5.
 
-    The cap keeps images that are already misclassified from dominating the gradient. Short runs come first, which pull
-    all images to one class; kept is what leaves fewest held-out images right. The publication clamps at 9 and uses a
-    fixed step. Native budgets 8/255 (CIFAR-10) and 10/255 (ImageNet).
+    The cap keeps images that are already misclassified from dominating the gradient. Where a first short run loses less
+    than half of the held-out images, others pull all images to one class, and the long run begins there; kept is what
+    leaves fewest held-out images right. The publication clamps at 9 and uses a fixed step. Native budgets 8/255
+    (CIFAR-10) and 10/255 (ImageNet).
     """
 
     name = "label-uap"

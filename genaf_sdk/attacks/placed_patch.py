@@ -154,7 +154,7 @@ class _Search:
         """Climb at all places, go on with the best third, and so on until one is left."""
         while True:
             candidates = [self.climbed(one, self.attack.scout_steps) for one in candidates]
-            candidates = sorted(candidates, key=lambda one: one.judged, reverse=True)[: math.ceil(len(candidates) / 3)]
+            candidates = sorted(candidates, key=_moved, reverse=True)[: math.ceil(len(candidates) / 3)]
             if len(candidates) == 1:
                 return candidates[0]
 
@@ -164,7 +164,7 @@ class _Search:
         while stride > max(1, min(self.sides) // 4):
             # The place at hand gets the steps of its neighbors, too: not what climbed longer shall win.
             tried = [self.climbed(one, self.attack.scout_steps) for one in (found, *self._near(found, stride))]
-            best = max(tried, key=lambda one: one.judged)
+            best = max(tried, key=_moved)
             if best.places == found.places:
                 stride //= 2
             found = best
@@ -224,3 +224,12 @@ class _Search:
 
     def _drawn(self, low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (1,), generator=self.generator)) if high > low else 0
+
+
+def _moved(candidate: Candidate) -> float:
+    """Return how far held-out images are moved.
+
+    How many come to lie nearest to another image misleads: on a hardened model of the digits half do under a patch at
+    the top edge, which leaves 98 % right, and a third under one in the middle, which leaves 90 %.
+    """
+    return candidate.judged.distance

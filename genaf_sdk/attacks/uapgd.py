@@ -23,10 +23,10 @@ class UAPGD(TriedUAP, EncoderAttack):
     """Drives features of perturbed images away from the clean ones (SGD-UAP on losses that need no labels).
 
     The published attack ascends a classification loss; a bare encoder has none. Climbed is InfoNCE with the other
-    images as negatives, or minus the cosine similarity, or the squared distance to the clean features. Short runs come
-    first, which pull the features of all images to the center of one cluster of clean ones. Kept is what brings most
-    held-out images nearest to the clean features of another one (cosine). Native budgets 8/255 (CIFAR-10) and 10/255
-    (ImageNet).
+    images as negatives, or minus the cosine similarity, or the squared distance to the clean features. Where that moves
+    few, short runs pull the features of all images to the center of one cluster of clean ones, and the long run begins
+    there. Kept is what brings most held-out images nearest to the clean features of another one (cosine). Native
+    budgets 8/255 (CIFAR-10) and 10/255 (ImageNet).
     """
 
     name = "uapgd"

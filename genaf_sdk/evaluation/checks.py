@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import replace
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from genaf_sdk.attacks.patch import ImagePatch
 from genaf_sdk.attacks.pgd import PGD
@@ -18,14 +21,59 @@ from genaf_sdk.report.scores import Z_95, Check, CurvePoint, Score, wilson_inter
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor, nn
-
+    from genaf_sdk.attacks.base import SampleWiseAttack
     from genaf_sdk.evaluation.model import EvaluatedModel
     from genaf_sdk.evaluation.row import Row
+    from genaf_sdk.evaluation.workers import Own, Workers
 
 UNBOUNDED, UNBOUNDED_IMAGES = PGD(budget=1.0, steps=50, relative_step_size=0.05), 100
 AREAS = 0.01, 0.03, 0.1, 0.6
 """Shares of an image that patches of rising size cover; nothing should survive the last."""
+
+
+@dataclass(frozen=True)
+class OwnAttacks:
+    """Attacks of the checks' own, on their way: of ``images`` that many are still right under each.
+
+    Args:
+        images: Pixels (n, C, H, W) and labels (n,).
+        unbounded: Under PGD without a bound.
+        areas: Under patches of rising area, by area.
+    """
+
+    images: tuple[Tensor, Tensor]
+    unbounded: Future[int] | None = None
+    areas: dict[float, Future[int]] = field(default_factory=dict)
+
+
+def begin_own_attacks(
+    model: EvaluatedModel, images: tuple[Tensor, Tensor], seed: int, workers: Workers, *, patches: bool
+) -> OwnAttacks:
+    """Have the hardened model attacked as its checks need it; a callable without gradients is not.
+
+    Args:
+        model: The hardened model.
+        images: Pixels (N, C, H, W) and labels (N,), of which the first are attacked.
+        seed: Of every attack.
+        workers: Who does it.
+        patches: Whether checks about patches are wanted.
+    """
+    pixels, labels = (part[:UNBOUNDED_IMAGES] for part in images)
+    if model.module is None:
+        return OwnAttacks((pixels, labels))
+
+    def right(attack: SampleWiseAttack, own: Own) -> int:
+        copied = model.copied(own)
+        adversarial = attack(copied.classify, pixels.to(model.device), labels.to(model.device), seed=seed)
+        return int((copied.predict(adversarial) == labels).sum())
+
+    areas = [area for area in AREAS if patches and area * pixels.shape[2] * pixels.shape[3] >= 1]
+    larger = {area: ImagePatch(budget=area, grid=1, windows=1, finalists=1, steps=30, walk=0) for area in areas}
+    return OwnAttacks(
+        (pixels, labels),
+        workers.submit(partial(right, UNBOUNDED)),
+        {area: workers.submit(partial(right, attack)) for area, attack in larger.items()},
+    )
 
 
 def gradient_masking_checks(
@@ -33,7 +81,7 @@ def gradient_masking_checks(
     rows: Sequence[Row],
     scores: Sequence[Score],
     curve: Sequence[CurvePoint],
-    images: tuple[Tensor, Tensor],
+    own_attacks: OwnAttacks,
     labels: Tensor,
     seed: int,
 ) -> list[Check]:
@@ -44,9 +92,9 @@ def gradient_masking_checks(
         rows: Rows of the table, with what every model says of each image.
         scores: The same, counted.
         curve: Accuracy against budget.
-        images: Pixels (n, C, H, W) and labels (n,) for an attack of its own.
+        own_attacks: What ``begin_own_attacks`` began; it is waited for.
         labels: Classes of all test images (N,), in the order of the rows.
-        seed: Of the attack.
+        seed: Of random patches.
     """
     own = [score for score in scores if score.model == model.name]
     checks = [
@@ -56,12 +104,13 @@ def gradient_masking_checks(
         own_patches_not_weaker(model, rows, labels),
         attacks_beat_noise(own),
     ]
-    pixels, own_labels = (part[:UNBOUNDED_IMAGES] for part in images)
+    pixels, own_labels = own_attacks.images
     checks.append(patches_beat_random_ones(model, rows, pixels, own_labels, seed))
-    if model.module is not None:
-        checks.append(_unbounded(model, pixels, own_labels, seed))
-        if any(row.model is model and _is_patch(row) for row in rows):
-            checks += _larger_patches(model, model.module, pixels, own_labels, seed)
+    if own_attacks.unbounded is not None:
+        checks.append(_unbounded(own_attacks.unbounded.result(), len(own_labels)))
+    if own_attacks.areas:
+        right = {area: future.result() for area, future in own_attacks.areas.items()}
+        checks += [larger_areas(right, len(own_labels)), _large_patch(right, len(own_labels))]
     return [check for check in checks if check is not None]
 
 
@@ -199,22 +248,6 @@ def patches_beat_random_ones(
     return Check("Patches are stronger than random ones", passed, "; ".join(texts))
 
 
-def _larger_patches(
-    model: EvaluatedModel, module: nn.Module, pixels: Tensor, labels: Tensor, seed: int
-) -> tuple[Check, Check]:
-    """A larger patch leaves no more images right, and one over most of the image none."""
-    right = {}
-    for area in (area for area in AREAS if area * pixels.shape[2] * pixels.shape[3] >= 1):
-        attack = ImagePatch(budget=area, grid=1, windows=1, finalists=1, steps=30, walk=0)
-        adversarial = attack(module, pixels.to(model.device), labels.to(model.device), seed=seed)
-        right[area] = int((model.predict(adversarial) == labels).sum())
-    return larger_areas(right, len(labels)), Check(
-        "A large patch succeeds",
-        right[AREAS[-1]] <= 0.02 * len(labels),
-        f"a patch over {AREAS[-1]:.0%} leaves {right[AREAS[-1]] / len(labels):.1%} of {len(labels)}",
-    )
-
-
 def larger_areas(right: dict[float, int], n: int) -> Check:
     """Accuracy does not rise with the area of a patch by more than chance allows.
 
@@ -227,13 +260,14 @@ def larger_areas(right: dict[float, int], n: int) -> Check:
     return Check("Accuracy does not rise with the area of a patch", passed, f"{text} of {n}")
 
 
-def _unbounded(model: EvaluatedModel, pixels: Tensor, labels: Tensor, seed: int) -> Check:
+def _large_patch(right: dict[float, int], n: int) -> Check:
+    """A patch over most of the image leaves (almost) nothing right."""
+    area, count = max(right), right[max(right)]
+    text = f"a patch over {area:.0%} leaves {count / n:.1%} of {n}"
+    return Check("A large patch succeeds", count <= 0.02 * n, text)
+
+
+def _unbounded(right: int, n: int) -> Check:
     """An attack without a bound leaves (almost) nothing right."""
-    if model.module is None:
-        raise TypeError("an unbounded gradient attack needs a module")
-    adversarial = UNBOUNDED(model.module, pixels.to(model.device), labels.to(model.device), seed=seed)
-    correct = int((model.predict(adversarial) == labels).sum())
-    share = correct / len(labels)
-    return Check(
-        "An unbounded attack succeeds", share <= 0.02, f"PGD at budget 1.0 leaves {share:.1%} of {len(labels)}"
-    )
+    share = right / n
+    return Check("An unbounded attack succeeds", share <= 0.02, f"PGD at budget 1.0 leaves {share:.1%} of {n}")

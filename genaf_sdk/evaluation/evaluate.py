@@ -15,7 +15,7 @@ from genaf_sdk.data import DataSplits
 from genaf_sdk.data.alignment import aligned_to_all
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.evaluation.certificates import certify
-from genaf_sdk.evaluation.checks import gradient_masking_checks
+from genaf_sdk.evaluation.checks import OwnAttacks, begin_own_attacks, gradient_masking_checks
 from genaf_sdk.evaluation.classes import class_counts
 from genaf_sdk.evaluation.corrupted import corruption_section
 from genaf_sdk.evaluation.crafting import Crafting, chosen_attacks
@@ -196,6 +196,7 @@ class _Evaluation:
             points = begin_curve(crafting, self.config.curve, chosen, each, workers)
             alone = [point for _, point in points if isinstance(point, Row) and not any(point is row for row in each)]
             scoring.begin([*each, *alone], workers)
+            checked = self._begin_checks(chosen, workers)
             for attack in begun:
                 self.rows += crafting.finished(attack)
             self.rows += each
@@ -216,16 +217,22 @@ class _Evaluation:
             notes=[*self._notes(own_images=own_images), *dict.fromkeys(crafting.notes)],
             seed=self.seed,
         )
-        if self.config.checks:
+        if checked is not None:
             with crafting.costs_a_row("sanity checks", "", self.models[0].name):
                 report.checks = gradient_masking_checks(
-                    self.models[0], self.rows, scores, curve, scoring.sample_wise_subset, self.sample.labels, self.seed
+                    self.models[0], self.rows, scores, curve, checked, self.sample.labels, self.seed
                 )
         self._add_corruptions_and_certificate(report)
         with crafting.costs_a_row("pictures and classes", ""):
             self._add_pictures_and_classes(report)
         report.failures = crafting.failures
         return report
+
+    def _begin_checks(self, chosen: Sequence[Attack], workers: Workers) -> OwnAttacks | None:
+        if not self.config.checks:
+            return None
+        patches = any(attack.is_patch for attack in chosen)
+        return begin_own_attacks(self.models[0], self.scoring.sample_wise_subset, self.seed, workers, patches=patches)
 
     def _add_corruptions_and_certificate(self, report: RobustnessReport) -> None:
         config, model = self.config, self.models[0]

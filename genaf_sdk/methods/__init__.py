@@ -9,6 +9,7 @@ from genaf_sdk.methods.mixture import Mixture
 from genaf_sdk.methods.pgd import PGD
 from genaf_sdk.methods.pgd_at import PGDAT
 from genaf_sdk.methods.rift import RiFT
+from genaf_sdk.methods.steps import SignSteps
 from genaf_sdk.methods.trades import TRADES
 from genaf_sdk.methods.universal_at import UniversalAT
 
@@ -25,6 +26,7 @@ __all__ = [
     "Method",
     "Mixture",
     "RiFT",
+    "SignSteps",
     "Strength",
     "UniversalAT",
     "presets",

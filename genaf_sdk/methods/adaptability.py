@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from genaf_sdk.methods.fine_tuning import FineTuning
 from genaf_sdk.methods.guard import GUARD_IMAGES, Guard, Interpolation, WeightPath, measured_points, select
-from genaf_sdk.methods.pgd import PGD, ascend
 from genaf_sdk.methods.sensitivity import (
     Sensitivity,
     climbed_layers,
@@ -18,6 +17,7 @@ from genaf_sdk.methods.sensitivity import (
     redundant_layers,
     robust_sensitivity,
 )
+from genaf_sdk.methods.steps import SignSteps, ascend
 from genaf_sdk.settings import AtLeast, Between, Count, Epsilon, LearningRate, Settings, Share
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class Adaptability(Settings):
     sensitivity: Sensitivity = Sensitivity()
 
     @property
-    def attack(self) -> PGD:
+    def attack(self) -> SignSteps:
         """Settings of those attacks."""
-        return PGD(epsilon=self.epsilon, step_size=self.epsilon / 4, steps=ATTACK_STEPS)
+        return SignSteps(epsilon=self.epsilon, step_size=self.epsilon / 4, steps=ATTACK_STEPS)
 
 
 @dataclass(frozen=True)

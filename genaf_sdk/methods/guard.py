@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genaf_sdk.engine.accuracy import accuracy
-from genaf_sdk.methods.pgd import PGD, ascend
+from genaf_sdk.methods.steps import SignSteps, ascend
 from genaf_sdk.models.modes import inference_mode_of
 from genaf_sdk.models.parts import in_parts, parts_of
 
@@ -65,7 +65,7 @@ class Guard:
         perturbations: The universal ones of stage 1, (K, C, H, W); None where it kept none.
     """
 
-    def __init__(self, lab: Lab, attack: PGD, perturbations: Tensor | None) -> None:
+    def __init__(self, lab: Lab, attack: SignSteps, perturbations: Tensor | None) -> None:
         self.lab, self.attack, self.perturbations = lab, attack, perturbations
 
     def clean(self) -> float:

@@ -18,7 +18,7 @@ from genaf_sdk.inputs.patches import paste
 from genaf_sdk.inputs.threat import Linf, Patch
 from genaf_sdk.methods.against import ADVERSARIES, Against, budget_at
 from genaf_sdk.methods.bank import Bank
-from genaf_sdk.methods.pgd import PGD, ascend
+from genaf_sdk.methods.steps import SignSteps, ascend
 from genaf_sdk.settings import Count, Epsilon, Share
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Mixture(Against):
 
     name: ClassVar[str] = "mixture"
 
-    sample_wise: PGD = PGD(steps=2)
+    sample_wise: SignSteps = SignSteps(steps=2)
     sample_wise_share: Share = 0.375
     """Share of every batch that gets sample-wise steps."""
     universal_epsilon: Epsilon = 12 / 255
@@ -60,7 +60,7 @@ class Mixture(Against):
     by the images that it has seen: one that starts anew before it has grown strong is no threat to train against."""
 
     def check(self) -> None:
-        """Refuse shares of more than the whole batch.
+        """Refuse shares of more than the whole batch, and steps with a goal of their own.
 
         Raises:
             ConfigError: They are.
@@ -71,10 +71,10 @@ class Mixture(Against):
                 f"sample_wise_share + patch_share is {total:g}.",
                 expected="at most 1; the rest is universal perturbations",
             )
-        if self.sample_wise.away_from != "label":
+        if type(self.sample_wise) is not SignSteps:
             raise ConfigError(
-                f"sample_wise.away_from is {self.sample_wise.away_from!r}.",
-                expected="'label': these steps share the bank's gradient",
+                f"sample_wise is a {type(self.sample_wise).__name__}.",
+                expected="SignSteps: labels and rising budgets are the mixture's own",
             )
 
     def adversary(self, key: int, processes: Processes) -> Adversary:
@@ -109,8 +109,8 @@ class MixtureAdversary(Adversary):
         parts = []
         if sample_wise:  # also without rows of one's own: all processes call the model equally often
             start = self.budget * self.perturbations.values.detach()[indices[0]]
-            pgd, labels = settings.sample_wise.within(self.budget), batch.labels[: counts[0]]
-            adversarial, gradient = ascend(model, first, labels, start, pgd)
+            steps, labels = settings.sample_wise.within(self.budget), batch.labels[: counts[0]]
+            adversarial, gradient = ascend(model, first, labels, start, steps)
             self.sample_wise_gradient.index_add_(0, indices[0], gradient)
             parts.append(adversarial)
         if len(second):

@@ -55,6 +55,7 @@ def limits(report: Report) -> list[str]:
     own = report.rows()
     return [
         *_price(report),
+        *_reference(report),
         *_sample_wise(own),
         *_placed_patches(own),
         *_not_converged(own),
@@ -138,6 +139,17 @@ def _price(report: Report) -> list[str]:
         return []
     return [
         f"Hardening costs accuracy on clean images: {after.accuracy:.1%} instead of {before.accuracy:.1%} without it."
+    ]
+
+
+def _reference(report: Report) -> list[str]:
+    settings = (report.config or {}).get("baseline")
+    rate = settings.get("encoder_learning_rate") if isinstance(settings, dict) else None
+    if rate is None or len({score.model for score in report.scores}) == 1:
+        return []
+    return [
+        f"The model before hardening was fine-tuned with an encoder learning rate of {rate:g}. A larger one is a weak "
+        "defense itself: `genaf compare --methods default fine-tuning` is the stricter comparison."
     ]
 
 

@@ -202,3 +202,17 @@ def test_success_counts_images_that_were_not_crafted_on() -> None:
     held = target.held_out
     assert flipped.rate == pytest.approx(float((model(1 - pixels[held]).argmax(1) != labels[held]).float().mean()))
     assert target.success(lambda batch: batch).rate == 0.0
+
+
+def test_the_place_is_where_images_move_farthest_not_where_most_lie_near_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def outcome(target: FeatureTarget, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        left = (attacked != target.images[indices])[..., :3].flatten(1).any(dim=1)
+        return left, torch.where(left, 0.1, 0.5)  # on the left all are lost, but hardly moved
+
+    model = linear()
+    pixels, _ = images(model)
+    monkeypatch.setattr(FeatureTarget, "outcome", outcome)
+    found = EncoderPatch(budget=4 / 64, steps=2)(model, pixels)
+    assert int(str(found.details["places"]).split(",")[1]) >= 3

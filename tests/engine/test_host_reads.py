@@ -15,7 +15,7 @@ from genaf_sdk.engine.stage import Outputs
 from genaf_sdk.engine.views import FeaturesAndLogits
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods import PGD, GenAF
-from genaf_sdk.methods.pgd import ascend
+from genaf_sdk.methods.steps import ascend
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import build_head
 

@@ -57,6 +57,8 @@ def test_two_workers_find_what_one_finds(
         replace(score, seconds=0.0) for score in beside.scores
     ]
     assert (alone.curve, alone.failures, beside.failures) == (beside.curve, [], [])
+    assert [check.name for check in alone.checks][-1] == "A large patch succeeds"
+    assert alone.checks == beside.checks
     assert list(alone.perturbations) == list(beside.perturbations)
     for name, found in alone.perturbations.items():
         assert torch.equal(found.values, beside.perturbations[name].values), name

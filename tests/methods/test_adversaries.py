@@ -17,7 +17,7 @@ from genaf_sdk.engine.processes import ALONE
 from genaf_sdk.methods import PGD, Mixture, bank, mixture
 from genaf_sdk.methods.against import Against
 from genaf_sdk.methods.mixture import MixtureAdversary
-from genaf_sdk.methods.pgd import ascend
+from genaf_sdk.methods.steps import ascend
 
 
 def adversary_of(against: Against) -> Any:

@@ -18,7 +18,7 @@ from genaf_sdk.engine.stage import Outputs
 from genaf_sdk.errors import TrainingError
 from genaf_sdk.methods import PGD, FineTuning, GenAF
 from genaf_sdk.methods.genetic import genetic_regularization
-from genaf_sdk.methods.pgd import ascend
+from genaf_sdk.methods.steps import ascend
 
 
 def test_the_loss_is_the_sum_of_its_weighted_terms() -> None:

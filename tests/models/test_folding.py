@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_sdk.encoders.small_resnet import SmallResNet
-from genaf_sdk.methods import pgd
+from genaf_sdk.methods import steps as sign_steps
 from genaf_sdk.models.folding import foldable, folded_batch_norms
 from genaf_sdk.models.modes import inference_mode_of
 
@@ -110,11 +110,11 @@ def test_weights_that_changed_are_folded_anew() -> None:
 
 def test_an_attack_finds_the_same_images_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(with_statistics(SmallResNet()), nn.Linear(192, 5)).train()
-    inputs, labels, settings = pixels(), torch.arange(6) % 5, pgd.PGD(step_size=2 / 255, steps=4)
-    found, first = pgd.ascend(model, inputs, labels, torch.zeros_like(inputs), settings)
+    inputs, labels, settings = pixels(), torch.arange(6) % 5, sign_steps.SignSteps(step_size=2 / 255, steps=4)
+    found, first = sign_steps.ascend(model, inputs, labels, torch.zeros_like(inputs), settings)
     assert model.training
-    monkeypatch.setattr(pgd, "folded_batch_norms", lambda *_: nullcontext())
-    expected, gradient = pgd.ascend(model, inputs, labels, torch.zeros_like(inputs), settings)
+    monkeypatch.setattr(sign_steps, "folded_batch_norms", lambda *_: nullcontext())
+    expected, gradient = sign_steps.ascend(model, inputs, labels, torch.zeros_like(inputs), settings)
     torch.testing.assert_close(first, gradient, rtol=1e-3, atol=float(1e-4 * gradient.abs().max()))
     assert ((found - expected).abs() > 1e-6).float().mean() < 0.01, "signs of gradients near zero may turn"
     with inference_mode_of(model), torch.no_grad():

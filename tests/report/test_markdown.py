@@ -44,6 +44,14 @@ def test_the_short_form_holds_the_worst_of_every_column(report: RobustnessReport
     assert text.endswith("\n")
 
 
+def test_the_limits_say_how_weak_a_reference_the_model_before_is(report: RobustnessReport) -> None:
+    assert not any("before hardening" in sentence for sentence in report.limits), "no settings, nothing to say"
+    report.config = {"baseline": {"encoder_learning_rate": 1e-4}}
+    assert any("encoder learning rate of 0.0001. A larger one is a weak" in sentence for sentence in report.limits)
+    report.scores = [score for score in report.scores if score.model != "undefended"]
+    assert not any("before hardening" in sentence for sentence in report.limits)
+
+
 def test_the_limits_never_flatter(report: RobustnessReport) -> None:
     limits = " ".join(report.limits)
     assert "90.0% instead of 95.0%" in limits

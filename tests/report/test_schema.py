@@ -137,7 +137,7 @@ def test_reports_of_a_newer_version_with_more_sections_are_read(full: dict[str, 
 
 
 def test_rows_of_older_versions_say_what_a_patch_is() -> None:
-    older = Path(__file__).parents[2] / "docs" / "results" / "methods-digits" / "comparison.jsonl"
+    older = Path(__file__).parents[1] / "rows-of-the-first-version.jsonl"
     rows = [score for row in read_rows(older) for score in row.scores]
     assert {score.is_patch for score in rows if score.attack == "advencoder-pat"} == {True}
     assert {score.is_patch for score in rows if score.attack != "advencoder-pat"} == {False}

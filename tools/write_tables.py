@@ -1,6 +1,6 @@
-"""Write the tables of README.md and docs/methods.md that come from rows of benchmarks/real_encoders.py.
+"""Write the tables of README.md and docs/methods.md that come from rows of benchmarks/robustness.py.
 
-    python tools/write_real.py
+    python tools/write_tables.py
 
 What stands between the two markers of each table is replaced.
 """
@@ -8,6 +8,7 @@ What stands between the two markers of each table is replaced.
 from __future__ import annotations
 
 import re
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,16 @@ from genaf_sdk.report.scores import Role, Score
 from genaf_sdk.rows import read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from genaf_sdk.rows import ComparisonRow
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "methods.md")
-METHODS = ("strict", "default", "fast", "fine-tuning", "trades", "pgd-at")
+METHODS = (
+    *("strict", "default", "fast", "paper", "linear-probe", "fine-tuning"),
+    *("trades", "pgd-at", "mart", "rift", "universal-at"),
+)
 """In the order of the tables; those that a folder has."""
 
 
@@ -65,26 +69,33 @@ def named(score: Score) -> tuple[str, str]:
     return score.column, f"{score.attack}{budget}"
 
 
-def line(row: ComparisonRow, columns: dict[str, Callable[[dict[tuple[str, str], float]], float]]) -> str:
-    """Return a row of a table."""
-    accuracies = {named(score): score.accuracy for score in row.scores if score.model == Role.HARDENED}
-    cells = [f"{100 * pick(accuracies):.1f}" for pick in columns.values()]
-    return " | ".join((f"`{row.method}`", *cells, f"{row.cpu_seconds:.0f}"))
+def line(rows: Sequence[ComparisonRow], columns: dict[str, Callable[[dict[tuple[str, str], float]], float]]) -> str:
+    """Return a line of a table: accuracies of a method, with their standard deviation where it has several seeds."""
+    found = [{named(each): each.accuracy for each in row.scores if each.model == Role.HARDENED} for row in rows]
+    cells = [_cell([100 * pick(accuracies) for accuracies in found]) for pick in columns.values()]
+    return " | ".join((f"`{rows[0].method}`", *cells, f"{statistics.median(row.cpu_seconds for row in rows):.0f}"))
+
+
+def _cell(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread}"
 
 
 def table(folder: str, page: Path) -> str:
     """Return the rows of a folder of docs/results as Markdown, in the columns of a page."""
     columns = SHORT if page.name == "README.md" else FULL
-    rows = {row.method: row for row in read_rows(ROOT / "docs" / "results" / folder / "comparison.jsonl")}
+    rows = read_rows(ROOT / "docs" / "results" / folder / "comparison.jsonl")
+    of_methods = [[row for row in rows if row.method == method] for method in METHODS]
     heads = " | ".join(("method", *columns, "CPU s"))
     rule = " | ".join(("---", *["---:"] * (len(columns) + 1)))
-    return "".join(f"| {each} |\n" for each in (heads, rule, *(line(rows[m], columns) for m in METHODS if m in rows)))
+    lines = (heads, rule, *(line(each, columns) for each in of_methods if each))
+    return "".join(f"| {each} |\n" for each in lines)
 
 
 def page(path: Path) -> str:
     """Return a page with its tables made anew."""
     return re.sub(
-        r"(<!-- write_real: (\S+) -->\n).*?(<!-- write_real: end -->)",
+        r"(<!-- write_tables: (\S+) -->\n).*?(<!-- write_tables: end -->)",
         lambda found: f"{found[1]}{table(found[2], path)}{found[3]}",
         path.read_text(encoding="utf-8"),
         flags=re.DOTALL,
