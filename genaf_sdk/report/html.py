@@ -85,6 +85,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda share: f"{share:.1%}"
+    environment.filters["breakable"] = lambda name: Markup("_<wbr>").join(name.split("_"))
     environment.filters["drawn"] = Markup  # SVG that this package drew; no string of the report is in it
     environment.globals["key"] = figures.key
     environment.globals["budget_text"] = budget_text
