@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk.errors import EncoderError
+from genaf_sdk.inputs.images import laid_out_as
 from genaf_sdk.models.modes import inference_mode_of
 from genaf_sdk.models.modules import copied_state
 
@@ -61,7 +62,7 @@ class PixelEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels (N, C, H, W) in [0, 1] to features (N, D)."""
-        mean, std = (_laid_out_as(pixels, values) for values in (self.mean, self.std))
+        mean, std = (laid_out_as(pixels, values) for values in (self.mean, self.std))
         return as_feature_vectors(self.backbone((pixels - mean) / std))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PixelEncoder:
@@ -104,18 +105,6 @@ class PixelEncoder(nn.Module):
         if not torch.isfinite(features).all():
             raise EncoderError("The encoder gives NaN or infinity for a gray image.", expected="finite features")
         return int(features.shape[1])
-
-
-def _laid_out_as(pixels: Tensor, values: Tensor) -> Tensor:
-    """Return values (1, C, 1, 1), for images whose channels lie side by side on a processor repeated over an image.
-
-    The same to the bit in 0.6 of the time: a vector instruction then need not look for the channel of every number.
-    """
-    layout = torch.channels_last
-    by_channel = values.numel() > 1 and pixels.ndim == 4 and not pixels.is_contiguous()
-    if by_channel and pixels.device.type == "cpu" and pixels.is_contiguous(memory_format=layout):
-        return values.expand(1, *pixels.shape[1:]).contiguous(memory_format=layout)
-    return values
 
 
 def as_feature_vectors(output: object) -> Tensor:
