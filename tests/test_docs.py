@@ -283,7 +283,7 @@ def test_the_table_to_decide_by_is_made_from_the_rows() -> None:
     assert all(f"| {task} | {images:,} | `default` | " in tool["table"]() for task, images in tool["TASKS"].values())
 
 
-def test_the_tables_of_real_encoders_are_made_from_the_rows() -> None:
+def test_the_tables_of_methods_are_made_from_the_rows() -> None:
     tool = runpy.run_path(str(ROOT / "tools" / "write_tables.py"))
     for path in tool["PAGES"]:
         text = path.read_text("utf-8")

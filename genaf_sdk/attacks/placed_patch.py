@@ -227,9 +227,9 @@ class _Search:
 
 
 def _moved(candidate: Candidate) -> float:
-    """Return how far held-out images are moved.
+    """Return how far held-out images are moved, in features or in loss.
 
-    How many come to lie nearest to another image misleads: on a hardened model of the digits half do under a patch at
-    the top edge, which leaves 98 % right, and a third under one in the middle, which leaves 90 %.
+    How many features come to lie nearest to another image misleads: on a hardened model of the digits half do under a
+    patch at the top edge, which leaves 98 % right, and a third under one in the middle, which leaves 90 %.
     """
     return candidate.judged.distance

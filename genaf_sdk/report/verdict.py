@@ -99,7 +99,7 @@ def _placed_patches(rows: list[Score]) -> list[str]:
         return []
     return [
         "No patch was crafted against the whole model at a place of its own choice, which fools it far more often than "
-        "the patches above: `genaf evaluate MODEL --attacks patch patch-uap encoder-patch` measures it."
+        "one at a fixed place: `genaf evaluate MODEL --attacks patch patch-uap encoder-patch` measures it."
     ]
 
 
