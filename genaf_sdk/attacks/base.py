@@ -96,7 +96,7 @@ class Attack(Settings, ABC):
     def passes(self, images: int) -> float:
         """Return about how many of ``images`` cross the target, forth and back: steps or epochs, times restarts."""
         batch = images if isinstance(self, SampleWise) else min(getattr(self, "batch_size", images), images)
-        an_attempt = getattr(self, "steps", 0) * batch or getattr(self, "epochs", 0) * images
+        an_attempt = (getattr(self, "steps", None) or 0) * batch or getattr(self, "epochs", 0) * images
         return float(an_attempt * getattr(self, "restarts", 1))
 
     def _folded(self, target: object, images: Tensor) -> AbstractContextManager[None]:
