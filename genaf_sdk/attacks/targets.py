@@ -97,13 +97,13 @@ class FeatureTarget(Target):
         """Return the ``info-nce``, minus the ``cosine`` similarity, or the ``mse``; all against the clean features.
 
         Negatives of InfoNCE are the clean features of all other images, not those of the batch alone: they are known
-        and cost one small matrix product.
+        and cost one small matrix product. Where there is no other image, the cosine takes its place.
         """
         features, clean = in_parts(self.encoder, attacked), self.clean[indices]
-        if loss == "info-nce":
+        if loss == "info-nce" and len(self.clean) > 1:
             similarity = F.normalize(features, dim=1) @ self.directions.T
             return F.cross_entropy(similarity / TEMPERATURE, indices)
-        if loss == "cosine":
+        if loss in ("cosine", "info-nce"):
             return -F.cosine_similarity(features, clean, dim=1).mean()
         return F.mse_loss(features, clean)
 
