@@ -134,8 +134,9 @@ class Attack(Command):
         )
         pixels, _ = data.train.sample(self.samples, seed=self.seed)
         passes = attack.passes(len(pixels))
-        seconds = passes * seconds_of_a_pass(encoder, data, passes)
-        console(stderr=True).print(f"{attack.name} takes up to about {duration(seconds)} here. {SHORTER_ATTACK}")
+        if passes:  # some attacks state no cost
+            seconds = passes * seconds_of_a_pass(encoder, data, passes)
+            console(stderr=True).print(f"{attack.name} takes about {duration(seconds)} here. {SHORTER_ATTACK}")
         with make_display(wanted=True) as display:
             display.update(display.add_task("crafting", total=None), figures=attack.name)
             perturbation = attack(encoder, pixels, seed=self.seed)
