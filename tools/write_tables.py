@@ -34,10 +34,12 @@ def of(column: str, attack: str) -> Callable[[dict[tuple[str, str], float]], flo
     return lambda accuracies: accuracies[column, attack]
 
 
-def strongest_patch(accuracies: dict[tuple[str, str], float]) -> float:
-    """Return the lowest accuracy under one patch for all images."""
-    patches = (("transfer", "encoder-patch"), ("adaptive", "encoder-patch"), ("white-box", "patch-uap"))
-    return min(accuracies[key] for key in patches)
+def strongest_patch(*columns: str) -> Callable[[dict[tuple[str, str], float]], float]:
+    """Return what reads the lowest accuracy under one patch for all images."""
+    patches = "encoder-patch", "plain-patch", "patch-uap"
+    return lambda accuracies: min(
+        accuracy for (column, attack), accuracy in accuracies.items() if column in columns and attack in patches
+    )
 
 
 SHORT = {
@@ -45,7 +47,7 @@ SHORT = {
     "public encoder": of("transfer", "uapgd"),
     "hardened encoder": of("adaptive", "uapgd"),
     "with labels": of("white-box", "label-uap"),
-    "patch": strongest_patch,
+    "patch": strongest_patch("transfer", "adaptive", "white-box"),
     "PGD 4/255": of("white-box", "pgd 4/255"),
 }
 FULL = {
@@ -54,8 +56,8 @@ FULL = {
     "UAPGD, transferred": of("transfer", "uapgd"),
     "UAPGD, adaptive": of("adaptive", "uapgd"),
     "label UAP": of("white-box", "label-uap"),
-    "patch, transferred": of("transfer", "encoder-patch"),
-    "patch, adaptive": of("adaptive", "encoder-patch"),
+    "patch, transferred": strongest_patch("transfer"),
+    "patch, adaptive": strongest_patch("adaptive"),
     "patch, label loss": of("white-box", "patch-uap"),
     "patch an image": of("white-box", "patch"),
     "PGD 4/255": of("white-box", "pgd 4/255"),

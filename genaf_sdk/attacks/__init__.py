@@ -25,6 +25,7 @@ from genaf_sdk.attacks.pap_ugs import PapUgs
 from genaf_sdk.attacks.patch import ImagePatch
 from genaf_sdk.attacks.patch_uap import PatchUAP
 from genaf_sdk.attacks.pgd import PGD
+from genaf_sdk.attacks.plain_patch import PlainPatch
 from genaf_sdk.attacks.registry import known_attacks, load_attack, register
 from genaf_sdk.attacks.square import Square
 from genaf_sdk.attacks.ssp import SSP
@@ -59,6 +60,7 @@ __all__ = [
     "PapUgs",
     "PatchUAP",
     "Perturbation",
+    "PlainPatch",
     "SampleWiseAttack",
     "Square",
     "TargetedUAP",

@@ -35,6 +35,7 @@ class EvaluationConfig(Settings):
         "advencoder-per:batch_size=128,noise_maps=8,steps=40",
         "uapgd",
         "encoder-patch",
+        "plain-patch",
         "label-uap",
         "patch-uap",
         "feature-pgd",

@@ -148,7 +148,7 @@ def test_same_seed_same_result_and_no_trace_left(name: str) -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("name", UNIVERSAL_NAMES)
+@pytest.mark.parametrize("name", [p for p in UNIVERSAL_NAMES if p.values[0] != "plain-patch"])  # looks everywhere
 def test_another_seed_is_another_result(name: str) -> None:
     model, (pixels, labels) = net(), images()
     first, second = (attacked(quick(name), model, pixels, labels, seed=seed)[1] for seed in (0, 1))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.attacks import EncoderPatch, ImagePatch, PatchUAP
+from genaf_sdk.attacks import EncoderPatch, ImagePatch, PatchUAP, PlainPatch
 from genaf_sdk.attacks.patch_search import PatchSearch
 from genaf_sdk.attacks.pgd import margin_loss
 from genaf_sdk.attacks.targets import FeatureTarget, LabelTarget
@@ -97,6 +97,20 @@ def test_a_black_rectangle_that_no_gradient_leads_to_is_found() -> None:
     assert labels.sum() == 0
     found = PatchUAP(budget=25 / 256)(model, pixels, labels)
     assert (model(found.apply(pixels)).argmax(1) == 1).all()
+
+
+def test_the_plain_patch_is_the_darkest_or_lightest_square_that_moves_features_most() -> None:
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(256, 4)).eval()
+    weights = 0.001 * torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
+    weights.view(4, 16, 16)[2, 8:11, 3:6] = 1.0
+    encoder[1].weight.data[:] = weights
+    encoder[1].bias.data[:] = torch.tensor([5.0, 0.0, 0.0, 0.0])
+    pixels = 0.1 + 0.2 * torch.rand(40, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = PlainPatch(budget=25 / 256)(encoder, pixels)
+    assert found.details["color"] == 1.0
+    assert found.mask is not None
+    assert bool(found.mask[0, 8:11, 3:6].all())
+    assert torch.equal(found.values, found.mask)
 
 
 def test_what_ranks_places_follows_the_share_of_misclassified_images() -> None:
