@@ -22,14 +22,13 @@ from mosaics import load_mosaic
 from rows import Rows
 
 from genaf_sdk import DataSplits, HardenConfig, HardenedModel, harden, load_data
-from genaf_sdk.data.sampling import Sample
+from genaf_sdk.data.sampling import Sample, mask_color
 from genaf_sdk.evaluation.certificates import certify
 from genaf_sdk.evaluation.corrupted import corruption_section
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.settings import CertificateConfig
 from genaf_sdk.export.serve import load_bundle
 from genaf_sdk.export.to_onnx import export_onnx
-from genaf_sdk.inputs.masks import COLOR_IMAGES, mean_color
 from genaf_sdk.methods import PGDAT, Masked
 from genaf_sdk.report.certificate import proven
 from genaf_sdk.report.scores import Role
@@ -60,7 +59,7 @@ def main() -> None:
     )
     seconds = trained(data, options) if options.train else None
     model = HardenedModel.from_pretrained(options.folder)
-    fill = mean_color(data.train.sample(COLOR_IMAGES, seed=0)[0])
+    fill = mask_color(data.train, 0)
     sample = Sample.draw(data.test, None, seed=0)
     settings = {
         name: getattr(options, name) for name in ("data", "images", "train", "share", "candidates", "trained_for")

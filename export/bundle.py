@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from genaf_sdk.data.sampling import mask_color
 from genaf_sdk.errors import ExportError, OutputError
 from genaf_sdk.export.bill import can_write_bill, write_bill
 from genaf_sdk.export.card import ModelFacts, eval_results, model_card
@@ -26,7 +27,6 @@ from genaf_sdk.export.staging import replacing_bundle, require_free
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.export.variants import write_variants
 from genaf_sdk.files import replacing, write_json
-from genaf_sdk.inputs.masks import COLOR_IMAGES, mean_color
 from genaf_sdk.models.storage import save_classifier
 from genaf_sdk.report.scores import Failure
 
@@ -130,7 +130,7 @@ def _unfinished(error: Exception) -> ExportError:
 
 
 def _write_graphs(model: Classifier, folder: Path, result: Run | None) -> None:
-    color = () if result is None else mean_color(result.data.train.sample(COLOR_IMAGES, seed=result.config.seed)[0])
+    color = () if result is None else mask_color(result.data.train, result.config.seed)
     path = export_onnx(model, folder / MODEL_FILE, color=color)
     images = torch.rand(5, model.encoder.channels, *model.image_size, generator=torch.Generator().manual_seed(0))
     parity = check_parity(model, path, images)

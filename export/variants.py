@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from genaf_sdk.data.sampling import Sample
+from genaf_sdk.data.sampling import Sample, mask_color
 from genaf_sdk.errors import ExportError
 from genaf_sdk.export.layout import MODEL_FILE, variant_file
 from genaf_sdk.export.parity import counted, predictions, replay
 from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.to_onnx import INPUT, export_onnx
 from genaf_sdk.files import output_errors
-from genaf_sdk.inputs.masks import COLOR_IMAGES, mean_color
 from genaf_sdk.report.scores import Failure
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def _make(model: Classifier, source: Path, target: Path, name: str, data: DataSp
     if name == "int8":
         _quantize(source, target, data.train.sample(CALIBRATION_IMAGES, seed=seed)[0])
     else:
-        color = mean_color(data.train.sample(COLOR_IMAGES, seed=seed)[0])
+        color = mask_color(data.train, seed)
         export_onnx(model, target, half=name == "fp16", uint8_input=name == "uint8", color=color)
 
 

@@ -160,7 +160,7 @@ def harden(
                 if evaluate:
                     ahead, own = both.ahead, folder if writes else None
                     result.report = _measured(run, result, surrogate, own, clock, cost, ahead)
-            for module in (result.model, result.undefended):
+            for module in (result.model, result.undefended, published):  # attacks take the encoder to their device
                 if module is not None:
                     module.cpu().eval()
             if folder is not None and writes:

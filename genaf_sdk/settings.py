@@ -164,10 +164,6 @@ class Settings:
             value: Settings, or a JSON object.
             path: What errors call it.
 
-        Args:
-            value: What was given.
-            path: Name of the setting, for errors.
-
         Raises:
             GenafError: It is neither.
         """

@@ -56,8 +56,8 @@ UNIVERSAL = [
     "targeted-uap:steps=20,candidates=2",
     "targeted-uap:steps=12,target=1",
     "ssp:steps=12",
-    "patch-uap:steps=8,scout_steps=2",
-    "encoder-patch:steps=8,scout_steps=2",
+    "patch-uap:steps=8,scout_steps=2,grid=4",
+    "encoder-patch:steps=8,scout_steps=2,grid=4",
 ]
 SAMPLE_WISE = [
     "pgd:steps=8", "pgd:steps=4,restarts=2", "apgd-ce:steps=8", "square:queries=30", "patch:steps=6", "feature-pgd"

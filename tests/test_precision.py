@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from genaf_sdk.attacks import load_attack
-from genaf_sdk.precision import forward_in, has_bf16, resolve
+from genaf_sdk.models.forwards import forward_in
+from genaf_sdk.precision import has_bf16, resolve
 
 
 def test_auto_is_bf16_only_where_the_device_has_it() -> None:

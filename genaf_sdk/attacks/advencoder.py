@@ -15,8 +15,9 @@ from genaf_sdk.attacks.batches import endless_batches
 from genaf_sdk.attacks.climbing import FIRST_LOOKS, settled
 from genaf_sdk.attacks.losses import high_frequencies, info_nce
 from genaf_sdk.attacks.targets import FeatureTarget
+from genaf_sdk.models.forwards import forward_in
 from genaf_sdk.models.parts import in_parts
-from genaf_sdk.precision import forward_in, resolve
+from genaf_sdk.precision import resolve
 from genaf_sdk.settings import Count, LearningRate
 
 if TYPE_CHECKING:

@@ -13,11 +13,13 @@ Checks, seeds, eval mode and timing are done here once; ``run`` holds the mathem
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
@@ -31,7 +33,8 @@ from genaf_sdk.inputs.patches import patch_sides
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.inputs.threat import Linf, Patch, Threat
 from genaf_sdk.models.folding import folded_batch_norms
-from genaf_sdk.precision import CraftingPrecision, forward_in, resolve
+from genaf_sdk.models.forwards import forward_in
+from genaf_sdk.precision import CraftingPrecision, resolve
 from genaf_sdk.settings import Epsilon, Settings
 
 if TYPE_CHECKING:
@@ -93,7 +96,7 @@ class Attack(Settings, ABC):
     def passes(self, images: int) -> float:
         """Return about how many of ``images`` cross the target, forth and back: steps or epochs, times restarts."""
         batch = images if isinstance(self, SampleWise) else min(getattr(self, "batch_size", images), images)
-        an_attempt = getattr(self, "steps", 0) * batch or getattr(self, "epochs", 0) * images
+        an_attempt = (getattr(self, "steps", None) or 0) * batch or getattr(self, "epochs", 0) * images
         return float(an_attempt * getattr(self, "restarts", 1))
 
     def _folded(self, target: object, images: Tensor) -> AbstractContextManager[None]:
@@ -263,8 +266,12 @@ class SampleWise(Attack):
     def _each(
         self, target: object, pixels: Tensor, run: Callable[[Tensor, slice], Tensor], space: InputSpace
     ) -> Tensor:
-        """Return the attacked images, ``run`` batch by batch, each within the budget of its original."""
-        parts = [slice(begin, begin + self.batch_size) for begin in range(0, len(pixels), self.batch_size)]
+        """Return the attacked images, ``run`` batch by batch, each within the budget of its original.
+
+        Batches are of one size, but for one image: an attack may compare the images of a batch.
+        """
+        count = math.ceil(len(pixels) / self.batch_size)
+        parts = [slice(*ends) for ends in pairwise(len(pixels) * part // count for part in range(count + 1))]
         with attack_mode(target), self._folded(target, pixels):
             adversarial = torch.cat([run(pixels[part], part) for part in parts]).detach()
         check_result(self.name, adversarial, pixels.shape)

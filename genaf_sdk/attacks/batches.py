@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from genaf_sdk.models.forwards import is_lowered
 from genaf_sdk.models.parts import in_parts
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def outputs_of(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 def features_of(encoder: nn.Module, images: Tensor) -> Tensor:
     """Return what ``encoder`` gives for images (N, C, H, W); within ``sharing_features`` computed once."""
     known = _known.get()
-    key = id(encoder), id(images), "forward" in vars(encoder)  # the last one tells arithmetic: precision.forward_in
+    key = id(encoder), id(images), is_lowered(encoder)
     if known is None or key not in known:
         features = outputs_of(encoder, images)
         if known is None:

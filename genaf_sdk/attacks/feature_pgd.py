@@ -27,6 +27,7 @@ TEMPERATURE = 0.1
 class FeaturePGD(FeatureAttack):
     """Sign ascent of InfoNCE against the clean features of the batch: away from the image's own, towards another's.
 
+    An image that has no other beside it is driven away from its own features by the cosine similarity alone.
     The publication maximizes the distance of feature maps. Who has the published encoder alone needs nothing more than
     this to attack one image of a task (the "backbone attack"). Kept is the step of the largest loss.
     """
@@ -50,7 +51,7 @@ class FeaturePGD(FeatureAttack):
         for step_size in [*linear_decay(self.relative_step_size * self.budget, self.steps), 0.0]:
             images = current.detach().requires_grad_()
             similarity = F.normalize(in_parts(encoder, images), dim=1) @ clean.T / TEMPERATURE
-            losses = F.cross_entropy(similarity, own, reduction="none")
+            losses = F.cross_entropy(similarity, own, reduction="none") if len(own) > 1 else -similarity[:, 0]
             farther = losses.detach() > highest
             best = torch.where(farther[:, None, None, None], images.detach(), best)
             highest = torch.maximum(highest, losses.detach())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,19 +45,20 @@ def layers_of(encoder: nn.Module, images: Tensor) -> list[str]:
     last: object = None
     branched: list[object] = []  # keeps the inputs alive, so that none is taken for another
 
-    def note(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def note(name: str, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
         nonlocal last
-        if isinstance(module, NORMS) and found and inputs and inputs[0] is last:
+        given = next(iter((*inputs, *options.values())), None)
+        if isinstance(module, NORMS) and found and given is last:
             found[-1] = name
-        elif isinstance(module, LAYERS) and name not in found and not any(known is inputs[0] for known in branched):
+        elif isinstance(module, LAYERS) and name not in found and not any(known is given for known in branched):
             found.append(name)
-            branched.append(inputs[0])
+            branched.append(given)
             last = output
 
     with ExitStack() as hooks, torch.no_grad():
         for name, module in encoder.named_modules():
             if isinstance(module, (*LAYERS, *NORMS)):
-                hook = module.register_forward_hook(lambda m, i, o, name=name: note(name, m, i, o))
+                hook = module.register_forward_hook(partial(note, name), with_kwargs=True)
                 hooks.callback(hook.remove)
         encoder(images[:2])
     if not found:

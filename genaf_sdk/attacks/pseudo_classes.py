@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_sdk.attacks.batches import outputs_of
+from genaf_sdk.errors import AttackError
 
 if TYPE_CHECKING:
     from genaf_sdk.attacks.base import Classifier
@@ -24,7 +25,13 @@ def feature_classes(encoder: nn.Module, images: Tensor, generator: torch.Generat
 
 
 def probe_classes(encoder: nn.Module, images: Tensor, generator: torch.Generator) -> Classifier:
-    """Return a linear classifier on the features, trained to tell the k-means clusters of ``images`` apart."""
+    """Return a linear classifier on the features, trained to tell the k-means clusters of ``images`` apart.
+
+    Raises:
+        AttackError: There is one image, and so no second cluster.
+    """
+    if len(images) < 2:
+        raise AttackError("One surrogate image has no classes to tell apart.", expected="at least two images")
     from sklearn.cluster import KMeans
 
     features = outputs_of(encoder, images)

@@ -97,13 +97,13 @@ class FeatureTarget(Target):
         """Return the ``info-nce``, minus the ``cosine`` similarity, or the ``mse``; all against the clean features.
 
         Negatives of InfoNCE are the clean features of all other images, not those of the batch alone: they are known
-        and cost one small matrix product.
+        and cost one small matrix product. Where there is no other image, the cosine takes its place.
         """
         features, clean = in_parts(self.encoder, attacked), self.clean[indices]
-        if loss == "info-nce":
+        if loss == "info-nce" and len(self.clean) > 1:
             similarity = F.normalize(features, dim=1) @ self.directions.T
             return F.cross_entropy(similarity / TEMPERATURE, indices)
-        if loss == "cosine":
+        if loss in ("cosine", "info-nce"):
             return -F.cosine_similarity(features, clean, dim=1).mean()
         return F.mse_loss(features, clean)
 
@@ -168,7 +168,10 @@ class LabelTarget(Target):
         return (scores * others).sum() / others.sum().clamp(min=1)
 
     def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return whether the image is misclassified, and its capped cross-entropy."""
+        """Return whether the image is misclassified, and the probability of all other classes.
+
+        The mean of that follows the share of misclassified images; the mean loss follows the few that are lost most.
+        """
         logits, labels = in_parts(self.model, attacked), self.labels[indices]
-        losses = F.cross_entropy(logits, labels, reduction="none").clamp(max=self.clamp)
-        return logits.argmax(dim=1) != labels, losses
+        right = logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
+        return logits.argmax(dim=1) != labels, 1 - right

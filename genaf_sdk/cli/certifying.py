@@ -39,11 +39,10 @@ class Certify(Command):
         """Run."""
         from genaf_sdk.data import load_data
         from genaf_sdk.data.alignment import aligned
-        from genaf_sdk.data.sampling import Sample
+        from genaf_sdk.data.sampling import Sample, mask_color
         from genaf_sdk.evaluation.certificates import certify
         from genaf_sdk.evaluation.settings import CertificateConfig
         from genaf_sdk.export.runtime import OnnxModel
-        from genaf_sdk.inputs.masks import COLOR_IMAGES, mean_color
         from genaf_sdk.progress import make_display
         from genaf_sdk.report.certificate import certificate_limits, proven
 
@@ -53,7 +52,7 @@ class Certify(Command):
         data = load_data(self.data, seed=self.seed, **options)
         data = aligned(data, names, model="the model") if names else data
         stated = classify.mean_color if isinstance(classify, OnnxModel) else ()
-        fill = stated or mean_color(data.train.sample(COLOR_IMAGES, seed=self.seed)[0])
+        fill = stated or mask_color(data.train, self.seed)
         sample = Sample.draw(data.test, None, seed=self.seed)
         with make_display(wanted=True) as display:
             task = display.add_task("certifying", total=min(self.samples, len(data.test)))

@@ -22,7 +22,7 @@ def augmented(pixels: Tensor, augmentation: str, seeds: Tensor) -> Tensor:
 
     Args:
         pixels: Images (N, C, H, W) in [0, 1].
-        augmentation: One of ``AUGMENTATIONS``; ``DualTrackConfig.augmentation`` says what they are.
+        augmentation: One of ``AUGMENTATIONS``; ``Schedule.augmentation`` says what they are.
         seeds: One whole number an image, at least 0, int64 (N,).
 
     Returns:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
+COLOR_IMAGES = 512
+"""Training images whose mean color hides a patch."""
 MOST_IMAGES, MOST_VALUES = 500, 2**23
 """Of one batch: 500 images of up to 74 x 74 pixels, 55 of 224 x 224 (34 MB)."""
 
@@ -68,3 +70,16 @@ class Sample:
         for indices in self.order.split(batch_size(self.shape)):
             yield self.images.__getitems__(indices.tolist())
             give_back()
+
+
+def mask_color(train: LabeledImages, seed: int) -> tuple[float, ...]:
+    """Return the color that hides a patch, one number a channel to four digits: the mean of training images.
+
+    Report, ONNX file and server have to mask with the same color: a certificate of one is none of another.
+
+    Args:
+        train: The training images, of which ``COLOR_IMAGES`` count.
+        seed: Draws these.
+    """
+    pixels, _ = train.sample(COLOR_IMAGES, seed=seed)
+    return tuple(round(float(value), 4) for value in pixels.mean(dim=(0, 2, 3)))

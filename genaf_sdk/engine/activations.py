@@ -19,6 +19,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.models.blocks import smallest_blocks_of
+from genaf_sdk.models.forwards import exchanged_forwards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,13 +68,8 @@ def recomputed_activations(model: nn.Module, kind: Recomputed) -> Iterator[None]
     ``light`` concerns the training pass alone, as attacks, in eval mode, have fewer images; ``full`` both.
     """
     blocks = list(smallest_blocks_of(model).values()) if kind != "none" else []
-    for block in blocks:
-        block.forward = partial(_checkpointed, block, block.forward, kind)
-    try:
+    with exchanged_forwards([(block, partial(_checkpointed, block, block.forward, kind)) for block in blocks]):
         yield
-    finally:
-        for block in blocks:
-            del block.forward
 
 
 def bytes_kept(model: nn.Module, inputs: Tensor, kind: Recomputed) -> int:

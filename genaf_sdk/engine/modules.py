@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from genaf_sdk.engine.randomness import random_key, uniform
+from genaf_sdk.models.forwards import exchanged_forwards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from genaf_sdk.engine.batches import Batch
     from genaf_sdk.engine.processes import Processes
@@ -42,22 +43,14 @@ def synchronized_layers(model: nn.Module, processes: Processes, *, sync_batch_no
         sync_batch_norm: Whether batch norms use the global batch; without it, each process its own rows.
     """
     current = CurrentBatch()
-    exchanged: list[nn.Module] = []
+    exchange: list[tuple[nn.Module, Callable[..., Any]]] = []
     for place, module in enumerate(model.modules()):
         if type(module) is nn.Dropout and module.p > 0:
-            _exchange(module, partial(_dropout_by_rows, module, place, current), exchanged)
+            exchange.append((module, partial(_dropout_by_rows, module, place, current)))
         elif isinstance(module, _BatchNorm) and sync_batch_norm and processes.count > 1:
-            _exchange(module, partial(_batch_norm, module, module.forward, processes), exchanged)
-    try:
+            exchange.append((module, partial(_batch_norm, module, module.forward, processes)))
+    with exchanged_forwards(exchange):
         yield current
-    finally:
-        for module in exchanged:
-            del module.forward
-
-
-def _exchange(module: nn.Module, forward: Any, exchanged: list[nn.Module]) -> None:
-    module.forward = forward
-    exchanged.append(module)
 
 
 def _dropout_by_rows(module: nn.Dropout, place: int, current: CurrentBatch, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from genaf_sdk.attacks.patch import ImagePatch
 from genaf_sdk.attacks.pgd import PGD
 from genaf_sdk.inputs.keys import Knowledge
+from genaf_sdk.inputs.threat import ROUNDING
 from genaf_sdk.report.scores import Z_95, Check, CurvePoint, Score, wilson_interval
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def gradient_masking_checks(
         adaptive_not_weaker(model, rows, labels),
         labels_not_weaker(model, rows, labels),
         own_patches_not_weaker(model, rows, labels),
-        attacks_beat_noise(own),
+        attacks_beat_noise(own, curve),
     ]
     pixels, own_labels = own_attacks.images
     checks.append(patches_beat_random_ones(model, rows, pixels, own_labels, seed))
@@ -211,15 +212,22 @@ def _same_attack(transferred: Row, adaptive: Row) -> bool:
     )
 
 
-def attacks_beat_noise(scores: Sequence[Score]) -> Check | None:
-    """Random noise of the same budget is not stronger than any attack."""
+def attacks_beat_noise(scores: Sequence[Score], curve: Sequence[CurvePoint]) -> Check | None:
+    """Random noise is not stronger than any attack that may change pixels as much.
+
+    Rows of the table count, and points of the curve. Smaller budgets and patches need not do more.
+    """
     noise = next((score for score in scores if score.column == Knowledge.NOISE), None)
-    attacks = [s for s in scores if s.column in (Knowledge.ADAPTIVE, Knowledge.WHITE_BOX)]
-    if noise is None or not attacks:
+    if noise is None:
         return None
-    weak = [score for score in attacks if score.interval[0] > noise.interval[1]]
+    rows: list[Score | CurvePoint] = [*(score for score in scores if not score.is_patch), *curve]
+    knowing = [row for row in rows if row.column in (Knowledge.ADAPTIVE, Knowledge.WHITE_BOX)]
+    attacks = [row for row in knowing if row.budget >= noise.budget - ROUNDING]
+    if not attacks:
+        return None
+    weak = [row for row in attacks if wilson_interval(row.correct, row.n)[0] > noise.interval[1]]
     text = f"noise {noise.accuracy:.1%}; " + (
-        "; ".join(f"{score.column} {score.attack} {score.accuracy:.1%}" for score in weak) or "no attack is weaker"
+        "; ".join(f"{row.column} {row.attack} {row.accuracy:.1%}" for row in weak) or "no attack is weaker"
     )
     return Check("Every attack is at least as strong as noise", not weak, text)
 

@@ -71,6 +71,8 @@ class Crafting:
         models: Those under test; the first is the hardened one.
         public: The published encoder, or None.
         sources: Images (N, C, H, W) in [0, 1] that the attacker may have, by name, its own first; ``train`` is there.
+            They go to the device of the first model once: every attack is given the same tensors, so that
+            ``sharing_features`` knows them, and none keeps a copy there.
         labels: Classes of the training images (N,).
         seed: Of every random choice.
         on_attack: Called with a line of text before each attack.
@@ -95,6 +97,10 @@ class Crafting:
     ahead: tuple[Begun, ...] = ()
     _counts: dict[tuple[int, str], int] = field(default_factory=dict)
     _turns: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        device = self.models[0].device
+        self.sources = {name: images.to(device) for name, images in self.sources.items()}
 
     @contextmanager
     def costs_a_row(self, name: str, column: str, model: Role | str = "") -> Iterator[None]:

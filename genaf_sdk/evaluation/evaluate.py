@@ -7,13 +7,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from genaf_sdk.attacks.batches import sharing_features
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.data import DataSplits
 from genaf_sdk.data.alignment import aligned_to_all
-from genaf_sdk.data.sampling import Sample
+from genaf_sdk.data.images import generator_of
+from genaf_sdk.data.sampling import Sample, mask_color
 from genaf_sdk.evaluation.certificates import certify
 from genaf_sdk.evaluation.checks import OwnAttacks, begin_own_attacks, gradient_masking_checks
 from genaf_sdk.evaluation.classes import class_counts
@@ -28,7 +30,6 @@ from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.evaluation.workers import Workers
 from genaf_sdk.inputs.images import image_space
 from genaf_sdk.inputs.keys import Knowledge
-from genaf_sdk.inputs.masks import mean_color
 from genaf_sdk.memory import reused_memory
 from genaf_sdk.report.reading import read_document
 from genaf_sdk.report.robustness import RobustnessReport
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from genaf_sdk.attacks.base import Attack
+    from genaf_sdk.inputs.images import ImageSpace
     from genaf_sdk.inputs.perturbation import Perturbation
 
 
@@ -73,7 +75,8 @@ def evaluate(
         encoder: The published encoder (module or id), for the transfer column; without it that column is empty.
         baseline: The same encoder after standard fine-tuning, to be measured beside ``model``.
         surrogate: The attacker's own images (N, C, H, W) in [0, 1], at the model's image size. Without them the
-            attacker gets the downstream training images, without labels: a stronger attacker than the paper's.
+            attacker gets the downstream training images, without labels: a stronger attacker than the paper's. Of more
+            than ``config.surrogate_samples``, so many are drawn.
         perturbations: Saved perturbations to replay, by name; they appear in the transfer column.
         config: Budgets and sample counts.
         seed: Of every random choice.
@@ -81,7 +84,8 @@ def evaluate(
         ahead: What ``begin_ahead`` began, with the same baseline, data, encoder, surrogate, config and seed.
 
     Raises:
-        AttackError: The model cannot be used, or an attack or a setting of one is unknown; the message says why.
+        AttackError: The model or the attacker's images cannot be used, or an attack or a setting of one is unknown; the
+            message says why.
         DataError: The classes of the data are not those of the model.
     """
     config = config or EvaluationConfig()
@@ -167,22 +171,32 @@ class _Evaluation:
         self.sample = Sample.draw(self.data.test, self.config.test_samples, seed=self.seed)
         pixels, labels = self.data.train.sample(self.config.surrogate_samples, seed=self.seed)
         sources = {"train": image_space(pixels).arranged(pixels)}
-        own = self.surrogate
-        if own is not None:
-            if own.shape[1:] != pixels.shape[1:]:
-                own = nn.functional.interpolate(own, pixels.shape[2:], mode="bilinear", antialias=True)
-            sources = {"surrogate": own[: self.config.surrogate_samples], **sources}
+        if self.surrogate is not None:
+            sources = {"surrogate": self._chosen(self.surrogate, image_space(pixels)), **sources}
         self.crafting = Crafting(self.models, self.public, sources, labels, self.seed, self.on_attack)
         self.scoring = Scoring(self.sample, self.config.sample_wise_samples, self.config.patch_samples, self.crafting)
         if self.ahead is not None:
             self.crafting.ahead, self.scoring.ahead = self.ahead.begun, dict(self.ahead.each)
+
+    def _chosen(self, own: Tensor, space: ImageSpace) -> Tensor:
+        """Return as many of the attacker's own images as are crafted on, drawn by the seed, at the size of the task.
+
+        Raises:
+            AttackError: They are no images with the channels of the task and pixels in [0, 1].
+        """
+        if len(own) > self.config.surrogate_samples:  # the first ones may all be of one class
+            own = own[torch.randperm(len(own), generator=generator_of(self.seed))[: self.config.surrogate_samples]]
+        if own.ndim == len(space.shape) + 1 and own.shape[1] == space.shape[0] and own.shape[1:] != space.shape:
+            own = nn.functional.interpolate(own, space.shape[1:], mode="bilinear", antialias=True)
+        space.check(own, "The attacker")
+        return own
 
     def measure(
         self, chosen: Sequence[Attack], replayed: dict[str, Perturbation], *, own_images: bool
     ) -> RobustnessReport:
         """Run everything and put the report together."""
         crafting, scoring = self.crafting, self.scoring
-        scoring.require_usable(self.models)
+        scoring.require_usable(self.models, len(self.data.class_names))
         self.rows += [Row(model, Knowledge.CLEAN) for model in self.models]
         self.rows += crafting.noise(load_attack("noise").with_budget(self.config.perturbation_budget))
         self.rows += crafting.replayed(replayed, self.sample.shape)
@@ -244,7 +258,7 @@ class _Evaluation:
             with self.crafting.costs_a_row("certificate", "", model.name):
                 self.on_attack("certificate")
                 target = model.module if model.module is not None else model.classify
-                fill = mean_color(self.crafting.sources["train"])
+                fill = mask_color(self.data.train, self.seed)
                 report.certificate = certify(target, self.sample, config.certificate, fill)
 
     def _add_pictures_and_classes(self, report: RobustnessReport) -> None:

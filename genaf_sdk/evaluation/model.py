@@ -70,9 +70,17 @@ class EvaluatedModel:
         module = own(self.module)
         return replace(self, classify=module, module=module)
 
-    @torch.no_grad()
     def predict(self, pixels: Tensor) -> Tensor:
         """Return the class of each image, int64 (N,) on the CPU.
+
+        Raises:
+            AttackError: The model gives NaN, or something else than logits (N, K).
+        """
+        return torch.cat([logits.argmax(dim=1).cpu() for logits in self.logits(pixels)])
+
+    @torch.no_grad()
+    def logits(self, pixels: Tensor) -> list[Tensor]:
+        """Return the logits (n, K) of images (N, C, H, W), batch by batch.
 
         Raises:
             AttackError: The model gives NaN, or something else than logits (N, K).
@@ -91,8 +99,8 @@ class EvaluatedModel:
                     )
                 if not torch.isfinite(logits).all():
                     raise AttackError(f"The {self.name} model returns NaN or infinity.", expected="finite logits")
-                parts.append(logits.argmax(dim=1).cpu())
-        return torch.cat(parts)
+                parts.append(logits)
+        return parts
 
 
 def is_result(model: Any) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genaf_sdk.attacks.base import Attack, FeatureAttack, SampleWiseAttack
 from genaf_sdk.data.sampling import Sample
+from genaf_sdk.errors import DataError
 from genaf_sdk.evaluation.crafting import Crafting
 from genaf_sdk.evaluation.workers import done
 from genaf_sdk.inputs.images import image_space
@@ -59,14 +60,21 @@ class Scoring:
         pixels, labels = self.sample.first(self.few)
         self.sample_wise_subset = image_space(pixels).arranged(pixels), labels
 
-    def require_usable(self, models: Sequence[EvaluatedModel]) -> None:
+    def require_usable(self, models: Sequence[EvaluatedModel], classes: int) -> None:
         """Put a few images through every model, before minutes are spent on crafting.
 
         Raises:
             AttackError: A model gives NaN, or something else than logits (N, K).
+            DataError: K is not the number of ``classes``: a report could not name what the model says.
         """
         for model in models:
-            model.predict(self.sample_wise_subset[0])
+            width = model.logits(self.sample_wise_subset[0])[0].shape[1]
+            if width != classes:
+                raise DataError(
+                    f"The {model.name} model gives {width} logits, and the data has {classes} classes.",
+                    expected="one logit a class",
+                    remedy="wrap a model of more classes so that it returns those of the data, logits[:, indices]",
+                )
 
     def universal(self, rows: Sequence[Row], workers: Workers) -> None:
         """Fill in what the models say of clean images and under every perturbation; a row that fails stays empty.

@@ -108,7 +108,7 @@ def check_pixels(pixels: Tensor) -> Tensor:
     if pixels.dtype == torch.uint8 or len(pixels) == 0:
         return pixels
     low, high = (float(value) for value in torch.aminmax(pixels))
-    if not (low >= -1e-6 and high <= 1 + 1e-6):
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
         if not math.isfinite(low + high):
             raise DataError(
                 "The pixels hold NaN or infinity.",

@@ -121,12 +121,3 @@ class MaskSet:
         table = self.table.to(images.device)
         pairs = pairs.to(images.device)
         return torch.where(table[pairs[:, 0]] | table[pairs[:, 1]], fill.to(images), images)
-
-
-COLOR_IMAGES = 512
-"""Training images whose mean color hides a patch."""
-
-
-def mean_color(images: Tensor) -> tuple[float, ...]:
-    """Return the mean of images (N, C, H, W) a channel, to four digits: of training images, a constant."""
-    return tuple(round(float(value), 4) for value in images.mean(dim=(0, 2, 3)))

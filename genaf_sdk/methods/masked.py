@@ -66,8 +66,8 @@ class MaskedAdversary(Adversary):
     def perturb(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the images of the other adversary, a share of them under masks of the mean color."""
         if len(self.fill) == 0:
-            (colors,), _ = batch.everyone(batch.inputs.mean(dim=(2, 3)))
-            self.fill = torch.round(colors.mean(dim=0), decimals=3).view(-1, 1, 1)
+            (colors, there), _ = batch.everyone(batch.inputs.mean(dim=(2, 3)), batch.inputs.new_ones(len(batch.rows)))
+            self.fill = torch.round(colors.sum(dim=0) / there.sum(), decimals=3).view(-1, 1, 1)  # of a micro-batch
         settings, inputs = self.settings, batch.inputs
         images = inputs if self.inner is None else self.inner.perturb(model, batch)
         masks = MaskSet.for_area((inputs.shape[2], inputs.shape[3]), settings.patch, settings.masks)

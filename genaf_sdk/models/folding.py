@@ -16,8 +16,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from genaf_sdk.models.forwards import exchanged_forwards
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 Pairs = tuple[tuple[nn.Conv2d, nn.BatchNorm2d], ...]
 PROBES = 2
@@ -129,20 +132,9 @@ def _checked(model: nn.Module, inputs: Tensor, pairs: Pairs) -> Pairs:
     return pairs if bool(alike) else ()
 
 
-@contextmanager
-def _folded(pairs: Pairs) -> Iterator[None]:
-    before = [(module, vars(module).get("forward")) for pair in pairs for module in pair]
-    try:
-        for convolution, norm in pairs:
-            vars(convolution)["forward"] = partial(_convolve, convolution, *_joined(convolution, norm))
-            vars(norm)["forward"] = _unchanged
-        yield
-    finally:
-        for module, forward in before:
-            if forward is None:
-                vars(module).pop("forward", None)
-            else:
-                vars(module)["forward"] = forward
+def _folded(pairs: Pairs) -> AbstractContextManager[None]:
+    convolutions = [(one, partial(_convolve, one, *_joined(one, norm))) for one, norm in pairs]
+    return exchanged_forwards([*convolutions, *((norm, _unchanged) for _, norm in pairs)])
 
 
 @torch.no_grad()

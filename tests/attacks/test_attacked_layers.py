@@ -33,6 +33,18 @@ def test_layers_come_in_the_order_of_execution() -> None:
     assert layers_of(Backwards(), torch.rand(2, 3, 8, 8)) == ["first", "last"]
 
 
+def test_a_layer_that_is_called_by_keyword_is_found_too() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.shortcut, self.last = (nn.Linear(4, 4) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(input=self.first(input=x) + self.shortcut(x))
+
+    assert layers_of(Named(), torch.rand(2, 4)) == ["first", "last"]
+
+
 def test_a_normalisation_is_counted_to_the_convolution_before_it() -> None:
     layers = layers_of(SmallResNet().eval(), torch.rand(2, 3, 32, 32))
     assert layers[:4] == ["norm", "blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.attacks import PGD, SSP, UAPGD, FeaturePGD, LabelUAP
+from genaf_sdk.attacks import PGD, SSP, UAPGD, FeatureAttack, FeaturePGD, LabelUAP, Noise
 from genaf_sdk.attacks.batches import outputs_of
 from genaf_sdk.attacks.targets import FeatureTarget
 from genaf_sdk.models.parts import FEWEST_IN_PART, in_parts
@@ -58,3 +60,34 @@ def test_negatives_are_all_other_images(tiny_encoder: nn.Module) -> None:
         similar = features @ features.T / 0.1
         expected = sum(similar[row].logsumexp(0) - similar[row, row] for row in rows) / 2
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+def turned(encoder: nn.Module, before: Tensor, after: Tensor) -> Tensor:
+    with torch.no_grad():
+        return 1 - nn.functional.cosine_similarity(encoder(before), encoder(after), dim=1)
+
+
+@pytest.mark.parametrize("attack", [FeaturePGD(steps=10), UAPGD(steps=40, goals=0)])
+def test_an_image_without_others_is_attacked_all_the_same(attack: FeaturePGD | UAPGD, tiny_encoder: nn.Module) -> None:
+    encoder, shown = tiny_encoder.eval(), images(1, 16)
+    made = attack(encoder, shown)
+    noise = 10 * turned(encoder, shown, Noise(budget=attack.budget)(encoder, shown).apply(shown))
+    assert float(turned(encoder, shown, made if isinstance(made, Tensor) else made.apply(shown))) > float(noise)
+
+
+def test_batches_of_images_are_of_one_size(tiny_encoder: nn.Module) -> None:
+    asked: list[int] = []
+
+    @dataclass(frozen=True)
+    class Counting(FeatureAttack):
+        name = "counting"
+
+        def run(self, encoder: nn.Module, pixels: Tensor, generator: torch.Generator) -> Tensor:
+            asked.append(len(pixels))
+            return pixels + 0.01 * len(asked)
+
+    shown = images(251, 8) / 2
+    made = Counting()(tiny_encoder, shown)
+    assert asked == [125, 126], "one of 250 would leave one image alone"
+    torch.testing.assert_close(made[[0, 124, 125, 250]] - shown[[0, 124, 125, 250]], torch.tensor(
+        [0.01, 0.01, 0.02, 0.02]).view(4, 1, 1, 1).expand(4, 3, 8, 8))  # fmt: skip

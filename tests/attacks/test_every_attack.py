@@ -114,6 +114,11 @@ def test_stays_within_its_budget_for_any_image_shape(name: str, channels: int, s
         assert not perturbation.values.requires_grad
 
 
+@pytest.mark.parametrize("name", known_attacks())
+def test_it_says_what_it_costs_as_it_comes(name: str) -> None:
+    assert (load_attack(name).passes(100) > 0) is (name != "noise")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_same_seed_same_result_and_no_trace_left(name: str) -> None:
     model, (pixels, labels) = net(), images()

@@ -87,7 +87,7 @@ def test_pgd_leaves_out_fooled_images_and_treats_the_others_like_the_plain_loop(
 
     found = PGD(budget=budget, steps=steps)(model, pixels, labels, seed=seed)
 
-    climbed = asked[1:-1]  # the first call tries the model, the last one measures
+    climbed = asked[2:-1]  # the first call tries the model, the second and the last one measure
     assert climbed == sorted(climbed, reverse=True)
     assert climbed[-1] < 60
     assert 3 < int(fooled.sum()) < 57
@@ -106,6 +106,21 @@ def test_restarts_of_pgd_never_lose_and_leave_out_what_is_fooled() -> None:
         (margins[1] >= margins[0] - 1e-6).all() or (margins[1][margins[0] <= 0] >= margins[0][margins[0] <= 0]).all()
     )
     assert min(asked) < len(pixels)
+
+
+def test_pgd_leaves_nothing_right_that_is_wrong_without_it() -> None:
+    class Rounding(nn.Module):
+        """No gradient leads anywhere, and the least noise changes the answer."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            level = torch.round(3000 * images.mean((1, 2, 3)))
+            return torch.stack([torch.sin(level), torch.cos(level)], dim=1) + 0 * images.sum((1, 2, 3))[:, None]
+
+    pixels, labels = torch.rand(60, 3, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+    wrong = Rounding()(pixels).argmax(1) != labels
+    found = PGD(restarts=2, steps=2)(Rounding(), pixels, labels)
+    assert 10 < int(wrong.sum()) < 50
+    assert not bool((Rounding()(found).argmax(1) == labels)[wrong].any())
 
 
 def test_square_shrinks_its_squares_by_the_papers_schedule() -> None:

@@ -7,6 +7,7 @@ from torch import nn
 from genaf_sdk.attacks import UAP
 from genaf_sdk.attacks.pseudo_classes import feature_classes, probe_classes
 from genaf_sdk.attacks.uap import deepfool
+from genaf_sdk.errors import AttackError
 
 
 def linear(classes: int = 4) -> nn.Module:
@@ -52,3 +53,8 @@ def test_the_probe_finds_groups_that_are_there() -> None:
     classes = probe_classes(encoder, images, torch.Generator().manual_seed(0))(images).argmax(1)
     groups = [set(classes[color::3].tolist()) for color in range(3)]
     assert sum(len(group) for group in groups) == len(groups[0] | groups[1] | groups[2])
+
+
+def test_one_image_has_no_second_class(tiny_encoder: nn.Module) -> None:
+    with pytest.raises(AttackError, match="no classes to tell apart"):
+        UAP()(tiny_encoder.eval(), torch.rand(1, 3, 12, 12))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from genaf_sdk.evaluation.checks import larger_areas, larger_budgets
+from genaf_sdk.evaluation.checks import attacks_beat_noise, larger_areas, larger_budgets
 from genaf_sdk.inputs.keys import Knowledge
-from genaf_sdk.report.scores import CurvePoint
+from genaf_sdk.report.scores import CurvePoint, Role, Score
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,30 @@ def test_accuracy_does_not_rise_with_the_area_of_a_patch(correct: tuple[int, ...
     check = larger_areas(dict(zip((0.01, 0.03, 0.1, 0.6), correct, strict=True)), 100)
     assert check.passed is passed
     assert f"10%: {correct[2]:.1f}%" in check.figures
+
+
+def _row(column: Knowledge, budget: float, correct: int, threat: str = "linf") -> Score:
+    return Score(Role.HARDENED, column, "some", budget, 1000, correct, 100, threat=threat)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("row", "passed"),
+    [
+        (_row(Knowledge.ADAPTIVE, 10 / 255, 940), False),
+        (_row(Knowledge.WHITE_BOX, 16 / 255, 940), False),
+        (_row(Knowledge.ADAPTIVE, 10 / 255, 810), True),  # chance
+        (_row(Knowledge.ADAPTIVE, 2 / 255, 940), None),  # a fifth of what the noise may change
+        (_row(Knowledge.WHITE_BOX, 0.05, 940, "patch"), None),
+    ],
+)
+def test_only_what_may_change_as_much_has_to_beat_noise(row: Score, passed: bool | None) -> None:
+    check = attacks_beat_noise([_row(Knowledge.NOISE, 10 / 255, 800), row], [])
+    assert (None if check is None else check.passed) is passed
+
+
+def test_points_of_the_curve_have_to_beat_noise() -> None:
+    noise, point = _row(Knowledge.NOISE, 10 / 255, 800), ("pgd", 10 / 255, 1000)
+    for correct in (700, 900):
+        check = attacks_beat_noise([noise], [CurvePoint(Role.HARDENED, Knowledge.WHITE_BOX, *point, correct)])
+        assert check is not None
+        assert check.passed is (correct == 700)

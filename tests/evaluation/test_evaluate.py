@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -21,16 +22,18 @@ from genaf_sdk.attacks import (
     load_attack,
 )
 from genaf_sdk.data import DataSplits, LabeledImages
-from genaf_sdk.errors import AttackError
+from genaf_sdk.errors import AttackError, DataError
 from genaf_sdk.evaluation.checks import (
     adaptive_not_weaker,
     labels_not_weaker,
     own_patches_not_weaker,
     patches_beat_random_ones,
 )
+from genaf_sdk.evaluation.crafting import Crafting
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.row import Row
 from genaf_sdk.evaluation.settings import EvaluationConfig
+from genaf_sdk.evaluation.workers import Workers
 from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
 from genaf_sdk.report.scores import Role, Score, wilson_interval
 
@@ -109,6 +112,62 @@ def test_surrogate_images_of_another_size_are_resized(
     )
     rows = [score for score in report.scores if score.column == "transfer"]
     assert [row.crafting_data for row in rows] == ["surrogate"]
+
+
+@pytest.mark.parametrize("images", [torch.rand(4, 1, 16, 16), torch.rand(4, 3, 16), 255 * torch.rand(4, 3, 16, 16)])
+def test_surrogate_images_that_no_attack_could_use_are_refused(
+    images: Tensor, striped: DataSplits, config: EvaluationConfig, tiny_encoder: nn.Module
+) -> None:
+    with pytest.raises(AttackError, match="The attacker was given"):
+        evaluate(Redness(), striped, attacks=["uapgd"], encoder=tiny_encoder, surrogate=images, config=config)
+
+
+@dataclass(frozen=True)
+class Seeing(EncoderAttack):
+    """Notes what it is given."""
+
+    name = "seeing"
+    seen: ClassVar[list[Tensor]] = []
+
+    def __call__(self, encoder: nn.Module, surrogate: Tensor, **_: Any) -> Perturbation:
+        self.seen.append(surrogate)
+        return Perturbation(torch.zeros(surrogate.shape[1:], device="cpu"), self.threat)
+
+    def run(self, *_: Any) -> Perturbation:
+        raise NotImplementedError
+
+
+def test_of_many_surrogate_images_some_are_drawn(
+    striped: DataSplits, config: EvaluationConfig, tiny_encoder: nn.Module
+) -> None:
+    of_one_class, of_another = torch.zeros(20, 3, 16, 16), torch.ones(20, 3, 16, 16)
+    Seeing.seen.clear()
+    evaluate(
+        Redness(), striped, attacks=[Seeing()], encoder=tiny_encoder, surrogate=torch.cat([of_one_class, of_another]),
+        config=replace(config, surrogate_samples=20, checks=False),
+    )  # fmt: skip
+    assert 5 < Seeing.seen[0].mean((1, 2, 3)).sum() < 15, "the first twenty are of one class"
+
+
+def test_every_attack_gets_the_same_tensor_on_the_device_of_the_model() -> None:
+    meta = torch.device("meta")  # as a GPU: what is sent there is another tensor every time
+    model = replace(EvaluatedModel.of(nn.Linear(2, 2), Role.HARDENED), device=meta)
+    crafting = Crafting([model], None, {"train": torch.rand(4, 3, 8, 8)}, torch.arange(4), 0, str)
+    Seeing.seen.clear()
+    for _ in range(2):
+        crafting.craft(Workers(), "", Seeing(), nn.Linear(2, 2), crafting.sources["train"]).result()
+    first, second = Seeing.seen
+    assert first is second
+    assert first.device == meta
+
+
+@pytest.mark.parametrize("outputs", [2, 5])
+def test_a_model_of_other_classes_than_the_data_is_refused(
+    outputs: int, striped: DataSplits, config: EvaluationConfig
+) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, outputs))
+    with pytest.raises(DataError, match=f"gives {outputs} logits, and the data has 3 classes"):
+        evaluate(model, striped, config=config)
 
 
 def test_an_attack_given_as_an_object_keeps_its_budget(striped: DataSplits, config: EvaluationConfig) -> None:

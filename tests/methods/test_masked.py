@@ -12,7 +12,7 @@ from training import tiny_model
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.engine.batches import Batch
-from genaf_sdk.engine.processes import ALONE
+from genaf_sdk.engine.processes import ALONE, Processes
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.inputs.masks import MaskSet
 from genaf_sdk.methods import Masked, Mixture
@@ -25,6 +25,20 @@ def adversary_of(against: Any) -> Any:
 def batch(count: int = 64, key: int = 3) -> Batch:
     pixels = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     return Batch.whole(pixels, torch.arange(count) % 3, key)
+
+
+def test_the_color_is_that_of_the_rows_at_hand_where_processes_cut_their_batch(
+    tiny_encoder: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gathered(_: Processes, values: torch.Tensor, rows: torch.Tensor, total: int) -> torch.Tensor:
+        return values.new_zeros(total, *values.shape[1:]).index_copy(0, rows, values)
+
+    monkeypatch.setattr(Processes, "all_gather_rows", gathered)
+    pixels, labels = torch.full((2, 3, 16, 16), 0.8), torch.zeros(2, dtype=torch.int64)
+    micro_batch = Batch(pixels, labels, torch.tensor([0, 4]), total=8, processes=Processes(0, 2))
+    adversary = adversary_of(Masked(inner=None))
+    adversary.perturb(tiny_encoder, micro_batch)
+    torch.testing.assert_close(adversary.state()["fill"].flatten(), torch.full((3,), 0.8))
 
 
 def test_a_share_of_the_images_is_under_masks_of_the_certificate(tiny_encoder: nn.Module) -> None:
