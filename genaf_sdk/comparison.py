@@ -145,10 +145,10 @@ def seconds_of_comparison(
 
     Raises:
         ConfigError: A method is unknown, or there is none.
-        GenafError: Encoder or images cannot be loaded.
+        GenafError: Encoder or images cannot be loaded, or the folder cannot be written.
     """
     configs, public = _configurations(methods, seeds), load_encoder(encoder)
-    folder = None if output_dir is None else Path(output_dir)
+    folder = None if output_dir is None else require_writable(Path(output_dir))
     rows = [] if folder is None else read_rows(folder / ROWS_FILE)
     known = {_identity(row.method, row.seed, row.config) for row in rows}
     found = dict[str, float]()

@@ -172,10 +172,11 @@ def require_writable(folder: Path) -> Path:
             probe.write(b"genaf")
     except OSError as error:
         reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or error
+        shown = str(folder if folder.name else folder.resolve())
         raise OutputError(
-            f"The output folder {str(folder)!r} cannot be written: {reason}.",
+            f"The output folder {shown!r} cannot be written: {reason}.",
             expected="a folder that this process may create files in",
-            remedy="choose another output_dir",
+            remedy="choose another place, such as another output_dir",
         ) from error
     return folder
 

@@ -97,6 +97,7 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
         (["attack", "uapg"], "uapgd"),
         (["attack", "pgd"], "whole models"),
         (["attack", "uapgd", "--samples", "0"], "samples is 0. Expected: a whole number of at least 1"),
+        (["compare", "--workers", "0"], "workers is 0. Expected: a whole number of at least 1"),
         (["evaluate", "nowhere"], "There is no folder 'nowhere' here."),
         (["verify", "nowhere"], "There is no folder nowhere."),
     ],
@@ -274,9 +275,7 @@ def test_help_is_plain_text_in_whole_paragraphs(
         assert not re.search(r"pairs\. `auto` is +│\n", text), "the line goes on where the code's ends"
 
 
-@pytest.mark.parametrize(
-    "command", [*COMMANDS, "serve", "bench-serve", *(f"harden --preset {name}" for name in presets())]
-)
+@pytest.mark.parametrize("command", [*COMMANDS, *(f"harden --preset {name}" for name in presets())])
 def test_every_option_says_what_it_is(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +292,13 @@ def test_every_option_says_what_it_is(
         options[name] = options.get(name, "") + ((option[2] or "") if option else line.strip(" │╭╮╰╯─"))
     assert "-h, --help" in options
     assert [name for name, text in options.items() if not re.sub(r"\(default: .*?\)", "", text).strip()] == []
+
+
+def test_a_misspelt_command_is_answered_with_all_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["srve", "demo-output"])
+    assert stopped.value.code == 2
+    assert ", ".join(COMMANDS) in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("command", ["serve", "bench-serve"])

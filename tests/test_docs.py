@@ -106,7 +106,7 @@ def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
 
 def test_the_reference_lists_every_command() -> None:
     page = (ROOT / "docs" / "reference" / "command-line.md").read_text("utf-8")
-    assert sorted(re.findall(r"^### genaf (\S+)$", page, re.M)) == sorted([*COMMANDS, "serve", "bench-serve"])
+    assert sorted(re.findall(r"^### genaf (\S+)$", page, re.M)) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda example: example.name)

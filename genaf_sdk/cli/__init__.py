@@ -24,7 +24,7 @@ __all__ = ["CHECK_FAILED", "DONE", "INTERRUPTED", "UNEXPECTED", "USAGE_ERROR", "
 
 DESCRIPTION = """Image classifiers that withstand downstream-agnostic adversarial examples.
 
-`genaf serve` and `genaf bench-serve` run a bundle without torch; they have a --help of their own.
+`genaf COMMAND --help` lists a command's options.
 
 Exit codes: 0 done; 1 a check or a part of a run failed, which is named; 2 something given cannot be used;
 3 an unexpected error; 130 interrupted. --debug shows the traceback, --version what is installed.
@@ -44,12 +44,14 @@ COMMANDS = {
     "export": ("exporting", "Export"),
     "sign": ("publishing", "Sign"),
     "push": ("publishing", "Push"),
+    "serve": ("serving", "Serve"),
+    "bench-serve": ("serving", "BenchServe"),
     "encoders": ("listing", "Encoders"),
     "data": ("listing", "Data"),
     "attacks": ("listing", "Attacks"),
     "doctor": ("listing", "Doctor"),
 }
-"""Command -> module of this package, class that lists its options."""
+"""Command -> module of this package, class that lists its options; those of serving have a parser of their own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from genaf_sdk.cli.output import DONE, Command
+from genaf_sdk.settings import Epsilon, converted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +46,8 @@ class Certify(Command):
         from genaf_sdk.progress import make_display
         from genaf_sdk.report.certificate import certificate_limits, proven
 
-        config = CertificateConfig(patch=self.patch, masks=self.masks, samples=self.samples)
+        patch = converted(Epsilon, self.patch, "patch")
+        config = CertificateConfig(patch=patch, masks=self.masks, samples=self.samples)
         classify, what, names, options = _classifier(self.model)
         data = load_data(self.data, seed=self.seed, **options)
         data = aligned(data, names, model="the model") if names else data

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from genaf_sdk.cli.output import CHECK_FAILED, DONE, Command, console
-from genaf_sdk.settings import Count
+from genaf_sdk.settings import Count, converted
 from genaf_sdk.terminal import printable
 
 if TYPE_CHECKING:
@@ -48,9 +48,8 @@ class Compare(Command):
         from genaf_sdk.cells import local_processes
         from genaf_sdk.comparison import compare, seconds_of_comparison
         from genaf_sdk.estimates import duration
-        from genaf_sdk.files import require_writable
 
-        require_writable(self.output_dir)
+        converted(Count, self.workers, "workers")
         seconds = seconds_of_comparison(
             self.encoder, self.data, self.methods, seeds=self.seeds, output_dir=self.output_dir
         )
