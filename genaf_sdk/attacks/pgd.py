@@ -30,8 +30,8 @@ SUCCESS_MARGIN = 1e-3
 class PGD(SampleWiseAttack):
     """L_inf PGD with random start; misclassified images are skipped in later steps and restarts.
 
-    Of the restarts that do not fool an image, the one that comes closest is kept. An image that comes no closer stays as
-    it is: what was wrong is not right afterwards. Native budget 8/255 (CIFAR-10).
+    Of the restarts that do not fool an image, the one that comes closest is kept. An image that comes no closer stays
+    as it is: what was wrong is not right afterwards. Native budget 8/255 (CIFAR-10).
     """
 
     name = "pgd"
