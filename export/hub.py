@@ -117,7 +117,8 @@ def fetch_bundle(
         HubError: There is no such repository, it holds no bundle, one of a newer format or with an unsafe model, a
             file is not the one that was published, or one is not listed in its checksums.
     """
-    folder = download(source, revision=revision, token=token, cache_dir=cache_dir)
+    repository = f"{PREFIX}{source.removeprefix(PREFIX)}"
+    folder = download(repository, revision=revision, token=token, cache_dir=cache_dir)
     try:
         check_whole(folder)
         open_bundle(folder)
@@ -130,14 +131,20 @@ def download(source: str, **options: Any) -> Path:
     """Download a repository and return its folder; nothing in it is checked.
 
     Args:
-        source: ``ORG/NAME`` or ``hf-hub:ORG/NAME``.
+        source: ``hf-hub:ORG/NAME``; or ``ORG/NAME`` where there is no folder of that name, which errors then say.
         **options: As for ``huggingface_hub.snapshot_download``.
 
     Raises:
         HubError: There is no such repository, or the Hub refuses or cannot be reached.
     """
-    repo_id = _checked(source.removeprefix(PREFIX))
-    return _translated(lambda: Path(snapshot_download(repo_id, **options)), repo_id)
+    try:
+        repo_id = _checked(source.removeprefix(PREFIX))
+        return _translated(lambda: Path(snapshot_download(repo_id, **options)), repo_id)
+    except HubError as error:
+        if source.startswith(PREFIX):
+            raise
+        problem = f"There is no folder {source!r} here. {error.problem}"
+        raise HubError(problem, expected=error.expected, remedy=error.remedy) from error
 
 
 def local_bundle(source: str) -> Path:

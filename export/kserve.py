@@ -51,7 +51,7 @@ def kserve_manifest(
         raise ExportError(
             f"storage_uri is {storage_uri!r} and image {image!r}.",
             expected="one of them",
-            remedy="give the URI of a Triton repository, or an image of the bundle's server",
+            remedy="give the URI of a Triton repository (--storage-uri), or an image of the bundle's server (--image)",
         )
     if storage_uri and not re.fullmatch(r"[a-z0-9]+://\S+", storage_uri):
         raise ExportError(f"storage_uri is {storage_uri!r}.", expected="a URI such as s3://bucket/repository")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from genaf_sdk.cells import Cells
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
+from genaf_sdk.engine.checkpoints import differences
 from genaf_sdk.errors import ConfigError, DataError
 from genaf_sdk.estimates import seconds_of_evaluation, seconds_of_parts
 from genaf_sdk.evaluation.crafting import chosen_attacks, transferred_perturbations
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 METHODS = ("default", "fast", "fine-tuning", "pgd-at", "trades")
 EVALUATION = EvaluationConfig(attacks=(*EvaluationConfig().attacks, "pgd:budget=4/255"), curve=(), checks=False)
 
+logger = logging.getLogger(__name__)
+
 
 def compare(
     encoder: str | nn.Module,
@@ -58,7 +62,8 @@ def compare(
     """Train each method with each seed on the same data and put it under the same attacks.
 
     What is in ``output_dir`` already, with the same settings and data, is not computed again: a comparison that was
-    stopped goes on. Transferred perturbations are crafted once a seed, adaptive ones on every model's own encoder.
+    stopped goes on. Where a row there has other settings, a warning names them. Transferred perturbations are crafted
+    once a seed, adaptive ones on every model's own encoder.
 
     Args:
         encoder: As for ``harden``.
@@ -107,7 +112,9 @@ def compare(
             identity = _identity(name, seed, config.to_dict(), group.fingerprint)
             if identity in known:
                 add(known[identity], is_new=False)
-            elif executor is None:
+                continue
+            _tell_what_moved(rows, name, config)
+            if executor is None:
                 add(_measure(name, config, public, data, transferred, progress))
             else:
                 group.missing[name] = config
@@ -143,16 +150,19 @@ def seconds_of_comparison(
     configs, public = _configurations(methods, seeds), load_encoder(encoder)
     folder = None if output_dir is None else Path(output_dir)
     rows = [] if folder is None else read_rows(folder / ROWS_FILE)
-    known = {(row.method, row.seed) for row in rows}
+    known = {_identity(row.method, row.seed, row.config) for row in rows}
     found = dict[str, float]()
     with own_accelerator("no") as engine, torch.random.fork_rng():
         for name, chosen in configs.items():
             config = chosen.with_(seed=seeds[0], evaluation=evaluation or EVALUATION)
+            missing = sum(_identity(name, seed, config.with_(seed=seed).to_dict()) not in known for seed in seeds)
+            if not missing:
+                continue
             data = load_images(dataset, public, config, folder)
             candidate = new_candidate(data.space.placed(public), data, config, engine, None, evaluate=False)
             training = sum(seconds_of_parts(candidate).values())
             attacks = seconds_of_evaluation(candidate.model, data, config.evaluation, public=not found)
-            found[name] = (training + attacks) * sum((name, seed) not in known for seed in seeds)
+            found[name] = (training + attacks) * missing
     return found
 
 
@@ -244,12 +254,26 @@ def _configurations(
     }
 
 
-def _identity(method: str, seed: int, content: dict[str, Any], data: str) -> str:
+def _identity(method: str, seed: int, content: dict[str, Any], data: str = "") -> str:
+    """Return what tells a row from others, as text."""
+    return json.dumps([method, seed, _relevant(content), data], sort_keys=True)
+
+
+def _relevant(content: dict[str, Any]) -> dict[str, Any]:
     """Return what a row depends on, as JSON: not the machine nor the export; later settings have their defaults."""
     with contextlib.suppress(ConfigError):  # a setting that no longer exists: such a row matches nothing
         content = HardenConfig.from_dict(content).to_dict()
     relevant = {name: value for name, value in content.items() if name not in ("machine", "export", "baseline")}
-    return json.dumps([method, seed, relevant, data], sort_keys=True)
+    found: dict[str, Any] = json.loads(json.dumps(relevant))
+    return found
+
+
+def _tell_what_moved(rows: Sequence[ComparisonRow], method: str, config: HardenConfig) -> None:
+    """Warn where there is a row of this method and seed, and it cannot be used."""
+    before = [row for row in rows if (row.method, row.seed) == (method, config.seed)]
+    if before:
+        moved = differences(_relevant(before[-1].config), _relevant(config.to_dict())) or ["other images"]
+        logger.warning("%s, seed %d is measured anew, as its row has: %s.", method, config.seed, "; ".join(moved))
 
 
 def _measure(

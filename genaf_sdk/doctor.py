@@ -104,7 +104,8 @@ def _requirements() -> list[Finding]:
     ]
     for extra, lacking in missing.items():
         detail = f"optional, not installed: {', '.join(lacking)}" if lacking else "installed"
-        findings.append(Finding(f"extra {extra}", "ok", detail, _install(lacking) if lacking else ""))
+        remedy = f"pip install '{PACKAGE}[{extra}]'" if lacking else ""  # as messages ask: asks no index for PACKAGE
+        findings.append(Finding(f"extra {extra}", "ok", detail, remedy))
     return findings
 
 

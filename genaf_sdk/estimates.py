@@ -32,6 +32,8 @@ from genaf_sdk.preparation import frozen_parameters
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import nn
+
     from genaf_sdk.data import DataSplits
     from genaf_sdk.engine.machine import MachineConfig
     from genaf_sdk.engine.stage import Stage
@@ -240,7 +242,7 @@ def pass_of_an_attack(model: HardenedModel, data: DataSplits, passes: float) -> 
         return seconds_of_a_pass(model, data, passes), workers
 
 
-def seconds_of_a_pass(model: HardenedModel, data: DataSplits, passes: float) -> float:
+def seconds_of_a_pass(model: nn.Module, data: DataSplits, passes: float) -> float:
     """Return how many seconds one image takes through the network and back to its pixels, as attacks send it.
 
     Args:

@@ -171,8 +171,9 @@ def require_writable(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"genaf")
     except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or error
         raise OutputError(
-            f"The output folder {str(folder)!r} cannot be written: {error.strerror or error}.",
+            f"The output folder {str(folder)!r} cannot be written: {reason}.",
             expected="a folder that this process may create files in",
             remedy="choose another output_dir",
         ) from error

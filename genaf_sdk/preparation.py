@@ -17,11 +17,12 @@ from genaf_sdk.data import DataSplits, load_data
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.errors import ConfigError, EncoderError
 from genaf_sdk.hardened import HardenedModel
-from genaf_sdk.methods import Method, presets
+from genaf_sdk.methods import METHODS, Method, presets
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.fingerprint import fingerprint
 from genaf_sdk.models.heads import DEFAULT, build_head
 from genaf_sdk.models.tuning import TuningConfig, freeze
+from genaf_sdk.registry import nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,8 +65,14 @@ def resolved(config: HardenConfig | str | None, method: str | Method | None) -> 
     Raises:
         ConfigError: There is no such preset or method, or ``config`` is something else.
     """
-    if config is None and isinstance(method, str) and method in presets():
-        return HardenConfig.preset(method)
+    if config is None and isinstance(method, str):
+        if method in presets():
+            return HardenConfig.preset(method)
+        try:
+            METHODS[method]
+        except ConfigError as error:
+            known = error.expected and f"one of {nearest(method, sorted({*presets(), *METHODS.items()}), count=5)}"
+            raise ConfigError(error.problem, expected=known, remedy=error.remedy) from error
     if config is None or isinstance(config, str):
         config = HardenConfig.preset(config or "default")
     if not isinstance(config, HardenConfig):

@@ -198,7 +198,7 @@ def converted(
     if fits:
         return result
     works = dataclasses.MISSING if setting is None else _default(setting)
-    simple = works is not dataclasses.MISSING and not isinstance(works, Settings)
+    simple = works not in (dataclasses.MISSING, None) and not isinstance(works, Settings)
     remedy = f"use for example {shown(works)}, the default" if simple else ""
     raise error(f"{name} is {value!r}.", expected=expected, remedy=remedy)
 

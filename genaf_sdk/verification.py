@@ -16,8 +16,10 @@ from genaf_sdk.data.sampling import Sample
 from genaf_sdk.data.settings import LoadingConfig
 from genaf_sdk.encoders import bundled, load_encoder
 from genaf_sdk.errors import DataError, EncoderError, OutputError
+from genaf_sdk.estimates import duration, seconds_of_a_pass
 from genaf_sdk.evaluation.certificates import certify
 from genaf_sdk.evaluation.corrupted import corruption_section
+from genaf_sdk.evaluation.cost import Beside, evaluation_passes
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.settings import CertificateConfig, EvaluationConfig
 from genaf_sdk.export.consistency import ConfigFile, read_config
@@ -237,6 +239,8 @@ def _attacked_anew(
     same = data.fingerprint == report.data.fingerprint
     target = _Target(weights, OnnxModel(folder), Sample.draw(data.test, None, seed=seed), same)
     pixels, labels = data.train.sample(IMAGES.surrogate_samples, seed=seed)
+    passes = evaluation_passes(replace(IMAGES, attacks=FRESH, curve=()), data, Beside(public=False, baseline=False))
+    on_attack(f"fresh attacks, about {duration(passes * seconds_of_a_pass(model, data, passes))} here")
     items: list[Item] = []
     known: dict[Threat, Perturbation] = {}
     for text in FRESH:

@@ -58,7 +58,10 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
     assert b"</html>" in page
     capsys.readouterr()
     assert main(["report", str(folder), "--markdown"]) == DONE
-    assert capsys.readouterr().out.startswith("## Robustness")
+    summary = capsys.readouterr().out
+    assert summary.startswith("## Robustness")
+    assert all(line.endswith("|") for line in summary.splitlines() if line.startswith("|")), "a row is one line"
+    assert main(["report", str(folder), "--output", str(folder / "other.html")]) == USAGE_ERROR
     assert main(["export", str(folder), str(tmp_path / "again.onnx")]) == 0
     assert (tmp_path / "again.onnx").stat().st_size > 100_000
     perturbation = tmp_path / "delta.safetensors"
@@ -66,6 +69,7 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
         main(["attack", "uapgd:steps=5", "--encoder", str(folder), "--samples", "32", "--output", str(perturbation)])
         == 0
     )
+    assert re.search(r"uapgd takes about \d+ (s|min) here\. Shorter:", capsys.readouterr().err)
     evaluation = ["--attacks", "uapgd:steps=5", "--surrogate-samples", "32", "--curve", "--output-dir"]
     assert main(["evaluate", str(folder), *evaluation, str(tmp_path / "second")]) == 0
     assert re.search(r"The evaluation takes about \d+ (s|min) here\. Shorter:", capsys.readouterr().err)
@@ -92,6 +96,9 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
         (["harden", "--config", "missing.json"], "missing.json cannot be read"),
         (["attack", "uapg"], "uapgd"),
         (["attack", "pgd"], "whole models"),
+        (["attack", "uapgd", "--samples", "0"], "samples is 0. Expected: a whole number of at least 1"),
+        (["evaluate", "nowhere"], "There is no folder 'nowhere' here."),
+        (["verify", "nowhere"], "There is no folder nowhere."),
     ],
 )
 def test_bad_input_ends_with_2_and_says_what_would_work(
@@ -221,6 +228,36 @@ def test_reports_are_shown_anew_and_ids_are_listed(tmp_path: Path, capsys: pytes
     assert main(["report", str(tmp_path)]) == USAGE_ERROR
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "BUNDLE", "--output-dir", "BUNDLE"],
+        ["evaluate", "BUNDLE", "--output-dir", "BUNDLE/second"],
+        ["attack", "uapgd", "--output", "BUNDLE/perturbation.safetensors"],
+        ["export", "BUNDLE", "BUNDLE/again.onnx"],
+        ["export", "BUNDLE", "--triton", "BUNDLE/repository"],
+        ["push", "BUNDLE", "ORG/NAME", "--dry-run", "BUNDLE/space"],
+    ],
+)
+def test_nothing_is_written_into_a_bundle(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "labels.json").write_text("[]")
+    seal(bundle)
+    assert main([argument.replace("BUNDLE", str(bundle)) for argument in arguments]) == USAGE_ERROR
+    assert "lists and nothing else. Expected: a place outside" in " ".join(capsys.readouterr().err.split())
+    assert sorted(path.name for path in bundle.rglob("*")) == ["checksums.json", "labels.json"]
+
+
+def test_encoders_are_found_in_any_case_and_said_to_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encoders", "SimCLR", "--json"]) == DONE
+    assert [entry["id"] for entry in json.loads(capsys.readouterr().out)] == ["bundled:simclr-cifar10"]
+    assert main(["encoders", "reznet"]) == DONE
+    assert "No id contains 'reznet'." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["harden", "check", "evaluate", "export"])
 def test_help_is_plain_text_in_whole_paragraphs(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -247,8 +284,10 @@ def test_every_option_says_what_it_is(
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])
     options: dict[str, str] = {}
-    name = ""
-    for line in capsys.readouterr().out.splitlines():
+    name, text = "", capsys.readouterr().out
+    if command.partition(" ")[0] not in ("demo", "harden", "check", "evaluate"):  # of settings, None is a value
+        assert "None" not in text, "what happens without an option is said in words"
+    for line in text.splitlines():
         option = re.fullmatch(r"(?:│ |  )(-{1,2}[a-z].*?)(?: {2,}(.*?))?[ │]*", line)
         name = option[1] if option else name
         options[name] = options.get(name, "") + ((option[2] or "") if option else line.strip(" │╭╮╰╯─"))

@@ -18,6 +18,7 @@ from torch import nn
 import genaf_sdk.comparison as comparison_module
 from genaf_sdk import compare
 from genaf_sdk.cli import USAGE_ERROR, main
+from genaf_sdk.comparison import seconds_of_comparison
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, load_data
 from genaf_sdk.engine.batches import Batch
@@ -54,7 +55,11 @@ def test_every_preset_trains(
 
 
 def test_a_comparison_that_was_stopped_goes_on(
-    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, tmp_path: Path
+    tiny_encoder: nn.Module,
+    striped: DataSplits,
+    quick_config: HardenConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     configs = {name: quick(name, quick_config) for name in ("fine-tuning", "fast")}
     kept = {"evaluation": QUICK, "output_dir": tmp_path, "progress": False}
@@ -69,8 +74,13 @@ def test_a_comparison_that_was_stopped_goes_on(
     assert (tmp_path / "comparison.md").read_text().count("\n") == 4
     assert "<svg" in (tmp_path / "comparison.svg").read_text()
     changed = {"fast": configs["fast"].with_(method={"adaptability": {"epochs": 1}})}
+    told = {"evaluation": QUICK, "output_dir": tmp_path}
+    assert seconds_of_comparison(tiny_encoder, striped, configs, **told) == {}  # type: ignore[arg-type]
+    assert seconds_of_comparison(tiny_encoder, striped, changed, **told)["fast"] > 0  # type: ignore[arg-type]
+    assert "measured anew" not in caplog.text
     assert compare(tiny_encoder, striped, changed, **kept).rows[0] != both.rows[1]  # type: ignore[arg-type]
     assert len(read_rows(file)) == 3
+    assert "fast, seed 0 is measured anew, as its row has: method.adaptability.epochs was 0 and is 1." in caplog.text
 
 
 def test_transferred_perturbations_are_the_same_for_all_methods(
@@ -194,6 +204,8 @@ def test_rows_survive_json(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_named(tiny_encoder: nn.Module, striped: DataSplits) -> None:
     with pytest.raises(ConfigError, match=r"'tradez'.*trades"):
         compare(tiny_encoder, striped, ["tradez"])
+    with pytest.raises(ConfigError, match=r"'fats'. Expected: one of fast"):
+        compare(tiny_encoder, striped, ["fats"])
     with pytest.raises(ConfigError, match="at least one"):
         compare(tiny_encoder, striped, [])
 

@@ -56,8 +56,8 @@ UNIVERSAL = [
     "targeted-uap:steps=20,candidates=2",
     "targeted-uap:steps=12,target=1",
     "ssp:steps=12",
-    "patch-uap:steps=8,scout_steps=2",
-    "encoder-patch:steps=8,scout_steps=2",
+    "patch-uap:steps=8,scout_steps=2,grid=4",
+    "encoder-patch:steps=8,scout_steps=2,grid=4",
 ]
 SAMPLE_WISE = [
     "pgd:steps=8", "pgd:steps=4,restarts=2", "apgd-ce:steps=8", "square:queries=30", "patch:steps=6", "feature-pgd"
@@ -111,13 +111,15 @@ def test_an_evaluation_takes_about_as_many_passes_as_it_is_told(striped: DataSpl
 
 
 def test_points_of_the_curve_are_cheap_where_the_table_has_what_they_start_from(striped: DataSplits) -> None:
-    def points(*attacks: str) -> float:
-        config = HardenConfig().evaluation.with_(attacks=attacks, surrogate_samples=IMAGES)
-        return evaluation_passes(config.with_(curve=(4 / 255, 16 / 255)), striped) - evaluation_passes(
-            config.with_(curve=()), striped
-        )
+    def passes(attack: str) -> tuple[float, float]:
+        config = HardenConfig().evaluation.with_(attacks=(attack,), surrogate_samples=IMAGES)
+        table = evaluation_passes(config.with_(curve=()), striped)
+        return table, evaluation_passes(config.with_(curve=(4 / 255, 16 / 255)), striped) - table
 
-    assert 2 * points("uapgd", "pgd") < points("pgd")
+    table, points = passes("uapgd")
+    assert 0 < 2 * points < table
+    table, points = passes("label-uap")
+    assert points == 0, "the curve has no attack that was not asked for"
 
 
 def test_what_will_take_long_is_timed_for_longer(striped: DataSplits, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,12 @@ def test_the_probe_for_a_folder_leaves_no_trace(tmp_path: Path) -> None:
     assert not list(require_writable(tmp_path / "new").iterdir())
 
 
+def test_a_file_is_no_output_folder(tmp_path: Path) -> None:
+    (tmp_path / "report.json").touch()
+    with pytest.raises(OutputError, match=r"report\.json' cannot be written: it is a file"):
+        require_writable(tmp_path / "report.json")
+
+
 def whole(path: Path) -> None:
     """Fail unless a file under a final name is complete."""
     if path.suffix == ".json":

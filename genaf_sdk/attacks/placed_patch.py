@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 Place = tuple[int, int]
 
+MOVE_STEPS = 10
+"""At every neighbor."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -58,14 +61,15 @@ class PlacedPatch(UniversalAttack):
     """Share of the area, of all rectangles together."""
     patches: Literal[1, 2, 4] = 1
     """Over how many rectangles the area is divided; each takes the best place beside those before it."""
-    grid: Count = 3
-    """Places along each axis that are tried. The best third of them is tried again, until one is left, which moves to a
-    neighbor as long as that is better."""
-    scout_steps: Count = 5
-    """Steps at every place in every round."""
+    grid: Count = 8
+    """Places along each axis that are tried: with 3 % of the area, two thirds of a side apart. The best third of them
+    is tried again for twice as many steps, until one is left, which moves to a neighbor as long as that is better."""
+    scout_steps: Count = 2
+    """Steps at every place in the first round."""
     steps: Count = 60
     """At the place that is left, at most."""
     batch_size: Count = 64
+    """Images of a step at the place that is left; half as many before."""
     step_size: Epsilon = 0.2
     """Length of the first step, in pixel units."""
     shift: Share = 0.0
@@ -73,9 +77,14 @@ class PlacedPatch(UniversalAttack):
     for one that is printed. 0 is the strongest patch that stays where it is."""
 
     def passes(self, images: int) -> float:
-        """Return those of climbing at the places, in rounds of which each keeps a third, of moves, and of the climb."""
-        tried = 1.5 * self.grid**2 + 15
-        return min(self.batch_size, images) * (self.patches * tried * self.scout_steps + self.steps)
+        """Return those of climbing at the places, in rounds, and at neighbors, and of the climb at the end."""
+        left, tried = self.grid**2, 10 * MOVE_STEPS
+        for number in itertools.count():
+            tried += left * self.scout_steps * 2**number
+            left = math.ceil(left / 3)
+            if left == 1:
+                break
+        return min(self.batch_size, images) * (self.patches * tried / 2 + self.steps)
 
     def strongest(
         self, model: nn.Module, target: Target, generator: torch.Generator, start: Perturbation | None = None
@@ -110,7 +119,10 @@ class _Search:
         self.image = (target.images.shape[-2], target.images.shape[-1])
         self.sides = patch_sides(*self.image, attack.budget / attack.patches)
         self.grid = grid_places(self.image, self.sides, attack.grid)
-        self.order = endless_batches(len(target.crafting), attack.batch_size, generator)
+        self.scouting, self.climbing = (
+            endless_batches(len(target.crafting), size, generator)
+            for size in (math.ceil(attack.batch_size / 2), attack.batch_size)
+        )
 
     def mask(self, places: Sequence[Place]) -> Tensor:
         """Return the mask (1, H, W) of rectangles at ``places``."""
@@ -151,19 +163,34 @@ class _Search:
         return Candidate(values, (place,), self.judge(values, (place,)))
 
     def chosen(self, candidates: list[Candidate]) -> Candidate:
-        """Climb at all places, go on with the best third, and so on until one is left."""
+        """Climb at all places, go on with the best third for twice as long, and so on until one is left.
+
+        Plain rectangles compete from the second round on.
+        """
+        steps, others = self.attack.scout_steps, [plain for one in candidates for plain in self._plain(one)]
         while True:
-            candidates = [self.climbed(one, self.attack.scout_steps) for one in candidates]
-            candidates = sorted(candidates, key=_moved, reverse=True)[: math.ceil(len(candidates) / 3)]
-            if len(candidates) == 1:
+            count = math.ceil(len(candidates) / 3)
+            candidates = [*(self.climbed(one, steps) for one in candidates), *others]
+            candidates, others = sorted(candidates, key=_moved, reverse=True)[:count], []
+            if count == 1:
                 return candidates[0]
+            steps *= 2
+
+    def _plain(self, place: Candidate) -> list[Candidate]:
+        """Return the last rectangle in black and in white.
+
+        No gradient leads from random pixels to the black rectangle that covers the digits of a sign.
+        """
+        mask = self.mask(place.places[-1:])
+        shown = [place.values * (1 - mask) + color * mask for color in (0.0, 1.0)]
+        return [Candidate(values, place.places, self.judge(values, place.places)) for values in shown]
 
     def moved(self, found: Candidate) -> Candidate:
         """Move the last rectangle, with what it shows, as long as a neighbor is better; then look half as far."""
         stride = max(1, (max(self.image) - max(self.sides)) // max(1, 2 * (self.attack.grid - 1)))
-        while stride > max(1, min(self.sides) // 4):
+        while stride >= max(1, min(self.sides) // 8):
             # The place at hand gets the steps of its neighbors, too: not what climbed longer shall win.
-            tried = [self.climbed(one, self.attack.scout_steps) for one in (found, *self._near(found, stride))]
+            tried = [self.climbed(one, MOVE_STEPS) for one in (found, *self._near(found, stride))]
             best = max(tried, key=_moved)
             if best.places == found.places:
                 stride //= 2
@@ -173,9 +200,10 @@ class _Search:
     def climbed(self, begin: Candidate, steps: int, looks: int = 1) -> Candidate:
         """Return the candidate after up to ``steps`` steps."""
         target, mask, (vertical, horizontal) = self.target, self.mask(begin.places), self._room(begin.places)
+        order = self.scouting if looks == 1 else self.climbing
 
         def objective(values: Tensor) -> Tensor:
-            indices = target.crafting[next(self.order).to(target.crafting.device)]
+            indices = target.crafting[next(order).to(target.crafting.device)]
             by = self._drawn(*vertical), self._drawn(*horizontal)
             return target.objective(self.attack.loss, self._put(target.images[indices], values, mask, by), indices)
 

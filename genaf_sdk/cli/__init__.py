@@ -26,9 +26,10 @@ DESCRIPTION = """Image classifiers that withstand downstream-agnostic adversaria
 
 `genaf serve` and `genaf bench-serve` run a bundle without torch; they have a --help of their own.
 
-Exit codes: 0 done; 1 a check failed (verify, doctor); 2 something given cannot be used, said in one or two lines;
-3 an unexpected error; 130 interrupted. --debug shows the traceback, --version what is installed. Completion for your
-shell: `genaf --tyro-print-completion bash` (or zsh)."""
+Exit codes: 0 done; 1 a check or a part of a run failed, which is named; 2 something given cannot be used;
+3 an unexpected error; 130 interrupted. --debug shows the traceback, --version what is installed.
+
+Completion for your shell: `genaf --tyro-print-completion bash` (or zsh)."""
 
 COMMANDS = {
     "demo": ("arguments", "DemoArguments"),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from genaf_sdk.cli.output import Command
+from genaf_sdk.cli.output import Command, if_given
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class HardenArguments(Command):
     """Data id, or a folder CLASS/IMAGE or train|val|test/CLASS/IMAGE."""
     preset: str = "default"
     """Settings to start from (`genaf compare --list` describes them); every one can be overridden below."""
-    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    config: Annotated[Path | None, if_given("FILE")] = None
     """YAML or JSON file of settings (any of those below, and encoder, data, output_dir, preset), or the report.json
     of a run to repeat. It overrides the preset; options override it."""
-    resume: bool = False
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on from the last checkpoint in the output folder, with the same encoder, data and settings."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Replace the checkpoints that an unfinished run left in the output folder."""
     log_with: tuple[str, ...] = ()
     """Trackers that are told of every epoch, beside metrics.jsonl: tensorboard, wandb and others of accelerate."""

@@ -53,10 +53,10 @@ class Certify(Command):
         fill = stated or mask_color(data.train, self.seed)
         sample = Sample.draw(data.test, None, seed=self.seed)
         with make_display(wanted=True) as display:
-            task = display.add_task("certifying", total=None)
+            task = display.add_task("certifying", total=min(self.samples, len(data.test)))
 
             def show(done: int, total: int) -> None:
-                display.update(task, figures=f"{done} of {total} images")
+                display.update(task, completed=done, figures=f"{done} of {total} images")
 
             found = certify(classify, sample, config, fill, show)
         content = {"model": what, **asdict(found), "accuracy": found.accuracy, "interval": found.interval}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from genaf_sdk.cli.output import CHECK_FAILED, DONE, Command, console
 from genaf_sdk.settings import Count
@@ -25,18 +27,18 @@ class Compare(Command):
     """
 
     methods: tuple[str, ...] = ("default", "fast", "fine-tuning", "pgd-at", "trades")
-    """Names of presets."""
+    """Names of presets; --list describes them."""
     encoder: str = "bundled:simclr-cifar10"
-    """Encoder id, such as torchvision:resnet18."""
+    """Encoder id, such as torchvision:resnet18; `genaf encoders` lists them."""
     data: str = "digits"
-    """Data id, or a folder."""
+    """Data id, or a folder CLASS/IMAGE or train|val|test/CLASS/IMAGE."""
     seeds: tuple[int, ...] = (0,)
     """One run for each; the table shows mean and standard deviation."""
     output_dir: Path = Path("genaf-comparison")
     """Folder for comparison.jsonl, comparison.md and comparison.svg."""
     workers: Count = 1
     """Processes that share the runs and this machine's threads; more take as much more memory."""
-    list: bool = False
+    list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """List the methods, what they protect against and what they leave open, and end."""
 
     def __call__(self) -> int:
@@ -46,7 +48,9 @@ class Compare(Command):
         from genaf_sdk.cells import local_processes
         from genaf_sdk.comparison import compare, seconds_of_comparison
         from genaf_sdk.estimates import duration
+        from genaf_sdk.files import require_writable
 
+        require_writable(self.output_dir)
         seconds = seconds_of_comparison(
             self.encoder, self.data, self.methods, seeds=self.seeds, output_dir=self.output_dir
         )

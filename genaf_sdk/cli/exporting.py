@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from genaf_sdk.cli.output import DONE, Command
+from genaf_sdk.cli.output import DONE, Command, if_given
 from genaf_sdk.errors import ConfigError
+from genaf_sdk.files import require_writable
+from genaf_sdk.models.checksums import require_outside
 
 if TYPE_CHECKING:
     from genaf_sdk.export.parity import Parity
@@ -31,8 +33,8 @@ class TritonOptions:
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where it runs; auto is a GPU where there is one."""
     instances: int = 1
-    """Copies that run at the same time, a device."""
-    tensorrt: bool = False
+    """Copies on each device that run at the same time."""
+    tensorrt: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Run by TensorRT inside onnxruntime, at the precision of the file."""
 
 
@@ -43,17 +45,17 @@ class KServeOptions:
     storage_uri: str = ""
     """Where the Triton repository will lie, such as s3://bucket/repository."""
     image: str = ""
-    """Or: a container image built from the bundle's serve/Dockerfile."""
+    """Instead of --storage-uri: a container image built from the bundle's serve/Dockerfile."""
     namespace: str = ""
-    """Empty is kubectl's own."""
+    """Namespace of the service; empty is kubectl's own."""
     cpu: str = "2"
-    """Cores a replica."""
+    """Cores of a replica, as Kubernetes writes them."""
     memory: str = "4Gi"
-    """Of a replica."""
+    """Memory of a replica, as Kubernetes writes it."""
     gpus: int = 0
-    """NVIDIA GPUs a replica."""
+    """NVIDIA GPUs of a replica."""
     replicas: tuple[int, int] = (1, 1)
-    """Fewest and most."""
+    """How many replicas there are: fewest and most."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,13 @@ class Export(Command):
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder or Hub id of a hardened model; for --triton the folder that `genaf harden` left, or hf-hub:ORG/NAME."""
-    output: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = None
-    """ONNX file to write; model.onnx unless --triton or --kserve ask for something else."""
-    triton: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    output: Annotated[Path | None, tyro.conf.Positional, if_given("FILE")] = None
+    """ONNX file to write; by default model.onnx, or none where --triton, --kserve or --transformers is given."""
+    triton: Annotated[Path | None, if_given("FOLDER")] = None
     """Folder of a Triton model repository to add the model to."""
-    kserve: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    kserve: Annotated[Path | None, if_given("FILE")] = None
     """YAML file to write: an InferenceService, from --storage-uri or --image."""
-    transformers: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    transformers: Annotated[Path | None, if_given("FOLDER")] = None
     """New folder for `transformers.pipeline`; takes a model of the head `linear` on an encoder of that library."""
     name: str = ""
     """Of the model in Triton and of the service in KServe; by default the last part of MODEL."""
@@ -80,6 +82,9 @@ class Export(Command):
         for target, options in (("triton", self.triton_options), ("kserve", self.kserve_options)):
             if getattr(self, target) is None and options != type(options)():
                 raise ConfigError(f"Options of --{target} were given without it.", remedy=f"add --{target}")
+        for place in (self.output, self.triton, self.kserve, self.transformers):
+            if place is not None:
+                require_writable(require_outside(place).parent)
         name = self.name or Path(self.model).resolve().name
         written: dict[str, Any] = {}
         shown = []
@@ -108,7 +113,7 @@ class Export(Command):
         from genaf_sdk.hardened import HardenedModel
 
         model = HardenedModel.from_pretrained(self.model)
-        path = export_onnx(model, output)
+        path = export_onnx(model, require_outside(output))
         images = torch.rand(5, model.encoder.channels, *model.image_size, generator=torch.Generator().manual_seed(0))
         return path, check_parity(model, path, images)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from genaf_sdk.cli.output import CHECK_FAILED, DONE, Command
+from genaf_sdk.cli.output import CHECK_FAILED, DONE, Command, console
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Encoders(Command):
     """List the encoder ids that this installation can name."""
 
     containing: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")] = ""
-    """Only ids that contain this."""
+    """Only ids that contain this, in any case."""
 
     def __call__(self) -> int:
         """Run."""
@@ -25,12 +25,16 @@ class Encoders(Command):
         from genaf_sdk.encoders import known_encoders
 
         table = Table("id", "image", "parameters", "weights", "license")
-        entries = [entry for entry in known_encoders() if self.containing in entry.id]
+        entries = [entry for entry in known_encoders() if self.containing.lower() in entry.id.lower()]
         for entry in entries:
             image = "x".join(map(str, entry.image_size or ()))
             size = "" if entry.parameters is None else f"{entry.parameters / 1e6:.1f} M"
             table.add_row(entry.id, image, size, "yes" if entry.weights else "", entry.license)
-        self.answer([dataclasses.asdict(entry) for entry in entries], table)
+        if not entries:
+            console(stderr=True).print(
+                f"No id contains {self.containing!r}. `genaf encoders` lists all that are known."
+            )
+        self.answer([dataclasses.asdict(entry) for entry in entries], *([table] if entries else []))
         return DONE
 
 

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from genaf_sdk.cli.output import CHECK_FAILED, DONE, Command, console
+from genaf_sdk.cli.output import CHECK_FAILED, DONE, Command, console, if_given, print_whole
 from genaf_sdk.errors import OutputError
 from genaf_sdk.evaluation.settings import EvaluationConfig
+from genaf_sdk.settings import Count, converted
 
 if TYPE_CHECKING:
     from genaf_sdk.models.encoder import PixelEncoder
 
+SHORTER_ATTACK = "Shorter: fewer steps of the attack, or fewer images (--samples)."
 SHORTER_EVALUATION = "Shorter: fewer attacks (--attacks), no curve (--curve), or fewer images (--test-samples)."
 
 
@@ -26,13 +28,13 @@ class Evaluate(Command):
     """Folder or Hub id of a hardened model."""
     data: str = "digits"
     """Data id or image folder, as for `genaf harden`."""
-    encoder: str | None = None
+    encoder: Annotated[str | None, if_given("ID")] = None
     """Published encoder for the transfer column; by default the bundled one, where the model was made from that."""
-    output_dir: Path | None = None
+    output_dir: Annotated[Path | None, if_given("FOLDER")] = None
     """Folder for report.json and perturbations/; by default nothing is written."""
     seed: int = 0
     """Random seed for the attacks and the validation split."""
-    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    config: Annotated[Path | None, if_given("FILE")] = None
     """YAML or JSON file of settings as for `genaf harden`, of which the part `evaluation` counts, or a report.json."""
     settings: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
 
@@ -45,9 +47,10 @@ class Evaluate(Command):
         from genaf_sdk.export.bundle import save_report
         from genaf_sdk.files import require_writable
         from genaf_sdk.hardened import HardenedModel
+        from genaf_sdk.models.checksums import require_outside
         from genaf_sdk.progress import make_display
 
-        folder = None if self.output_dir is None else require_writable(self.output_dir)
+        folder = None if self.output_dir is None else require_writable(require_outside(self.output_dir))
         model = HardenedModel.from_pretrained(self.model)
         data = load_data(
             self.data,
@@ -81,16 +84,17 @@ class Attack(Command):
     """Craft one universal perturbation on an encoder and save it."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ATTACK")]
-    """Name of an attack on encoders; an unknown one lists those there are."""
+    """Attack on encoders, as `genaf attacks` lists them, with settings of its own: uapgd:steps=300,goals=0."""
     output: Path = Path("perturbation.safetensors")
     """File to write."""
     encoder: str = "bundled:simclr-cifar10"
     """Encoder id to craft on, or the folder of a hardened model."""
     data: str = "digits"
-    """Data whose training images, without labels, serve as surrogate."""
-    budget: float | None = None
-    """L_inf budget as a share of the pixel range (8/255 is 0.0314), or the area of a patch."""
-    samples: int = 1024
+    """Data id or image folder, whose training images, without labels, serve as surrogate."""
+    budget: Annotated[float | None, if_given("NUMBER")] = None
+    """L_inf budget as a share of the pixel range, such as 8/255, or the area of a patch as a share of the image; by
+    default the attack's own."""
+    samples: Count = 1024
     """How many surrogate images."""
     seed: int = 0
     """Random seed of the attack, and of which images it is crafted on."""
@@ -101,8 +105,14 @@ class Attack(Command):
         from genaf_sdk.data import load_data
         from genaf_sdk.encoders import load_encoder
         from genaf_sdk.errors import AttackError
+        from genaf_sdk.estimates import duration, seconds_of_a_pass
+        from genaf_sdk.files import require_writable
         from genaf_sdk.hardened import HardenedModel
+        from genaf_sdk.models.checksums import require_outside
+        from genaf_sdk.progress import make_display
 
+        require_writable(require_outside(self.output).parent)
+        converted(Count, self.samples, "samples")
         attack = load_attack(self.name)
         if not isinstance(attack, EncoderAttack):
             raise AttackError(
@@ -122,11 +132,18 @@ class Attack(Command):
             channels=encoder.channels,
             interpolation=encoder.interpolation,
         )
-        perturbation = attack(encoder, data.train.sample(self.samples, seed=self.seed)[0], seed=self.seed)
+        pixels, _ = data.train.sample(self.samples, seed=self.seed)
+        passes = attack.passes(len(pixels))
+        if passes:  # some attacks state no cost
+            seconds = passes * seconds_of_a_pass(encoder, data, passes)
+            console(stderr=True).print(f"{attack.name} takes about {duration(seconds)} here. {SHORTER_ATTACK}")
+        with make_display(wanted=True) as display:
+            display.update(display.add_task("crafting", total=None), figures=attack.name)
+            perturbation = attack(encoder, pixels, seed=self.seed)
         perturbation.save(self.output)
-        seconds = perturbation.details["seconds"]
-        content = {"attack": self.name, "file": str(self.output), "budget": perturbation.budget, "seconds": seconds}
-        self.answer(content, f"{self.name} in {seconds} s: {self.output}")
+        spent = perturbation.details["seconds"]
+        content = {"attack": self.name, "file": str(self.output), "budget": perturbation.budget, "seconds": spent}
+        self.answer(content, f"{self.name} in {spent} s: {self.output}")
         return DONE
 
 
@@ -136,13 +153,13 @@ class Verify(Command):
 
     bundle: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder that `genaf harden` left, or hf-hub:ORG/NAME."""
-    data: str | None = None
+    data: Annotated[str | None, if_given("DATA")] = None
     """Data id or image folder; by default the data set of the report, if it has an id and lies on this machine."""
     fresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Attack anew, with your own seed: the way to check a bundle of somebody else's. Any images of the task do."""
-    seed: int | None = None
+    seed: Annotated[int | None, if_given("INT")] = None
     """Seed of the fresh attacks; by default one that nobody could know."""
-    signed_by: Annotated[str | None, tyro.conf.arg(metavar="KEY")] = None
+    signed_by: Annotated[str | None, if_given("KEY")] = None
     """Refuse a bundle that is not signed with this key: PEM file of a public key, or of the certificate of an
     authority; or sigstore:IDENTITY,ISSUER, which needs the network."""
 
@@ -151,9 +168,20 @@ class Verify(Command):
         from rich.table import Table
 
         from genaf_sdk.export.hub import local_bundle
+        from genaf_sdk.progress import make_display
         from genaf_sdk.verification import verify
 
-        found = verify(local_bundle(self.bundle), self.data, fresh=self.fresh, seed=self.seed, signed_by=self.signed_by)
+        folder = local_bundle(self.bundle)
+        with make_display(wanted=True) as display:
+            task = display.add_task("verifying", total=None)
+
+            def show(text: str) -> None:
+                display.update(task, figures=text)
+
+            show("what the bundle states")
+            found = verify(
+                folder, self.data, fresh=self.fresh, seed=self.seed, signed_by=self.signed_by, on_attack=show
+            )
         table = Table("what", "was", "stated", "found", "agrees")
         for item in found.items:
             agrees = {True: "yes", False: "NO", None: ""}[item.agrees]
@@ -172,7 +200,7 @@ class Report(Command):
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder that `genaf harden` or `genaf evaluate` left."""
-    output: Path | None = None
+    output: Annotated[Path | None, if_given("FILE")] = None
     """HTML file to write; by default report.html in the folder."""
     markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the short form for a model card or a pull request instead, and write nothing."""
@@ -181,7 +209,7 @@ class Report(Command):
         """Run."""
         from genaf_sdk.export.integrity import renew
         from genaf_sdk.export.layout import SIGNATURE_FILE
-        from genaf_sdk.models.checksums import check_listed
+        from genaf_sdk.models.checksums import check_listed, require_outside
         from genaf_sdk.report.markdown import markdown_summary
         from genaf_sdk.report.robustness import HTML_FILE, REPORT_FILE, RobustnessReport
 
@@ -193,21 +221,27 @@ class Report(Command):
         check_listed(self.folder, renewed=HTML_FILE)
         report = RobustnessReport.load(self.folder)
         if self.markdown:
-            self.answer({"markdown": markdown_summary(report)}, markdown_summary(report).rstrip())
+            text = markdown_summary(report)
+            if self.json:
+                self.answer({"markdown": text})
+            else:
+                print_whole(text.rstrip())
             return DONE
         page = self.output or self.folder / HTML_FILE
-        inside = page.resolve().is_relative_to(self.folder.resolve())
+        is_own = page.resolve() == (self.folder / HTML_FILE).resolve()
         signed = (self.folder / SIGNATURE_FILE).exists()
-        if signed and inside and self.output is not None:
+        if not is_own:
+            require_outside(page)
+        if signed and is_own and self.output is not None:
             raise OutputError(
                 f"{self.folder} is signed, and {self.output} would break the signature.",
                 expected="a file elsewhere",
                 remedy="choose another --output",
             )
-        if not (signed and inside):
+        if not (signed and is_own):
             report.save_html(page)
-        if inside and not signed and page.resolve().parent == self.folder.resolve():
-            renew(self.folder, page.name)
+        if is_own and not signed:
+            renew(self.folder, HTML_FILE)
         self.answer_report(report)
         if not self.json:
             console().print(str(page))

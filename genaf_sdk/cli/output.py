@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 DONE, CHECK_FAILED, USAGE_ERROR, UNEXPECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
+def if_given(metavar: str) -> Any:
+    """Mark an option whose help says what happens without it; None is no value that anybody would type."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """A command: its fields are its options, calling it runs it and gives the exit code."""
@@ -48,6 +53,13 @@ def console(*, stderr: bool = False) -> Console:
 
     made = PlainConsole(stderr=stderr)
     return made if made.is_terminal else PlainConsole(stderr=stderr, width=120)
+
+
+def print_whole(text: str) -> None:
+    """Print text whose lines are to be copied or read by a program: never wrapped, never cut."""
+    from genaf_sdk.terminal import printable
+
+    console().out(printable(text), highlight=False)
 
 
 def is_first_process() -> bool:

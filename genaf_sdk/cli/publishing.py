@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.text import Text
 
-from genaf_sdk.cli.output import DONE, Command, console
+from genaf_sdk.cli.output import DONE, Command, console, if_given, print_whole
 from genaf_sdk.errors import ConfigError, HubError
+from genaf_sdk.models.checksums import require_outside
 
 if TYPE_CHECKING:
     from genaf_sdk.export.integrity import BundleFile
@@ -46,7 +47,7 @@ class Sign(Command):
     key: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="KEY")]
     """PEM file of a private key on P-256, P-384 or P-521, its password in GENAF_KEY_PASSWORD; or sigstore, which needs
     the network and a browser or a workflow's credentials."""
-    certificate: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    certificate: Annotated[Path | None, if_given("FILE")] = None
     """PEM file of the key's certificate and those between it and the authority that others trust."""
 
     def __call__(self) -> int:
@@ -74,19 +75,19 @@ class Push(Command):
     """Repository on the Hub; made if it does not exist."""
     private: bool = True
     """Make a new repository private."""
-    pictures: bool = False
+    pictures: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Publish the test images in the report's gallery, too."""
-    sign: Annotated[str | None, tyro.conf.arg(metavar="KEY")] = None
+    sign: Annotated[str | None, if_given("KEY")] = None
     """Sign what goes up, with a key as for `genaf sign`; the folder stays as it is."""
-    certificate: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    certificate: Annotated[Path | None, if_given("FILE")] = None
     """Certificate of that key, as for `genaf sign`."""
-    space: bool = False
+    space: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Publish it as a Space instead: a page that shows pictures before and after the saved perturbations."""
-    dry_run: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    dry_run: Annotated[Path | None, if_given("FOLDER")] = None
     """Write what would go up into this folder, and publish nothing; needs no network."""
-    revision: str | None = None
-    """Branch to commit to."""
-    create_pr: bool = False
+    revision: Annotated[str | None, if_given("BRANCH")] = None
+    """Branch to commit to; by default the main one."""
+    create_pr: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Open a pull request instead."""
     yes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Do not ask on a terminal whether the files shown may go up."""
@@ -123,13 +124,15 @@ class Push(Command):
         """Write what would go up, and say how a Space is tried."""
         from genaf_sdk.export.publication import write_outgoing
 
-        files = write_outgoing(self.bundle, folder, **what)
+        files = write_outgoing(self.bundle, require_outside(folder), **what)
         megabytes = sum(file.size for file in files) / 1e6
-        lines = [f"{folder}: {len(files)} files, {megabytes:.1f} MB; nothing was published"]
-        if self.space:
-            lines.append(f"To try it: pip install -r {folder}/requirements.txt && python {folder}/app.py")
-        whole = [Text(line, no_wrap=True, overflow="ignore") for line in lines]  # to be copied from a terminal
-        self.answer({"folder": str(folder), "files": [asdict(file) for file in files]}, *whole)
+        self.answer(
+            {"folder": str(folder), "files": [asdict(file) for file in files]},
+            f"{folder}: {len(files)} files, {megabytes:.1f} MB; nothing was published",
+        )
+        if self.space and not self.json:
+            place = shlex.quote(str(folder))
+            print_whole(f"To try it: pip install -r {place}/requirements.txt && python {place}/app.py")
         return DONE
 
     def _show(self, files: list[BundleFile]) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 from genaf_sdk.engine.processes import ALONE, Processes
 from genaf_sdk.errors import ConfigError, OutputError
 from genaf_sdk.files import read_json, write_json
+from genaf_sdk.settings import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,7 @@ KEPT = 2  # checkpoints of a stage: the last one, and the one to fall back on
 FINISHED_FILE = "finished.json"
 FOLDER, RUN_FILE, TENSORS_FILE, METADATA_FILE = "checkpoints", "run.json", "tensors.safetensors", "metadata.json"
 PARTIAL = ".partial"
+_ABSENT = object()
 
 logger = logging.getLogger(__name__)
 
@@ -175,12 +177,13 @@ def open_checkpoints(
 def _open(folder: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     run_file = folder / RUN_FILE
     if resume and run_file.is_file():
-        changed = differences(read_json(run_file), identity)
+        changed = [line.removeprefix("config.") for line in differences(read_json(run_file), identity)]
         if changed:
             raise ConfigError(
                 f"The run in {folder.parent} was started with something else: {'; '.join(changed)}.",
                 expected="the settings, data and encoder that it was started with",
-                remedy="restore them, or start anew without resume",
+                remedy="state them as they were, also settings whose defaults a newer version has changed; or start "
+                "anew with overwrite=True (--overwrite) instead",
             )
         try:
             for partial in folder.rglob(f"*{PARTIAL}*"):
@@ -215,15 +218,18 @@ def _is_unfinished(folder: Path) -> bool:
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """Return every difference between two JSON values, as ``name: before -> now``."""
+    """Return every difference between two JSON values, as ``name was 8/255 and is 4/255``."""
     if isinstance(before, dict) and isinstance(now, dict):
         names = [*before, *(name for name in now if name not in before)]
         return [
             line
             for name in names
-            for line in differences(before.get(name), now.get(name), f"{path}.{name}" if path else name)
+            for line in differences(
+                before.get(name, _ABSENT), now.get(name, _ABSENT), f"{path}.{name}".removeprefix(".")
+            )
         ]
-    return [] if before == now else [f"{path}: {before!r} -> {now!r}"]
+    was, found = ("not there" if value is _ABSENT else shown(value) for value in (before, now))
+    return [] if before == now else [f"{path} was {was} and is {found}"]
 
 
 def _slug(name: str) -> str:

@@ -47,11 +47,11 @@ def evaluation_passes(config: EvaluationConfig, data: DataSplits, beside: Beside
     attacks = chosen_attacks(config.attacks, config)
     found = ahead_passes(config, data, beside) + ON_HARDENED * sum(_passes(attack, config, data) for attack in attacks)
     universal, sample_wise = drawn_attacks(attacks)
-    crafted = shortened(universal) if universal in attacks else universal
     for budget in config.curve:  # what the table has is taken from there
-        if universal.with_budget(budget) not in attacks:
-            found += (1 + beside.public) * (ON_HARDENED * _passes(crafted, config, data) + FORWARD * test)
-        if sample_wise.with_budget(budget) not in attacks:
+        if universal is not None and universal.with_budget(budget) not in attacks:
+            crafted = _passes(shortened(universal), config, data)
+            found += (1 + beside.public) * (ON_HARDENED * crafted + FORWARD * test)
+        if sample_wise is not None and sample_wise.with_budget(budget) not in attacks:
             found += ON_HARDENED * _passes(sample_wise, config, data)
     found += replay_passes(config.attacks, config, data, beside)
     if config.corruption_samples is not None:

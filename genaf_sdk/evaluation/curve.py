@@ -1,4 +1,7 @@
-"""Accuracy against budget: UAPGD on the published and on the own encoder, PGD on the whole model."""
+"""Accuracy against budget: UAPGD on the published and on the own encoder, PGD on the whole model.
+
+Only what the evaluation runs anyway is drawn: without UAPGD and PGD among its attacks there is no curve.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from genaf_sdk.attacks.base import Attack, EncoderAttack
-from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.attacks.uapgd import UAPGD
 from genaf_sdk.evaluation.row import Begun, Row
 from genaf_sdk.inputs.keys import Knowledge
@@ -38,24 +40,24 @@ def begin_curve(
     encoders = {Knowledge.TRANSFER: crafting.public, Knowledge.ADAPTIVE: model.encoder}
     found: list[tuple[float, Begun | Row]] = []
     for budget in budgets:
-        attack = universal.with_budget(budget)
         for column, encoder in encoders.items():
-            if encoder is None or not isinstance(attack, EncoderAttack):
+            if encoder is None or not isinstance(universal, EncoderAttack):
                 continue
+            attack = universal.with_budget(budget)
             table = [one for one in crafting.begun if one.column == column and model in one.models]
             same = next((one for one in table if one.attack == attack and one.source == "train"), None)
             begun = next((one for one in table if one.attack.name == UNIVERSAL), None)
             found.append((budget, same or _begin(crafting, workers, attack, column, encoder, begun)))
-        if model.module is not None:
+        if sample_wise is not None and model.module is not None:
             row = Row(model, Knowledge.WHITE_BOX, sample_wise.with_budget(budget), source="test")
             found.append((budget, _same(each, row) or row))
     return found
 
 
-def drawn_attacks(chosen: Sequence[Attack]) -> tuple[Attack, Attack]:
-    """Return the universal and the sample-wise attack of the curve, with the settings that they have in the table."""
+def drawn_attacks(chosen: Sequence[Attack]) -> tuple[Attack | None, Attack | None]:
+    """Return the universal and the sample-wise attack of the curve, as the table has them; None where it has not."""
     named = {attack.name: attack for attack in reversed(chosen)}
-    return named.get(UNIVERSAL) or load_attack(UNIVERSAL), named.get(SAMPLE_WISE) or load_attack(SAMPLE_WISE)
+    return named.get(UNIVERSAL), named.get(SAMPLE_WISE)
 
 
 def _begin(

@@ -55,7 +55,8 @@ class EvaluationConfig(Settings):
     patch_samples: Count = 100
     """The same for an attack that crafts a patch for every image, which costs more."""
     curve: tuple[Epsilon, ...] = (4 / 255, 10 / 255, 16 / 255)
-    """Budgets at which accuracy is drawn as a curve; empty draws none."""
+    """Budgets at which accuracy is drawn as a curve, under ``uapgd`` and ``pgd`` where these are among the attacks;
+    empty draws none."""
     checks: bool = True
     """Whether to look for signs of gradient masking (Carlini et al. 2019)."""
     certificate: CertificateConfig = CertificateConfig()

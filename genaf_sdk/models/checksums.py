@@ -10,7 +10,7 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from genaf_sdk.errors import ExportError
+from genaf_sdk.errors import ExportError, GenafError, OutputError
 from genaf_sdk.files import read_json
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def listed(folder: Path) -> dict[str, str]:
         ExportError: There is no list, or none that can be used.
         OutputError: The list is no JSON.
     """
+    if not folder.is_dir():
+        raise ExportError(f"There is no folder {folder}.", expected="a folder of `genaf harden`, or hf-hub:ORG/NAME")
     if not (folder / CHECKSUMS_FILE).is_file():
         raise ExportError(
             f"{folder} holds no whole bundle: {CHECKSUMS_FILE} is missing.",
@@ -103,6 +105,26 @@ def check_some(folder: Path, *names: str) -> None:
             if name not in stated:
                 raise ExportError(f"{name} in {folder} is not listed in {CHECKSUMS_FILE}.", remedy=AGAIN)
         _check(folder, {name: stated[name] for name in names})
+
+
+def require_outside(path: Path) -> Path:
+    """Return where something is to be written, unless that is inside a bundle, which would no longer be whole.
+
+    Raises:
+        OutputError: It is.
+    """
+    whole = path.resolve()
+    for folder in (whole, *whole.parents):
+        try:
+            listed(folder)
+        except (GenafError, OSError):  # no list, or somebody else's
+            continue
+        raise OutputError(
+            f"{path} would lie in the bundle {folder}, which holds what its {CHECKSUMS_FILE} lists and nothing else.",
+            expected="a place outside",
+            remedy="choose another one",
+        )
+    return path
 
 
 def found_files(folder: Path) -> set[str]:

@@ -70,6 +70,43 @@ def test_the_universal_patch_lies_where_the_weights_are_and_is_their_sign() -> N
     assert torch.equal(found.mask, mask_at((8, 8), (2, 2), (6, 3)))
 
 
+class _Dark(nn.Module):
+    """Says 1 where a window of 3 x 3 pixels is all but black, without a gradient that leads there."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        window = images[:, 0, 5:8, 9:12].amax(dim=(1, 2))
+        one = (window < 0.02).float() + 1e-3 * images.mean(dim=(1, 2, 3))
+        return torch.stack([0.5 - one, one], dim=1)
+
+
+def test_a_black_rectangle_that_no_gradient_leads_to_is_found() -> None:
+    pixels = 0.3 + 0.4 * torch.rand(40, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = _Dark().eval()
+    labels = model(pixels).argmax(1)
+    assert labels.sum() == 0
+    found = PatchUAP(budget=25 / 256)(model, pixels, labels)
+    assert (model(found.apply(pixels)).argmax(1) == 1).all()
+
+
+def test_what_ranks_places_follows_the_share_of_misclassified_images() -> None:
+    """Two patches: one loses every fourth image by far, the other a half of them by little."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2)).eval()
+    model[1].weight.data[:] = torch.tensor([[-1.0], [1.0]])
+    model[1].bias.data.zero_()
+    pixels, labels = torch.zeros(256, 1, 1, 1), torch.zeros(256).long()
+    target = LabelTarget(model, pixels, labels, 9.0, torch.Generator().manual_seed(0))
+    count = len(target.held_out)
+
+    def shifted(share: float, by: float) -> Tensor:
+        return (torch.arange(count) < share * count).view(-1, 1, 1, 1) * (by + 3.0) - 3.0
+
+    far, near = (
+        target.success(lambda images, add=add: images + add) for add in (shifted(0.25, 4.5), shifted(0.5, 0.5))
+    )
+    assert (far.rate, near.rate) == (0.25, 0.5)
+    assert near.distance > far.distance
+
+
 @pytest.mark.parametrize("patches", [2, 4])
 def test_several_rectangles_share_the_area(patches: Literal[2, 4]) -> None:
     model = linear()

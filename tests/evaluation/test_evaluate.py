@@ -250,6 +250,19 @@ def test_the_curve_uses_the_seed_of_the_evaluation(
     assert set(seeds) == {7}
 
 
+@pytest.mark.parametrize(
+    ("attack", "drawn"),
+    [("pgd", [("white-box", "pgd")]), ("uapgd:steps=1", [("transfer", "uapgd")]), ("label-uap:steps=1", [])],
+)
+def test_the_curve_has_no_attack_that_was_not_asked_for(
+    attack: str, drawn: list[tuple[str, str]], striped: DataSplits, config: EvaluationConfig, tiny_encoder: nn.Module
+) -> None:
+    quick = replace(config, attacks=(attack,), curve=(4 / 255,), checks=False)
+    report = evaluate(Redness(), striped, encoder=tiny_encoder, config=quick)
+    assert [(point.column, point.attack) for point in report.curve] == drawn
+    assert any("uapgd" in name for name in report.perturbations) == ("uapgd" in attack)
+
+
 def test_what_a_callable_does_not_allow_is_said(striped: DataSplits, config: EvaluationConfig) -> None:
     report = evaluate(lambda x: x.mean((2, 3)), striped, attacks=["pgd", "label-uap"], config=config)
     assert not rows_of(report, "pgd") + rows_of(report, "label-uap")

@@ -473,7 +473,10 @@ def test_fresh_attacks_find_what_replays_cannot(
     forged: Path, sound: Path, digits: DataSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("genaf_sdk.verification.FRESH", ("uapgd:steps=5", "pgd:steps=5"))
-    honest = verify(sound, digits, fresh=True, seed=5)
+    told: list[str] = []
+    honest = verify(sound, digits, fresh=True, seed=5, on_attack=told.append)
+    assert re.fullmatch(r"fresh attacks, about \d+ (s|min) here", told[0])
+    assert told[1:] == ["fresh: uapgd", "fresh: pgd"]
     assert honest.agrees, differences(honest)
     assert honest.count(Outcome.ATTACKED) == 2
 
