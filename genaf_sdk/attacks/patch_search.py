@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from genaf_sdk.attacks.apgd_ce import correctly_classified
 from genaf_sdk.attacks.ascent import gradient_of
 from genaf_sdk.attacks.pgd import SUCCESS_MARGIN, margin_loss
-from genaf_sdk.inputs.patches import paste
+from genaf_sdk.inputs.patches import paste, places_of, window_gains
 from genaf_sdk.models.parts import in_parts
 
 if TYPE_CHECKING:
@@ -47,18 +46,15 @@ class PatchSearch:
     def windows(self, count: int) -> Tensor:
         """Return the top left corners (N, count, 2) of the windows that promise most, no two of them close together.
 
-        Promised is the rise of the margin if it were linear in the pixels: each pixel of the window goes to 0 or 1,
-        whichever raises it.
+        Promised is the rise of the margin, to first order.
         """
         images = self.pixels.detach().requires_grad_()
         gradient = gradient_of(margin_loss(in_parts(self.model, images), self.labels).sum(), images)
-        gains = gradient.clamp(min=0) * (1 - self.pixels) + gradient.clamp(max=0).neg() * self.pixels
-        sums = F.avg_pool2d(gains.sum(dim=1, keepdim=True), self.sides, 1)[:, 0]
+        sums = window_gains(self.pixels, gradient, self.sides)
         across = torch.arange(sums.shape[1], device=sums.device), torch.arange(sums.shape[2], device=sums.device)
         found = []
         for _ in range(count):
-            best = sums.flatten(1).argmax(dim=1)
-            place = torch.stack([best // sums.shape[2], best % sums.shape[2]], dim=1)
+            place = places_of(sums.flatten(1).argmax(dim=1), sums.shape[2])
             found.append(place)
             near = [
                 (line[None] - place[:, axis : axis + 1]).abs() < max(1, self.sides[axis] // 2)

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from genaf_sdk.errors import AttackError
 
@@ -55,6 +56,38 @@ def mask_at(image: tuple[int, int], sides: tuple[int, int], place: tuple[int, in
     mask = torch.zeros(1, *image)
     mask[:, place[0] : place[0] + sides[0], place[1] : place[1] + sides[1]] = 1
     return mask
+
+
+def window_gains(images: Tensor, gradient: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Return what a patch promises at every place: by how much it would raise a loss that were linear in the pixels.
+
+    Each pixel of the window goes to 0 or 1, whichever raises the loss.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        gradient: Of the loss, of the same shape.
+        sides: Rows h and columns w of the patch.
+
+    Returns:
+        (N, H - h + 1, W - w + 1) by the top left corner, as a mean over the window.
+    """
+    gains = gradient.clamp(min=0) * (1 - images) - gradient.clamp(max=0) * images
+    return F.avg_pool2d(gains.sum(dim=1, keepdim=True), sides, 1)[:, 0]
+
+
+def places_of(indices: Tensor, columns: int) -> Tensor:
+    """Return top left corners (N, 2) of flat indices (N,) into rows of so many columns."""
+    return torch.stack([indices // columns, indices % columns], dim=1)
+
+
+def plain_patches(count: int, channels: int, side: int) -> Tensor:
+    """Return up to ``count`` patches (n, C, side, side) of one color each: black, white, then other extreme colors.
+
+    Each is followed by its complement; of C channels there are 2^C.
+    """
+    corners = [index // 2 if index % 2 == 0 else 2**channels - 1 - index // 2 for index in range(2**channels)]
+    colors = [[float(corner >> channel & 1) for channel in range(channels)] for corner in corners[:count]]
+    return torch.tensor(colors)[:, :, None, None].expand(-1, -1, side, side)
 
 
 def paste(inputs: Tensor, patches: Tensor, places: Tensor) -> Tensor:

@@ -14,11 +14,11 @@ from genaf_sdk.engine.adversary import Adversary
 from genaf_sdk.engine.randomness import random_key, uniform
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.inputs.images import image_space
-from genaf_sdk.inputs.patches import paste
+from genaf_sdk.inputs.patches import paste, places_of, plain_patches, window_gains
 from genaf_sdk.inputs.threat import Linf, Patch
 from genaf_sdk.methods.against import ADVERSARIES, Against, budget_at
 from genaf_sdk.methods.bank import Bank
-from genaf_sdk.methods.steps import SignSteps, ascend
+from genaf_sdk.methods.steps import SignSteps, ascend, input_gradient
 from genaf_sdk.settings import Count, Epsilon, Share
 
 if TYPE_CHECKING:
@@ -35,9 +35,11 @@ attack spends."""
 class Mixture(Against):
     """Three threats, each to a share of every batch.
 
-    One share gets sample-wise steps that start from a universal perturbation of a bank, one share a patch of the bank
-    at a random place, the rest a universal perturbation of the bank as it is. The bank learns from the gradient that
-    the training step computes anyway (Shafahi et al., AAAI 2020).
+    One share gets sample-wise steps that start from a universal perturbation of a bank, one share a patch of the bank,
+    the rest a universal perturbation of the bank as it is. The bank learns from the gradient that the training step
+    computes anyway (Shafahi et al., AAAI 2020). Its patches begin in one color each, which by itself does more than
+    random pixels, and lie where the image's own gradient is largest, or at random (Rao et al., ECCV 2020 workshop, let
+    them walk there).
     """
 
     name: ClassVar[str] = "mixture"
@@ -51,6 +53,9 @@ class Mixture(Against):
     """Share of the image that a patch covers."""
     patch_share: Share = 0.125
     """Share of every batch that gets a patch; what is left of it gets a universal perturbation."""
+    patch_aim: Share = 0.5
+    """Of the images that get a patch, how many get it at the place that promises most, for a pass forth and back each;
+    the others get it at random."""
     ramp: Share = 0.9
     """Share of the training in which the budgets of perturbations rise, linearly; a patch has its area throughout."""
     bank_size: Count = 8
@@ -113,9 +118,9 @@ class MixtureAdversary(Adversary):
             adversarial, gradient = ascend(model, first, labels, start, steps)
             self.sample_wise_gradient.index_add_(0, indices[0], gradient)
             parts.append(adversarial)
-        if len(second):
-            positions = batch.uniform("patch places", (2,))[counts[0] : counts[0] + counts[1]]
-            parts.append(self._paste(second, indices[1], positions))
+        if patched:
+            places = self._places(model, batch, slice(counts[0], counts[0] + counts[1]))
+            parts.append(paste(second, self.patches.values[indices[1]], places))
         if len(third):
             parts.append(image_space(third).add(third, self.budget * self.perturbations.values[indices[2]]))
         return torch.cat(parts)
@@ -205,9 +210,22 @@ class MixtureAdversary(Adversary):
         perturbations = uniform(
             random_key(self.key, "perturbations", self.steps), indices, (channels, height, width), -epsilon, epsilon
         )
-        return perturbations, uniform(random_key(self.key, "patches", self.steps), indices, (channels, side, side))
+        patches = uniform(random_key(self.key, "patches", self.steps), indices, (channels, side, side))
+        plain = plain_patches(len(patches), channels, side)
+        patches[: len(plain)] = plain.to(patches)
+        return perturbations, patches
 
-    def _paste(self, images: Tensor, indices: Tensor, positions: Tensor) -> Tensor:
-        """Put a patch of the bank on each image, at a position given as shares (N, 2) of the room there is."""
-        room = [length - self.patches.values.shape[-1] + 1 for length in images.shape[2:]]
-        return paste(images, self.patches.values[indices], (positions * positions.new_tensor(room)).long())
+    def _places(self, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
+        """Return the top left corners (n, 2) of the patches on images ``rows`` of a batch."""
+        images, labels, side = batch.inputs[rows], batch.labels[rows], self.patches.values.shape[-1]
+        room = [length - side + 1 for length in images.shape[2:]]
+        shares = batch.uniform("patch places", (2,))[rows]
+        places = (shares * shares.new_tensor(room)).long()
+        if self.settings.patch_aim:
+            aimed = torch.nonzero(batch.uniform("aimed patches", ())[rows] < self.settings.patch_aim).flatten()
+            if len(aimed) == 0 and self.processes.count == 1:  # else all processes call the model equally often
+                return places
+            gradient = input_gradient(model, images[aimed], labels[aimed])
+            gains = window_gains(images[aimed], gradient, (side, side)).flatten(1)
+            places[aimed] = places_of(gains.argmax(dim=1), room[1])
+        return places

@@ -59,3 +59,12 @@ def ascend(model: nn.Module, inputs: Tensor, target: Tensor, start: Tensor, step
             delta = threat.project(adversarial.detach() + steps.step_size * gradient.sign() - inputs)
             adversarial = space.clip(inputs + delta)
     return adversarial.detach(), first
+
+
+def input_gradient(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
+    """Return the gradient (n, *shape) of the cross-entropy of each input, in eval mode; as for ``ascend``."""
+    variable = inputs.detach().requires_grad_()
+    with inference_mode_of(model), folded_batch_norms(model, inputs), torch.enable_grad():
+        loss = F.cross_entropy(model(variable).float(), target, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, variable)
+    return gradient

@@ -13,7 +13,7 @@ from genaf_sdk.attacks.patch_search import PatchSearch
 from genaf_sdk.attacks.pgd import margin_loss
 from genaf_sdk.attacks.targets import FeatureTarget, LabelTarget
 from genaf_sdk.errors import AttackError
-from genaf_sdk.inputs.patches import grid_places, mask_at, paste, patch_sides
+from genaf_sdk.inputs.patches import grid_places, mask_at, paste, patch_sides, places_of, window_gains
 from genaf_sdk.inputs.threat import Patch
 
 
@@ -44,6 +44,17 @@ def test_pasting_is_a_loop_over_images() -> None:
     assert torch.equal(pasted.detach(), expected)
     (gradient,) = torch.autograd.grad(pasted.sum(), patches)
     assert torch.equal(gradient, torch.ones_like(patches))
+
+
+def test_what_a_window_promises_is_a_loop_over_places() -> None:
+    pixels, gradient = torch.rand(3, 2, 6, 5), torch.randn(3, 2, 6, 5)
+    gains = window_gains(pixels, gradient, (2, 3))
+    assert gains.shape == (3, 5, 3)
+    for image, top, left in torch.cartesian_prod(torch.arange(3), torch.arange(5), torch.arange(3)).tolist():
+        weights, shown = (part[image, :, top : top + 2, left : left + 3] for part in (gradient, pixels))
+        best = torch.where(weights > 0, weights * (1 - shown), -weights * shown)
+        torch.testing.assert_close(gains[image, top, left], best.sum() / 6)
+    assert places_of(torch.tensor([0, 4, 14]), 3).tolist() == [[0, 0], [1, 1], [4, 2]]
 
 
 def best_place(pixels: Tensor, direction: Tensor, sides: tuple[int, int], places: list[tuple[int, int]]) -> Tensor:

@@ -14,6 +14,7 @@ from training import tiny_model
 from genaf_sdk.engine.adversary import Adversary
 from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.processes import ALONE
+from genaf_sdk.inputs.patches import plain_patches
 from genaf_sdk.methods import PGD, Mixture, bank, mixture
 from genaf_sdk.methods.against import Against
 from genaf_sdk.methods.mixture import MixtureAdversary
@@ -79,6 +80,31 @@ def test_the_mixture_deals_out_its_three_shares(tiny_encoder: nn.Module) -> None
     assert [int((change.sum(0) > 0).sum()) for change in changes[8:12]] == [side * side] * 4
     assert float(changes[12:].amax()) <= mixture.universal_epsilon + 1e-6
     assert len({tuple(change.flatten().tolist()) for change in changes[12:]}) == 2  # two perturbations are shared
+
+
+@pytest.mark.parametrize("aim", [0.0, 0.5, 1.0])
+def test_aimed_patches_lie_where_the_gradient_is(aim: float) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2)).eval()
+    weights = 0.001 * torch.ones(2, 3, 16, 16)
+    weights[1, :, 7:11, 2:6] = 1.0
+    model[1].weight.data[:] = weights.flatten(1)
+    mixture = Mixture(sample_wise_share=0.0, patch_share=1.0, patch_area=0.07, patch_aim=aim)
+    pixels, labels = torch.full((64, 3, 16, 16), 0.5), torch.zeros(64).long()
+    changed = (adversary_of(mixture).perturb(model, Batch.whole(pixels, labels)) - pixels).abs().sum(dim=1) > 0
+    there = sum(bool(one[7:11, 2:6].all()) for one in changed)
+    assert [int(one.sum()) for one in changed] == [16] * 64
+    assert there == 64 if aim == 1 else abs(there - 64 * aim) <= (16 if aim else 3)
+
+
+def test_patches_begin_in_one_color_each() -> None:
+    adversary = adversary_of(Mixture(patch_share=1.0, sample_wise_share=0.0, bank_size=10, patch_area=0.07))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2)).eval()
+    adversary.perturb(model, Batch.whole(torch.rand(10, 3, 16, 16), torch.zeros(10).long()))
+    patches = adversary.state()["patches"]
+    plain = [tuple(one.flatten(1)[:, 0].tolist()) for one in patches if one.flatten(1).std(dim=1).max() == 0]
+    assert plain[:2] == [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0)]
+    assert len(set(plain)) == len(plain) == 8
+    assert plain_patches(8, 1, 4).shape == (2, 1, 4, 4)
 
 
 def test_the_bank_learns_to_raise_the_loss(tiny_encoder: nn.Module) -> None:
