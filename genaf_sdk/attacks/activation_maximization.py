@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
 
 from genaf_sdk.attacks.ascent import gradient_of
+from genaf_sdk.attacks.base import EncoderAttack
+from genaf_sdk.attacks.layers import layer_at, layers_of
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.settings import Count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +24,24 @@ if TYPE_CHECKING:
 
 CHECK_EVERY = 50  # steps between two looks at the saturation
 SATURATED, SETTLED = 0.5, 1e-3  # share of pixels at the budget, and how little that share still moves
+
+
+@dataclass(frozen=True)
+class ActivationAttack(EncoderAttack):
+    """Activates one layer or all; subclasses say on which images."""
+
+    layer: str = ""
+    """One layer to activate; empty takes all of them."""
+    steps: Count = 1000
+
+    def layers(self, encoder: nn.Module, images: Tensor) -> list[str]:
+        """Return the names of the layers to activate."""
+        return [layer_at(encoder, images, 0, self.layer)] if self.layer else layers_of(encoder, images)
+
+    def require(self, target: nn.Module, pixels: Tensor, classes: int) -> None:
+        """Refuse an encoder that has no such layer."""
+        super().require(target, pixels, classes)
+        self.layers(target, pixels)
 
 
 def adam_ascent(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genaf_sdk.attacks.apgd import apgd
 from genaf_sdk.attacks.apgd_ce import correctly_classified
@@ -33,6 +33,19 @@ class ApgdT(SampleWiseAttack):
     targets: Count = 9
     """How many wrong classes are tried; all of them where there are fewer."""
 
+    def require(self, target: nn.Module, pixels: Tensor, classes: int) -> None:
+        """Refuse fewer than four classes."""
+        super().require(target, pixels, classes)
+        self._require_classes(classes)
+
+    def _require_classes(self, count: int) -> None:
+        if count < 4:
+            raise AttackError(
+                f"{self.name!r} was given a model of {count} classes.",
+                expected="at least 4: the targeted DLR loss needs the four largest logits",
+                remedy="use 'apgd-ce'",
+            )
+
     def passes(self, images: int) -> float:
         """Return those towards every target."""
         return super().passes(images) * self.targets
@@ -41,12 +54,7 @@ class ApgdT(SampleWiseAttack):
         """Climb towards every target."""
         with torch.no_grad():
             logits = model(pixels)
-        if logits.shape[1] < 4:
-            raise AttackError(
-                f"{self.name!r} was given a model of {logits.shape[1]} classes.",
-                expected="at least 4: the targeted DLR loss needs the four largest logits",
-                remedy="use 'apgd-ce'",
-            )
+        self._require_classes(logits.shape[1])
         ranking = logits.scatter(1, labels[:, None], -torch.inf).argsort(dim=1, descending=True)
         results = pixels.clone()
         open_rows = correctly_classified(model, pixels, labels)

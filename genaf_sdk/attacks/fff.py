@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.activation_maximization import adam_ascent, feature_distance, mid_gray
-from genaf_sdk.attacks.base import EncoderAttack
-from genaf_sdk.attacks.layers import activations, layer_at, layers_of
+from genaf_sdk.attacks.activation_maximization import ActivationAttack, adam_ascent, feature_distance, mid_gray
+from genaf_sdk.attacks.layers import activations
 from genaf_sdk.attacks.pap_ugs import gaussian_images
 from genaf_sdk.attacks.registry import register
 from genaf_sdk.inputs.perturbation import Perturbation
-from genaf_sdk.settings import Count
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
 @register
 @dataclass(frozen=True)
-class FFF(EncoderAttack):
+class FFF(ActivationAttack):
     """Maximizes ``sum_l log mean(relu(h_l(d)))``: how strongly d alone activates the layers l.
 
     No image is used but for its shape. The published networks take mean-free input, so that d alone is d on a mid-gray
@@ -32,13 +30,9 @@ class FFF(EncoderAttack):
     name = "fff"
     source = "Mopuri et al., Fast Feature Fool, BMVC 2017"
 
-    layer: str = ""
-    """One layer to activate; empty takes all of them."""
-    steps: Count = 1000
-
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Climb, and keep the candidate that changes the features of Gaussian images most."""
-        layers = [layer_at(encoder, surrogate, 0, self.layer)] if self.layer else layers_of(encoder, surrogate)
+        layers = self.layers(encoder, surrogate)
         gray = mid_gray(encoder, surrogate)
 
         def objective(delta: Tensor) -> Tensor:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch.nn import functional as F
 
-from genaf_sdk.attacks.activation_maximization import adam_ascent, feature_distance, mid_gray
-from genaf_sdk.attacks.base import EncoderAttack
+from genaf_sdk.attacks.activation_maximization import ActivationAttack, adam_ascent, feature_distance, mid_gray
 from genaf_sdk.attacks.batches import image_batches
-from genaf_sdk.attacks.layers import activations, layer_at, layers_of
+from genaf_sdk.attacks.layers import activations
 from genaf_sdk.attacks.registry import register
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.perturbation import Perturbation
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 @register
 @dataclass(frozen=True)
-class GDUAP(EncoderAttack):
+class GDUAP(ActivationAttack):
     """Maximizes ``sum_l log ||relu(h_l(.))||_2`` over the layers l.
 
     ``data`` says on what: ``none``, d on a mid-gray image; ``range``, d on Gaussian images with the mean and deviation
@@ -34,14 +33,11 @@ class GDUAP(EncoderAttack):
     source = "Mopuri et al., Generalizable Data-free Objective for Crafting Universal Perturbations, TPAMI 2018"
 
     data: Literal["none", "range", "images"] = "images"
-    layer: str = ""
-    """One layer to activate; empty takes all of them."""
-    steps: Count = 1000
     batch_size: Count = 32
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
         """Climb, and keep the candidate that changes the features of substitute images most."""
-        layers = [layer_at(encoder, surrogate, 0, self.layer)] if self.layer else layers_of(encoder, surrogate)
+        layers = self.layers(encoder, surrogate)
         space, batches = input_space(encoder, surrogate), image_batches(surrogate, self.batch_size, generator)
         deviation, mean = torch.std_mean(surrogate, dim=(0, 2, 3), keepdim=True)
 

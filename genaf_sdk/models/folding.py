@@ -27,7 +27,8 @@ PROBES = 2
 TOLERANCE = 1e-3
 """How far outputs may lie apart, as a share of the largest, for a folding to count as the same function."""
 
-_FOUND: WeakKeyDictionary[nn.Module, Pairs] = WeakKeyDictionary()
+_FOUND: WeakKeyDictionary[nn.Module, tuple[list[int], Pairs]] = WeakKeyDictionary()
+"""Model -> the ids of its modules, and which of them fold as long as these are the same."""
 
 
 @contextmanager
@@ -36,15 +37,19 @@ def folded_batch_norms(model: nn.Module, inputs: Tensor) -> Iterator[None]:
 
     What it computes depends on its inputs alone: weights get no gradient of a convolution that was folded, and changes
     of weights inside the context are not seen. Which batch norms follow a convolution is read off the graph of one pass
-    of two inputs, once a model; if the folded model answers otherwise than the plain one, nothing is folded.
+    of two inputs, once a model and again when one of its modules was exchanged; if the folded model answers otherwise
+    than the plain one, nothing is folded.
 
     Args:
         model: Inputs to outputs, one tensor; in eval mode.
         inputs: Valid ones, (n, *shape).
     """
-    if model not in _FOUND and len(inputs):
-        _FOUND[model] = _checked(model, inputs[:PROBES], foldable(model, inputs[:PROBES]))
-    with _folded(_FOUND.get(model, ())):
+    parts = list(map(id, model.modules()))
+    known, pairs = _FOUND.get(model, ([], ()))
+    if known != parts and len(inputs):
+        pairs = _checked(model, inputs[:PROBES], foldable(model, inputs[:PROBES]))
+        _FOUND[model] = parts, pairs
+    with _folded(pairs):
         yield
 
 

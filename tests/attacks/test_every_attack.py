@@ -114,6 +114,21 @@ def test_stays_within_its_budget_for_any_image_shape(name: str, channels: int, s
         assert not perturbation.values.requires_grad
 
 
+@pytest.mark.parametrize(
+    ("text", "classes", "message"),
+    [
+        ("fff:layer=nowhere", 5, "no layer 'nowhere'"),
+        ("gd-uap:layer=nowhere", 5, "no layer 'nowhere'"),
+        ("pap-base:layer=nowhere", 5, "no layer 'nowhere'"),
+        ("targeted-uap:target=5", 5, "target is 5"),
+        ("apgd-t", 3, "a model of 3 classes"),
+    ],
+)
+def test_what_could_not_run_is_refused_before_a_model_is_trained(text: str, classes: int, message: str) -> None:
+    with pytest.raises(AttackError, match=message):
+        load_attack(text).require(net().eval(), images()[0][:2], classes)
+
+
 @pytest.mark.parametrize("name", known_attacks())
 def test_it_says_what_it_costs_as_it_comes(name: str) -> None:
     assert (load_attack(name).passes(100) > 0) is (name != "noise")

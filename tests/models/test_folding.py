@@ -129,3 +129,16 @@ def test_another_thread_may_be_loading_the_compiler(monkeypatch: pytest.MonkeyPa
     expected = model(images)
     with folded_batch_norms(model, images):
         torch.testing.assert_close(model(images), expected)
+
+
+def test_a_module_that_is_exchanged_is_not_folded_away() -> None:
+    torch.manual_seed(0)
+    model = with_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3)))
+    inputs = torch.rand(3, 3, 8, 8)
+    for norm in (model[1], nn.GroupNorm(2, 4), with_statistics(nn.BatchNorm2d(4))):
+        model[1] = norm
+        with folded_batch_norms(model, inputs):
+            folded = "forward" in vars(norm)
+            found = model(inputs)
+        assert folded is isinstance(norm, nn.BatchNorm2d)
+        torch.testing.assert_close(found, model(inputs))
