@@ -42,6 +42,8 @@ MOVED = {
 SAMPLE_WISE = ("epsilon", "step_size", "steps")
 UNUSED = ("name", "away_from", "ramp")
 """Of ``sample_wise`` of a mixture, which was a PGD of its own."""
+WHOLE_MIXTURE = {"sample_wise", "sample_wise_share", "universal_epsilon", "patch_area", "patch_share", "bank_size"}
+"""Where all of these are stated and ``patch_aim`` is not, patches lay at random."""
 SHARED = ("universal_epsilon", "bank_size", "redraw_every", "sample_wise_share", "patch_share", "patch_area")
 WEIGHTS = ("adversarial_weight", "clean_weight", "genetic_weight")
 OBJECTIVES = ("dual-track", "trades", "mart")
@@ -62,7 +64,7 @@ def settings_of_today(content: Any, base: dict[str, Any] | None = None) -> Any:
     if not isinstance(content, dict) or not (
         any(name in content for name in (*old, *MOVED)) or str(content.get("method")).startswith("gen-af-")
     ):
-        return _without_unused(content)
+        return _completed(content)
     for name in old:
         if name in content and not isinstance(content[name], dict):
             raise ConfigError(f"{name} is {content[name]!r}.", expected="a JSON object")
@@ -81,11 +83,13 @@ def settings_of_today(content: Any, base: dict[str, Any] | None = None) -> Any:
     return rest
 
 
-def _without_unused(content: Any) -> Any:
-    """Return settings without what the steps of a mixture once had and never used; the same if there is no such."""
+def _completed(content: Any) -> Any:
+    """Return settings without what a mixture once had and never used, and with what it once did without saying so."""
     if not isinstance(content, dict):
         return content
-    kept = {name: _without_unused(value) for name, value in content.items()}
+    kept = {name: _completed(value) for name, value in content.items()}
+    if kept.keys() >= WHOLE_MIXTURE:
+        kept.setdefault("patch_aim", 0.0)
     if isinstance(kept.get("sample_wise"), dict):
         kept["sample_wise"] = {name: value for name, value in kept["sample_wise"].items() if name not in UNUSED}
     return kept
@@ -116,7 +120,9 @@ def _place_method(
     sample_wise = {key: against[key] for key in SAMPLE_WISE if key in against}
     shared = {key: against[key] for key in SHARED if key in against}
     if kind == "mixed":
-        against = {"name": "mixture", "ramp": 0.0, **({"sample_wise": sample_wise} if sample_wise else {}), **shared}
+        against = {"name": "mixture", "ramp": 0.0, "patch_aim": 0.0, **shared}
+        if sample_wise:
+            against["sample_wise"] = sample_wise
     else:
         against = {"name": "pgd", "ramp": 0.0, **sample_wise}
         if "kind" in adversary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import runpy
 import sys
 from pathlib import Path
@@ -42,7 +43,11 @@ def test_rows_of_the_first_version_are_the_presets_of_then() -> None:
     default, trades = read_rows(Path(__file__).with_name("rows-of-the-first-version.jsonl"))
     schedule = {"encoder_learning_rate": None, "batch_size": 128}
     stage_2 = {"probe_epochs": 0, "learning_rate": 1e-3}
-    then = {"schedule": schedule, "against": {"redraw_every": 40, "ramp": 0.0}, "adaptability": stage_2}
+    then = {
+        "schedule": schedule,
+        "against": {"redraw_every": 40, "ramp": 0.0, "patch_aim": 0.0},
+        "adaptability": stage_2,
+    }
     assert_settings(default, HardenConfig().with_(method=then))
     then = {"schedule": schedule, "against": {"ramp": 0.0}}
     assert_settings(trades, HardenConfig.preset("trades").with_(method=then))
@@ -81,7 +86,8 @@ def test_every_setting_finds_its_place() -> None:
             },
         }
     )
-    against = {"sample_wise": {"epsilon": 4 / 255}, "universal_epsilon": 6 / 255, "bank_size": 3, "ramp": 0.0}
+    against = {"sample_wise": {"epsilon": 4 / 255}, "universal_epsilon": 6 / 255, "bank_size": 3}
+    against |= {"ramp": 0.0, "patch_aim": 0.0}
     assert read == HardenConfig().with_(
         seed=3,
         baseline={"epochs": 5, "encoder_learning_rate": 1e-3},
@@ -115,6 +121,16 @@ def test_what_is_missing_is_that_of_the_method() -> None:
     assert HardenConfig.from_dict(sample_wise) == HardenConfig().with_(**sample_wise)
 
 
+def test_patches_of_a_mixture_lay_at_random() -> None:
+    whole = dataclasses.asdict(Mixture())
+    assert HardenConfig.from_dict({"method": {"against": {"name": "mixture", **whole}}}).method.against == Mixture()
+    del whole["patch_aim"]
+    earlier = HardenConfig.from_dict({"method": {"against": {"name": "mixture", **whole}}}).method.against
+    assert earlier == Mixture(patch_aim=0.0)
+    some = HardenConfig.from_dict({"method": {"against": {"name": "mixture", "bank_size": 2}}}).method.against
+    assert some == Mixture(bank_size=2)
+
+
 def test_steps_of_a_mixture_were_a_pgd_of_their_own() -> None:
     steps = {"name": "pgd", "epsilon": 4 / 255, "step_size": 4 / 255, "steps": 1, "away_from": "label", "ramp": 0.0}
     mixture = {"name": "mixture", "sample_wise": steps}
@@ -131,7 +147,11 @@ def test_steps_of_a_mixture_were_a_pgd_of_their_own() -> None:
         ("dual_track: {epochs: 2}", "trades", {"schedule": {"epochs": 2}}),
         ("method: {name: trades, schedule: {epochs: 2}}", "trades", {"schedule": {"epochs": 2}}),
         ("preset: trades\nmethod: {beta: 3}", "trades", {"beta": 3.0}),
-        ("dual_track: {adversary: {bank_size: 2}}", "default", {"against": {"bank_size": 2, "ramp": 0.0}}),
+        (
+            "dual_track: {adversary: {bank_size: 2}}",
+            "default",
+            {"against": {"bank_size": 2, "ramp": 0.0, "patch_aim": 0.0}},
+        ),
     ],
 )
 def test_a_file_is_laid_over_its_preset(tmp_path: Path, written: str, preset: str, changes: dict[str, object]) -> None:
