@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 Place = tuple[int, int]
 
-MOVE_STEPS = 10
-"""At every neighbor."""
+MOVE_STEPS, MOST_MOVES = 10, 16
+"""At every neighbor, and how often a patch looks around at most."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,9 @@ class _Search:
     def moved(self, found: Candidate) -> Candidate:
         """Move the last rectangle, with what it shows, as long as a neighbor is better; then look half as far."""
         stride = max(1, (max(self.image) - max(self.sides)) // max(1, 2 * (self.attack.grid - 1)))
-        while stride >= max(1, min(self.sides) // 8):
+        for _ in range(MOST_MOVES):
+            if stride < max(1, min(self.sides) // 8):
+                break
             # The place at hand gets the steps of its neighbors, too: not what climbed longer shall win.
             tried = [self.climbed(one, MOVE_STEPS) for one in (found, *self._near(found, stride))]
             best = max(tried, key=_moved)
