@@ -13,7 +13,7 @@ from torch import Tensor
 from genaf_sdk.attacks.base import UniversalAttack
 from genaf_sdk.attacks.batches import endless_batches
 from genaf_sdk.attacks.climbing import climb
-from genaf_sdk.attacks.targets import Success
+from genaf_sdk.attacks.targets import FEWEST_HELD_OUT, Success
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.patches import grid_places, mask_at, patch_sides
@@ -77,14 +77,15 @@ class PlacedPatch(UniversalAttack):
     for one that is printed. 0 is the strongest patch that stays where it is."""
 
     def passes(self, images: int) -> float:
-        """Return those of climbing at the places, in rounds, and at neighbors, and of the climb at the end."""
-        left, tried = self.grid**2, 10 * MOVE_STEPS
+        """Return those of climbing at places and neighbors, of looks, and of the climb at the end."""
+        left, steps, looks = self.grid**2, 10 * MOVE_STEPS, 10 + 2 * self.grid**2
         for number in itertools.count():
-            tried += left * self.scout_steps * 2**number
+            steps, looks = steps + left * self.scout_steps * 2**number, looks + left
             left = math.ceil(left / 3)
             if left == 1:
                 break
-        return min(self.batch_size, images) * (self.patches * tried / 2 + self.steps)
+        scouting = steps * min(self.batch_size / 2, images) + looks * min(FEWEST_HELD_OUT, images) / 3  # forth alone
+        return self.patches * scouting + self.steps * min(self.batch_size, images)
 
     def strongest(
         self, model: nn.Module, target: Target, generator: torch.Generator, start: Perturbation | None = None
@@ -160,7 +161,7 @@ class _Search:
         if not torch.equal(self.mask([place]).cpu(), start.mask.cpu()):
             return None
         values = start.values.to(self.target.images)
-        return Candidate(values, (place,), self.judge(values, (place,)))
+        return Candidate(values, (place,), self.judge(values, (place,), FEWEST_HELD_OUT))
 
     def chosen(self, candidates: list[Candidate]) -> Candidate:
         """Climb at all places, go on with the best third for twice as long, and so on until one is left.
@@ -183,7 +184,7 @@ class _Search:
         """
         mask = self.mask(place.places[-1:])
         shown = [place.values * (1 - mask) + color * mask for color in (0.0, 1.0)]
-        return [Candidate(values, place.places, self.judge(values, place.places)) for values in shown]
+        return [Candidate(one, place.places, self.judge(one, place.places, FEWEST_HELD_OUT)) for one in shown]
 
     def moved(self, found: Candidate) -> Candidate:
         """Move the last rectangle, with what it shows, as long as a neighbor is better; then look half as far."""
@@ -209,16 +210,20 @@ class _Search:
             by = self._drawn(*vertical), self._drawn(*horizontal)
             return target.objective(self.attack.loss, self._put(target.images[indices], values, mask, by), indices)
 
+        most, known = (FEWEST_HELD_OUT, begin.success) if looks == 1 else (None, self.judge(begin.values, begin.places))
         made = climb(
-            objective, lambda values: self.judge(values, begin.places), begin.values, self.attack.threat,
-            step_size=self.attack.step_size, steps=steps, looks=looks, known=begin.success,
+            objective, lambda values: self.judge(values, begin.places, most), begin.values, self.attack.threat,
+            step_size=self.attack.step_size, steps=steps, looks=looks, known=known,
         )  # fmt: skip
         return Candidate(made.values, begin.places, made.success, made.converged)
 
-    def judge(self, values: Tensor, places: Sequence[Place]) -> Success:
-        """Return how pixels (C, H, W) at ``places`` do on held-out images, the mean over the outermost shifts."""
+    def judge(self, values: Tensor, places: Sequence[Place], most: int | None = None) -> Success:
+        """Return how pixels (C, H, W) at ``places`` do on held-out images, the mean over the outermost shifts.
+
+        While places are scouted, the first 128 images do.
+        """
         mask, corners = self.mask(places), dict.fromkeys([(0, 0), *itertools.product(*self._room(places))])
-        found = [self.target.success(lambda images, by=by: self._put(images, values, mask, by)) for by in corners]  # type: ignore[misc]
+        found = [self.target.success(lambda images, by=by: self._put(images, values, mask, by), most) for by in corners]  # type: ignore[misc]
         rate, distance = (sum(column) / len(found) for column in tuple(zip(*found, strict=True))[:2])
         return Success(rate, distance, found[0].n)
 

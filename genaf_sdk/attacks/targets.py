@@ -72,9 +72,9 @@ class Target(ABC):
         """Return, for each held-out image under attack, whether it is lost and by how much it moved; (B,) both."""
 
     @torch.no_grad()
-    def success(self, put: Put) -> Success:
-        """Return how an attack does on the held-out images."""
-        parts = [self.outcome(put(self.images[part]), part) for part in self.held_out.split(READING)]
+    def success(self, put: Put, most: int | None = None) -> Success:
+        """Return how an attack does on the held-out images, or on the first of them."""
+        parts = [self.outcome(put(self.images[part]), part) for part in self.held_out[:most].split(READING)]
         changed, moved = (torch.cat(column).float() for column in zip(*parts, strict=True))
         return Success(float(changed.mean()), float(moved.mean()), len(changed))
 
