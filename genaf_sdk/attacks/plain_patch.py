@@ -14,7 +14,7 @@ from genaf_sdk.attacks.registry import register
 from genaf_sdk.attacks.targets import FEWEST_HELD_OUT, FeatureTarget
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.patches import grid_places, mask_at, patch_sides
-from genaf_sdk.inputs.perturbation import Details, Perturbation
+from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.settings import Count, Epsilon
 
 
@@ -48,17 +48,15 @@ class PlainPatch(EncoderAttack):
         target = FeatureTarget(encoder, surrogate[drawn], generator, held_out=0)
         space, image = input_space(encoder, surrogate), (surrogate.shape[-2], surrogate.shape[-1])
         sides = patch_sides(*image, self.budget)
-        highest, found = -torch.inf, None
-        for place, color in itertools.product(grid_places(image, sides, self.grid), (0.0, 1.0)):
+
+        def shown(place: tuple[int, int], color: float) -> tuple[Tensor, Tensor]:
             mask = mask_at(image, sides, place).to(surrogate)
-            values = color * mask.expand(surrogate.shape[1:])
+            return color * mask.expand(surrogate.shape[1:]), mask
 
-            def put(images: Tensor, values: Tensor = values, mask: Tensor = mask) -> Tensor:
-                return self.threat.apply(space, images, values, mask)
+        def moved(candidate: tuple[tuple[int, int], float]) -> float:
+            values, mask = shown(*candidate)
+            return target.success(lambda images: self.threat.apply(space, images, values, mask)).distance
 
-            moved = target.success(put).distance
-            if moved > highest:
-                details: Details = {"places": f"{place[0]},{place[1]}", "color": color}
-                highest, found = moved, Perturbation(values, self.threat, mask, details=details)
-        assert found is not None  # a grid has at least one place
-        return found
+        place, color = max(itertools.product(grid_places(image, sides, self.grid), (0.0, 1.0)), key=moved)
+        values, mask = shown(place, color)
+        return Perturbation(values, self.threat, mask, details={"places": f"{place[0]},{place[1]}", "color": color})

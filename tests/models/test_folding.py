@@ -55,6 +55,7 @@ def pixels(count: int = 6) -> Tensor:
 
 @pytest.mark.parametrize("make", [SmallResNet, Branching])
 def test_outputs_and_gradients_of_the_inputs_are_the_same(make: Any) -> None:
+    torch.manual_seed(0)  # of some weights, an image lies on the kink of a ReLU, where rounding decides the gradient
     model, inputs = with_statistics(make()), pixels().requires_grad_()
     plain = model(inputs)
     (expected,) = torch.autograd.grad(plain.square().sum(), inputs)
