@@ -24,7 +24,7 @@ class PlainPatch(EncoderAttack):
     """Of black and white rectangles at the places of a grid, the one that moves features farthest (cosine distance).
 
     Nothing in it belongs to the encoder that it was chosen on. So it can do more to a classifier that was made from the
-    encoder than a patch whose pixels climbed there: on traffic signs it left 68 % where such a patch left 93 %.
+    encoder than a patch whose pixels climbed there: on traffic signs it left 70 % where such a patch left 93 %.
     """
 
     name = "plain-patch"
