@@ -172,7 +172,8 @@ def build(folder: Path, threads: int | None = None) -> gradio.Blocks:
             )
             outcome = gradio.Textbox(label="Certificate of this picture", interactive=False, elem_id="certificate")
             button.click(shown.certify, [picture], [outcome], **private)
-            picture.change(lambda: "", None, [outcome], **private)
+            # In the browser: in the queue it could come after the answer to a click, and wipe that out.
+            picture.change(None, None, [outcome], js="() => ''", **private)
     page.queue(max_size=32, default_concurrency_limit=1)
     return page
 
