@@ -85,8 +85,9 @@ def plain_patches(count: int, channels: int, side: int) -> Tensor:
 
     Each is followed by its complement; of C channels there are 2^C.
     """
-    corners = [index // 2 if index % 2 == 0 else 2**channels - 1 - index // 2 for index in range(2**channels)]
-    colors = [[float(corner >> channel & 1) for channel in range(channels)] for corner in corners[:count]]
+    most = min(count, 2**channels)
+    corners = [index // 2 if index % 2 == 0 else 2**channels - 1 - index // 2 for index in range(most)]
+    colors = [[float(corner >> channel & 1) for channel in range(channels)] for corner in corners]
     return torch.tensor(colors)[:, :, None, None].expand(-1, -1, side, side)
 
 

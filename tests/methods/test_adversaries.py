@@ -105,6 +105,7 @@ def test_patches_begin_in_one_color_each() -> None:
     assert plain[:2] == [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0)]
     assert len(set(plain)) == len(plain) == 8
     assert plain_patches(8, 1, 4).shape == (2, 1, 4, 4)
+    assert plain_patches(8, 200, 4).shape == (8, 200, 4, 4), "of 2^200 colors, as many as are wanted"
 
 
 def test_the_bank_learns_to_raise_the_loss(tiny_encoder: nn.Module) -> None:
