@@ -72,7 +72,8 @@ class Export(Command):
     kserve: Annotated[Path | None, if_given("FILE")] = None
     """YAML file to write: an InferenceService, from --storage-uri or --image."""
     transformers: Annotated[Path | None, if_given("FOLDER")] = None
-    """New folder for `transformers.pipeline`; takes a model of the head `linear` on an encoder of that library."""
+    """New folder for `transformers.pipeline`; takes a model of the head `linear` on an encoder of that library, and
+    needs the extra `transformers`."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Replace files that exist already. Folders never are."""
     name: str = ""
