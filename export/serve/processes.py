@@ -88,9 +88,13 @@ class _Parent:
         return self._status
 
     def _start(self) -> None:
+        if self._stopping:
+            return
         process = self._context.Process(target=_serve, args=(self._work, self._settings))
         process.start()
         self._born[process] = time.monotonic()
+        if self._stopping:  # the signal came while it was started, when it was not known yet
+            process.terminate()
 
     def _bury(self, process: SpawnProcess) -> None:
         process.join()

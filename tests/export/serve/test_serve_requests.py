@@ -136,6 +136,17 @@ def test_grpc_messages_of_every_kind(served: tuple[int, int], message: bytes, st
     assert siege.rpc(siege.Target(*served, process=0), RPC_INFER, message) == [status]
 
 
+def test_an_output_is_asked_for_once(served: tuple[int, int]) -> None:
+    """Or a small request could make an answer of any size."""
+    outputs = [{"name": "logits"}] * 2
+    status, answer = infer(served[0], outputs=outputs)
+    assert (status, "repeat a name" in answer["error"]) == (400, True)
+    for count, wanted in ((1, "OK"), (2, "INVALID_ARGUMENT"), (200, "INVALID_ARGUMENT")):
+        asked = [pb.ModelInferRequest.InferRequestedOutputTensor(name="logits")] * count
+        message = siege.infer_message(raw_input_contents=[bytes(12288)], outputs=asked)
+        assert siege.rpc(siege.Target(*served, process=0), RPC_INFER, message) == [wanted]
+
+
 @pytest.mark.parametrize("name", ["tiny", "bytes"])
 def test_grpc_numbers_one_by_one(served: tuple[int, int], name: str) -> None:
     count = 8 * 3 * SIZE * SIZE
