@@ -30,6 +30,7 @@ from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.pipeline import harden
 from genaf_sdk.preflight import require_attacks
 from genaf_sdk.preparation import load_images, new_candidate, resolved
+from genaf_sdk.progress import make_display
 from genaf_sdk.rows import ROWS_FILE, Comparison, ComparisonRow, FailedCell, append_row, read_rows
 
 if TYPE_CHECKING:
@@ -288,14 +289,17 @@ def _measure(
     started, started_cpu = time.monotonic(), time.process_time()
     result = harden(public, data, config, progress=progress, evaluate=False, preflight=not transferred)
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - started_cpu
-    report = evaluate(
-        result.model,
-        data,
-        encoder=None if transferred else public,
-        perturbations=dict(transferred),
-        config=config.evaluation,
-        seed=config.seed,
-    )
+    with make_display(progress) as display:
+        task = display.add_task(f"{name}, seed {config.seed}:", total=None)
+        report = evaluate(
+            result.model,
+            data,
+            encoder=None if transferred else public,
+            perturbations=dict(transferred),
+            config=config.evaluation,
+            seed=config.seed,
+            on_attack=lambda attack: display.update(task, figures=attack),
+        )
     transferred |= {key: value for key, value in report.perturbations.items() if key.startswith("transfer-")}
     return ComparisonRow(
         name,
