@@ -17,9 +17,8 @@ from genaf_sdk.attacks.checks import attack_mode
 from genaf_sdk.engine.activations import bytes_kept, recomputed, recomputed_activations
 from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.engine.lowrank import low_rank
-from genaf_sdk.engine.modules import synchronized_layers
+from genaf_sdk.engine.modules import draws_from_torch, synchronized_layers
 from genaf_sdk.engine.processes import Processes
-from genaf_sdk.engine.randomness import draws_from_torch
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.train import gradients_of
 from genaf_sdk.engine.views import FeaturesAndLogits
@@ -54,6 +53,8 @@ MEASURED_ON = 2
 """Images on which a step's memory is measured; the rest follows by proportion."""
 PASS = 64
 """Images whose way through the network and back is timed."""
+DRAWN_ON = 7
+"""Images on which it is seen whether a model draws random numbers: of no usual number of tokens a divisor."""
 THREADS = 2
 """Of torch, with which both classifiers are trained side by side: of more, one thread each would leave some idle."""
 SHORTER = {
@@ -131,7 +132,7 @@ def pays_side_by_side(candidate: Candidate, machine: MachineConfig) -> bool:
     small = data.image_shape[1] * data.image_shape[2] <= MOST_PIXELS
     if not (candidate.evaluate and alone and plain and small) or machine.checkpoint_activations in ("light", "full"):
         return False
-    images, _ = data.train.sample(2, seed=config.seed)
+    images, _ = data.train.sample(DRAWN_ON, seed=config.seed)
     enough = 2 * memory_of_a_step(candidate, machine) <= free_memory(device)
     return enough and not draws_from_torch(candidate.model, images)
 

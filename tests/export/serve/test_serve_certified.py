@@ -160,6 +160,7 @@ def test_numbers_as_json_and_metadata(certifying: tuple[int, int, Path]) -> None
         metadata = json.load(answer)
     assert [output["name"] for output in metadata["outputs"]] == ["label", "certified"]
     assert metadata["parameters"]["certified_patch"] == [6, 6]
+    assert metadata["parameters"]["interpolation"] == "bilinear"
 
 
 def test_a_color_that_nobody_states_is_refused(bundle: Path) -> None:
