@@ -26,7 +26,7 @@ from genaf_sdk.estimates import seconds_of_evaluation, seconds_of_parts
 from genaf_sdk.evaluation.crafting import chosen_attacks, transferred_perturbations
 from genaf_sdk.evaluation.evaluate import evaluate
 from genaf_sdk.evaluation.settings import EvaluationConfig
-from genaf_sdk.files import require_writable
+from genaf_sdk.files import require_writable, trial_folder
 from genaf_sdk.inputs.images import image_space
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.pipeline import harden
@@ -152,8 +152,9 @@ def seconds_of_comparison(
         GenafError: Encoder or images cannot be loaded, or the folder cannot be written.
     """
     configs, public = _configurations(methods, seeds), load_encoder(encoder)
-    folder = None if output_dir is None else require_writable(Path(output_dir))
-    rows = [] if folder is None else read_rows(folder / ROWS_FILE)
+    folder = None if output_dir is None else Path(output_dir)
+    with contextlib.nullcontext() if folder is None else trial_folder(folder):
+        rows = [] if folder is None else read_rows(folder / ROWS_FILE)
     known = {_identity(row.method, row.seed, row.config) for row in rows}
     found = dict[str, float]()
     with own_accelerator("no") as engine, torch.random.fork_rng():

@@ -304,3 +304,7 @@ def test_the_command_compares_and_lists(
     assert "linear-probe" in (tmp_path / "comparison.md").read_text()
     assert main(["compare", "--methods", "tradez", "--output-dir", str(tmp_path)]) == USAGE_ERROR
     assert "trades" in capsys.readouterr().err
+    command = ["compare", "--data", "nowhere", "--output-dir", str(tmp_path / "new")]
+    monkeypatch.undo()
+    assert main(command) == USAGE_ERROR
+    assert not (tmp_path / "new").exists(), "nothing was measured, so nothing is left"
