@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.cells import Cells
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.engine.checkpoints import differences
-from genaf_sdk.errors import ConfigError, DataError
+from genaf_sdk.errors import AttackError, ConfigError, DataError
 from genaf_sdk.estimates import seconds_of_evaluation, seconds_of_parts
 from genaf_sdk.evaluation.crafting import chosen_attacks, transferred_perturbations
 from genaf_sdk.evaluation.evaluate import evaluate
@@ -28,8 +30,9 @@ from genaf_sdk.files import require_writable
 from genaf_sdk.inputs.images import image_space
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.pipeline import harden
-from genaf_sdk.preflight import require_attacks
-from genaf_sdk.preparation import load_images, new_candidate, resolved
+from genaf_sdk.preflight import require_attacks, require_ready
+from genaf_sdk.preparation import load_images, load_published, new_candidate, resolved
+from genaf_sdk.progress import make_display
 from genaf_sdk.rows import ROWS_FILE, Comparison, ComparisonRow, FailedCell, append_row, read_rows
 
 if TYPE_CHECKING:
@@ -81,7 +84,8 @@ def compare(
             the other, and what a cell raises ends the comparison.
 
     Raises:
-        ConfigError: A method is unknown, or there is none.
+        ConfigError: A method is unknown, or there is none, or one of two of the same name.
+        AttackError: An attack failed: a row without it would flatter its method.
         GenafError: As ``harden`` and ``evaluate`` raise.
     """
     configs = _configurations(methods, seeds)
@@ -204,7 +208,11 @@ class _Crafting:
         pixels, labels = data.train.sample(config.evaluation.surrogate_samples, seed=config.seed)
         pixels = image_space(pixels).arranged(pixels)
         attacks = chosen_attacks(config.evaluation.attacks, config.evaluation)
-        return transferred_perturbations(public, pixels, labels, attacks, config.seed)
+        found = transferred_perturbations(public, pixels, labels, attacks, config.seed)
+        wanted = sum(isinstance(attack, EncoderAttack) for attack in attacks)
+        if len(found) < wanted:
+            raise _lacking(f"{wanted - len(found)} of {wanted} attacks on the published encoder failed: see the log")
+        return found
 
 
 @dataclass(frozen=True)
@@ -244,14 +252,20 @@ def _configurations(
 ) -> dict[str, HardenConfig]:
     if not methods or not seeds:
         raise ConfigError(f"methods is {tuple(methods)} and seeds is {tuple(seeds)}.", expected="at least one of each")
+    names = [method if isinstance(method, str) else method.name for method in methods]
+    counts: tuple[Counter[str] | Counter[int], ...] = (Counter(names), Counter(seeds))
+    for count in counts:
+        twice = [value for value, times in count.items() if times > 1]
+        if twice:
+            raise ConfigError(
+                f"{twice[0]!r} is there twice.",
+                expected="methods of different names, and different seeds",
+                remedy="give settings of one method as a mapping, by names of your own",
+            )
     if isinstance(methods, Mapping):
         return dict(methods)
-    return {
-        method if isinstance(method, str) else method.name: resolved(
-            None if isinstance(method, str) else HardenConfig(), method
-        )
-        for method in methods
-    }
+    chosen = (resolved(None if isinstance(method, str) else HardenConfig(), method) for method in methods)
+    return dict(zip(names, chosen, strict=True))
 
 
 def _identity(method: str, seed: int, content: dict[str, Any], data: str = "") -> str:
@@ -284,18 +298,32 @@ def _measure(
     transferred: dict[str, Perturbation],
     progress: bool | None,
 ) -> ComparisonRow:
-    """Train and attack one method; ``transferred`` is filled by the first and replayed by the others."""
+    """Train and attack one method; ``transferred`` is filled by the first and replayed by the others.
+
+    Raises:
+        AttackError: An attack failed.
+    """
+    if not transferred:
+        published = load_published(public, config.tuning)
+        with own_accelerator(config.machine.mixed_precision) as engine:  # tried before the clock of any row starts
+            require_ready(new_candidate(published, data, config, engine, None, evaluate=False), str)
     started, started_cpu = time.monotonic(), time.process_time()
-    result = harden(public, data, config, progress=progress, evaluate=False, preflight=not transferred)
+    result = harden(public, data, config, progress=progress, evaluate=False, preflight=False)
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - started_cpu
-    report = evaluate(
-        result.model,
-        data,
-        encoder=None if transferred else public,
-        perturbations=dict(transferred),
-        config=config.evaluation,
-        seed=config.seed,
-    )
+    with make_display(progress) as display:
+        task = display.add_task(f"{name}, seed {config.seed}:", total=None)
+        report = evaluate(
+            result.model,
+            data,
+            encoder=None if transferred else public,
+            perturbations=dict(transferred),
+            config=config.evaluation,
+            seed=config.seed,
+            on_attack=lambda attack: display.update(task, figures=attack),
+        )
+    failed = [failure.text for failure in report.failures if failure.part == "attack"]
+    if failed:
+        raise _lacking(failed[0])
     transferred |= {key: value for key, value in report.perturbations.items() if key.startswith("transfer-")}
     return ComparisonRow(
         name,
@@ -305,4 +333,12 @@ def _measure(
         tuple(report.scores),
         round(seconds, 3),
         round(cpu_seconds, 3),
+    )
+
+
+def _lacking(reason: str) -> AttackError:
+    return AttackError(
+        f"A row would lack an attack: {reason}.",
+        expected="every method under every attack",
+        remedy="leave the attack out for all (evaluation), or mend what it failed of and go on",
     )

@@ -17,12 +17,12 @@ from genaf_sdk.attacks.checks import attack_mode
 from genaf_sdk.engine.activations import bytes_kept, recomputed, recomputed_activations
 from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.engine.lowrank import low_rank
-from genaf_sdk.engine.modules import synchronized_layers
+from genaf_sdk.engine.modules import draws_from_torch, synchronized_layers
 from genaf_sdk.engine.processes import Processes
-from genaf_sdk.engine.randomness import draws_from_torch
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.train import gradients_of
 from genaf_sdk.engine.views import FeaturesAndLogits
+from genaf_sdk.evaluation.certificates import classes_of
 from genaf_sdk.evaluation.cost import FORWARD, Beside, ahead_passes, evaluation_passes, replay_passes
 from genaf_sdk.evaluation.workers import MOST_PIXELS, Workers
 from genaf_sdk.methods.lab import Lab
@@ -30,14 +30,15 @@ from genaf_sdk.models.folding import folded_batch_norms
 from genaf_sdk.preparation import frozen_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from genaf_sdk.data import DataSplits
+    from genaf_sdk.data.sampling import Sample
     from genaf_sdk.engine.machine import MachineConfig
     from genaf_sdk.engine.stage import Stage
-    from genaf_sdk.evaluation.settings import EvaluationConfig
+    from genaf_sdk.evaluation.settings import CertificateConfig, EvaluationConfig
     from genaf_sdk.hardened import HardenedModel
     from genaf_sdk.preparation import Candidate
 
@@ -52,6 +53,8 @@ MEASURED_ON = 2
 """Images on which a step's memory is measured; the rest follows by proportion."""
 PASS = 64
 """Images whose way through the network and back is timed."""
+DRAWN_ON = 7
+"""Images on which it is seen whether a model draws random numbers: of no usual number of tokens a divisor."""
 THREADS = 2
 """Of torch, with which both classifiers are trained side by side: of more, one thread each would leave some idle."""
 SHORTER = {
@@ -129,7 +132,7 @@ def pays_side_by_side(candidate: Candidate, machine: MachineConfig) -> bool:
     small = data.image_shape[1] * data.image_shape[2] <= MOST_PIXELS
     if not (candidate.evaluate and alone and plain and small) or machine.checkpoint_activations in ("light", "full"):
         return False
-    images, _ = data.train.sample(2, seed=config.seed)
+    images, _ = data.train.sample(DRAWN_ON, seed=config.seed)
     enough = 2 * memory_of_a_step(candidate, machine) <= free_memory(device)
     return enough and not draws_from_torch(candidate.model, images)
 
@@ -260,6 +263,27 @@ def seconds_of_a_pass(model: nn.Module, data: DataSplits, passes: float) -> floa
             float(gradient_of(model(images).square().sum(), images).sum())  # read, so that it has been computed
             durations.append(time.monotonic() - started)
     return statistics.fmean(durations[1:] or durations) / len(pixels)
+
+
+def seconds_of_certificates(
+    classifier: Callable[[Tensor], Tensor], sample: Sample, config: CertificateConfig, masks: int
+) -> float:
+    """Return about how many seconds ``certify`` takes at most: where no pair of masks changes an answer.
+
+    Args:
+        classifier: Pixels (N, C, H, W) to logits (N, K).
+        sample: The images.
+        config: How many of them are certified.
+        masks: How many masks there are on an image.
+    """
+    passes = min(config.samples, len(sample)) * (1 + masks + masks * (masks + 1) // 2)
+    pixels, _ = sample.first(PASS)
+    durations: list[float] = []
+    while not durations or not _timed_enough(durations, passes / len(pixels)):
+        started = time.monotonic()
+        classes_of(classifier, pixels)
+        durations.append(time.monotonic() - started)
+    return statistics.fmean(durations[1:] or durations) / len(pixels) * passes
 
 
 def _trial_run(candidate: Candidate) -> Run:

@@ -18,13 +18,13 @@ from genaf_sdk.engine.faults import require_discerning
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.tracking import Metrics, require_trackers
 from genaf_sdk.engine.train import train
-from genaf_sdk.errors import ConfigError, DataError, EncoderError, ExportError, GenafError
+from genaf_sdk.errors import ConfigError, ExportError, GenafError
 from genaf_sdk.estimates import settled_machine
 from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
 from genaf_sdk.export.bundle import save_model, save_report
 from genaf_sdk.export.layout import CHECKSUMS_FILE
 from genaf_sdk.export.staging import require_free
-from genaf_sdk.files import locked_folder, require_writable
+from genaf_sdk.files import locked_folder, require_writable, trial_folder
 from genaf_sdk.memory import reused_memory
 from genaf_sdk.methods.lab import Clock
 from genaf_sdk.models.fingerprint import fingerprint
@@ -195,17 +195,21 @@ def check(
         ConfigError: ``config`` or ``method`` cannot be used.
     """
     config = resolved(config, method)
+    subject = "output folder"
     try:
-        folder = None if output_dir is None else require_writable(Path(output_dir))
-        published = load_published(encoder, config.tuning)
-        data = load_images(dataset, published, config, folder)
-        published = data.space.placed(published)
-        precision = config.machine.mixed_precision
-        engines = own_accelerator(precision) if accelerator is None else nullcontext(accelerator)
-        with engines as engine:
-            return preflight_of(new_candidate(published, data, config, engine, folder))
+        with nullcontext() if output_dir is None else trial_folder(Path(output_dir)) as folder:
+            subject = "encoder"
+            published = load_published(encoder, config.tuning)
+            subject = "data"
+            data = load_images(dataset, published, config, folder)
+            subject = "encoder"  # which may refuse these images
+            published = data.space.placed(published)
+            precision = config.machine.mixed_precision
+            engines = own_accelerator(precision) if accelerator is None else nullcontext(accelerator)
+            with engines as engine:
+                return preflight_of(new_candidate(published, data, config, engine, folder))
     except GenafError as error:
-        return [Finding.of({EncoderError: "encoder", DataError: "data"}.get(type(error), "output folder"), error)]
+        return [Finding.of(subject, error)]
 
 
 @contextmanager
@@ -253,7 +257,7 @@ def _measured(
     if report is None:
         report = evaluate_result(run, result, surrogate, ahead)
         clock.stop("evaluation")
-        report.complete(describe(result) | {"cost": cost.read()})
+        report.complete(describe(result) | {"cost": cost.read(went_on=bool(run.earlier))})
         if folder is not None:
             if (folder / CHECKSUMS_FILE).exists():  # the whole bundle, whose report was measured otherwise
                 save_model(result.model, folder)

@@ -144,13 +144,14 @@ def frozen_parameters(published: PixelEncoder) -> frozenset[str]:
         raise EncoderError(
             "All parameters of the encoder are frozen.",
             expected="parameters with requires_grad=True: frozen ones stay as they are",
-            remedy="call encoder.requires_grad_(True), or use the preset 'linear-probe'",
+            remedy="call encoder.requires_grad_(True); the preset 'linear-probe' trains the head alone all the same",
         )
     return frozen
 
 
 def run_identity(published: PixelEncoder, data: DataSplits, config: HardenConfig) -> dict[str, Any]:
     """Return what a resumed run must share with the one that was started, as JSON: all that training depends on."""
+    frozen = sorted(frozen_parameters(published))
     identity: dict[str, Any] = json.loads(
         json.dumps(
             {
@@ -158,6 +159,7 @@ def run_identity(published: PixelEncoder, data: DataSplits, config: HardenConfig
                 "encoder": fingerprint(published.state_dict()),
                 "data": data.describe()["fingerprint"],
                 "config": {key: value for key, value in config.to_dict().items() if key not in AFTER_TRAINING},
+                **({"frozen": frozen} if frozen else {}),
             }
         )
     )

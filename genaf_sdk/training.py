@@ -60,7 +60,7 @@ class Trainings:
             with low_rank(self.model, stage, rank, lab.key("lora")) as adapted:
                 yield adapted
             rank = None  # later stages train single layers
-            lab.clock.stop(stage.name)
+            lab.clock.stop(stage.name, self.run.earlier.get(stage.name, 0.0))
 
     def begin(self, workers: Workers, surrogate: Tensor | None, *, attack: bool) -> None:
         """Train the undefended classifier, or have a worker do it beside the hardened one, and then attack it."""
@@ -103,7 +103,7 @@ class Trainings:
         stage = lab.stage(UNDEFENDED, self.config.standard_fine_tuning())
         with low_rank(self.undefended, stage, self.config.tuning.lora_rank, lab.key("lora")) as adapted:
             train(run, self.undefended, self.data, adapted)
-        lab.clock.stop(UNDEFENDED)
+        lab.clock.stop(UNDEFENDED, run.earlier.get(UNDEFENDED, 0.0))
         return lab.clock.seconds
 
     def _in_a_worker(self, own: object) -> dict[str, float]:

@@ -17,15 +17,17 @@ from torch import nn
 
 import genaf_sdk.comparison as comparison_module
 from genaf_sdk import compare
+from genaf_sdk.attacks.label_uap import LabelUAP
+from genaf_sdk.attacks.uapgd import UAPGD
 from genaf_sdk.cli import USAGE_ERROR, main
 from genaf_sdk.comparison import seconds_of_comparison
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, load_data
 from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.stage import Losses, Outputs
-from genaf_sdk.errors import ConfigError, GenafError, OutputError
+from genaf_sdk.errors import AttackError, ConfigError, GenafError, OutputError
 from genaf_sdk.evaluation.settings import EvaluationConfig
-from genaf_sdk.methods import FineTuning, presets
+from genaf_sdk.methods import FineTuning, GenAF, presets
 from genaf_sdk.preparation import resolved
 from genaf_sdk.report.scores import Score
 from genaf_sdk.rows import Comparison, ComparisonRow, read_rows
@@ -208,6 +210,54 @@ def test_what_cannot_be_compared_is_named(tiny_encoder: nn.Module, striped: Data
         compare(tiny_encoder, striped, ["fats"])
     with pytest.raises(ConfigError, match="at least one"):
         compare(tiny_encoder, striped, [])
+    with pytest.raises(ConfigError, match=r"'gen-af' is there twice.*mapping"):
+        compare(tiny_encoder, striped, [GenAF(), GenAF(genetic_weight=0.0)])
+    with pytest.raises(ConfigError, match="0 is there twice"):
+        compare(tiny_encoder, striped, ["fast"], seeds=(0, 1, 0))
+
+
+@pytest.mark.parametrize("executor", [None, SlurmLike()])
+@pytest.mark.parametrize("broken", [UAPGD, LabelUAP])
+def test_a_row_that_lacks_an_attack_is_none(
+    broken: type[Any],
+    executor: Any,
+    tiny_encoder: nn.Module,
+    striped: DataSplits,
+    quick_config: HardenConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would flatter its method: what is lowest is taken over the attacks that are there."""
+
+    def fail(*_: object, **__: object) -> Any:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(broken, "_craft", fail)
+    configs = {"fine-tuning": quick("fine-tuning", quick_config)}
+    given: dict[str, Any] = {"evaluation": QUICK, "progress": False, "executor": executor}
+    if executor is None:
+        with pytest.raises(AttackError, match="lack an attack"):
+            compare(tiny_encoder, striped, configs, **given)
+    else:
+        comparison = compare(tiny_encoder, striped, configs, **given)
+        assert comparison.rows == []
+        assert "lack an attack" in comparison.failed[0].reason
+
+
+def test_what_is_tried_beforehand_is_no_cost_of_the_first_method(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    plain = comparison_module.harden
+
+    def training(*arguments: Any, preflight: bool, **options: Any) -> Any:
+        order.append("trained and tried" if preflight else "trained")
+        return plain(*arguments, preflight=preflight, **options)
+
+    monkeypatch.setattr(comparison_module, "harden", training)
+    monkeypatch.setattr(comparison_module, "require_ready", lambda *_: order.append("tried"))
+    same = {name: quick("fine-tuning", quick_config) for name in ("one", "two")}
+    compare(tiny_encoder, striped, same, evaluation=QUICK, progress=False)
+    assert order == ["tried", "trained", "trained"]
 
 
 @pytest.fixture
@@ -235,7 +285,9 @@ def test_the_command_compares_and_lists(
     monkeypatch.setattr(comparison_module, "load_images", lambda *_: few)
     command = ["compare", "--methods", "linear-probe", "--output-dir", str(tmp_path)]
     assert main(command) == 0
-    assert re.search(r"takes about \d+ (s|min) here: linear-probe \d+ (s|min)\.", capsys.readouterr().err)
+    told = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"takes about \d+ (s|min) here: linear-probe \d+ (s|min)\.", told)
+    assert re.search(r"linear-probe, seed 0: transfer: uapgd", told), "attacks are told, too, where no terminal is"
     assert main(command) == 0
     assert "takes about" not in capsys.readouterr().err, "all of it is there"
     assert "linear-probe" in (tmp_path / "comparison.md").read_text()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from accelerate import Accelerator
 
 from genaf_sdk import __version__
 from genaf_sdk.cli import DONE, USAGE_ERROR, main, plain_yaml
@@ -206,3 +207,16 @@ def test_variables_of_another_project_change_nothing(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     with own_accelerator("no") as accelerator:
         assert accelerator.gradient_accumulation_steps == 1
+
+
+def test_what_another_project_accumulates_plays_no_part_and_goes_on() -> None:
+    theirs = Accelerator(cpu=True, gradient_accumulation_steps=4)
+    try:
+        theirs.gradient_state._set_sync_gradients(False)  # as between two of their steps
+        with own_accelerator("no") as accelerator:
+            assert accelerator.gradient_accumulation_steps == 1
+            assert accelerator.sync_gradients, "else optimizers would not move"
+        assert theirs.gradient_accumulation_steps == 4
+        assert not theirs.sync_gradients
+    finally:
+        theirs.gradient_state._set_sync_gradients(True)

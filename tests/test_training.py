@@ -14,14 +14,17 @@ import pytest
 import torch
 from accelerate.tracking import GeneralTracker
 from torch import Tensor, nn
-from training import TinyEncoder
+from training import TinyEncoder, cpu_run, tiny_model
 
 from genaf_sdk import HardenConfig, HardenResult, harden
 from genaf_sdk.data import DataSplits
 from genaf_sdk.engine import fitting
 from genaf_sdk.engine.batches import Batch
-from genaf_sdk.engine.randomness import draws_from_torch
+from genaf_sdk.engine.modules import draws_from_torch
+from genaf_sdk.engine.train import train
 from genaf_sdk.errors import RunStoppedError, TrainingError
+from genaf_sdk.methods import FineTuning
+from genaf_sdk.methods.lab import Lab
 
 Step = Callable[..., None]
 
@@ -180,6 +183,36 @@ def test_trackers_are_told_by_the_thread_that_began(run: Callable[..., HardenRes
     assert sorted(names) == ["stage 1"] * 4 + ["undefended"] * 3
 
 
+def test_each_record_is_told_once_however_the_threads_take_turns(
+    striped: DataSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one thread writes the checkpoint of its epoch, another one ends an epoch, too."""
+    run, told, writing, go_on = cpu_run(), list[str](), threading.Event(), threading.Event()
+    plain = fitting.Fitting.save
+
+    def save(self: fitting.Fitting) -> None:
+        if self.stage.name == "slow":
+            writing.set()
+            assert go_on.wait(60)
+        plain(self)
+
+    def train_as(name: str) -> None:
+        model, own = tiny_model(TinyEncoder()), run.beside()
+        method = FineTuning().with_(schedule={"epochs": 1, "encoder_learning_rate": 1e-3})
+        train(own, model, striped, Lab(own, model, striped).stage(name, method))
+
+    monkeypatch.setattr(fitting.Fitting, "save", save)
+    monkeypatch.setattr(run.metrics, "epoch", lambda _history, record: told.append(record["stage"]))
+    slow = threading.Thread(target=train_as, args=("slow",))
+    slow.start()
+    assert writing.wait(60)
+    train_as("quick")
+    go_on.set()
+    slow.join()
+    assert told == ["quick", "slow"]
+    assert [record["stage"] for record in run.history] == ["slow", "quick"]
+
+
 class Chancy(TinyEncoder):
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.dropout(super().forward(x), 0.1, self.training)
@@ -198,9 +231,22 @@ def test_one_after_the_other_where_random_numbers_of_the_process_are_drawn(
     assert all(line.endswith("MainThread") for line in threads)
 
 
+class Transposed(nn.Module):
+    """Drops on another axis than the rows, as layers on (tokens, rows, features) do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dropped: Tensor = self.dropout(x.T).T
+        return dropped
+
+
 def test_plain_dropout_is_no_draw_as_its_masks_are_a_function_of_the_step(tiny_encoder: TinyEncoder) -> None:
-    images = torch.zeros(2, 3, 16, 16)
+    images = torch.zeros(7, 3, 16, 16)
     assert not draws_from_torch(nn.Sequential(tiny_encoder, nn.Dropout(0.5)), images)
     chancy, state = Chancy(), torch.get_rng_state()
     assert draws_from_torch(chancy, images)
+    assert draws_from_torch(nn.Sequential(tiny_encoder, Transposed()), images)
     assert torch.equal(state, torch.get_rng_state())

@@ -72,6 +72,15 @@ def load_encoder(
     if isinstance(encoder, Classifier):
         encoder = encoder.encoder
     if isinstance(encoder, PixelEncoder):
+        stated = {"mean": mean, "std": std, "image_size": image_size, "architecture": architecture or None}
+        stated["channels"] = None if channels in (3, encoder.channels) else channels
+        for name, value in stated.items():
+            if value is not None:
+                raise EncoderError(
+                    f"{name} is {value!r}, and the encoder is a {type(encoder).__name__}, which states its own.",
+                    expected="such an encoder by itself",
+                    remedy=f"pass what is inside: load_encoder(encoder.backbone, {name}=...)",
+                )
         return encoder
     if (mean is None) != (std is None):
         raise EncoderError("Only one of mean and std is given.", expected="both, or none of them")

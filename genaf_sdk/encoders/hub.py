@@ -106,8 +106,15 @@ def _hardened(repository: Repository, options: EncoderOptions, build: Callable[[
     Of the Hub the list, settings and weights are downloaded, and no other file.
 
     Raises:
+        EncoderError: The caller asked for another normalization.
         ExportError: A file of the bundle is missing or was altered, or one is not listed.
     """
+    if options.mean is not None:
+        raise EncoderError(
+            f"mean is {options.mean}, and {repository.name!r} is a hardened model, which states its own.",
+            expected="a hardened model by itself",
+            remedy="pass what is inside: load_encoder(HardenedModel.from_pretrained(...).encoder.backbone, mean=...)",
+        )
     folder = repository.files(WEIGHTS_FILE, CONFIG_FILE)
     if repository.folder is not None:
         check_listed(folder)

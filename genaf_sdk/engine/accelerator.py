@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
 
 from genaf_sdk.precision import has_bf16
@@ -27,15 +27,18 @@ def own_accelerator(
 ) -> Iterator[Accelerator]:
     """Give an accelerator for the devices at hand; ``auto`` is bf16 where it is native.
 
-    accelerate keeps one state a process, precision included. What the caller has there comes back afterwards.
+    accelerate keeps one state a process: precision, and whether gradients are being accumulated. What the caller has
+    there plays no part and comes back afterwards.
     """
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    state = PartialState(cpu=on_cpu, timeout=PEERS_TIMEOUT)
+    device = PartialState(cpu=on_cpu, timeout=PEERS_TIMEOUT).default_device
     precision = mixed_precision
     if precision == "auto":
-        precision = "bf16" if has_bf16(state.default_device) else "no"
-    callers = dict(AcceleratorState._shared_state)
-    AcceleratorState._shared_state.clear()
+        precision = "bf16" if has_bf16(device) else "no"
+    kept = (AcceleratorState._shared_state, GradientState._shared_state)
+    callers = [dict(state) for state in kept]
+    for state in kept:
+        state.clear()
     try:
         accelerator = Accelerator(
             mixed_precision=precision,
@@ -48,5 +51,6 @@ def own_accelerator(
         if trackers:
             accelerator.end_training()
     finally:
-        AcceleratorState._shared_state.clear()
-        AcceleratorState._shared_state.update(callers)
+        for state, before in zip(kept, callers, strict=True):
+            state.clear()
+            state.update(before)

@@ -18,6 +18,9 @@ SAMPLE_SECONDS = 30.0
 """How often the counters are read: a counter of a package that draws 300 W wraps around after a quarter of an hour."""
 
 
+WENT_ON = "the run was stopped and resumed, and what it had taken before is not known"
+
+
 class Counter(Protocol):
     """A counter of energy that only rises, but for wrapping around."""
 
@@ -136,14 +139,19 @@ class CostMeter:
         if self._thread.is_alive():
             self._thread.join()
 
-    def read(self) -> dict[str, Any]:
-        """Return peak memory in bytes and energy in joules so far; what cannot be read is None, with the reason."""
+    def read(self, *, went_on: bool = False) -> dict[str, Any]:
+        """Return peak memory in bytes and energy in joules so far; what cannot be read is None, with the reason.
+
+        Args:
+            went_on: Whether another process began the run, so that nobody knows the energy of all of it.
+        """
         self._sample()
         gpus = [
             {"name": torch.cuda.get_device_name(index), "peak_memory": torch.cuda.max_memory_allocated(index)}
             for index in range(torch.cuda.device_count())
         ]
-        energy = {part: measured.summary() for part, measured in self.energy.items()}
+        unknown = {"joules": None, "reason": WENT_ON} if went_on else None
+        energy = {part: unknown or measured.summary() for part, measured in self.energy.items()}
         return {"peak_memory": peak_memory(), "gpus": gpus, "energy": energy}
 
     def _watch(self) -> None:

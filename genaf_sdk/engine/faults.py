@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from genaf_sdk.engine.sharding import full_tensor, local
+from genaf_sdk.engine.sharding import full_tensor
 from genaf_sdk.errors import TrainingError
 from genaf_sdk.models.modes import inference_mode_of
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from genaf_sdk.data import LabeledImages
     from genaf_sdk.engine.batches import Batch
-    from genaf_sdk.engine.processes import Processes
     from genaf_sdk.models.classifier import Classifier
 
 SERIOUS_EPOCHS = 5
@@ -29,7 +28,8 @@ logger = logging.getLogger(__name__)
 @torch.no_grad()
 def all_finite(tensors: list[Tensor]) -> Tensor:
     """Return whether no tensor holds NaN or infinity, as one Boolean on their device."""
-    norms = torch._foreach_norm([tensor.detach().float() for tensor in tensors], float("inf"))
+    values = [tensor.detach().float() for tensor in tensors if tensor.numel()]
+    norms = torch._foreach_norm(values, float("inf"))
     return torch.isfinite(torch.stack(list(norms))).all()
 
 
@@ -78,12 +78,6 @@ def require_discerning(model: Classifier, name: str, images: LabeledImages, epoc
         expected="predictions of more than one class",
         remedy="lower schedule.encoder_learning_rate, train for more epochs, or look at the images and their labels",
     )
-
-
-def step_is_finite(processes: Processes, model: nn.Module, loss: Tensor) -> bool:
-    """Return whether the loss and the gradient are finite on every process; waits for the device."""
-    gradients = [local(weight.grad) for weight in model.parameters() if weight.grad is not None]
-    return not processes.any(not bool(all_finite([loss, *gradients])))
 
 
 def halved_micro_batches(error: RuntimeError, batch: Batch, count: int) -> int:

@@ -13,10 +13,10 @@ from genaf_sdk.engine.accuracy import accuracy
 from genaf_sdk.engine.backward import backward
 from genaf_sdk.engine.batches import Batch, GlobalBatches, augmented_batch
 from genaf_sdk.engine.checkpoints import Checkpoint
-from genaf_sdk.engine.faults import free_memory, halved_micro_batches, require_finite, step_is_finite
+from genaf_sdk.engine.faults import all_finite, free_memory, halved_micro_batches, require_finite
 from genaf_sdk.engine.metrics import EpochMetrics
 from genaf_sdk.engine.randomness import random_key
-from genaf_sdk.engine.sharding import in_precision, make_ready
+from genaf_sdk.engine.sharding import in_precision, local, make_ready
 from genaf_sdk.engine.state import gather_state, restore_state
 from genaf_sdk.engine.termination import stopped
 from genaf_sdk.errors import TrainingError
@@ -61,6 +61,12 @@ class Fitting:
         if run.accelerator.is_fsdp2:
             make_ready(model, run.accelerator)
         self.own_optimizers = optimizers_of(model, stage)
+        if not self.own_optimizers:
+            raise TrainingError(
+                f"{stage.name} trains no parameter at all.",
+                expected="at least one that is not frozen",
+                remedy="look at what is frozen (requires_grad, tuning), and at the method's stages",
+            )
         self.prepared, *self.optimizers = run.accelerator.prepare(model, *self.own_optimizers)
         self.forward = in_precision(self.prepared, run.accelerator) if run.accelerator.is_fsdp2 else self.prepared
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
@@ -93,13 +99,14 @@ class Fitting:
         if checkpoint is None:
             return
         restore_state(checkpoint, self.model, self.own_optimizers, self.stage.memory, self.run.accelerator)
-        metadata = checkpoint.metadata
+        metadata, name = checkpoint.metadata, self.stage.name
         self.done, self.micro_batches, self.skipped = checkpoint.step, metadata["micro_batches"], metadata["skipped"]
         with self.run.turns:
-            others = [record for record in self.run.history if record["stage"] != self.stage.name]
+            others = [record for record in self.run.history if record["stage"] != name]
             self.run.history[:] = [*others, *metadata["history"]]
-        self.metrics = EpochMetrics(self.stage.name, self.epoch, self.run.processes, metadata["sums"])
+        self.metrics = EpochMetrics(name, self.epoch, self.run.processes, metadata["sums"])
         self.started -= metadata["seconds"]
+        self.run.earlier[name] = sum(record["seconds"] for record in metadata["history"]) + metadata["seconds"]
 
     def save(self) -> None:
         """Write a checkpoint of finite weights.
@@ -180,6 +187,7 @@ class Fitting:
         if run.seeds_torch:
             torch.manual_seed(random_key(batch.key, "torch", run.processes.index))  # for layers that draw by themselves
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        fewest = batch.total // run.processes.count  # rows of a process: all cut alike, into pairs at least
 
         def rewind() -> None:
             for buffer, before in buffers:
@@ -194,7 +202,7 @@ class Fitting:
             try:
                 micro_batches: list[Batch] = []
                 views: list[Views] = []
-                for micro_batch in batch.split(self.micro_batches):
+                for micro_batch in batch.split(min(self.micro_batches, max(1, fewest // 2))):
                     micro_batches.append(augmented_batch(micro_batch, schedule.shift, schedule.augmentation))
                     with run.accelerator.autocast():
                         views.append(stage.views(self.attacked, micro_batches[-1]))
@@ -202,11 +210,12 @@ class Fitting:
                 break
             except RuntimeError as error:
                 self.micro_batches = halved_micro_batches(error, batch, self.micro_batches)
+                run.machine = run.machine.with_(micro_batch_size=math.ceil(len(batch.rows) / self.micro_batches))
             del micro_batches, views  # outside of the handler, whose traceback keeps the step's tensors alive
             undo()
             free_memory(self.micro_batches)
         self.done += 1
-        if run.machine.non_finite == "skip" and not step_is_finite(run.processes, self.model, sums["loss"]):
+        if run.machine.non_finite == "skip" and not self._is_finite(sums["loss"]):
             self._skip(undo)
         else:
             self._descend(len(batch.rows), sums)
@@ -217,11 +226,16 @@ class Fitting:
                 group["lr"] = rate * factor
 
     def _descend(self, rows: int, sums: dict[str, Tensor]) -> None:
+        scaler = self.run.accelerator.scaler
         if self.stage.memory is not None:
-            scaler = self.run.accelerator.scaler
             self.stage.memory.update(1.0 if scaler is None else scaler.get_scale())
-        for optimizer in self.optimizers:
-            optimizer.step()
+        if scaler is None:
+            for optimizer in self.optimizers:
+                optimizer.step()
+        else:  # as torch has it for several; accelerate's own step changes the scale before the next one's turn
+            for own in self.own_optimizers:
+                scaler.step(own)
+            scaler.update()
         self.metrics.add(self.done, rows, sums)
         if self.metrics.is_due:
             self.metrics.read()
@@ -231,6 +245,16 @@ class Fitting:
             optimizer.zero_grad()
         if self.stage.memory is not None:
             self.stage.memory.begin(self.done / self.total)
+
+    def _is_finite(self, loss: Tensor) -> bool:
+        """Return whether a step's loss and gradient are finite on every process; waits for the device.
+
+        Under fp16 the loss alone counts: gradients that overflow are passed over by the scaler, which has to see them.
+        """
+        run = self.run
+        weights = self.model.parameters() if run.accelerator.scaler is None else ()
+        gradients = [local(weight.grad) for weight in weights if weight.grad is not None]
+        return not run.processes.any(not bool(all_finite([loss, *gradients])))
 
     def _skip(self, undo: Callable[[], None]) -> None:
         undo()
@@ -252,12 +276,13 @@ class Fitting:
         return processes.any(self.run.termination.asked)
 
     def stop(self) -> None:
-        """Save and end the run.
+        """Save, unless the end of an epoch just did, and end the run.
 
         Raises:
             RunStoppedError: Always.
         """
-        self.save()
+        if self.is_inside_an_epoch:
+            self.save()
         self.run.processes.any(True)  # nobody leaves before the first process has written
         raise stopped()
 
@@ -272,12 +297,13 @@ class Fitting:
         text = " ".join([self.metrics.text, *(f"{name} {value:.3f}" for name, value in validation.items())])
         record |= {"skipped_steps": self.skipped} if self.skipped else {}
         now = time.monotonic()
-        run.history.append({**record, "seconds": round(now - self.started, 3)})
-        self.started = now
+        record["seconds"], self.started = round(now - self.started, 3), now
+        with run.turns:
+            run.history.append(record)
         self.metrics = EpochMetrics(self.stage.name, self.epoch, run.processes)
         self.save()  # before anybody is told: a tracker that fails costs no epoch
         with run.turns:
-            run.metrics.epoch(run.history)
+            run.metrics.epoch(run.history, record)
         return text
 
     def release(self) -> None:

@@ -6,6 +6,7 @@ the global batch. The modules stay what they are: only their ``forward`` is exch
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from genaf_sdk.engine.batches import Batch
+from genaf_sdk.engine.processes import ALONE
 from genaf_sdk.engine.randomness import random_key, uniform
 from genaf_sdk.models.forwards import exchanged_forwards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from genaf_sdk.engine.batches import Batch
     from genaf_sdk.engine.processes import Processes
 
 
@@ -45,12 +47,32 @@ def synchronized_layers(model: nn.Module, processes: Processes, *, sync_batch_no
     current = CurrentBatch()
     exchange: list[tuple[nn.Module, Callable[..., Any]]] = []
     for place, module in enumerate(model.modules()):
-        if type(module) is nn.Dropout and module.p > 0:
+        if type(module) is nn.Dropout and 0 < module.p < 1:
             exchange.append((module, partial(_dropout_by_rows, module, place, current)))
         elif isinstance(module, _BatchNorm) and sync_batch_norm and processes.count > 1:
             exchange.append((module, partial(_batch_norm, module, module.forward, processes)))
     with exchanged_forwards(exchange):
         yield current
+
+
+@torch.no_grad()
+def draws_from_torch(model: nn.Module, inputs: Tensor) -> bool:
+    """Return whether a model that trains draws torch's own random numbers, as stochastic depth does.
+
+    Plain dropout on rows counts for nothing, as its masks are functions. On another axis it is told by numbers of
+    inputs that its length does not go with.
+
+    Args:
+        model: Inputs to outputs; left as it is.
+        inputs: Valid ones, (n, *shape), n at least 3.
+    """
+    probe = copy.deepcopy(model).train()
+    with torch.random.fork_rng(devices=[]), synchronized_layers(probe, ALONE, sync_batch_norm=False) as current:
+        before = torch.get_rng_state()
+        for some in (inputs, inputs[:-1]):
+            current.batch = Batch.whole(some, torch.zeros(len(some), dtype=torch.int64))
+            probe(some)
+        return not torch.equal(before, torch.get_rng_state())
 
 
 def _dropout_by_rows(module: nn.Dropout, place: int, current: CurrentBatch, x: Tensor) -> Tensor:

@@ -6,13 +6,11 @@ step without a generator's state, and every number of processes draws the same n
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,23 +69,3 @@ def _mix(bits: Tensor) -> Tensor:
     bits = (bits ^ _shifted(bits, 30)) * _FIRST
     bits = (bits ^ _shifted(bits, 27)) * _SECOND
     return bits ^ _shifted(bits, 31)
-
-
-@torch.no_grad()
-def draws_from_torch(model: nn.Module, inputs: Tensor) -> bool:
-    """Return whether a model in train mode draws torch's own random numbers, as stochastic depth does.
-
-    Plain dropout counts for nothing: while a model trains, its masks are functions, too (``synchronized_layers``).
-
-    Args:
-        model: Inputs to outputs; left as it is.
-        inputs: A few valid ones, (n, *shape).
-    """
-    probe = copy.deepcopy(model).train()
-    for module in probe.modules():
-        if type(module) is nn.Dropout:
-            module.eval()
-    with torch.random.fork_rng(devices=[]):
-        before = torch.get_rng_state()
-        probe(inputs)
-        return not torch.equal(before, torch.get_rng_state())

@@ -53,6 +53,7 @@ class Run:
         history: One record an epoch: stage, epoch, mean losses, accuracies, seconds.
         metrics: Is told every record.
         range_tests: What decided on the encoder's learning rate, by stage.
+        earlier: Seconds that a stage took before this process went on with it; empty for a run that does not go on.
         seeds_torch: Whether every step seeds torch's own random numbers, which belong to the process; of two trainings
             side by side, one may.
         turns: Whoever changes or reads ``history`` takes one.
@@ -67,6 +68,7 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: Metrics = field(default_factory=Metrics)
     range_tests: dict[str, RangeTest] = field(default_factory=dict)
+    earlier: dict[str, float] = field(default_factory=dict)
     seeds_torch: bool = True
     turns: threading.RLock = field(default_factory=threading.RLock)
 

@@ -70,11 +70,10 @@ class Metrics:
         if accelerator is not None and accelerator.log_with and not accelerator.trackers:
             accelerator.init_trackers(PROJECT, config=dict(_flat(settings)))
 
-    def epoch(self, history: list[dict[str, Any]]) -> None:
-        """Tell the last record of ``history``; the file is written anew, so that a resumed run repeats no line."""
+    def epoch(self, history: list[dict[str, Any]], record: dict[str, Any]) -> None:
+        """Tell a new ``record`` of the ``history``; the file is written anew, so that a resumed run repeats no line."""
         self._write(history)
         if self.accelerator is not None and self.accelerator.trackers:
-            record = history[-1]
             values = {
                 f"{record['stage']}/{name}": value for name, value in record.items() if isinstance(value, (int, float))
             }

@@ -6,6 +6,8 @@ import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
+
 from genaf_sdk.engine.activations import recomputed, recomputed_activations
 from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.engine.modules import synchronized_layers
@@ -14,11 +16,12 @@ from genaf_sdk.engine.range_test import range_test
 from genaf_sdk.engine.run import RangeTest
 from genaf_sdk.engine.sharding import ShardedClassifier, unsharded
 from genaf_sdk.engine.views import FeaturesAndLogits
+from genaf_sdk.models.modes import inference_mode_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from genaf_sdk.data import DataSplits
     from genaf_sdk.engine.run import Run
@@ -53,6 +56,8 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
         recomputed_activations(model, recomputed(run)),
         synchronized_layers(both, run.processes, sync_batch_norm=run.machine.sync_batch_norm) as current,
     ):
+        if run.processes.count > 1 and not sharded:
+            leave_out_unused(both, data.train.sample(2, seed=run.seed)[0].to(run.accelerator.device))
         fitting = Fitting(run, both, attacked, data, stage)
         fitting.restore()
         if stage.schedule.encoder_learning_rate == "auto" and fitting.trains_the_encoder:
@@ -94,3 +99,20 @@ def gradients_of(model: nn.Module, stage: Stage) -> Iterator[None]:
     finally:
         for parameter, before in required:
             parameter.requires_grad_(before)
+
+
+def leave_out_unused(model: FeaturesAndLogits, inputs: Tensor) -> None:
+    """Let no parameter require a gradient that features and logits do not depend on, such as an unused pooler's.
+
+    Data parallelism waits for every gradient that is required, and exchanges none of those that it has meanwhile.
+
+    Args:
+        model: Inputs to features and logits.
+        inputs: A few valid ones, (n, *shape).
+    """
+    required = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with inference_mode_of(model), torch.enable_grad():
+        features, logits = model(inputs)
+    gradients = torch.autograd.grad(features.sum() + logits.sum(), required, allow_unused=True)
+    for parameter, gradient in zip(required, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)

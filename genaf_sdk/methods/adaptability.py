@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from genaf_sdk.methods.fine_tuning import FineTuning
 from genaf_sdk.methods.guard import GUARD_IMAGES, Guard, Interpolation, WeightPath, measured_points, select
 from genaf_sdk.methods.sensitivity import (
+    AT_ONCE,
     Sensitivity,
     climbed_layers,
     first_order_rises,
+    layer_weights,
     redundant_layers,
     robust_sensitivity,
 )
@@ -28,8 +30,11 @@ if TYPE_CHECKING:
     from genaf_sdk.methods.lab import Lab
 
 ATTACK_STEPS = 10
+SMALL = 2**20
+"""Pixels that cross the network at a time in any case: 256 images of 64 x 64."""
 PROBED = (0.5, 1.0)
 """Points between the weights before and after the probe at which it is looked for a gain."""
+NO_LAYERS = "no convolution, linear or attention layer is trained"
 NO_GAIN = "an epoch of the probe brought no clean accuracy on validation images"
 NO_KEEPING = "what the probe gained in clean accuracy cost accuracy under universal perturbations"
 
@@ -102,15 +107,19 @@ def adaptability_stages(lab: Lab, settings: Adaptability, first: Stage) -> Itera
     Raises:
         TrainingError: A loss is no longer finite.
     """
+    if not layer_weights(lab.model):
+        lab.findings["adaptation"] = Adaptation([], [], 0.0, NO_LAYERS)
+        return
     bank = None if first.memory is None else first.memory.state().get("perturbations")
-    guard = Guard(lab, settings.attack, bank)
+    at_once = _images_at_once(lab, first)
+    guard = Guard(lab, settings.attack, bank, at_once)
     schedule = _schedule(lab, settings, first)
     if settings.probe_epochs:
         reason = yield from _probe(lab, settings, schedule, guard)
         lab.clock.stop("probe")
         if reason:
             return
-    contributions = _sensitivity(lab, settings)
+    contributions = _sensitivity(lab, settings, at_once)
     lab.findings["sensitivity"] = contributions
     lab.clock.stop("sensitivity")
     layers = redundant_layers(contributions, settings.redundant_fraction)
@@ -161,6 +170,18 @@ def _schedule(lab: Lab, settings: Adaptability, first: Stage) -> Schedule:
     )
 
 
+def _images_at_once(lab: Lab, first: Stage) -> int:
+    """Return how many images cross the network at a time while layers and points are measured.
+
+    As a step of stage 1 has: where memory was short for that, it must not run out now. Of small images more are faster.
+    """
+    most = lab.run.machine.micro_batch_size
+    if most is None:
+        height, width = lab.data.image_shape[1:]
+        most = max(first.schedule.batch(len(lab.data.train)), SMALL // (height * width))
+    return most
+
+
 def _clean_stage(lab: Lab, name: str, schedule: Schedule, layers: list[str]) -> Stage:
     trained = frozenset(layers)
     return lab.stage(name, FineTuning(schedule=schedule), trains=trained.__contains__, train_mode=_only_dropout_trains)
@@ -179,9 +200,8 @@ def _probe(lab: Lab, settings: Adaptability, schedule: Schedule, guard: Guard) -
         if bank is not None:
             images = lab.data.space.clip(images + bank[torch.arange(len(images), device=bank.device) % len(bank)])
         with run.accelerator.autocast():
-            rises = first_order_rises(lab.model, images, labels, settings.sensitivity)
-        known = {name: rise for name, rise in rises.items() if name not in lab.frozen}
-        return redundant_layers(known, settings.redundant_fraction)
+            rises = first_order_rises(lab.model, images, labels, settings.sensitivity, min(guard.at_once, AT_ONCE))
+        return redundant_layers(rises, settings.redundant_fraction)
 
     layers: list[str] = run.checkpoints.load_or_compute("probed layers", least_sensitive)
     before = _weights(lab, layers)
@@ -205,7 +225,7 @@ def _samples(lab: Lab, settings: Adaptability) -> tuple[Tensor, Tensor]:
     return lab.data.train.sample(settings.sensitivity.samples, seed=lab.run.seed)
 
 
-def _sensitivity(lab: Lab, settings: Adaptability) -> dict[str, float]:
+def _sensitivity(lab: Lab, settings: Adaptability, at_once: int) -> dict[str, float]:
     """Return the sensitivity of every layer that the user has not frozen; once for all, if the run is resumed."""
     run, model = lab.run, lab.model
     announce = run.announce("sensitivity")
@@ -213,16 +233,17 @@ def _sensitivity(lab: Lab, settings: Adaptability) -> dict[str, float]:
     def measured() -> dict[str, float]:
         pixels, labels = (tensor.to(run.accelerator.device) for tensor in _samples(lab, settings))
         with run.accelerator.autocast():
-            adversarial, _ = ascend(model, pixels, labels, torch.zeros_like(pixels), settings.attack)
-            found = robust_sensitivity(
+            parts = zip(pixels.split(at_once), labels.split(at_once), strict=True)
+            found = [ascend(model, part, own, torch.zeros_like(part), settings.attack)[0] for part, own in parts]
+            return robust_sensitivity(
                 model,
-                adversarial,
+                torch.cat(found),
                 labels,
                 settings.sensitivity,
                 redundant_fraction=settings.redundant_fraction,
                 on_layer=announce,
+                at_once=min(at_once, AT_ONCE),
             )
-        return {name: rise for name, rise in found.items() if name not in lab.frozen}
 
     contributions: dict[str, float] = run.checkpoints.load_or_compute("sensitivity", measured)
     return contributions

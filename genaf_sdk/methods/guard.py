@@ -63,10 +63,11 @@ class Guard:
         lab: The model, its data and run.
         attack: Settings of the sample-wise attack.
         perturbations: The universal ones of stage 1, (K, C, H, W); None where it kept none.
+        at_once: How many images are attacked at a time.
     """
 
-    def __init__(self, lab: Lab, attack: SignSteps, perturbations: Tensor | None) -> None:
-        self.lab, self.attack, self.perturbations = lab, attack, perturbations
+    def __init__(self, lab: Lab, attack: SignSteps, perturbations: Tensor | None, at_once: int = GUARD_IMAGES) -> None:
+        self.lab, self.attack, self.perturbations, self.at_once = lab, attack, perturbations, at_once
 
     def clean(self) -> float:
         """Return the accuracy on all validation images; all processes have to call this."""
@@ -83,7 +84,7 @@ class Guard:
     def sample_wise(self) -> float:
         """Return the accuracy under the sample-wise attack, on up to ``GUARD_IMAGES``."""
         model, (pixels, labels) = self.lab.model, self._images()
-        parts = parts_of(pixels)
+        parts = [part for some in pixels.split(self.at_once) for part in parts_of(some)]
         targets = labels.split([len(part) for part in parts])
         with self.lab.run.accelerator.autocast():  # to find the images; scored in float32, as they are deployed
             found = [

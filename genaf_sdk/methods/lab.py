@@ -32,10 +32,10 @@ class Clock:
         """Begin the next part; what passed since the last stop belongs to none."""
         self._started = time.monotonic()
 
-    def stop(self, part: str) -> None:
-        """Add the time since the last stop to ``part``."""
+    def stop(self, part: str, earlier: float = 0.0) -> None:
+        """Add the time since the last stop to ``part``, and what it took ``earlier``, before a run went on."""
         now = time.monotonic()
-        self.seconds[part] = round(self.seconds.get(part, 0.0) + now - self._started, 3)
+        self.seconds[part] = round(self.seconds.get(part, 0.0) + earlier + now - self._started, 3)
         self._started = now
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.MultiheadAttention)
-BATCH = 256
+AT_ONCE = 256
+"""Images that cross the network at a time, unless memory is known to be shorter."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +38,19 @@ class Sensitivity(Settings):
 
 
 def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the weight of every convolution, linear and attention layer by its exact parameter name.
+    """Return the weight of every convolution, linear and attention layer that is not frozen, by its parameter name.
 
-    A weight of several names has the first alone; of a parametrized one (weight or spectral normalization) it is the
-    largest of the tensors that it is computed from.
+    A weight of several names has the first alone, as in ``named_parameters``; of a parametrized one (weight or spectral
+    normalization) it is the largest of the tensors that it is computed from.
     """
-    found: dict[str, nn.Parameter] = {}
-    for path, module in model.named_modules():
+    found: set[int] = set()
+    for module in model.modules():
         if isinstance(module, LAYERS):
-            own = dict(module.named_parameters(prefix=path, recurse=False))
-            for tensor, parametrization in getattr(module, "parametrizations", {}).items():
-                parts = parametrization.named_parameters(prefix=f"{path}.parametrizations.{tensor}".lstrip("."))
-                name, largest = max(parts, key=lambda part: part[1].numel(), default=("", None))
-                if largest is not None:
-                    own[name] = largest
-            found |= {name: weight for name, weight in own.items() if weight.ndim >= 2}
-    first_names = {id(weight): name for name, weight in reversed(found.items())}
-    return {name: weight for name, weight in found.items() if first_names[id(weight)] == name}
+            tensors = list(module.parameters(recurse=False))
+            for parametrization in getattr(module, "parametrizations", nn.ModuleDict()).values():
+                tensors += sorted(parametrization.parameters(), key=Tensor.numel)[-1:]
+            found |= {id(tensor) for tensor in tensors if tensor.ndim >= 2}
+    return {name: weight for name, weight in model.named_parameters() if id(weight) in found and weight.requires_grad}
 
 
 def robust_sensitivity(
@@ -64,6 +61,7 @@ def robust_sensitivity(
     *,
     redundant_fraction: float = 0.2,
     on_layer: Callable[[str], object] = str,
+    at_once: int = AT_ONCE,
 ) -> dict[str, float]:
     """Return, for every layer, the largest rise of the adversarial loss that moving its weight can reach.
 
@@ -83,16 +81,17 @@ def robust_sensitivity(
         config: Method, radius and number of steps.
         redundant_fraction: Share of the layers, the least ones, that ``fast`` is to find.
         on_layer: Called with each layer's name before it is measured.
+        at_once: How many images cross the network at a time.
 
     Returns:
         Layer name -> rise of the mean cross-entropy, at least 0. Low: robust redundancy, the layer may be fine-tuned.
-        Layers that the logits do not depend on are left out.
+        Layers that are frozen, or that the logits do not depend on, are left out.
 
     Raises:
         TrainingError: A loss is not finite, or the model's own weights changed; the error names the layer.
     """
     before = _marks(model)
-    contributions = _measured(model, adversarial, labels, config, redundant_fraction, on_layer)
+    contributions = _measured(model, adversarial, labels, config, redundant_fraction, on_layer, at_once)
     changed = [name for name, mark in _marks(model).items() if before.get(name) != mark]
     if changed:
         raise TrainingError(
@@ -116,16 +115,17 @@ def _measured(
     config: Sensitivity,
     redundant_fraction: float,
     on_layer: Callable[[str], object],
+    at_once: int,
 ) -> dict[str, float]:
     weights = {name: weight.detach() for name, weight in layer_weights(model).items()}
     own_precision = nullcontext() if config.method == "fast" else torch.autocast(adversarial.device.type, enabled=False)
     with inference_mode_of(model), own_precision:
-        baseline, gradients = _loss_and_gradients(model, weights, adversarial, labels)
+        baseline, gradients = _loss_and_gradients(model, weights, adversarial, labels, at_once)
         first_order = _to_first_order(weights, gradients, config)
 
         def rise(name: str, stop_at: float = math.inf) -> float:
             on_layer(name)
-            ascent = _WeightAscent(model, name, weights[name], adversarial, labels)
+            ascent = _WeightAscent(model, name, weights[name], adversarial, labels, at_once)
             return max(0.0, ascent.largest_loss(gradients[name], config, baseline + stop_at) - baseline)
 
         if config.method == "exact":
@@ -133,7 +133,9 @@ def _measured(
         return _refined(first_order, _count(redundant_fraction, len(first_order)), rise)
 
 
-def first_order_rises(model: nn.Module, images: Tensor, labels: Tensor, config: Sensitivity) -> dict[str, float]:
+def first_order_rises(
+    model: nn.Module, images: Tensor, labels: Tensor, config: Sensitivity, at_once: int = AT_ONCE
+) -> dict[str, float]:
     """Return the rises of ``robust_sensitivity`` to first order, which takes one backward pass.
 
     Args:
@@ -141,13 +143,14 @@ def first_order_rises(model: nn.Module, images: Tensor, labels: Tensor, config: 
         images: Attacked training images (N, C, H, W).
         labels: Their classes (N,).
         config: Its radius counts.
+        at_once: How many images cross the network at a time.
 
     Raises:
         TrainingError: A rise is not finite.
     """
     weights = {name: weight.detach() for name, weight in layer_weights(model).items()}
     with inference_mode_of(model):
-        _, gradients = _loss_and_gradients(model, weights, images, labels)
+        _, gradients = _loss_and_gradients(model, weights, images, labels, at_once)
     return _to_first_order(weights, gradients, config)
 
 
@@ -200,6 +203,7 @@ class _WeightAscent:
     weight: Tensor
     images: Tensor
     labels: Tensor
+    at_once: int
 
     def largest_loss(self, gradient: Tensor, config: Sensitivity, stop_at: float) -> float:
         """Return the largest loss on the way; ``gradient`` is that of the first step, ``stop_at`` ends the climb."""
@@ -212,7 +216,7 @@ class _WeightAscent:
                 change = change + gradient * (radius / length)
                 change = change * min(1.0, radius / max(float(change.norm()), 1e-30))
             loss, gradients = _loss_and_gradients(
-                self.model, {self.name: self.weight + change}, self.images, self.labels, gradient=left > 0
+                self.model, {self.name: self.weight + change}, self.images, self.labels, self.at_once, gradient=left > 0
             )
             if not math.isfinite(loss):
                 raise _diverged(self.name, loss, config)
@@ -231,14 +235,20 @@ def _diverged(name: str, value: float, config: Sensitivity) -> TrainingError:
 
 
 def _loss_and_gradients(
-    model: nn.Module, weights: dict[str, Tensor], images: Tensor, labels: Tensor, *, gradient: bool = True
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    images: Tensor,
+    labels: Tensor,
+    at_once: int,
+    *,
+    gradient: bool = True,
 ) -> tuple[float, dict[str, Tensor]]:
     """Mean cross-entropy with these weights in place, and its gradients; those that do not matter are left out."""
     leaves = {name: weight.detach().requires_grad_(gradient) for name, weight in weights.items()}
     total = labels.new_zeros((), dtype=torch.float64)
     slopes: dict[str, Tensor] = {}
     with torch.set_grad_enabled(gradient):
-        for pixels, targets in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+        for pixels, targets in zip(images.split(at_once), labels.split(at_once), strict=True):
             with _replaced(model, leaves):
                 logits = model(pixels)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

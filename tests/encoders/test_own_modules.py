@@ -135,3 +135,15 @@ def test_features_in_double_precision_are_refused() -> None:
 
     with pytest.raises(EncoderError, match="float64"):
         load_encoder(Double()).feature_dim((8, 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mean", 0.5), ("image_size", (8, 8)), ("channels", 1), ("architecture", "timm/resnet18")],
+)
+def test_what_an_encoder_states_itself_is_not_passed_over_in_silence(name: str, value: object) -> None:
+    encoder = load_encoder(small(), mean=0.4, std=0.2)
+    options = {name: value, **({"std": 0.5} if name == "mean" else {})}
+    with pytest.raises(EncoderError, match=rf"{name} is .*PixelEncoder, which states its own.*backbone"):
+        load_encoder(encoder, **options)
+    assert load_encoder(encoder, channels=3) is encoder

@@ -28,6 +28,7 @@ def main(preset: str, output: str, steps: int, micro_batch_size: int | None = No
     torch.set_num_threads(1)
     torch.manual_seed(0)
     backbone = TinyEncoder()
+    backbone.register_parameter("passed_over", torch.nn.Parameter(torch.ones(3)))  # as the pooler of some transformers
     if micro_batch_size:
         backbone.norm = torch.nn.GroupNorm(2, 8)
     encoder = PixelEncoder(backbone)

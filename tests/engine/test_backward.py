@@ -25,12 +25,12 @@ class Drawing(nn.Module):
 
 
 def first_step(
-    encoder: nn.Module, data: DataSplits, method: Method, micro_batch_size: int | None
+    encoder: nn.Module, data: DataSplits, method: Method, micro_batch_size: int | None, images: int = 30
 ) -> tuple[HardenedModel, list[Tensor]]:
-    """Train for one step of 30 images; return the model and the logits of every pass of training."""
+    """Train for one step of some images; return the model and the logits of every pass of training."""
     model = tiny_model(encoder)
     passes: list[Tensor] = []
-    small = replace(data, train=data.train.subset(range(30)))
+    small = replace(data, train=data.train.subset(range(images)))
     run = cpu_run(machine=MachineConfig(micro_batch_size=micro_batch_size))
     original = FeaturesAndLogits.forward
 
@@ -67,6 +67,16 @@ def test_a_loss_without_pairs_crosses_once(
         tiny_encoder, striped, method.with_(schedule={"batch_size": 32, "encoder_learning_rate": 1e-3}), 10
     )
     assert [len(logits) for logits in passes] == [images] * 3
+
+
+@pytest.mark.parametrize(("images", "most", "sizes"), [(5, 2, [3, 2]), (4, 3, [2, 2]), (3, 2, [3]), (31, 30, [16, 15])])
+def test_no_image_is_left_alone_where_batch_norm_needs_pairs(
+    images: int, most: int, sizes: list[int], tiny_encoder: nn.Module, striped: DataSplits
+) -> None:
+    encoder = nn.Sequential(tiny_encoder, nn.BatchNorm1d(16))
+    method = FineTuning().with_(schedule={"batch_size": 32, "encoder_learning_rate": 1e-3})
+    _, passes = first_step(encoder, striped, method, most, images)
+    assert [len(logits) for logits in passes] == sizes
 
 
 def test_a_micro_batch_of_one_is_refused() -> None:

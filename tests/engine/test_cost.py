@@ -32,6 +32,9 @@ def test_energy_is_added_up_over_packages_and_over_wrapping_counters(
         assert meter.read()["energy"]["cpu"] == {"joules": 22.5}
         second.write_text("8500000\n")
         assert meter.read()["energy"]["cpu"] == {"joules": 23.5}
+        resumed = meter.read(went_on=True)["energy"]["cpu"]
+        assert resumed["joules"] is None
+        assert "resumed" in resumed["reason"]
         second.write_text("gone\n")
         energy = meter.read()["energy"]["cpu"]
         assert energy["joules"] is None

@@ -23,18 +23,24 @@ from genaf_sdk import HardenConfig, harden
 from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.data.images import Reader
 from genaf_sdk.engine import batches
+from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.checkpoints import Checkpoint, open_checkpoints
-from genaf_sdk.engine.faults import SERIOUS_EPOCHS, require_discerning
+from genaf_sdk.engine.faults import SERIOUS_EPOCHS, all_finite, require_discerning
+from genaf_sdk.engine.machine import MachineConfig
 from genaf_sdk.engine.processes import ALONE
+from genaf_sdk.engine.run import Run
+from genaf_sdk.engine.stage import Losses, Outputs
+from genaf_sdk.engine.train import train as train_stage
 from genaf_sdk.engine.views import FeaturesAndLogits
 from genaf_sdk.errors import ConfigError, OutputError, TrainingError
-from genaf_sdk.methods import LinearProbe
+from genaf_sdk.methods import FineTuning, LinearProbe
+from genaf_sdk.methods.lab import Lab
 
 GIVE_UP = 60.0
 """Seconds after which a process whose peer died has ended; docs/scaling.md states it."""
 
 
-def train(encoder: nn.Module, data: DataSplits) -> list[dict[str, Tensor]]:
+def train(encoder: nn.Module, data: DataSplits, run: Run | None = None) -> list[dict[str, Tensor]]:
     """Train the head for an epoch and return the gradients of every step."""
     model = tiny_model(encoder)
     steps: list[dict[str, Tensor]] = []
@@ -46,7 +52,7 @@ def train(encoder: nn.Module, data: DataSplits) -> list[dict[str, Tensor]]:
 
     handle = register_optimizer_step_pre_hook(keep)
     try:
-        fine_tune(LinearProbe().with_(schedule={"epochs": 1, "batch_size": 32}), cpu_run(), model, data)
+        fine_tune(LinearProbe().with_(schedule={"epochs": 1, "batch_size": 32}), run or cpu_run(), model, data)
     finally:
         handle.remove()
     return steps
@@ -71,7 +77,9 @@ def test_out_of_memory_cuts_the_batch_and_keeps_its_gradient(
 ) -> None:
     whole = train(copy.deepcopy(tiny_encoder), striped)
     limit_memory(monkeypatch, 10)
-    cut = train(copy.deepcopy(tiny_encoder), striped)
+    run = cpu_run()
+    cut = train(copy.deepcopy(tiny_encoder), striped, run)
+    assert run.machine.micro_batch_size == 8, "for the stages after this one"
     assert [record.message for record in caplog.records if "Out of memory" in record.message] == [
         f"Out of memory: each batch is now cut into {count} micro-batches whose gradients are added up. Batch norm "
         "sees one micro-batch at a time."
@@ -164,6 +172,61 @@ def test_an_accelerator_that_accumulates_gradients_is_refused(
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
     with pytest.raises(ConfigError, match="accumulates the gradients of 4 batches"):
         harden(tiny_encoder, striped, quick_config, evaluate=False, progress=False, accelerator=accelerator)
+
+
+def fp16_scaler(scale: float) -> torch.amp.GradScaler:
+    """Return a scaler as accelerate has it on a GPU, whose scale doubles after every step that is taken."""
+    return torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1)
+
+
+def test_encoder_and_head_take_their_steps_under_the_same_loss_scale(
+    tiny_encoder: nn.Module, striped: DataSplits
+) -> None:
+    found: list[dict[str, Tensor]] = []
+    for scaler in (None, fp16_scaler(16.0)):
+        run, model = cpu_run(), tiny_model(copy.deepcopy(tiny_encoder))
+        run.accelerator.scaler = scaler
+        schedule = {"epochs": 1, "batch_size": 32, "encoder_learning_rate": 1e-3}
+        fine_tune(FineTuning().with_(schedule=schedule), run, model, striped)
+        found.append(model.state_dict())
+    assert run.accelerator.scaler is not None
+    assert run.accelerator.scaler.get_scale() == 16.0 * 2**3
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+class Loud(FineTuning):
+    """Has a loss whose gradient overflows under the largest scale there is."""
+
+    def losses(self, outputs: Outputs, batch: Batch) -> Losses:
+        return Losses(1e4 * super().losses(outputs, batch).rows)
+
+
+def test_gradients_that_overflow_in_fp16_lower_the_scale_where_steps_may_be_skipped(
+    tiny_encoder: nn.Module, striped: DataSplits, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, model = cpu_run(machine=MachineConfig(non_finite="skip")), tiny_model(tiny_encoder)
+    run.accelerator.scaler = fp16_scaler(2.0**127)
+    before = model.head.state_dict()["0.weight"].clone()
+    fine_tune(
+        Loud().with_(schedule={"epochs": 8, "batch_size": 32, "encoder_learning_rate": 1e-4}), run, model, striped
+    )
+    assert run.accelerator.scaler.get_scale() < 2.0**127
+    assert not torch.equal(model.head.state_dict()["0.weight"], before)
+    assert "was skipped" not in caplog.text
+
+
+def test_a_stage_that_trains_nothing_says_so(tiny_encoder: nn.Module, striped: DataSplits) -> None:
+    model, run = tiny_model(tiny_encoder), cpu_run()
+    everything = frozenset(name for name, _ in model.named_parameters())
+    lab = Lab(run, model, striped, everything)
+    with pytest.raises(TrainingError, match=r"stage 1 trains no parameter at all.*frozen"):
+        train_stage(run, model, striped, lab.stage("stage 1", FineTuning()))
+
+
+def test_buffers_without_a_value_are_finite() -> None:
+    assert all_finite([torch.empty(0), torch.ones(2)])
+    assert not all_finite([torch.empty(0), torch.tensor(float("nan"))])
 
 
 class Stuck(nn.Module):

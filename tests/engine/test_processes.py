@@ -8,9 +8,12 @@ import torch
 from accelerate import Accelerator, DistributedType
 from launching import finish, start
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from training import tiny_model
 
 from genaf_sdk.engine.processes import Processes
+from genaf_sdk.engine.train import leave_out_unused
+from genaf_sdk.engine.views import FeaturesAndLogits
 from genaf_sdk.errors import ConfigError
 
 SCRIPT = Path(__file__).with_name("first_step.py")
@@ -65,6 +68,14 @@ def test_harden_in_two_processes_gives_both_the_same_model_and_writes_it_once(tm
     metadata = json.loads((tmp_path / "checkpoints" / "stage-1" / "00000009" / "metadata.json").read_text())
     assert metadata["processes"] == 2
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_no_gradient_is_waited_for_that_never_comes(tiny_encoder: nn.Module) -> None:
+    tiny_encoder.register_parameter("passed_over", nn.Parameter(torch.ones(3)))
+    both = FeaturesAndLogits(tiny_model(tiny_encoder))
+    leave_out_unused(both, torch.rand(2, 3, 16, 16))
+    left_out = [name for name, parameter in both.named_parameters() if not parameter.requires_grad]
+    assert left_out == ["encoder.backbone.passed_over"]
 
 
 @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM])

@@ -100,6 +100,54 @@ def test_sigterm_finishes_the_step_and_saves_it(
     assert same(run(None), run(tmp_path, resume=True))
 
 
+def test_the_time_of_a_run_that_went_on_is_that_of_all_its_processes(
+    run: Callable[..., HardenResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        before_step(patch, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(RunStoppedError):
+            run(tmp_path)
+    metadata = tmp_path / "checkpoints" / "stage-1" / "00000010" / "metadata.json"
+    noted = json.loads(metadata.read_text())
+    metadata.write_text(json.dumps(noted | {"seconds": noted["seconds"] + 1000}))
+    resumed = run(tmp_path, resume=True)
+    assert resumed.seconds["stage 1"] > 1000
+    assert sum(record["seconds"] for record in resumed.history if record["stage"] == "stage 1") > 1000
+    assert resumed.seconds["stage 2"] < 1000
+
+
+def test_sigterm_at_the_end_of_an_epoch_writes_its_checkpoint_once(
+    run: Callable[..., HardenResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one would take the place of the first, which a full disk would then leave empty."""
+    written: list[int] = []
+    plain = fitting.Fitting.save
+
+    def save(stage: fitting.Fitting) -> None:
+        written.append(stage.done)
+        plain(stage)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting.Fitting, "save", save)
+        with pytest.raises(RunStoppedError):
+            run(tmp_path)
+    assert written == [4]
+    assert same(run(None), run(tmp_path, resume=True))
+
+
+def test_a_run_goes_on_with_the_same_weights_frozen(
+    run: Callable[..., HardenResult], tmp_path: Path, tiny_encoder: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        before_step(patch, 5, die)
+        with pytest.raises(Killed):
+            run(tmp_path)
+    tiny_encoder.get_submodule("conv1").requires_grad_(False)
+    with pytest.raises(ConfigError, match=r"something else: frozen was not there and is .*conv1\.bias"):
+        run(tmp_path, resume=True)
+
+
 def test_a_damaged_checkpoint_is_passed_over_and_that_is_said(
     run: Callable[..., HardenResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

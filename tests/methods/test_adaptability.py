@@ -6,11 +6,13 @@ from typing import cast
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from training import cpu_run, fine_tune, tiny_model
 
+from genaf_sdk import harden
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
+from genaf_sdk.engine.machine import MachineConfig
 from genaf_sdk.engine.train import train
 from genaf_sdk.methods import adaptability
 from genaf_sdk.methods.adaptability import Adaptation
@@ -47,7 +49,7 @@ def test_a_layer_that_the_user_froze_is_trained_by_no_stage(
 ) -> None:
     model = tiny_model(tiny_encoder)
     frozen = "encoder.backbone.conv1.weight"
-    before = model.get_parameter(frozen).detach().clone()
+    before = model.get_parameter(frozen).requires_grad_(False).detach().clone()
     method = quick_config.method.with_(schedule={"epochs": 1}, adaptability={"redundant_fraction": 1.0})
     lab = Lab(cpu_run(), model, striped, frozenset({frozen}))
     for stage in method.stages(lab):
@@ -55,6 +57,35 @@ def test_a_layer_that_the_user_froze_is_trained_by_no_stage(
     assert torch.equal(model.get_parameter(frozen), before)
     assert frozen not in lab.findings["sensitivity"]
     assert len(lab.findings["adaptation"].layers) == 4
+
+
+@pytest.mark.parametrize("probe_epochs", [0, 1])
+def test_without_a_layer_to_train_there_is_no_stage_2(
+    probe_epochs: int, tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
+) -> None:
+    """A norm alone is trained, and the head's weight is no layer's."""
+    adapted = {"schedule": {"epochs": 1}, "adaptability": {"probe_epochs": probe_epochs}}
+    config = quick_config.with_(head="cosine", tuning={"train_only": ("norm",)}, method=adapted)
+    result = harden(tiny_encoder, striped, config, evaluate=False, progress=False, preflight=False)
+    assert result.adaptation == Adaptation([], [], 0.0, adaptability.NO_LAYERS)
+    assert [record["stage"] for record in result.history] == ["stage 1"]
+
+
+def test_what_is_measured_for_stage_2_takes_no_more_memory_than_training(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
+) -> None:
+    """Four images at a time: their two views while stage 1 trains, alone under the attacks and for the sensitivity."""
+    model, sizes = tiny_model(tiny_encoder), list[int]()
+
+    def note(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        if torch.is_grad_enabled():
+            sizes.append(len(inputs[0]))
+
+    model.encoder.register_forward_pre_hook(note)
+    method = quick_config.method.with_(schedule={"epochs": 1}, adaptability={"epochs": 1, "probe_epochs": 1})
+    run = cpu_run(machine=MachineConfig(micro_batch_size=4))
+    fine_tune(method, run, model, striped)
+    assert max(sizes) == 8
 
 
 def test_the_guard_keeps_the_best_point_that_is_as_robust_as_stage_1() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk.errors import TrainingError
-from genaf_sdk.methods.sensitivity import Sensitivity, layer_weights, robust_sensitivity
+from genaf_sdk.methods.sensitivity import Sensitivity, climbed_layers, layer_weights, robust_sensitivity
 
 
 class Two(nn.Module):
@@ -93,3 +93,17 @@ def test_a_weight_that_changes_while_it_is_measured_is_named() -> None:
 
     with pytest.raises(TrainingError, match=r"'first\.bias' was changed"):
         robust_sensitivity(Drifts(), torch.rand(12, 3, 8, 8), torch.arange(12) % 3, Sensitivity(steps=1))
+
+
+def test_layers_that_are_frozen_are_neither_measured_nor_counted() -> None:
+    """Of 20 layers 16 are frozen: the cut is among the other four, all of which are near it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), *(nn.Linear(8, 8) for _ in range(18)), nn.Linear(8, 3))
+    model[:17].requires_grad_(False)
+    climbed: list[str] = []
+    found = robust_sensitivity(
+        model.eval(), torch.rand(12, 3, 8, 8), torch.arange(12) % 3, Sensitivity(), on_layer=climbed.append
+    )
+    assert list(found) == [f"{index}.weight" for index in (17, 18, 19, 20)]
+    assert set(climbed) <= set(found)
+    assert len(climbed) == climbed_layers(model, Sensitivity(), 0.2) == 3
