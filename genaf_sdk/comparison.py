@@ -250,8 +250,8 @@ def _configurations(
 ) -> dict[str, HardenConfig]:
     if not methods or not seeds:
         raise ConfigError(f"methods is {tuple(methods)} and seeds is {tuple(seeds)}.", expected="at least one of each")
-    names = list(methods) if isinstance(methods, Mapping) else [getattr(method, "name", method) for method in methods]
-    for given in (names, list(seeds)):
+    names = [method if isinstance(method, str) else method.name for method in methods]
+    for given in (list[object](names), list[object](seeds)):
         twice = [value for value in given if given.count(value) > 1]
         if twice:
             raise ConfigError(
