@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 from timing import Record, begin, ceiling, finish, parser_of, table
 from torch.utils._python_dispatch import TorchDispatchMode
-from trainers import EPSILON, SAME, STEP
+from trainers import EPSILON, STEP
 
 from genaf_sdk import HardenConfig, load_data, load_encoder
 from genaf_sdk.engine import fitting as engine
@@ -109,7 +109,10 @@ def main() -> None:
         methods = {
             "stage 1": config.method,
             "undefended": config.standard_fine_tuning(),
-            "pgd-at": PGDAT().with_(schedule=SAME, against=PGD(epsilon=EPSILON, step_size=STEP, steps=10)),
+            "pgd-at": PGDAT().with_(
+                schedule={"batch_size": 128, "encoder_learning_rate": None},
+                against=PGD(epsilon=EPSILON, step_size=STEP, steps=10),
+            ),
         }
         stage = lab.stage(arguments.stage, methods[arguments.stage])
         contexts.enter_context(gradients_of(model, stage))

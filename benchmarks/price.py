@@ -2,11 +2,13 @@
 
     pip install --target PEERS --no-deps torchattacks
     PYTHONPATH=PEERS python benchmarks/price.py curves epochs
-    python benchmarks/price.py curves --only default --epochs 8
+    GENAF_DATA=FOLDER PYTHONPATH=PEERS python benchmarks/price.py curves --data gtsrb:3000 --batch-size 32 --epochs 6 \
+        --at 6 --output docs/results/price-signs
 
-``curves`` trains the bundled encoder on digits in every way of trainers.py, for so many epochs each, and measures after
-some of them: accuracy on clean images, and the lowest under universal perturbations of 10/255 that transfer from the
-published encoder (the same for all) and under adaptive ones, crafted on the model's own encoder. ``epochs`` takes the
+``curves`` trains the bundled encoder in every way of trainers.py, for so many epochs each, and measures after some of
+them: accuracy on clean images, and the lowest under universal perturbations of 10/255 and under patches of 3 % that
+transfer from the published encoder (the same for all), and under adaptive ones, crafted on the model's own encoder. Of
+test images up to 1,000 are taken; ``gtsrb:IMAGES`` is read as mosaics.py says. ``epochs`` takes the
 time of one epoch of PGD-AT, in turn. Every training is a line of a file under OUTPUT as soon as it is done: a
 measurement that was stopped goes on. ``steps`` takes the time of three steps of PGD, with and without what ours does to
 the model (channels-last, batch norms folded into convolutions) and with what it does not do. ART comes with
@@ -22,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
+from mosaics import load_mosaic
 from rows import Row, Rows
 from timing import in_precision, interleaved, machine, median, parser_of, spread, table
 from torch import Tensor, nn
-from trainers import BATCH, EPOCHS, EPSILON, STEP, TRAINERS, Snapshot, Task, Watch, seed_everything
+from trainers import EPOCHS, EPSILON, STEP, TRAINERS, Snapshot, Task, Watch, seed_everything
 
 from genaf_sdk import DataSplits, load_data, load_encoder
 from genaf_sdk.attacks import Perturbation, load_attack
@@ -38,10 +41,12 @@ if TYPE_CHECKING:
     from genaf_sdk.models.encoder import PixelEncoder
 
 ENCODER = "bundled:simclr-cifar10"
-TRANSFERRED = ("uapgd:steps=60", "uapgd:steps=60,loss=info-nce")
-ADAPTIVE = ("uapgd:steps=30,batch_size=64", "uapgd:steps=30,batch_size=64,loss=info-nce")
-SURROGATES = 512
-SETTINGS = ("epochs", "steps", "precision", "seed")
+PATCHES = ("plain-patch", "encoder-patch")
+TRANSFERRED = ("uapgd:steps=60", "uapgd:steps=60,loss=info-nce", *PATCHES)
+ADAPTIVE = ("uapgd:steps=30,batch_size=64", "uapgd:steps=30,batch_size=64,loss=info-nce", *PATCHES)
+COLUMNS = tuple(f"{column}, {kind}" for kind in ("perturbation", "patch") for column in ("transfer", "adaptive"))
+SURROGATES, TEST_IMAGES = 512, 1000
+SETTINGS = ("data", "batch_size", "epochs", "steps", "precision", "seed")
 
 
 def main() -> None:
@@ -50,6 +55,8 @@ def main() -> None:
     parser.set_defaults(clock="cpu", threads=1)
     parser.add_argument("what", nargs="*", choices=("curves", "epochs", "steps"), default=["curves", "epochs"])
     parser.add_argument("--only", nargs="+", choices=list(TRAINERS), default=list(TRAINERS))
+    parser.add_argument("--data", default="digits", help="digits, or gtsrb:IMAGES")
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=4, help="of every training")
     parser.add_argument("--at", type=int, nargs="+", default=[1, 2, 3, 4], help="epochs after which to measure")
     parser.add_argument("--steps", type=int, default=10, help="of PGD, in the other packages' training")
@@ -58,7 +65,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/results/price-digits"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    data = load_data("digits", image_size=(32, 32), seed=arguments.seed)
+    name, _, images = arguments.data.partition(":")
+    if name == "digits":
+        data = load_data("digits", image_size=(32, 32), seed=arguments.seed)
+    else:
+        data = load_mosaic(name, int(images) if images else None, arguments.seed)
     published = load_encoder(ENCODER)
     if "curves" in arguments.what:
         rows = Rows(arguments.output / "curves.jsonl", ("trainer", *SETTINGS))
@@ -87,13 +98,13 @@ def measure_curves(rows: Rows, published: PixelEncoder, data: DataSplits, argume
         task = task_of(published, data, arguments.epochs, arguments)
         watch = trained(trainer, task, tuple(arguments.at), arguments)
         curve = [measured(snapshot, task, transferred, surrogates) for snapshot in watch.snapshots]
-        rows.add({**key, "curve": curve, "n": len(data.test), "machine": machine(arguments)})
+        rows.add({**key, "curve": curve, "n": min(TEST_IMAGES, len(data.test)), "machine": machine(arguments)})
         print(f"{trainer}: {curve[-1]}", flush=True)
 
 
 def task_of(published: PixelEncoder, data: DataSplits, epochs: int, arguments: argparse.Namespace) -> Task:
     """Return what is trained; in torch's own memory format, which ours changes by itself."""
-    return Task(published, data, epochs, arguments.seed, arguments.steps, arguments.precision)
+    return Task(published, data, epochs, arguments.seed, arguments.steps, arguments.precision, arguments.batch_size)
 
 
 def trained(name: str, task: Task, kept: tuple[int, ...], arguments: argparse.Namespace) -> Watch:
@@ -109,7 +120,7 @@ def measured(snapshot: Snapshot, task: Task, transferred: list[Perturbation], su
     model = task.model()
     model.load_state_dict(snapshot.weights)
     model.eval()
-    pixels, labels = task.data.test.sample()
+    pixels, labels = task.data.test.sample(TEST_IMAGES, seed=task.seed)
 
     @torch.no_grad()
     def accuracy(images: Tensor) -> float:
@@ -117,8 +128,12 @@ def measured(snapshot: Snapshot, task: Task, transferred: list[Perturbation], su
         return round(float((found == labels).float().mean()), 4)
 
     adaptive = [load_attack(text)(model.encoder, surrogates, seed=task.seed) for text in ADAPTIVE]
-    under = {"transfer": transferred, "adaptive": adaptive}
-    worst = {column: min(accuracy(one.apply(pixels)) for one in found) for column, found in under.items()}
+    under: dict[str, list[float]] = {}
+    for column, found in (("transfer", transferred), ("adaptive", adaptive)):
+        for one in found:
+            kind = "patch" if one.mask is not None else "perturbation"
+            under.setdefault(f"{column}, {kind}", []).append(accuracy(one.apply(pixels)))
+    worst = {name: min(accuracies) for name, accuracies in under.items()}
     return {
         "epoch": snapshot.epoch,
         "seconds": snapshot.seconds,
@@ -144,7 +159,7 @@ def measure_epochs(rows: Rows, published: PixelEncoder, data: DataSplits, argume
 def measured_steps(published: PixelEncoder, data: DataSplits, arguments: argparse.Namespace) -> list[Row]:
     """Return the seconds of three steps of PGD on 128 images, for the model as torch has it and as ours does."""
     task = task_of(published, data, 1, arguments)
-    images, labels = data.train.sample(BATCH, seed=arguments.seed)
+    images, labels = data.train.sample(arguments.batch_size, seed=arguments.seed)
     device = torch.device("cpu")
     settings = sign_steps.SignSteps(epsilon=EPSILON, step_size=STEP, steps=3)
 
@@ -152,12 +167,14 @@ def measured_steps(published: PixelEncoder, data: DataSplits, arguments: argpars
         model: nn.Module,
         pixels: Tensor,
         folded: Callable[..., Any] = sign_steps.folded_batch_norms,
-        part: int = BATCH,
+        part: int | None = None,
         precision: str = "fp32",
     ) -> Callable[[], object]:
         def run() -> None:
             with mock.patch.object(sign_steps, "folded_batch_norms", folded), in_precision(precision, device):
-                for some, classes in zip(pixels.split(part), labels.split(part), strict=True):
+                for some, classes in zip(
+                    *(whole.split(part or len(pixels)) for whole in (pixels, labels)), strict=True
+                ):
                     sign_steps.ascend(model, some, classes, torch.zeros_like(some), settings)
 
         return run
@@ -197,9 +214,8 @@ def prices(rows: list[Row]) -> str:
                 "CPU s an epoch": f"{first['seconds'] / first['epoch']:.1f}",
                 "CPU s": f"{last['seconds']:.0f}",
                 "clean": f"{100 * last['clean']:.1f} %",
-                "transfer": f"{100 * last['transfer']:.1f} %",
-                "adaptive": f"{100 * last['adaptive']:.1f} %",
-                "`default` to the lower, CPU s": f"{min(seconds):.0f}" if seconds else "never",
+                **{name: f"{100 * last[name]:.1f} %" for name in COLUMNS},
+                "`default` to the lowest, CPU s": f"{min(seconds):.0f}" if seconds else "never",
             }
         )
     return table(lines)

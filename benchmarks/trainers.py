@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from genaf_sdk.hardened import HardenedModel
 
 EPSILON, STEP = 8 / 255, 2 / 255
-BATCH = 128
-SAME: dict[str, Any] = {"batch_size": BATCH, "encoder_learning_rate": None}
-"""What ours would find out by itself is set, as for the others: the rate follows from the encoder's size."""
 TRADES_BETA = 6.0
 """As published; ours has 1, which serves it better."""
 
@@ -83,7 +80,7 @@ class Watch(Metrics):
 
 @dataclass(frozen=True)
 class Task:
-    """What every way of training is given: encoder, images, epochs, seed, steps of PGD, and precision of our own."""
+    """What every way of training is given: encoder, images, epochs, seed, steps of PGD, our precision, batch size."""
 
     published: PixelEncoder
     data: DataSplits
@@ -91,6 +88,12 @@ class Task:
     seed: int
     steps: int
     precision: str
+    batch_size: int
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """What ours would find out by itself is set, as for the others: the rate follows from the encoder's size."""
+        return {"batch_size": self.batch_size, "encoder_learning_rate": None, "epochs": self.epochs}
 
     def model(self) -> HardenedModel:
         """Return the encoder with a fresh head, the same for everybody."""
@@ -104,7 +107,7 @@ def ours(preset: str, *, pgd: bool = False, precision: str | None = None) -> Tra
     """Return a preset of this package; with ``pgd``, against as many steps as the other packages take."""
 
     def run(task: Task, watch: Watch) -> None:
-        changes: dict[str, Any] = {"schedule": {**SAME, "epochs": task.epochs}}
+        changes: dict[str, Any] = {"schedule": task.schedule}
         if pgd:
             changes["against"] = PGD(epsilon=EPSILON, step_size=STEP, steps=task.steps)
         config = HardenConfig.preset(preset).with_(seed=task.seed, method=changes)
@@ -180,12 +183,12 @@ def _optimizer(
     task: Task, model: HardenedModel, watch: Watch, *, sgd: bool = False
 ) -> tuple[torch.optim.Optimizer, int]:
     """Return an optimizer that follows our schedule by itself and tells the watch of epochs, and the batch size."""
-    schedule = Schedule().with_(**SAME, epochs=task.epochs)
+    schedule = Schedule().with_(**task.schedule)
     size = sum(parameter.numel() for parameter in model.encoder.parameters())
     rates = (schedule.encoder_rate(size), schedule.head_learning_rate)
     parts = zip((model.encoder, model.head), rates, strict=True)
     groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in parts]
-    steps = -(-len(task.data.train) // BATCH)
+    steps = -(-len(task.data.train) // task.batch_size)
     if sgd:
         optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
     else:
@@ -203,7 +206,7 @@ def _optimizer(
             watch.epoch()
 
     optimizer.register_step_post_hook(count)
-    return optimizer, BATCH
+    return optimizer, task.batch_size
 
 
 def seed_everything(seed: int) -> None:

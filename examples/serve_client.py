@@ -20,6 +20,20 @@ SERVER = os.environ.get("SERVER", "127.0.0.1:8000")
 HEADERS = {"Authorization": f"Bearer {os.environ['SERVE_API_KEY']}"} if "SERVE_API_KEY" in os.environ else {}
 
 
+FILTERS = {"nearest": Image.Resampling.NEAREST} | dict.fromkeys(("bicubic", "lanczos"), Image.Resampling.BICUBIC)
+"""As in training, which has the bicubic filter alone for both."""
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Put a picture with transparency on a white ground, as training does."""
+    if not image.has_transparency_data:
+        return image
+    layers = image.convert("RGBA")
+    ground = Image.new("RGB", layers.size, "white")
+    ground.paste(layers, mask=layers)
+    return ground
+
+
 def classify_file(path: Path) -> None:
     """The server decodes and resizes: the shortest way."""
     request = urllib.request.Request(f"http://{SERVER}/classify?top=3", path.read_bytes(), HEADERS)
@@ -33,14 +47,15 @@ def classify_tensor(path: Path) -> None:
     """The client decodes and resizes: for many images at once, and for pixels that are no file."""
     with tritonclient.http.InferenceServerClient(SERVER) as client:
         model = client.get_model_repository_index(headers=HEADERS)[0]["name"]
-        metadata = client.get_model_metadata(model, headers=HEADERS)["inputs"][0]
+        described = client.get_model_metadata(model, headers=HEADERS)
+        metadata, interpolation = described["inputs"][0], described.get("parameters", {}).get("interpolation")
         with Image.open(path) as image:
             if metadata["datatype"] == "UINT8":
                 _, height, width, channels = metadata["shape"]
             else:
                 _, channels, height, width = metadata["shape"]
-            mode = "RGB" if channels == 3 else "L"
-            resized = ImageOps.exif_transpose(image).convert(mode).resize((width, height), Image.Resampling.BILINEAR)
+            shown = on_white(ImageOps.exif_transpose(image)).convert("RGB" if channels == 3 else "L")
+            resized = shown.resize((width, height), FILTERS.get(interpolation, Image.Resampling.BILINEAR))
         pixels = np.asarray(resized).reshape(1, height, width, channels)
         if metadata["datatype"] == "FP32":
             pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) / 255

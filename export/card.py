@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
+from PIL import Image
 
 from genaf_sdk._version import __version__
+from genaf_sdk.export.serve.images import FILTERS, MODES
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.report.markdown import escaped, markdown_summary
 from genaf_sdk.report.verdict import budget_text
@@ -181,10 +183,6 @@ def _figures(report: RobustnessReport | None) -> str:
 
 
 def _use(model: ModelFacts) -> str:
-    height, width = model.image_size
-    mode = "RGB" if model.channels == 3 else "L"
-    resampling = "BICUBIC" if model.interpolation in ("bicubic", "lanczos") else "BILINEAR"
-    axes = ".transpose(2, 0, 1)[None]" if mode == "RGB" else "[None, None]"
     return f"""## Use
 
 With onnxruntime and numpy alone:
@@ -194,11 +192,7 @@ import json
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
-
-image = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("{mode}")
-image = image.resize(({width}, {height}), Image.Resampling.{resampling})
-pixels = (np.asarray(image, dtype=np.float32) / 255){axes}
+{_pixels(model)}
 session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
 (logits,) = session.run(["logits"], {{"pixels": pixels}})
 print(json.load(open("labels.json"))[int(logits[0].argmax())])
@@ -207,6 +201,28 @@ print(json.load(open("labels.json"))[int(logits[0].argmax())])
 As a server: `genaf serve FOLDER`, with the code of your own genaf-sdk. Without it, `pip install -r
 serve/requirements-cpu.txt && python -m serve` in the bundle's folder runs the publisher's copy of that code.
 With torch: `genaf_sdk.HardenedModel.from_pretrained(...)`."""
+
+
+ON_WHITE = """
+if image.has_transparency_data:  # shown on white, as in training
+    layers = image.convert("RGBA")
+    image = Image.new("RGB", layers.size, "white")
+    image.paste(layers, mask=layers)"""
+
+
+def _pixels(model: ModelFacts) -> str:
+    """Return code that makes ``pixels`` of a picture, as training and server do, or of an array where none will do."""
+    if model.channels not in MODES:
+        return f"""
+pixels = np.load("image.npy").astype(np.float32)[None]  # ({model.channels}, {", ".join(map(str, model.image_size))})"""
+    height, width = model.image_size
+    mode, resampling = MODES[model.channels], FILTERS.get(model.interpolation, Image.Resampling.BILINEAR).name
+    opened = f"""from PIL import Image, ImageOps
+
+image = ImageOps.exif_transpose(Image.open("picture.png")){ON_WHITE if mode != "RGBA" else ""}
+image = image.convert("{mode}").resize(({width}, {height}), Image.Resampling.{resampling})
+pixels = np.asarray(image, dtype=np.float32).reshape({height}, {width}, {model.channels}) / 255"""
+    return f"{opened}\npixels = pixels.transpose(2, 0, 1)[None]"
 
 
 def _intended_use() -> str:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from genaf_sdk._version import __version__
 from genaf_sdk.export.card import ModelFacts, eval_results, model_card
@@ -18,12 +18,15 @@ from genaf_sdk.export.layout import (
     EVAL_RESULTS_FILE,
     HTML_FILE,
     LABELS_FILE,
+    MODEL_FILE,
     PERTURBATION_FOLDER,
     REPORT_FILE,
     SERVE_FOLDER,
 )
 from genaf_sdk.export.outcome import Item, not_replayed, recomputed
+from genaf_sdk.export.parity import parity_text
 from genaf_sdk.files import read_json
+from genaf_sdk.inputs.images import Interpolation
 from genaf_sdk.models.checksums import digest
 from genaf_sdk.report.html import html_report
 from genaf_sdk.report.provenance import settings_digest
@@ -64,7 +67,7 @@ class ConfigFile:
     channels: Annotated[int, Between(1, 64)]
     image_size: tuple[Side, Side]
     class_names: Annotated[list[str], Length(2, 100_000)]
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
 
 
 def read_config(folder: Path) -> ConfigFile:
@@ -105,6 +108,13 @@ def check_data(data: DataSplits, config: ConfigFile, report: RobustnessReport) -
         _same("image shape, against the data", shape, tuple(data.image_shape)),
         _same("interpolation, against the report's data", config.interpolation, report.data.interpolation),
     ]
+
+
+def check_sizes(data: DataSplits, report: RobustnessReport) -> list[Item]:
+    """Compare how many images the report says there are with the data that it was made with."""
+    sizes, counts = report.data.sizes, report.data.class_counts
+    items = [_same("number of images", vars(sizes), {name: len(split) for name, split in data.splits().items()})]
+    return items if counts is None else [*items, _same("training images by class", counts, data.class_counts())]
 
 
 def check_perturbations(report: RobustnessReport) -> list[Item]:
@@ -186,6 +196,27 @@ def check_report(content: Any, report: RobustnessReport) -> list[Item]:
         )
     unknown = sorted(set(stated) - set(again))
     items += [not_replayed(f"section {name!r} of the report", "", "this version does not know it") for name in unknown]
+    return items
+
+
+def check_exported(report: RobustnessReport) -> list[Item]:
+    """Hold what the report says of the exported files in words and shares against its own figures and counts."""
+    section = report.onnx
+    if section is None:
+        return []
+    text = parity_text(section.parity.differences, section.parity.tolerance)
+    items = [_same("parity in words", section.text, text)]
+    full = {row.perturbation: row.correct / row.n for row in section.replay}
+    for file, rows in {MODEL_FILE: section.replay, **{v.file: v.replay for v in section.variants}}.items():
+        follow = all(math.isclose(row.accuracy, row.correct / row.n) for row in rows)
+        items.append(recomputed(f"shares of {file}", follow, "", "" if follow else "they do not follow from counts"))
+    for variant in section.variants:
+        losses = [full.get(row.perturbation, 1.0) - row.correct / row.n for row in variant.replay]
+        found = max(losses, default=1.0)
+        follows = math.isclose(variant.largest_loss, found, abs_tol=1e-12)
+        items.append(
+            recomputed(f"largest loss of {variant.file}", follows, f"{variant.largest_loss:.4f}", f"{found:.4f}")
+        )
     return items
 
 

@@ -37,8 +37,13 @@ class Parity:
     @property
     def text(self) -> str:
         """One line for the terminal and the report."""
-        parts = ", ".join(f"{value:.1e} (batch {size})" for size, value in self.differences.items())
-        return f"Largest relative logit difference, ONNX against PyTorch: {parts}; threshold {self.tolerance:.0e}."
+        return parity_text(self.differences, self.tolerance)
+
+
+def parity_text(differences: Mapping[int, float] | Mapping[str, float], tolerance: float) -> str:
+    """Return the largest relative differences by batch size, and what passes, in one line."""
+    parts = ", ".join(f"{value:.1e} (batch {size})" for size, value in differences.items())
+    return f"Largest relative logit difference, ONNX against PyTorch: {parts}; threshold {tolerance:.0e}."
 
 
 def check_parity(model: Classifier, path: str | Path, pixels: Tensor, *, tolerance: float = TOLERANCE) -> Parity:

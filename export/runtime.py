@@ -22,8 +22,8 @@ class OnnxModel:
         path: The file, or the folder that holds ``model.onnx``.
 
     Raises:
-        ExportError: The file is missing, damaged or unsafe, or onnxruntime cannot run it; or two onnxruntime packages
-            are installed, which overwrite one another's files.
+        ExportError: The file is missing, damaged or unsafe, has several inputs or outputs, or none, or onnxruntime
+            cannot run it; or two onnxruntime packages are installed, which overwrite one another's files.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -32,8 +32,13 @@ class OnnxModel:
             self.session, _ = open_session(open_bundle(self.path), provider="cpu")
         except ServeError as error:
             raise ExportError(str(error)) from error
-        self.uint8_input = self.session.get_inputs()[0].type == "tensor(uint8)"
-        self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ExportError(
+                f"{self.path} has {len(inputs)} inputs and {len(outputs)} outputs.", expected="pixels in, logits out"
+            )
+        self.uint8_input = inputs[0].type == "tensor(uint8)"
+        self.input, self.output = inputs[0].name, outputs[0].name
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
 
     @property
@@ -49,17 +54,17 @@ class OnnxModel:
 
     @property
     def image_options(self) -> dict[str, Any]:
-        """How ``load_data`` has to load images for this file: as its metadata say, else by the shape of its input."""
-        _, *shape = self.session.get_inputs()[0].shape
-        channels, *size = [shape[-1], *shape[:-1]] if self.uint8_input else shape
-        stated = self.metadata
-        found: dict[str, Any] = {
-            "channels": json.loads(stated["channels"]) if "channels" in stated else channels,
-            "image_size": json.loads(stated["image_size"]) if "image_size" in stated else size,
-        }
-        if not all(isinstance(side, int) for side in (found["channels"], *found["image_size"])):
+        """How ``load_data`` has to load images for this file: by the shape of its input, and as its metadata say.
+
+        Raises:
+            ExportError: Neither says so.
+        """
+        shape, stated = self.session.get_inputs()[0].shape[1:], self.metadata
+        channels, *size = [*shape[-1:], *shape[:-1]] if self.uint8_input else shape or [None]
+        size = json.loads(stated["image_size"]) if "image_size" in stated else size
+        if len(size) != 2 or not all(isinstance(side, int) for side in (channels, *size)):
             raise ExportError(f"{self.path} does not say which images it takes.", expected="an input of fixed size")
-        found["image_size"] = tuple(found["image_size"])
+        found: dict[str, Any] = {"channels": channels, "image_size": tuple(size)}
         return found | ({"interpolation": stated["interpolation"]} if "interpolation" in stated else {})
 
     def __call__(self, pixels: Tensor) -> Tensor:

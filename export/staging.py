@@ -114,6 +114,7 @@ def _roll_back(folder: Path) -> None:
     for name in names if isinstance(names, list) else ():
         if isinstance(name, str) and not (partial / name).exists() and is_inside(folder, name):
             (folder / name).unlink(missing_ok=True)
+    write_json(previous / NAMES, [])  # what is put back now is not to be removed, should this end here and begin anew
     for name in sorted(old, key=lambda name: name == CHECKSUMS_FILE):
         _move(kept / name, folder / name)
     shutil.rmtree(previous)

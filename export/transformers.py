@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from genaf_sdk.data.decoding import INTERPOLATIONS
 from genaf_sdk.encoders.processor import PROCESSOR, RESAMPLING
 from genaf_sdk.encoders.transformers import TransformersEncoder
 from genaf_sdk.errors import ExportError, OutputError
@@ -33,7 +34,8 @@ INSTEAD = "serve model.onnx, or load the bundle by genaf_sdk.HardenedModel"
 def write_transformers(model: Classifier, folder: Path) -> float:
     """Write ``config.json``, ``model.safetensors`` and ``preprocessor_config.json`` for transformers, or nothing.
 
-    The processor resizes pictures to the model's size and normalizes them; the rest is the library's own class.
+    The processor resizes pictures to the model's size and normalizes them; the rest is the library's own class. Of a
+    picture with transparency that library drops the alpha channel, where training and our server show white.
 
     Args:
         model: The classifier.
@@ -127,12 +129,12 @@ def _processor(model: Classifier) -> dict[str, Any]:
         [round(float(value), 9) for value in values.flatten().expand(model.encoder.channels)]
         for values in (model.encoder.mean, model.encoder.std)
     )
-    numbers = {name: number for number, name in RESAMPLING.items()}
+    mode = INTERPOLATIONS[model.encoder.interpolation].removesuffix("-exact")  # what ours are resized with
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": height, "width": width},
-        "resample": numbers.get(model.encoder.interpolation, numbers["bilinear"]),
+        "resample": next(number for number, name in RESAMPLING.items() if name == mode),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

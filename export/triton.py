@@ -35,6 +35,8 @@ def write_triton_repository(
 ) -> Path:
     """Write ``REPOSITORY/NAME/config.pbtxt``, ``labels.txt`` and ``1/model.onnx``; return ``REPOSITORY/NAME``.
 
+    Weights that the graph keeps in files beside it go along.
+
     Args:
         bundle: The bundle's folder, or one ONNX file.
         repository: Folder that tritonserver is started on; other models in it are left alone.
@@ -64,7 +66,7 @@ def write_triton_repository(
     target = Path(repository) / chosen
     if target.exists():
         raise ExportError(f"{target} exists already.", remedy="remove it, or give the model another name")
-    config = _config(chosen, opened.path, max_batch)
+    config = _config(chosen, opened.content, max_batch)
     config.dynamic_batching.max_queue_delay_microseconds = round(max_delay * 1e6)
     kind = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}[device]
     config.instance_group.add(count=instances, kind=kind)
@@ -77,7 +79,8 @@ def write_triton_repository(
         with tempfile.TemporaryDirectory(dir=repository, prefix=".partial-") as temporary:
             folder = Path(temporary) / chosen
             (folder / VERSION).mkdir(parents=True)
-            (folder / VERSION / "model.onnx").write_bytes(opened.content)
+            for file, content in {**opened.weights, "model.onnx": opened.content}.items():
+                (folder / VERSION / file).write_bytes(content)
             (folder / CONFIG_FILE).write_text(text_format.MessageToString(config), encoding="utf-8")
             if opened.class_names:
                 lines = (" ".join(label.split()) for label in opened.class_names)
@@ -138,9 +141,9 @@ def _described(node: onnx.ValueInfoProto) -> tuple[str, str, tuple[int, ...]]:
     return node.name, TYPES[tensor.elem_type], tuple(sizes)
 
 
-def _config(name: str, path: Path, max_batch: int) -> Any:
+def _config(name: str, content: bytes, max_batch: int) -> Any:
     """Return the configuration of one ONNX file: its ends, and a warm-up of one image and of the largest batch."""
-    graph = onnx.load(str(path), load_external_data=False).graph
+    graph = onnx.load_model_from_string(content).graph
     config = _model_config()
     config.name, config.backend, config.max_batch_size = name, "onnxruntime", max_batch
     for stated, actual in ((config.input, graph.input), (config.output, graph.output)):

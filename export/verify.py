@@ -17,12 +17,14 @@ from genaf_sdk.errors import DataError, ExportError
 from genaf_sdk.export.bill import check_bill
 from genaf_sdk.export.consistency import (
     check_data,
+    check_exported,
     check_names,
     check_page,
     check_perturbations,
     check_provenance,
     check_report,
     check_server,
+    check_sizes,
     read_config,
 )
 from genaf_sdk.export.layout import MODEL_FILE, REPORT_FILE, model_files
@@ -99,10 +101,12 @@ def verify_bundle(
         named=bool(config.encoder),
     )
     same = _same_data(data, report, foreign=foreign_data)
+    items += check_sizes(data, report) if same else []
     items += _replayed(graphs, report, data, sample, fitting) if same else _all_unknown(report, "other images")
     items += check_provenance(report)
     items += check_bill(folder, report)
     items += check_report(read_json(folder / REPORT_FILE), report)
+    items += check_exported(report)
     items += check_page(folder, config, report)
     items += check_server(folder, config)
     return Verification(items)
@@ -229,7 +233,10 @@ def _classes(report: RobustnessReport, predicted: dict[str, Tensor], sample: Sam
             continue
         labels = sample.labels[:n]
         for kind, stated, name in (("clean", counts.clean, ""), ("attacked", counts.attacked, counts.perturbation)):
-            if stated is None or n > len(sample):
+            if stated is None:
+                continue
+            if n > len(sample):
+                items.append(replayed(f"classes, {kind}", False, f"{sum(stated)} of {n}", f"n is {n} of {len(sample)}"))
                 continue
             right = labels[predicted[name][:n] == labels] if name in predicted else labels[:0]
             found = right.bincount(minlength=classes).tolist()

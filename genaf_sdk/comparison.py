@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.pipeline import harden
 from genaf_sdk.preflight import require_attacks, require_ready
 from genaf_sdk.preparation import load_images, load_published, new_candidate, resolved
+from genaf_sdk.progress import make_display
 from genaf_sdk.rows import ROWS_FILE, Comparison, ComparisonRow, FailedCell, append_row, read_rows
 
 if TYPE_CHECKING:
@@ -251,8 +253,9 @@ def _configurations(
     if not methods or not seeds:
         raise ConfigError(f"methods is {tuple(methods)} and seeds is {tuple(seeds)}.", expected="at least one of each")
     names = [method if isinstance(method, str) else method.name for method in methods]
-    for given in (list[object](names), list[object](seeds)):
-        twice = [value for value in given if given.count(value) > 1]
+    counts: tuple[Counter[str] | Counter[int], ...] = (Counter(names), Counter(seeds))
+    for count in counts:
+        twice = [value for value, times in count.items() if times > 1]
         if twice:
             raise ConfigError(
                 f"{twice[0]!r} is there twice.",
@@ -307,14 +310,17 @@ def _measure(
     started, started_cpu = time.monotonic(), time.process_time()
     result = harden(public, data, config, progress=progress, evaluate=False, preflight=False)
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - started_cpu
-    report = evaluate(
-        result.model,
-        data,
-        encoder=None if transferred else public,
-        perturbations=dict(transferred),
-        config=config.evaluation,
-        seed=config.seed,
-    )
+    with make_display(progress) as display:
+        task = display.add_task(f"{name}, seed {config.seed}:", total=None)
+        report = evaluate(
+            result.model,
+            data,
+            encoder=None if transferred else public,
+            perturbations=dict(transferred),
+            config=config.evaluation,
+            seed=config.seed,
+            on_attack=lambda attack: display.update(task, figures=attack),
+        )
     failed = [failure.text for failure in report.failures if failure.part == "attack"]
     if failed:
         raise _lacking(failed[0])

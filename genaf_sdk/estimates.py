@@ -22,6 +22,7 @@ from genaf_sdk.engine.processes import Processes
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.train import gradients_of
 from genaf_sdk.engine.views import FeaturesAndLogits
+from genaf_sdk.evaluation.certificates import classes_of
 from genaf_sdk.evaluation.cost import FORWARD, Beside, ahead_passes, evaluation_passes, replay_passes
 from genaf_sdk.evaluation.workers import MOST_PIXELS, Workers
 from genaf_sdk.methods.lab import Lab
@@ -29,14 +30,15 @@ from genaf_sdk.models.folding import folded_batch_norms
 from genaf_sdk.preparation import frozen_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from genaf_sdk.data import DataSplits
+    from genaf_sdk.data.sampling import Sample
     from genaf_sdk.engine.machine import MachineConfig
     from genaf_sdk.engine.stage import Stage
-    from genaf_sdk.evaluation.settings import EvaluationConfig
+    from genaf_sdk.evaluation.settings import CertificateConfig, EvaluationConfig
     from genaf_sdk.hardened import HardenedModel
     from genaf_sdk.preparation import Candidate
 
@@ -261,6 +263,27 @@ def seconds_of_a_pass(model: nn.Module, data: DataSplits, passes: float) -> floa
             float(gradient_of(model(images).square().sum(), images).sum())  # read, so that it has been computed
             durations.append(time.monotonic() - started)
     return statistics.fmean(durations[1:] or durations) / len(pixels)
+
+
+def seconds_of_certificates(
+    classifier: Callable[[Tensor], Tensor], sample: Sample, config: CertificateConfig, masks: int
+) -> float:
+    """Return about how many seconds ``certify`` takes at most: where no pair of masks changes an answer.
+
+    Args:
+        classifier: Pixels (N, C, H, W) to logits (N, K).
+        sample: The images.
+        config: How many of them are certified.
+        masks: How many masks there are on an image.
+    """
+    passes = min(config.samples, len(sample)) * (1 + masks + masks * (masks + 1) // 2)
+    pixels, _ = sample.first(PASS)
+    durations: list[float] = []
+    while not durations or not _timed_enough(durations, passes / len(pixels)):
+        started = time.monotonic()
+        classes_of(classifier, pixels)
+        durations.append(time.monotonic() - started)
+    return statistics.fmean(durations[1:] or durations) / len(pixels) * passes
 
 
 def _trial_run(candidate: Candidate) -> Run:

@@ -181,6 +181,35 @@ def require_writable(folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def trial_folder(folder: Path) -> Iterator[Path]:
+    """Context: a folder that files can be written into; afterwards, what was made of it and is empty is gone.
+
+    Raises:
+        OutputError: The folder cannot be created or written to.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield require_writable(folder)
+    finally:
+        with contextlib.suppress(OSError):  # somebody else has put something there
+            for each in missing:
+                each.rmdir()
+
+
+def require_new(path: Path, *, overwrite: bool) -> Path:
+    """Return where a file is to be written, unless one is there and nobody said that it may be replaced.
+
+    Raises:
+        OutputError: One is there.
+    """
+    if not overwrite and (path.exists() or path.is_symlink()):
+        raise OutputError(
+            f"{path} exists already.", expected="a new file", remedy="name another one, or add --overwrite"
+        )
+    return path
+
+
 def user_path(text: str | Path) -> Path:
     """Return a path with ``~`` and ``~USER`` replaced; as the shell does, ``~`` before an unknown user stays."""
     path = Path(text)

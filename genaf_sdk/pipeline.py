@@ -24,7 +24,7 @@ from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
 from genaf_sdk.export.bundle import save_model, save_report
 from genaf_sdk.export.layout import CHECKSUMS_FILE
 from genaf_sdk.export.staging import require_free
-from genaf_sdk.files import locked_folder, require_writable
+from genaf_sdk.files import locked_folder, require_writable, trial_folder
 from genaf_sdk.memory import reused_memory
 from genaf_sdk.methods.lab import Clock
 from genaf_sdk.models.fingerprint import fingerprint
@@ -197,17 +197,17 @@ def check(
     config = resolved(config, method)
     subject = "output folder"
     try:
-        folder = None if output_dir is None else require_writable(Path(output_dir))
-        subject = "encoder"
-        published = load_published(encoder, config.tuning)
-        subject = "data"
-        data = load_images(dataset, published, config, folder)
-        subject = "encoder"  # which may refuse these images
-        published = data.space.placed(published)
-        precision = config.machine.mixed_precision
-        engines = own_accelerator(precision) if accelerator is None else nullcontext(accelerator)
-        with engines as engine:
-            return preflight_of(new_candidate(published, data, config, engine, folder))
+        with nullcontext() if output_dir is None else trial_folder(Path(output_dir)) as folder:
+            subject = "encoder"
+            published = load_published(encoder, config.tuning)
+            subject = "data"
+            data = load_images(dataset, published, config, folder)
+            subject = "encoder"  # which may refuse these images
+            published = data.space.placed(published)
+            precision = config.machine.mixed_precision
+            engines = own_accelerator(precision) if accelerator is None else nullcontext(accelerator)
+            with engines as engine:
+                return preflight_of(new_candidate(published, data, config, engine, folder))
     except GenafError as error:
         return [Finding.of(subject, error)]
 

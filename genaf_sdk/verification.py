@@ -24,7 +24,7 @@ from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.settings import CertificateConfig, EvaluationConfig
 from genaf_sdk.export.consistency import ConfigFile, read_config
 from genaf_sdk.export.layout import SIGNATURE_FILE
-from genaf_sdk.export.outcome import Item, Outcome, Verification, not_replayed, replayed
+from genaf_sdk.export.outcome import Item, Outcome, Verification, not_replayed, recomputed, replayed
 from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.signing import require_signature
 from genaf_sdk.export.verify import LEAST_IMAGES, tolerance, verify_bundle
@@ -37,7 +37,7 @@ from genaf_sdk.report.scores import Role
 from genaf_sdk.settings import Seed, converted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -175,12 +175,14 @@ def replayed_beside(folder: Path, report: RobustnessReport, data: DataSplits) ->
     certificate, corruptions = report.certificate, report.corruptions
     if certificate is None and corruptions is None:
         return []
+    graph = OnnxModel(folder)
+    items = [] if certificate is None else [_same_color(graph, certificate)]
     if data.fingerprint != report.data.fingerprint:
         stated = [] if certificate is None else ["certificate"]
         stated += [] if corruptions is None else [f"corruption: {row.kind}" for row in corruptions.of(Role.HARDENED)]
-        return [not_replayed(what, "", "other images") for what in stated]
-    graph, sample = OnnxModel(folder), Sample.draw(data.test, None, seed=report.seed)
-    items = [] if certificate is None else [_certified_again(graph, certificate, sample)]
+        return items + [not_replayed(what, "", "other images") for what in stated]
+    sample = Sample.draw(data.test, None, seed=report.seed)
+    items += [] if certificate is None else [_certified_again(graph, certificate, sample)]
     return items + ([] if corruptions is None else _corrupted_again(graph, corruptions, sample))
 
 
@@ -194,6 +196,18 @@ def _certified_again(graph: OnnxModel, stated: CertificateSection, sample: Sampl
         f"{section.certified} of {section.n} certified, {section.answered} right, {section.patch_text}"
         for section in (stated, found)
     ))  # fmt: skip
+
+
+def _same_color(graph: OnnxModel, stated: CertificateSection) -> Item:
+    """Compare the color that the certificate masks with to that of the file, which a server masks with."""
+    what, shown, color = "certificate: color of the masks", _color(stated.fill), graph.mean_color
+    if not color:
+        return not_replayed(what, shown, f"{graph.path.name} states none")
+    return recomputed(what, tuple(stated.fill) == color, shown, f"{_color(color)} in {graph.path.name}")
+
+
+def _color(fill: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in fill)
 
 
 def _corrupted_again(graph: OnnxModel, stated: CorruptionSection, sample: Sample) -> list[Item]:

@@ -13,6 +13,7 @@ from genaf_sdk.cli import CHECK_FAILED, COMMANDS, DONE, INTERRUPTED, UNEXPECTED,
 from genaf_sdk.cli.settings import starting_settings
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.export.integrity import seal
+from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.methods import PGD, presets
 
 QUICK = [
@@ -44,7 +45,9 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
     assert {"hardened clean", "hardened noise noise", "hardened adaptive uapgd"} <= replayed
     assert "certificate" in replayed
     assert main(["certify", str(folder), "--patch", "0.03", "--masks", "2", "--samples", "100", "--json"]) == DONE
-    certified = json.loads(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    certified = json.loads(captured.out)
+    assert re.search(r"The certificates take up to about \d+ (s|min) here\. Shorter:", captured.err)
     assert "model.onnx" in certified["model"]
     assert certified["patch"] == [6, 6]
     assert abs(certified["certified"] - report["certificate"]["certified"]) <= 1
@@ -62,13 +65,15 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
     assert summary.startswith("## Robustness")
     assert all(line.endswith("|") for line in summary.splitlines() if line.startswith("|")), "a row is one line"
     assert main(["report", str(folder), "--output", str(folder / "other.html")]) == USAGE_ERROR
-    assert main(["export", str(folder), str(tmp_path / "again.onnx")]) == 0
+    for name in ("again.onnx", "delta.safetensors", "page.html"):
+        (tmp_path / name).write_text("of before")
+    assert main(["report", str(folder), "--output", str(tmp_path / "page.html"), "--overwrite"]) == DONE
+    assert "</html>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert main(["export", str(folder), str(tmp_path / "again.onnx"), "--overwrite"]) == DONE
     assert (tmp_path / "again.onnx").stat().st_size > 100_000
-    perturbation = tmp_path / "delta.safetensors"
-    assert (
-        main(["attack", "uapgd:steps=5", "--encoder", str(folder), "--samples", "32", "--output", str(perturbation)])
-        == 0
-    )
+    options = ["--samples", "32", "--output", str(tmp_path / "delta.safetensors"), "--overwrite"]
+    assert main(["attack", "uapgd:steps=5", "--encoder", str(folder), *options]) == DONE
+    assert Perturbation.load(tmp_path / "delta.safetensors").key.attack == "uapgd"
     assert re.search(r"uapgd takes about \d+ (s|min) here\. Shorter:", capsys.readouterr().err)
     evaluation = ["--attacks", "uapgd:steps=5", "--surrogate-samples", "32", "--curve", "--output-dir"]
     assert main(["evaluate", str(folder), *evaluation, str(tmp_path / "second")]) == 0
@@ -250,6 +255,24 @@ def test_nothing_is_written_into_a_bundle(
     assert main([argument.replace("BUNDLE", str(bundle)) for argument in arguments]) == USAGE_ERROR
     assert "lists and nothing else. Expected: a place outside" in " ".join(capsys.readouterr().err.split())
     assert sorted(path.name for path in bundle.rglob("*")) == ["checksums.json", "labels.json"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["attack", "uapgd", "--output", "FILE"],
+        ["export", "nowhere", "FILE"],
+        ["export", "nowhere", "--kserve", "FILE", "--image", "registry.example/digits:1"],
+    ],
+)
+def test_a_file_is_replaced_only_where_that_is_asked_for(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("of somebody else")
+    assert main([str(file) if argument == "FILE" else argument for argument in arguments]) == USAGE_ERROR
+    assert "exists already" in capsys.readouterr().err
+    assert file.read_text() == "of somebody else"
 
 
 def test_encoders_are_found_in_any_case_and_said_to_be_missing(capsys: pytest.CaptureFixture[str]) -> None:

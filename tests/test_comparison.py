@@ -285,7 +285,9 @@ def test_the_command_compares_and_lists(
     monkeypatch.setattr(comparison_module, "load_images", lambda *_: few)
     command = ["compare", "--methods", "linear-probe", "--output-dir", str(tmp_path)]
     assert main(command) == 0
-    assert re.search(r"takes about \d+ (s|min) here: linear-probe \d+ (s|min)\.", capsys.readouterr().err)
+    told = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"takes about \d+ (s|min) here: linear-probe \d+ (s|min)\.", told)
+    assert re.search(r"linear-probe, seed 0: transfer: uapgd", told), "attacks are told, too, where no terminal is"
     assert main(command) == 0
     assert "takes about" not in capsys.readouterr().err, "all of it is there"
     assert "linear-probe" in (tmp_path / "comparison.md").read_text()

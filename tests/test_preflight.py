@@ -119,6 +119,16 @@ def test_a_sound_run_passes_and_is_told_its_memory_and_time(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("data", ["striped", "no such data"])
+def test_a_check_leaves_no_folder_behind(
+    data: str, tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, tmp_path: Path
+) -> None:
+    images = striped if data == "striped" else data
+    findings = check(tiny_encoder, images, quick_config, output_dir=tmp_path / "runs" / "first")
+    assert (findings[0].level == "error") == (data != "striped")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_frozen_parameters_are_a_warning(
     tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
 ) -> None:

@@ -117,7 +117,7 @@ def test_all_that_is_imported_is_installed_along() -> None:
                 assert OPTIONAL[module] in PROJECT["optional-dependencies"]
                 continue
             names = {canonicalize_name(name) for name in dists[module]}
-            names |= {"grpcio": {"tritonclient"}, "markupsafe": {"jinja2"}}.get(min(names), set())
+            names |= {"markupsafe": {"jinja2"}}.get(min(names), set())
             assert names & set(BASE), f"{path.relative_to(ROOT)} imports {module}"
 
 

@@ -80,7 +80,8 @@ class Access:
         """
         if not self._key:
             return
-        given = key or authorization.removeprefix("Bearer ").strip()
+        scheme, _, rest = authorization.partition(" ")
+        given = key or (rest.strip() if scheme.lower() == "bearer" else authorization)
         if not hmac.compare_digest(given.encode(), self._key):
             raise UnauthorizedError(
                 "The API key is missing or wrong.", expected="the header Authorization: Bearer KEY, or X-API-Key: KEY"

@@ -52,7 +52,8 @@ def check_graph(model: Any, path: Path) -> None:
         path: Named in the error.
 
     Raises:
-        BundleError: An operator is not on the lists above, a node holds a graph, or pixels decide on a size.
+        BundleError: An operator is not on the lists above, a node holds a graph or comes before what it takes, or
+            pixels decide on a size.
     """
     graph = model.graph
     if model.functions:
@@ -60,7 +61,11 @@ def check_graph(model: Any, path: Path) -> None:
     if len(graph.node) > MAX_NODES:
         raise _refused(path, f"{len(graph.node)} nodes", f"at most {MAX_NODES}")
     pixels = {entry.name for entry in graph.input}  # and what is computed from their values
+    unmade = {name for node in graph.node for name in node.output}
     for node in graph.node:
+        if unmade.intersection(node.input):  # onnxruntime sorts nodes; what follows here takes them as they come
+            raise _refused(path, f"the node {node.name[:80]!r} before what it takes", "nodes in the order they run in")
+        unmade.difference_update(node.output)
         if node.op_type not in ALLOWED.get(node.domain, ()):
             name = f"{node.domain[:80]}.{node.op_type[:80]}" if node.domain else node.op_type[:80]
             raise _refused(path, f"the operator {name!r}", "operators that image classifiers are made of")

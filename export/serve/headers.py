@@ -8,30 +8,30 @@ _SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """The markers of a JPEG that state its size."""
 
 
-def measure(data: bytes | bytearray) -> tuple[int, int] | None:
+def measure(data: bytes | memoryview) -> tuple[int, int] | None:
     """Return (width, height) as a PNG, JPEG or WEBP file states it; None where it is no such file.
 
     A file can lie here: whoever decodes it has to compare.
     """
     try:
-        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        if data[:8] == b"\x89PNG\r\n\x1a\n":
             return _png(data)
-        if data.startswith(b"\xff\xd8"):
+        if data[:2] == b"\xff\xd8":
             return _jpeg(data)
-        if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             return _webp(data)
     except IndexError:  # it ends early
         pass
     return None
 
 
-def _png(data: bytes | bytearray) -> tuple[int, int] | None:
+def _png(data: bytes | memoryview) -> tuple[int, int] | None:
     if data[12:16] != b"IHDR" or len(data) < 24:
         return None
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
-def _jpeg(data: bytes | bytearray) -> tuple[int, int] | None:
+def _jpeg(data: bytes | memoryview) -> tuple[int, int] | None:
     at = 2
     for _ in range(MAX_SEGMENTS):
         if data[at] != 0xFF:
@@ -53,7 +53,7 @@ def _jpeg(data: bytes | bytearray) -> tuple[int, int] | None:
     return None
 
 
-def _webp(data: bytes | bytearray) -> tuple[int, int] | None:
+def _webp(data: bytes | memoryview) -> tuple[int, int] | None:
     kind = data[12:16]
     if len(data) < 30:
         return None

@@ -52,11 +52,16 @@ class Masks:
         Raises:
             SettingsError: The area is no share, or less than a pixel; or there is no mask.
         """
-        pixels = math.floor(area * image[0] * image[1] + 1e-9) if 0 < area <= 1 else 0
+        if not 0 < area <= 1:
+            raise SettingsError(
+                f"A patch is to cover {area:g} of an image.",
+                expected="a share of its area above 0 and at most 1, such as 0.03 for 3 %",
+            )
+        pixels = math.floor(area * image[0] * image[1] + 1e-9)
         if pixels < 1 or count < 1:
             raise SettingsError(
-                f"{count} masks an axis are to hide a patch over {area:.3%} of {image[0]} x {image[1]} pixels.",
-                expected="at least one mask, and a patch from a pixel up to the whole image",
+                f"{count} masks an axis are to hide a patch over {area:.3g} of {image[0]} x {image[1]} pixels.",
+                expected="at least one mask, and a patch of at least a pixel",
             )
         columns = min(pixels // min(math.isqrt(pixels), image[0]), image[1])
         rows = min(pixels // columns, image[0])

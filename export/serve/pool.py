@@ -64,7 +64,7 @@ class Pool:
             raise
         self._dispatch()
 
-    async def run(self, head: dict[str, Any], content: bytes | bytearray, cost: int) -> tuple[dict[str, Any], bytes]:
+    async def run(self, head: dict[str, Any], content: bytes | memoryview, cost: int) -> tuple[dict[str, Any], bytes]:
         """Return what a process answers; cancelling this kills it.
 
         Args:
@@ -182,7 +182,7 @@ async def _end(process: Process) -> None:
     await process.wait()
 
 
-async def _ask(process: Process, head: dict[str, Any], content: bytes | bytearray) -> tuple[dict[str, Any], bytes]:
+async def _ask(process: Process, head: dict[str, Any], content: bytes | memoryview) -> tuple[dict[str, Any], bytes]:
     incoming = process.stdin
     if incoming is None:
         raise EOFError

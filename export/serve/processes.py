@@ -76,7 +76,8 @@ class _Parent:
         handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             for _ in range(self._count):
-                self._start()
+                if not self._stopping:
+                    self._start()
             log("workers", {"processes": [process.pid for process in self._born]})
             while self._born:
                 ended = wait([process.sentinel for process in self._born])
@@ -91,6 +92,8 @@ class _Parent:
         process = self._context.Process(target=_serve, args=(self._work, self._settings))
         process.start()
         self._born[process] = time.monotonic()
+        if self._stopping:  # the signal came while it was started, when it was not known yet
+            process.terminate()
 
     def _bury(self, process: SpawnProcess) -> None:
         process.join()

@@ -26,7 +26,7 @@ NICENESS = 5
 """Health and tensors go first."""
 
 
-def pack(head: dict[str, Any], content: bytes | bytearray | memoryview = b"") -> bytes:
+def pack(head: dict[str, Any], content: bytes | memoryview = b"") -> bytes:
     """Return the lengths and the head of a message; ``content`` has to follow."""
     text = json.dumps(head).encode()
     return LENGTHS.pack(len(text), len(content)) + text

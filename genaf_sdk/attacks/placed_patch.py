@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from genaf_sdk.attacks.base import UniversalAttack
 from genaf_sdk.attacks.batches import endless_batches
 from genaf_sdk.attacks.climbing import climb
-from genaf_sdk.attacks.targets import FEWEST_HELD_OUT, Success
+from genaf_sdk.attacks.targets import FEWEST_HELD_OUT, FIRST_JUDGES, Success
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.patches import grid_places, mask_at, patch_sides
@@ -78,13 +79,14 @@ class PlacedPatch(UniversalAttack):
 
     def passes(self, images: int) -> float:
         """Return those of climbing at places and neighbors, of looks, and of the climb at the end."""
-        left, steps, looks = self.grid**2, 10 * MOVE_STEPS, 10 + 2 * self.grid**2
+        left, steps, judged = self.grid**2, 10 * MOVE_STEPS, 10 * FEWEST_HELD_OUT + 2 * self.grid**2 * FIRST_JUDGES
         for number in itertools.count():
-            steps, looks = steps + left * self.scout_steps * 2**number, looks + left
+            steps += left * self.scout_steps * 2**number
+            judged += left * min(2**number * FIRST_JUDGES, FEWEST_HELD_OUT) * (2 if number else 1)
             left = math.ceil(left / 3)
             if left == 1:
                 break
-        scouting = steps * min(self.batch_size / 2, images) + looks * min(FEWEST_HELD_OUT, images) / 3  # forth alone
+        scouting = steps * min(self.batch_size / 2, images) + judged / 3  # forth alone
         return self.patches * scouting + self.steps * min(self.batch_size, images)
 
     def strongest(
@@ -98,7 +100,7 @@ class PlacedPatch(UniversalAttack):
             if start is not None and not best.places and (known := search.like(start)) is not None:
                 free.append(known)
             best = search.moved(search.chosen(free))
-        best = search.climbed(best, self.steps, looks=10)
+        best = search.climbed(best, self.steps, looks=10, judges=None)
         mask = search.mask(best.places)
         details: Details = {
             "loss": self.loss,
@@ -166,25 +168,26 @@ class _Search:
     def chosen(self, candidates: list[Candidate]) -> Candidate:
         """Climb at all places, go on with the best third for twice as long, and so on until one is left.
 
-        Plain rectangles compete from the second round on.
+        Twice as many images judge then, too, up to 128. Plain rectangles compete from the second round on.
         """
-        steps, others = self.attack.scout_steps, [plain for one in candidates for plain in self._plain(one)]
+        steps, judges = self.attack.scout_steps, FIRST_JUDGES
+        others = [plain for one in candidates for plain in self._plain(one, judges)]
         while True:
             count = math.ceil(len(candidates) / 3)
-            candidates = [*(self.climbed(one, steps) for one in candidates), *others]
+            candidates = [*(self.climbed(one, steps, judges=judges) for one in candidates), *others]
             candidates, others = sorted(candidates, key=_moved, reverse=True)[:count], []
             if count == 1:
                 return candidates[0]
-            steps *= 2
+            steps, judges = 2 * steps, min(2 * judges, FEWEST_HELD_OUT)
 
-    def _plain(self, place: Candidate) -> list[Candidate]:
+    def _plain(self, place: Candidate, judges: int) -> list[Candidate]:
         """Return the last rectangle in black and in white.
 
         No gradient leads from random pixels to the black rectangle that covers the digits of a sign.
         """
         mask = self.mask(place.places[-1:])
         shown = [place.values * (1 - mask) + color * mask for color in (0.0, 1.0)]
-        return [Candidate(one, place.places, self.judge(one, place.places, FEWEST_HELD_OUT)) for one in shown]
+        return [Candidate(one, place.places, self.judge(one, place.places, judges)) for one in shown]
 
     def moved(self, found: Candidate) -> Candidate:
         """Move the last rectangle, with what it shows, as long as a neighbor is better; then look half as far."""
@@ -200,8 +203,8 @@ class _Search:
             found = best
         return found
 
-    def climbed(self, begin: Candidate, steps: int, looks: int = 1) -> Candidate:
-        """Return the candidate after up to ``steps`` steps."""
+    def climbed(self, begin: Candidate, steps: int, looks: int = 1, judges: int | None = FEWEST_HELD_OUT) -> Candidate:
+        """Return the candidate after up to ``steps`` steps, judged by so many held-out images; None means by all."""
         target, mask, (vertical, horizontal) = self.target, self.mask(begin.places), self._room(begin.places)
         order = self.scouting if looks == 1 else self.climbing
 
@@ -210,20 +213,24 @@ class _Search:
             by = self._drawn(*vertical), self._drawn(*horizontal)
             return target.objective(self.attack.loss, self._put(target.images[indices], values, mask, by), indices)
 
-        most, known = (FEWEST_HELD_OUT, begin.success) if looks == 1 else (None, self.judge(begin.values, begin.places))
+        n, known = len(target.held_out[:judges]), begin.success
+        if looks > 1 or (known is not None and known.n != n):
+            known = self.judge(begin.values, begin.places, judges)
         made = climb(
-            objective, lambda values: self.judge(values, begin.places, most), begin.values, self.attack.threat,
+            objective, lambda values: self.judge(values, begin.places, judges), begin.values, self.attack.threat,
             step_size=self.attack.step_size, steps=steps, looks=looks, known=known,
         )  # fmt: skip
         return Candidate(made.values, begin.places, made.success, made.converged)
 
-    def judge(self, values: Tensor, places: Sequence[Place], most: int | None = None) -> Success:
-        """Return how pixels (C, H, W) at ``places`` do on held-out images, the mean over the outermost shifts.
+    def judge(self, values: Tensor, places: Sequence[Place], judges: int | None) -> Success:
+        """Return how pixels (C, H, W) at ``places`` do on held-out images, the mean over the outermost shifts."""
+        mask, room = self.mask(places), itertools.product(*self._room(places))
 
-        While places are scouted, the first 128 images do.
-        """
-        mask, corners = self.mask(places), dict.fromkeys([(0, 0), *itertools.product(*self._room(places))])
-        found = [self.target.success(lambda images, by=by: self._put(images, values, mask, by), most) for by in corners]  # type: ignore[misc]
+        def shifted(images: Tensor, down: int, right: int) -> Tensor:
+            return self._put(images, values, mask, (down, right))
+
+        corners = dict.fromkeys([(0, 0), *((down, right) for down, right in room)])
+        found = [self.target.success(partial(shifted, down=down, right=right), judges) for down, right in corners]
         rate, distance = (sum(column) / len(found) for column in tuple(zip(*found, strict=True))[:2])
         return Success(rate, distance, found[0].n)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.attacks.registry import register
-from genaf_sdk.attacks.targets import FEWEST_HELD_OUT, FeatureTarget
+from genaf_sdk.attacks.targets import FEWEST_HELD_OUT, FIRST_JUDGES, FeatureTarget
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.patches import grid_places, mask_at, patch_sides
 from genaf_sdk.inputs.perturbation import Perturbation
@@ -39,11 +41,13 @@ class PlainPatch(EncoderAttack):
     """Places along each axis that are tried."""
 
     def passes(self, images: int) -> float:
-        """Return those of looking at every place in both colors; they go forth alone."""
-        return 2 * self.grid**2 * min(images, FEWEST_HELD_OUT) / 3
+        """Return those of looking at every place in both colors, at a third on twice as many images; forth alone."""
+        rounds = int(math.log2(FEWEST_HELD_OUT / FIRST_JUDGES)) + 1
+        looks = (2 * self.grid**2 * 3.0**-one * min(images, FIRST_JUDGES << one) for one in range(rounds))
+        return sum(looks) / 3
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
-        """Look at all of them on up to 128 images."""
+        """Look at all on 32 images, at the best third on twice as many, and so on up to 128."""
         drawn = torch.randperm(len(surrogate), generator=generator)[:FEWEST_HELD_OUT].to(surrogate.device)
         target = FeatureTarget(encoder, surrogate[drawn], generator, held_out=0)
         space, image = input_space(encoder, surrogate), (surrogate.shape[-2], surrogate.shape[-1])
@@ -53,10 +57,14 @@ class PlainPatch(EncoderAttack):
             mask = mask_at(image, sides, place).to(surrogate)
             return color * mask.expand(surrogate.shape[1:]), mask
 
-        def moved(candidate: tuple[tuple[int, int], float]) -> float:
+        def moved(candidate: tuple[tuple[int, int], float], judges: int) -> float:
             values, mask = shown(*candidate)
-            return target.success(lambda images: self.threat.apply(space, images, values, mask)).distance
+            return target.success(lambda images: self.threat.apply(space, images, values, mask), judges).distance
 
-        place, color = max(itertools.product(grid_places(image, sides, self.grid), (0.0, 1.0)), key=moved)
+        left, judges = list(itertools.product(grid_places(image, sides, self.grid), (0.0, 1.0))), FIRST_JUDGES
+        while judges < FEWEST_HELD_OUT:
+            left = sorted(left, key=partial(moved, judges=judges), reverse=True)[: math.ceil(len(left) / 3)]
+            judges *= 2
+        place, color = max(left, key=partial(moved, judges=judges))
         values, mask = shown(place, color)
         return Perturbation(values, self.threat, mask, details={"places": f"{place[0]},{place[1]}", "color": color})

@@ -19,6 +19,7 @@ Put = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) to the same images under attack."""
 
 HELD_OUT, FEWEST_HELD_OUT, MOST_HELD_OUT = 0.125, 128, 512
+FIRST_JUDGES = 32  # images that judge where many places of a patch are compared; twice as many once a third is left
 TEMPERATURE = 0.1  # of InfoNCE
 MARGIN_CAP = 5.0  # logits; beyond it a misclassified image no longer counts in the margin loss
 

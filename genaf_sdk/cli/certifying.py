@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from genaf_sdk.cli.output import DONE, Command
+from genaf_sdk.cli.output import DONE, Command, console
 from genaf_sdk.settings import Epsilon, converted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+
+SHORTER = "Shorter: fewer images (--samples) or fewer --masks."
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,11 @@ class Certify(Command):
         from genaf_sdk.data import load_data
         from genaf_sdk.data.alignment import aligned
         from genaf_sdk.data.sampling import Sample, mask_color
+        from genaf_sdk.estimates import duration, seconds_of_certificates
         from genaf_sdk.evaluation.certificates import certify
         from genaf_sdk.evaluation.settings import CertificateConfig
         from genaf_sdk.export.runtime import OnnxModel
+        from genaf_sdk.inputs.masks import MaskSet
         from genaf_sdk.progress import make_display
         from genaf_sdk.report.certificate import certificate_limits, proven
 
@@ -54,6 +58,9 @@ class Certify(Command):
         stated = classify.mean_color if isinstance(classify, OnnxModel) else ()
         fill = stated or mask_color(data.train, self.seed)
         sample = Sample.draw(data.test, None, seed=self.seed)
+        masks = MaskSet.for_area((sample.shape[1], sample.shape[2]), patch, self.masks)
+        most = duration(seconds_of_certificates(classify, sample, config, len(masks)))
+        console(stderr=True).print(f"The certificates take up to about {most} here. {SHORTER}")
         with make_display(wanted=True) as display:
             task = display.add_task("certifying", total=min(self.samples, len(data.test)))
 

@@ -69,6 +69,7 @@ class Compare(Command):
                 self.methods,
                 seeds=self.seeds,
                 output_dir=self.output_dir,
+                progress=True,
                 on_row=show,
                 executor=executor,
             )

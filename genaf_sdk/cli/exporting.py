@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +12,7 @@ import tyro
 
 from genaf_sdk.cli.output import DONE, Command, if_given
 from genaf_sdk.errors import ConfigError
-from genaf_sdk.files import require_writable
+from genaf_sdk.files import require_new, require_writable
 from genaf_sdk.models.checksums import require_outside
 
 if TYPE_CHECKING:
@@ -71,7 +72,10 @@ class Export(Command):
     kserve: Annotated[Path | None, if_given("FILE")] = None
     """YAML file to write: an InferenceService, from --storage-uri or --image."""
     transformers: Annotated[Path | None, if_given("FOLDER")] = None
-    """New folder for `transformers.pipeline`; takes a model of the head `linear` on an encoder of that library."""
+    """New folder for `transformers.pipeline`; takes a model of the head `linear` on an encoder of that library, and
+    needs the extra `transformers`."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace files that exist already. Folders never are."""
     name: str = ""
     """Of the model in Triton and of the service in KServe; by default the last part of MODEL."""
     triton_options: Annotated[TritonOptions, tyro.conf.arg(name="")] = field(default_factory=TritonOptions)
@@ -82,24 +86,33 @@ class Export(Command):
         for target, options in (("triton", self.triton_options), ("kserve", self.kserve_options)):
             if getattr(self, target) is None and options != type(options)():
                 raise ConfigError(f"Options of --{target} were given without it.", remedy=f"add --{target}")
-        for place in (self.output, self.triton, self.kserve, self.transformers):
-            if place is not None:
-                require_writable(require_outside(place).parent)
+        output = self.output
+        if output is None and not (self.triton or self.kserve or self.transformers):
+            output = DEFAULT_OUTPUT
+        places = [place for place in (output, self.triton, self.kserve, self.transformers) if place is not None]
+        for place in places:
+            require_outside(place)
+        for file in (output, self.kserve):
+            if file is not None:
+                require_new(file, overwrite=self.overwrite)
+        for place in places:
+            require_writable(place.parent)
         name = self.name or Path(self.model).resolve().name
         written: dict[str, Any] = {}
         shown = []
         if self.kserve is not None:  # first: it checks the most and costs the least
             written["kserve"] = str(self._write_kserve(self.kserve, name))
-            shown.append(f"{self.kserve}: apply it with kubectl apply -f {self.kserve}")
+            shown.append(f"{self.kserve}: apply it with kubectl apply -f {shlex.quote(str(self.kserve))}")
         if self.triton is not None:
             written["triton"] = str(self._write_triton(self.triton, name))
-            shown.append(f"{written['triton']}: start it with tritonserver --model-repository={self.triton}")
+            repository = shlex.quote(str(self.triton))
+            shown.append(f"{written['triton']}: start it with tritonserver --model-repository={repository}")
         if self.transformers is not None:
             difference = self._write_transformers(self.transformers)
             written["transformers"] = {"folder": str(self.transformers), "difference": difference}
             shown.append(f"{self.transformers}: logits differ by {difference:.1e} from ours")
-        if self.output is not None or not written:
-            path, parity = self._write_onnx(self.output or DEFAULT_OUTPUT)
+        if output is not None:
+            path, parity = self._write_onnx(output)
             written |= {"file": str(path), "parity": dataclasses.asdict(parity)}
             shown.append(f"{path}: {parity.text}")
         self.answer(written, *shown)
@@ -113,7 +126,7 @@ class Export(Command):
         from genaf_sdk.hardened import HardenedModel
 
         model = HardenedModel.from_pretrained(self.model)
-        path = export_onnx(model, require_outside(output))
+        path = export_onnx(model, output)
         images = torch.rand(5, model.encoder.channels, *model.image_size, generator=torch.Generator().manual_seed(0))
         return path, check_parity(model, path, images)
 

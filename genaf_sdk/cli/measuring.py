@@ -15,6 +15,7 @@ from genaf_sdk.settings import Count, converted
 
 if TYPE_CHECKING:
     from genaf_sdk.models.encoder import PixelEncoder
+    from genaf_sdk.report.robustness import RobustnessReport
 
 SHORTER_ATTACK = "Shorter: fewer steps of the attack, or fewer images (--samples)."
 SHORTER_EVALUATION = "Shorter: fewer attacks (--attacks), no curve (--curve), or fewer images (--test-samples)."
@@ -87,6 +88,8 @@ class Attack(Command):
     """Attack on encoders, as `genaf attacks` lists them, with settings of its own: uapgd:steps=300,goals=0."""
     output: Path = Path("perturbation.safetensors")
     """File to write."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace that file if it exists already."""
     encoder: str = "bundled:simclr-cifar10"
     """Encoder id to craft on, or the folder of a hardened model."""
     data: str = "digits"
@@ -106,12 +109,12 @@ class Attack(Command):
         from genaf_sdk.encoders import load_encoder
         from genaf_sdk.errors import AttackError
         from genaf_sdk.estimates import duration, seconds_of_a_pass
-        from genaf_sdk.files import require_writable
+        from genaf_sdk.files import require_new, require_writable
         from genaf_sdk.hardened import HardenedModel
         from genaf_sdk.models.checksums import require_outside
         from genaf_sdk.progress import make_display
 
-        require_writable(require_outside(self.output).parent)
+        require_writable(require_new(require_outside(self.output), overwrite=self.overwrite).parent)
         converted(Count, self.samples, "samples")
         attack = load_attack(self.name)
         if not isinstance(attack, EncoderAttack):
@@ -195,13 +198,16 @@ class Verify(Command):
 class Report(Command):
     """Show the report of a folder on the terminal, and write its HTML page anew.
 
-    The page of a signed bundle stays as it was signed, unless --output names another file.
+    The page of a signed bundle stays as it was signed, and that of a folder that cannot be written stays as it is;
+    --output writes a page elsewhere.
     """
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder that `genaf harden` or `genaf evaluate` left."""
     output: Annotated[Path | None, if_given("FILE")] = None
     """HTML file to write; by default report.html in the folder."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace the file of --output if it exists already."""
     markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the short form for a model card or a pull request instead, and write nothing."""
 
@@ -209,6 +215,7 @@ class Report(Command):
         """Run."""
         from genaf_sdk.export.integrity import renew
         from genaf_sdk.export.layout import SIGNATURE_FILE
+        from genaf_sdk.files import require_new
         from genaf_sdk.models.checksums import check_listed, require_outside
         from genaf_sdk.report.markdown import markdown_summary
         from genaf_sdk.report.robustness import HTML_FILE, REPORT_FILE, RobustnessReport
@@ -227,21 +234,30 @@ class Report(Command):
             else:
                 print_whole(text.rstrip())
             return DONE
-        page = self.output or self.folder / HTML_FILE
-        is_own = page.resolve() == (self.folder / HTML_FILE).resolve()
+        own = self.folder / HTML_FILE
         signed = (self.folder / SIGNATURE_FILE).exists()
-        if not is_own:
-            require_outside(page)
-        if signed and is_own and self.output is not None:
+        if self.output is not None and self.output.resolve() != own.resolve():
+            report.save_html(require_new(require_outside(self.output), overwrite=self.overwrite))
+            return self._shown(report, self.output)
+        if signed and self.output is not None:
             raise OutputError(
                 f"{self.folder} is signed, and {self.output} would break the signature.",
                 expected="a file elsewhere",
                 remedy="choose another --output",
             )
-        if not (signed and is_own):
-            report.save_html(page)
-        if is_own and not signed:
+        if signed:
+            return self._shown(report, own)
+        try:
+            report.save_html(own)
             renew(self.folder, HTML_FILE)
+        except OutputError as error:
+            self.answer_report(report)
+            said = f"The page was not written: {error.problem} To do: name a file elsewhere by --output."
+            console(stderr=True).print(said, style="red", highlight=False)
+            return CHECK_FAILED
+        return self._shown(report, own)
+
+    def _shown(self, report: RobustnessReport, page: Path) -> int:
         self.answer_report(report)
         if not self.json:
             console().print(str(page))

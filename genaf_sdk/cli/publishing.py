@@ -131,8 +131,13 @@ class Push(Command):
             f"{folder}: {len(files)} files, {megabytes:.1f} MB; nothing was published",
         )
         if self.space and not self.json:
-            place = shlex.quote(str(folder))
-            print_whole(f"To try it: pip install -r {place}/requirements.txt && python {place}/app.py")
+            place, environment = shlex.quote(str(folder)), shlex.quote(f"{folder}-env")
+            programs = f"{environment}/{'Scripts' if os.name == 'nt' else 'bin'}"
+            print_whole("To try it, in an environment of its own, as Gradio takes older packages than this one:")
+            print_whole(
+                f"python -m venv {environment} && {programs}/pip install -r {place}/requirements.txt && "
+                f"{programs}/python {place}/app.py"
+            )
         return DONE
 
     def _show(self, files: list[BundleFile]) -> None:

@@ -56,8 +56,9 @@ def corrupted(images: Tensor, kind: str, strength: int, keys: Sequence[int]) -> 
     if len(images) == 0:
         return images
     generators = [torch.Generator().manual_seed(_seed(key, kind)) for key in keys]
-    corrupted = CORRUPTIONS[kind](images.cpu().float(), strength - 1, generators)
-    return image_space(images).clip(corrupted).to(images)
+    space = image_space(images)
+    corrupted = CORRUPTIONS[kind](space.clip(images.cpu().float()), strength - 1, generators)
+    return space.clip(corrupted).to(images)
 
 
 def _seed(key: int, kind: str) -> int:

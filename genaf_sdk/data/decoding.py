@@ -264,10 +264,13 @@ def to_tensor(image: Any, channels: int, name: str, index: int) -> Tensor:
     """
     if isinstance(image, Image.Image):
         require_decodable(image, f"image {index}")
-        bands = len(image.getbands())
-        if channels not in MODES or (channels == 4 and bands != 4):
-            raise DataError(f"Image {index} of {name!r} has {bands} channels.", expected=f"{channels} channels")
-        array = np.asarray(image.convert("RGBA") if channels == 4 else on_white(image).convert(MODES[channels]))
+        if channels not in MODES or (channels == 4 and image.mode != "RGBA"):  # CMYK would become other colors
+            raise DataError(
+                f"Image {index} of {name!r} has the bands {', '.join(image.getbands())}.",
+                expected=f"{channels} channels" + (": R, G, B and A" if channels == 4 else ""),
+                remedy="give images of other bands as arrays",
+            )
+        array = np.asarray(image if channels == 4 else on_white(image).convert(MODES[channels]))
         image = torch.from_numpy(array.copy()).view(*array.shape[:2], channels).permute(2, 0, 1)
     if isinstance(image, np.ndarray):
         last = image.ndim == 3 and image.shape[-1] in (1, channels) and image.shape[0] not in (1, channels)

@@ -102,10 +102,9 @@ class LabeledImages(Dataset[tuple[Tensor, Tensor]]):
         Pixels are rounded to 256 levels, so that the last bit of a resized image, which may differ between processors,
         does not count. Files are read in pieces and not decoded; images are decoded a few at a time.
         """
-        known = getattr(self.reader, "digests", None)
         for start in range(0, len(self), DIGESTED):
             indices = range(start, min(start + DIGESTED, len(self)))
-            found = None if known is None else known(indices)
+            found = file_digests(self.reader, indices)
             yield from found if found is not None else _hashes(_as_bytes(self.reader(indices)))
 
     def relabelled(self, labels: Tensor) -> LabeledImages:
@@ -171,9 +170,14 @@ class _Chosen:
         return self.reader.identities([self.chosen[index] for index in indices])
 
     def digests(self, indices: Sequence[int]) -> list[bytes] | None:
-        known = getattr(self.reader, "digests", None)
-        found: list[bytes] | None = None if known is None else known([self.chosen[index] for index in indices])
-        return found
+        return file_digests(self.reader, [self.chosen[index] for index in indices])
+
+
+def file_digests(reader: Reader, indices: Sequence[int]) -> list[bytes] | None:
+    """Return the SHA-256 of the files that some images come from; None where they come from none."""
+    known = getattr(reader, "digests", None)
+    found: list[bytes] | None = None if known is None else known(indices)
+    return found
 
 
 def _hashes(pixels: Tensor) -> list[bytes]:

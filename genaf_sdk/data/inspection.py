@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from genaf_sdk.data.images import as_pixels
+from genaf_sdk.data.images import as_pixels, file_digests
 
 if TYPE_CHECKING:
     from genaf_sdk.data.images import LabeledImages
@@ -23,17 +23,43 @@ def duplicate_notes(data: DataSplits) -> list[str]:
 
     Images in memory are compared pixel for pixel at the size they are used at, files by their bytes.
     """
-    known = {name: split.reader.identities(range(len(split))) for name, split in data.splits().items()}
-    found = {name: identities for name, identities in known.items() if identities is not None}
-    notes = []
-    for first, second in combinations(found, 2):
-        seen = set(found[first])
-        count = sum(identity in seen for identity in found[second])
-        if count:
-            notes.append(f"duplicates: {count} of {len(found[second])} {second} images are also {first} images")
-    if len(found) < len(known):
-        notes.append("duplicates across splits were not looked for, as the images are decoded when they are needed")
+    splits = data.splits()
+    identities = {name: split.reader.identities(range(len(split))) for name, split in splits.items()}
+    notes: list[str] = []
+    unknown: list[str] = []
+    for first, second in combinations(splits, 2):
+        if splits[first].on_disk != splits[second].on_disk:  # pixels and files: all are compared as files
+            count = _count(*(file_digests(splits[name].reader, range(len(splits[name]))) for name in (first, second)))
+        else:
+            count = _count(identities[first], identities[second])
+            if count and splits[first].on_disk:
+                count = _count(*_suspects(splits, identities, first, second))
+        if count is None:
+            unknown.append(f"{first} and {second}")
+        elif count:
+            notes.append(f"duplicates: {count} of {len(splits[second])} {second} images are also {first} images")
+    if unknown:
+        notes.append(
+            f"duplicates across splits ({', '.join(unknown)}) were not looked for, as the images are decoded when they "
+            "are needed"
+        )
     return notes
+
+
+def _suspects(
+    splits: dict[str, LabeledImages], identities: dict[str, list[bytes] | None], *names: str
+) -> list[list[bytes] | None]:
+    """Return the SHA-256 of those files of two splits whose identities agree: these are of a part of a file."""
+    both = set.intersection(*(set(identities[name] or ()) for name in names))
+    places = {name: [at for at, each in enumerate(identities[name] or ()) if each in both] for name in names}
+    return [file_digests(splits[name].reader, places[name]) for name in names]
+
+
+def _count(first: list[bytes] | None, second: list[bytes] | None) -> int | None:
+    if first is None or second is None:
+        return None
+    seen = set(first)
+    return sum(each in seen for each in second)
 
 
 def darkness_notes(data: DataSplits) -> list[str]:

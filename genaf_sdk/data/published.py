@@ -139,10 +139,11 @@ def _open_torchvision(known: KnownData, root: Path, *, download: bool) -> tuple[
             remedy=f"load_data({known.id!r}, download=True) on a machine with network, then copy {root} here "
             f"(or set {ROOT}, or pass root=); it is described at {known.url}",
         ) from error
+    # Imagenette gives a tuple of names for each class, the usual one first.
     names = getattr(made[0], "classes", None) or getattr(made[0], "categories", None)
     return (
         tuple(_as_files(part, known.id) for part in made),
-        None if names is None else tuple(str(name) for name in names),
+        None if names is None else tuple(str(name[0] if isinstance(name, tuple) else name) for name in names),
         [],
     )
 

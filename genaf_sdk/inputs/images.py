@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from genaf_sdk.errors import GenafError
 
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+"""How images may be resized, in Pillow's words; ``data.decoding`` says which filter serves each."""
 TOLERANCE = 1e-6
 """How far pixels may lie outside [0, 1]: resizing and augmentation round."""
 

@@ -76,16 +76,17 @@ def curve_chart(report: Report) -> Chart | None:
     start = [] if clean is None else [(0.0, clean.correct, clean.n)]
 
     def draw(axes: Any) -> None:
-        budgets: list[float] = []
+        ticks: set[float] = set()
         for index, points in enumerate(lines.values()):
             counts = start + [(round(point.budget * 255, 3), point.correct, point.n) for point in points]
             budgets = [budget for budget, _, _ in counts]
+            ticks.update(budgets)
             bands = [wilson_interval(correct, n) for _, correct, n in counts]
             _line(axes, index, budgets, [100 * correct / n for _, correct, n in counts])
             low, high = ([100 * band[side] for band in bands] for side in (0, 1))
             axes.fill_between(budgets, low, high, color=_color(index), alpha=0.14, linewidth=0)
         _percent(axes)
-        axes.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
+        axes.set_xticks(sorted(ticks), [f"{budget:g}" for budget in sorted(ticks)])
         axes.set_xlabel("budget, gray levels of 255")
 
     return Chart("Accuracy against budget", _svg("curve", draw), [f"{column} ({attack})" for column, attack in lines])

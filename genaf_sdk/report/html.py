@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from genaf_sdk.report import figures, tables
 from genaf_sdk.report.gallery import draw_gallery
@@ -75,6 +75,14 @@ def _settings_of(report: Report, *path: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _with_commands(text: str) -> Markup:
+    """Return text, escaped, whose parts between backticks are set as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(Markup("<code>{}</code>").format(part) if at % 2 else part for at, part in enumerate(parts))
+
+
 @lru_cache(maxsize=1)
 def _template() -> Template:
     environment = Environment(
@@ -86,6 +94,7 @@ def _template() -> Template:
     )
     environment.filters["percent"] = lambda share: f"{share:.1%}"
     environment.filters["breakable"] = lambda name: Markup("_<wbr>").join(name.split("_"))
+    environment.filters["with_commands"] = _with_commands
     environment.filters["drawn"] = Markup  # SVG that this package drew; no string of the report is in it
     environment.globals["key"] = figures.key
     environment.globals["budget_text"] = budget_text

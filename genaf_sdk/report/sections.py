@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from genaf_sdk.errors import OutputError
+from genaf_sdk.inputs.images import Interpolation
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.report.reading import Amount, Length, Number, Pattern, Positive, Rest
 from genaf_sdk.settings import Between, Share
@@ -54,7 +55,7 @@ class DataDescription:
     fingerprint: Annotated[str, Pattern("[0-9a-f]{64}")]
     notes: list[str] = field(default_factory=list)
     class_counts: list[Number] | None = None
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         if self.class_counts is not None and len(self.class_counts) != len(self.class_names):

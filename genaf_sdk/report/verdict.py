@@ -145,7 +145,7 @@ def _price(report: Report) -> list[str]:
 def _reference(report: Report) -> list[str]:
     settings = (report.config or {}).get("baseline")
     rate = settings.get("encoder_learning_rate") if isinstance(settings, dict) else None
-    if rate is None or len({score.model for score in report.scores}) == 1:
+    if not isinstance(rate, (int, float)) or len({score.model for score in report.scores}) == 1:
         return []
     return [
         f"The model before hardening was fine-tuned with an encoder learning rate of {rate:g}. A larger one is a weak "

@@ -56,6 +56,16 @@ def test_what_is_random_belongs_to_the_image_not_to_its_batch(kind: str) -> None
     torch.testing.assert_close(whole, alone, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_pixels_that_rounding_carried_below_black_are_black(kind: str) -> None:
+    """Elsewhere they are taken as well; a light of less than nothing has no photons to draw."""
+    images, keys = pictures(2), (0, 1)
+    images[0] = 0.0
+    low = images.clone()
+    low[0] = -5e-7
+    torch.testing.assert_close(corrupted(low, kind, 3, keys), corrupted(images, kind, 3, keys))
+
+
 @pytest.mark.parametrize("kind", ["gaussian noise", "shot noise", "impulse noise", "motion blur", "fog", "elastic"])
 def test_images_of_other_keys_are_corrupted_otherwise(kind: str) -> None:
     image = pictures(1)

@@ -298,6 +298,15 @@ class Rolled(Dataset):
         return torch.roll(self.pixels[index], step, dims=2), self.labels[index]
 
 
+@pytest.mark.parametrize(("mode", "bands"), [("CMYK", "C, M, Y, K"), ("RGB", "R, G, B")])
+def test_four_channels_are_red_green_blue_and_alpha(tmp_path: Path, mode: str, bands: str) -> None:
+    """Other bands would be converted to other numbers without a word; the server refuses them as well."""
+    for label in CLASSES:
+        picture(tmp_path / label / "0.tif", 0, mode)
+    with pytest.raises(DataError, match=f"has the bands {bands}"):
+        load_data(tmp_path, channels=4)
+
+
 def test_a_random_transform_is_told(caplog: pytest.LogCaptureFixture) -> None:
     before = torch.get_rng_state()
     assert (

@@ -78,6 +78,30 @@ def test_large_data_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         truncated.test.sample()
 
 
+def test_duplicates_are_found_between_memory_and_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder_of(tmp_path, "train", "val", "test")
+    shutil.copy(root / "train" / "dog" / "0_0.png", root / "test" / "cat" / "copy.png")
+    monkeypatch.setattr(decoding, "MEMORY_LIMIT", 3 * 8 * 6 * 2 * 12)
+    data = load_data(root)
+    assert [split.on_disk for split in data.splits().values()] == [False, True, True]
+    assert data.notes == ("duplicates: 1 of 25 test images are also train images",)
+
+
+def test_files_that_agree_in_a_part_are_no_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scans on black ground, say, in a format that does not compress: their middles are alike, and their lengths."""
+    monkeypatch.setattr(decoding, "MEMORY_LIMIT", 1)
+    for number, split in enumerate(("train", "val", "test")):
+        for label, name in enumerate(CLASSES):
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(3):
+                scan = Image.new("RGB", (200, 200))
+                scan.paste((10 * number, 10 * label, 10 * index + 1), (0, 0, 200, 9))
+                scan.save(tmp_path / split / name / f"{index}.bmp")
+    assert load_data(tmp_path).notes == ()
+    shutil.copy(tmp_path / "train" / "dog" / "0.bmp", tmp_path / "test" / "cat" / "copy.bmp")
+    assert load_data(tmp_path).notes == ("duplicates: 1 of 7 test images are also train images",)
+
+
 def test_splits_share_the_memory_and_the_training_split_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

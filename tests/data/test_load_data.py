@@ -6,6 +6,7 @@ import io
 import sys
 from itertools import combinations
 from pathlib import Path
+from typing import get_args
 from urllib.error import URLError
 
 import numpy as np
@@ -18,6 +19,9 @@ from genaf_sdk.data import DATA_IDS, DataSplits, LabeledImages, decoding, known_
 from genaf_sdk.data.splits import stratified_split
 from genaf_sdk.errors import DataError
 from genaf_sdk.export.serve.images import decode
+from genaf_sdk.inputs.images import Interpolation
+from genaf_sdk.report.reading import read_document
+from genaf_sdk.report.sections import DataDescription
 
 
 def noise(count: int, *shape: int, seed: int = 0) -> torch.Tensor:
@@ -76,6 +80,13 @@ def test_torch_datasets_and_datasplits_still_work(striped: DataSplits) -> None:
 def test_gray_and_four_bands(channels: int, expected: tuple[int, ...]) -> None:
     data = load_data((noise(30, channels, 5, 7), labels_of(30)), channels=channels)
     assert data.image_shape == expected
+
+
+def test_every_way_to_resize_has_a_place_in_the_report() -> None:
+    """Or a run would end with an error when everything is measured."""
+    assert set(get_args(Interpolation)) == set(decoding.INTERPOLATIONS)
+    stated = load_data((noise(12, 3, 6, 6), labels_of(12)), image_size=(4, 4), interpolation="box").describe()
+    assert read_document(DataDescription, stated, "data").interpolation == "box"
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
@@ -246,6 +257,18 @@ def test_published_sets_that_list_files_are_decoded_here(tmp_path: Path, monkeyp
     data = load_data("dtd", root=tmp_path, skip_corrupt=True)
     assert data.class_names == ("braided", "dotted")
     assert data.describe()["sizes"] == {"train": 8, "validation": 7, "test": 8}
+
+
+def test_classes_of_several_names_have_the_first(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for label, folder in enumerate(("n01440764", "n02979186")):
+            place = tmp_path / "imagenette2-320" / split / folder
+            place.mkdir(parents=True)
+            for index in range(4):
+                pixels = noise(1, 6, 6, 3, seed=100 * len(split) + 10 * label + index)[0].numpy()
+                Image.fromarray(pixels).save(place / f"{index}.JPEG")
+    data = load_data("imagenette", root=tmp_path)
+    assert data.class_names == ("tench", "cassette player")
 
 
 @pytest.mark.parametrize("name", [name for name in DATA_IDS if ":" not in name and name != "digits"])

@@ -119,6 +119,11 @@ def test_an_exchange_that_is_killed_is_undone_by_the_next_write(
             with pytest.raises(SystemExit):
                 write(["model.onnx", "config.json", "serve/b.py", "README.md", "report.json"])
         assert contents(folder) != before
+        with monkeypatch.context() as patch:  # and the write that was to undo it is killed, too
+            patch.setattr(staging, "_move", dying)
+            left = 1
+            with pytest.raises(SystemExit), replacing_bundle(folder):
+                raise SystemExit("killed")
         with replacing_bundle(folder) as partial:
             assert contents(folder) == before, f"after {moves} moves"
             fill(partial, ["model.onnx", "config.json", "serve/a.py", "README.md"], "old")

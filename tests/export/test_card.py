@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 import yaml
 from export_helpers import Made
@@ -13,8 +17,11 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from huggingface_hub._eval_results import parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id
+from PIL import Image
 
 from genaf_sdk.export.card import ModelFacts, card_metadata, eval_results, model_card
+from genaf_sdk.export.serve.images import decode
+from genaf_sdk.inputs.images import Interpolation
 from genaf_sdk.report.robustness import RobustnessReport
 
 ENCODER = "timm/vit_tiny_patch16_224.augreg_in21k"
@@ -44,6 +51,34 @@ def test_the_metadata_are_what_the_client_takes_and_come_back_unchanged(text: st
         validate_repo_id(name)
     assert len(data.tags) == len(set(data.tags))
     assert all(isinstance(tag, str) for tag in data.tags)
+
+
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_code_for_pictures_makes_what_the_server_makes(
+    channels: int, interpolation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turned as the camera says, on white where it is transparent, resized with the same filter."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 30, 4), np.uint8)
+    turned = Image.Exif()
+    turned[0x112] = 6
+    Image.fromarray(noise).save(tmp_path / "picture.png", exif=turned)
+    card = model_card(ModelFacts("x", channels, (9, 8), ("a", "b"), interpolation, "0"), None)
+    code = re.search(r"```python\n(.*?)session = ", card, re.DOTALL)
+    assert code is not None
+    names: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
+    exec(code[1].replace("import onnxruntime\n", ""), names)
+    served = decode((tmp_path / "picture.png").read_bytes(), (channels, 9, 8), interpolation=interpolation)
+    expected = served.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    assert names["pixels"].dtype == np.float32
+    np.testing.assert_array_equal(names["pixels"], expected)
+
+
+def test_models_of_other_channels_take_arrays() -> None:
+    card = model_card(ModelFacts("x", 2, (9, 8), ("a", "b"), "bilinear", "0"), None)
+    assert 'np.load("image.npy").astype(np.float32)[None]  # (2, 9, 8)' in card
+    assert "Image" not in card
 
 
 def test_the_index_of_results_is_whole(text: str, report: RobustnessReport) -> None:

@@ -212,6 +212,7 @@ def sealed(change: Callable[[Path], object]) -> Callable[[Path], None]:
     return changed
 
 
+HUGE_CLASSES = {"n": [10**6] * 10, "clean": [10**6] * 10, "attacked": None}
 FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "rows that flatter": (flattered, "hardened adaptive uapgd"),
     "a count that is off by three": (
@@ -247,6 +248,22 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "another verdict": (
         sealed(lambda f: edit(f, "report.json", lambda r: r.update(verdict="Accuracy: 100 %."))),
         "verdict",
+    ),
+    "more test images than there are": (
+        lambda f: (edit(f, "report.json", lambda r: r["data"]["sizes"].update(test=100_000)), rewrite(f)),
+        "number of images",
+    ),
+    "classes of more images than there are": (
+        lambda f: (edit(f, "report.json", lambda r: r["classes"].update(hardened=HUGE_CLASSES)), rewrite(f)),
+        "classes, clean: 10000000 of 10000000: n is 10000000 of 450",
+    ),
+    "a parity that is said and not stated": (
+        lambda f: (edit(f, "report.json", lambda r: r["onnx"].update(text="No difference at all.")), rewrite(f)),
+        "parity in words",
+    ),
+    "a smaller file that loses nothing": (
+        lambda f: (edit(f, "report.json", lambda r: r["onnx"]["variants"][0].update(largest_loss=-0.5)), rewrite(f)),
+        "largest loss of model.fp16.onnx",
     ),
     "shares that do not follow from counts": (
         sealed(lambda f: edit(f, "report.json", lambda r: r["scores"][2].update(accuracy=1.0))),

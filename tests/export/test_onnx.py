@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 import torch
 from export_helpers import TinyBackbone, tiny_data, tiny_result
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from genaf_sdk.config import ExportConfig
@@ -105,6 +106,25 @@ def test_checksums_cover_what_is_published_and_nothing_else(tmp_path: Path) -> N
     assert {"model.onnx", "model.safetensors", "config.json", "labels.json", "README.md", "serve/server.py"} <= listed
     assert not [name for name in listed if "checkpoints" in name or "partial" in name or "pycache" in name]
     assert {file.name for file in publishable(folder)} == listed | {"checksums.json"}
+
+
+def test_a_graph_that_takes_no_images_is_refused(tmp_path: Path) -> None:
+    values = helper.make_tensor("values", TensorProto.FLOAT, [1, 2], [1.0, 2.0])
+    constant = helper.make_node("Constant", [], ["logits"], value=values)
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])
+    vector = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch"])
+    opset = helper.make_opsetid("", 17)
+    for name, inputs, nodes in (
+        ("none", [], [constant]),
+        ("vector", [vector], [constant, helper.make_node("Shape", ["pixels"], ["shape"])]),
+    ):
+        graph = helper.make_graph(nodes, name, inputs, [logits])
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString())
+    with pytest.raises(ExportError, match="0 inputs and 1 outputs"):
+        runtime.OnnxModel(tmp_path / "none.onnx")
+    with pytest.raises(ExportError, match="does not say which images"):
+        _ = runtime.OnnxModel(tmp_path / "vector.onnx").image_options
 
 
 def test_both_onnxruntime_packages_at_once_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from export_helpers import Made
@@ -26,9 +28,10 @@ FILL = (0.3, 0.3, 0.3)
 
 
 @pytest.fixture(scope="module")
-def proven(made: Made, digits: DataSplits) -> RobustnessReport:
+def proven(made: Made, sound: Path, digits: DataSplits) -> RobustnessReport:
     report, sample = copy.deepcopy(made.report), Sample.draw(digits.test, None, seed=made.report.seed)
-    report.certificate = certify(made.model, sample, CertificateConfig(patch=0.02, masks=2, samples=100), FILL)
+    config, color = CertificateConfig(patch=0.02, masks=2, samples=100), OnnxModel(sound).mean_color
+    report.certificate = certify(made.model, sample, config, color)
     report.corruptions = corruption_section([EvaluatedModel.of(made.model, Role.HARDENED)], sample, 100)
     return report
 
@@ -37,11 +40,29 @@ def test_certificates_and_corruptions_are_found_again(
     proven: RobustnessReport, sound: Path, digits: DataSplits
 ) -> None:
     items = replayed_beside(sound, proven, digits)
-    assert len(items) == 13
+    assert len(items) == 14
     assert all(item.agrees for item in items), [item for item in items if not item.agrees]
 
 
-@pytest.mark.parametrize("claim", ["certified", "smaller masks", "few images", "corruption", "unknown corruption"])
+def test_the_color_of_the_masks_is_that_of_the_file(
+    proven: RobustnessReport, sound: Path, digits: DataSplits, tmp_path: Path
+) -> None:
+    """Whichever images the verifier has."""
+    assert proven.certificate is not None
+    fill = tuple(proven.certificate.fill)
+    images = DataSplits(digits.validation, digits.validation, digits.validation, digits.class_names)
+    graph = onnx.load(sound / "model.onnx")
+    stated = {entry.key: entry.value for entry in graph.metadata_props}
+    for color, agrees in ((fill, True), ((*fill[:-1], fill[-1] + 1e-4), False), ((), None)):
+        onnx.helper.set_model_props(graph, stated | {"mean_color": json.dumps(color)})
+        onnx.save(graph, tmp_path / "model.onnx")
+        (item,) = (each for each in replayed_beside(tmp_path, proven, images) if "color" in each.what)
+        assert item.agrees is agrees, item
+
+
+@pytest.mark.parametrize(
+    "claim", ["certified", "smaller masks", "few images", "color", "corruption", "unknown corruption"]
+)
 def test_a_false_claim_is_found_out(claim: str, proven: RobustnessReport, sound: Path, digits: DataSplits) -> None:
     report = copy.deepcopy(proven)
     if "corruption" in claim:
@@ -57,15 +78,20 @@ def test_a_false_claim_is_found_out(claim: str, proven: RobustnessReport, sound:
         report.certificate.certified = report.certificate.answered = 100
     elif claim == "smaller masks":
         report.certificate.patch = (9, 9)
+    elif claim == "color":
+        report.certificate.fill[0] += 1e-4
     else:
-        sample = Sample.draw(digits.test, None, seed=report.seed)
-        report.certificate = certify(OnnxModel(sound), sample, CertificateConfig(patch=0.02, masks=2, samples=9), FILL)
+        sample, graph = Sample.draw(digits.test, None, seed=report.seed), OnnxModel(sound)
+        config = CertificateConfig(patch=0.02, masks=2, samples=9)
+        report.certificate = certify(graph, sample, config, graph.mean_color)
     assert [item.agrees for item in replayed_beside(sound, report, digits)].count(False) == 1
 
 
 def test_on_other_images_nothing_is_known(proven: RobustnessReport, sound: Path, digits: DataSplits) -> None:
     other = DataSplits(digits.validation, digits.validation, digits.validation, digits.class_names)
-    assert {item.agrees for item in replayed_beside(sound, proven, other)} == {None}
+    color, *rest = replayed_beside(sound, proven, other)
+    assert color.agrees
+    assert {item.agrees for item in rest} == {None}
 
 
 def test_an_onnx_file_is_certified_as_the_module_it_was_made_from(made: Made, sound: Path, digits: DataSplits) -> None:

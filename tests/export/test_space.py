@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -65,9 +66,23 @@ def bundle(result: HardenResult, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def space(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("written") / "space"
+    folder = tmp_path_factory.mktemp("written") / "a space"
     assert main(["push", str(bundle), "ORG/NAME", "--space", "--dry-run", str(folder)]) == 0
     return folder
+
+
+def test_a_space_is_tried_in_an_environment_of_its_own(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a space"
+    assert main(["push", str(bundle), "ORG/NAME", "--space", "--dry-run", str(folder)]) == 0
+    make, install, start = capsys.readouterr().out.splitlines()[-1].split(" && ")
+    (environment,) = shlex.split(make.removeprefix("python -m venv "))
+    assert not Path(environment).is_relative_to(folder), "what goes up holds no environment"
+    (pip, *_, requirements), (python, app) = shlex.split(install), shlex.split(start)
+    assert {Path(pip).parents[1], Path(python).parents[1]} == {Path(environment)}
+    assert Path(requirements).is_file()
+    assert Path(app).is_file()
 
 
 def test_a_saved_perturbation_does_the_same_without_torch(result: HardenResult, bundle: Path) -> None:

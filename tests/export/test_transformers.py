@@ -64,14 +64,16 @@ def test_the_pipeline_of_transformers_gives_our_answers(kind: str, tmp_path: Pat
     assert len(set(json.loads((tmp_path / "written" / "config.json").read_text())["architectures"])) == 1
 
 
-def test_a_picture_of_another_size_is_resized_almost_as_by_us(tmp_path: Path) -> None:
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_a_picture_of_another_size_is_resized_almost_as_by_us(tmp_path: Path, interpolation: str) -> None:
     from genaf_sdk.export.serve.images import decode
 
     model = model_on("resnet", tmp_path / "encoder")
+    model.encoder.interpolation = interpolation
     write_transformers(model, tmp_path / "written")
     noise = torch.randint(256, (12, 9, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     Image.fromarray(noise.numpy()).resize((90, 120), Image.Resampling.BICUBIC).save(tmp_path / "picture.png")
-    own = decode((tmp_path / "picture.png").read_bytes(), (3, 32, 32), interpolation="bicubic")
+    own = decode((tmp_path / "picture.png").read_bytes(), (3, 32, 32), interpolation=interpolation)
     processor = library.AutoImageProcessor.from_pretrained(tmp_path / "written")
     theirs = processor(Image.open(tmp_path / "picture.png"), return_tensors="pt").pixel_values
     mean, std = model.encoder.mean, model.encoder.std

@@ -22,12 +22,12 @@ from genaf_sdk.errors import OutputError
 from genaf_sdk.evaluation.pictures import chosen_images, gallery_section
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.inputs.threat import Linf
-from genaf_sdk.report.figures import training_charts
+from genaf_sdk.report.figures import curve_chart, training_charts
 from genaf_sdk.report.gallery import MOST_BYTES, amplified, draw_gallery
 from genaf_sdk.report.html import html_report
 from genaf_sdk.report.robustness import RobustnessReport
-from genaf_sdk.report.scores import Check, Failure, Score, is_universal
-from genaf_sdk.report.sections import DataDescription, EpochRecord, Sizes
+from genaf_sdk.report.scores import Check, CurvePoint, Failure, Score, is_universal
+from genaf_sdk.report.sections import ClassCounts, DataDescription, EpochRecord, Sizes
 from genaf_sdk.report.verdict import headline
 
 SECTIONS = (
@@ -76,7 +76,7 @@ def test_every_section_is_there_and_filled(report: RobustnessReport) -> None:
         assert (link["href"] or "").removeprefix("#") in SECTIONS
     assert "absent" not in {attributes.get("class") for attributes in page.all("p")}, "a section lacks its data"
     assert report.verdict in page.text
-    assert all(sentence in page.text for sentence in report.limits)
+    assert all(sentence.replace("`", "") in " ".join(page.text.split()) for sentence in report.limits)
     for score in report.scores:
         low, high = score.interval
         assert f"{low:.1%} to {high:.1%}, n = {score.n}" in page.text.replace("\xa0", " ")
@@ -86,6 +86,14 @@ def test_every_section_is_there_and_filled(report: RobustnessReport) -> None:
     assert "Peak main memory of the process" in page.text
     assert "Energy of the CPU packages" in page.text
     assert "genaf verify" in page.text
+
+
+def test_commands_are_set_as_code_and_strings_in_them_stay_text(report: RobustnessReport) -> None:
+    report.data.name = "`<b>`"
+    page = html_report(report)
+    assert "<code>genaf evaluate MODEL --attacks" in page
+    assert "<code>&lt;b&gt;</code>" in page
+    assert "<b>" not in page
 
 
 def test_the_saved_page_is_made_from_the_folder_alone(bundle: Path) -> None:
@@ -188,6 +196,26 @@ def test_what_is_missing_is_said_in_its_place() -> None:
     assert "Not measured: the columns noise, transfer, adaptive, white-box." in page.text
     assert "No sanity check was run: masked gradients would go unnoticed." in page.text
     assert len([span for span in page.all("span") if span.get("class") == "absent"]) == 4, "empty columns"
+
+
+def test_what_a_foreign_report_leaves_out_or_mistypes_is_passed_over() -> None:
+    data = DataDescription("mine", Sizes(4, 2, 10), ["a", "b"], (3, 8, 8), "0" * 64)
+    both = [Score(role, "clean", "", 0.0, 10, 9, 0) for role in ("undefended", "hardened")]
+    counted = {"hardened": ClassCounts([6, 4], [6, 3])}
+    config = {"baseline": {"encoder_learning_rate": "fast"}, "method": {"adaptability": 3}}
+    page = Page(html_report(RobustnessReport(data, both, classes=counted, config=config)))
+    assert "75.0%" in page.text
+    assert "was fine-tuned with an encoder learning rate" not in page.text
+
+
+def test_every_budget_of_a_chart_is_on_its_axis() -> None:
+    data = DataDescription("mine", Sizes(4, 2, 10), ["a", "b"], (3, 8, 8), "0" * 64)
+    budgets = {"adaptive": (4, 8), "white-box": (8, 32)}
+    points = [CurvePoint("hardened", k, "any", b / 255, 10, 5) for k, each in budgets.items() for b in each]
+    chart = curve_chart(RobustnessReport(data, [Score("hardened", "clean", "", 0.0, 10, 9, 0)], points))
+    assert chart is not None
+    for budget in (0, 4, 8, 32):
+        assert f">{budget}</text>" in chart.svg
 
 
 def test_what_could_not_be_done_is_told(report: RobustnessReport) -> None:

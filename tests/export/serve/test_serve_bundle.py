@@ -209,6 +209,14 @@ def sized_by_pixels() -> onnx.ModelProto:
     return graph(cast, flat, helper.make_node("ConstantOfShape", ["flat"], ["extra"]))
 
 
+def sized_by_pixels_out_of_order() -> onnx.ModelProto:
+    """The node that makes the zeros stands before those that say how many; onnxruntime sorts them."""
+    model = sized_by_pixels()
+    (place,) = (at for at, node in enumerate(model.graph.node) if node.op_type == "ConstantOfShape")
+    model.graph.node.insert(0, model.graph.node.pop(place))
+    return model
+
+
 def functions() -> onnx.ModelProto:
     model = tiny_graph()
     opset = helper.make_opsetid("", 17)
@@ -227,6 +235,7 @@ def strangers() -> onnx.ModelProto:
         (loop, "operator 'Loop'"),
         (context, r"operator 'com\.microsoft\.EPContext'"),
         (sized_by_pixels, "size depends on pixels"),
+        (sized_by_pixels_out_of_order, "before what it takes"),
         (functions, "functions of its own"),
         (strangers, r"operator 'their\.own\.Anything'"),
     ],

@@ -49,6 +49,12 @@ def test_masks_are_those_of_the_evaluation(image: tuple[int, int], area: float, 
     assert np.array_equal(ours.table, theirs.table[:, 0].numpy())
 
 
+@pytest.mark.parametrize("area", [0.0, -0.03, 1.5, 3.0, float("nan"), float("inf")])
+def test_a_patch_covers_a_share(area: float) -> None:
+    with pytest.raises(SettingsError, match=rf"cover {area:g} of an image.*above 0 and at most 1"):
+        Masks.for_area((32, 32), area, 4)
+
+
 def test_classes_lead_as_in_the_evaluation() -> None:
     rows = [
         [1, 2, 3],
@@ -154,6 +160,7 @@ def test_numbers_as_json_and_metadata(certifying: tuple[int, int, Path]) -> None
         metadata = json.load(answer)
     assert [output["name"] for output in metadata["outputs"]] == ["label", "certified"]
     assert metadata["parameters"]["certified_patch"] == [6, 6]
+    assert metadata["parameters"]["interpolation"] == "bilinear"
 
 
 def test_a_color_that_nobody_states_is_refused(bundle: Path) -> None:

@@ -205,6 +205,20 @@ def test_a_provider_that_loads_as_another_is_an_error(bundle: Path, monkeypatch:
     assert OnnxClassifier(bundle, provider="auto").provider == "cpu"
 
 
+def test_without_a_place_for_engines_auto_goes_on_and_tensorrt_says_why(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose user has no home: the package for GPUs lists TensorRT, whether it is there or not."""
+    listed = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(providers_module.onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(providers_module, "_preload", lambda: "")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert OnnxClassifier(bundle, provider="auto").provider == "cpu"
+    with pytest.raises(ProviderError, match=r"cannot be made.*XDG_CACHE_HOME"):
+        OnnxClassifier(bundle, provider="tensorrt")
+
+
 def test_an_unknown_or_absent_provider_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ProviderError, match="no provider 'gpu'"):
         OnnxClassifier(bundle, provider="gpu")

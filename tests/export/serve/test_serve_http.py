@@ -287,7 +287,8 @@ def test_the_api_key_is_asked_for_and_never_logged(guarded: Any) -> None:
         status, content, found = call(http_port, "POST", INFER, request(), headers)
         assert (status, found["www-authenticate"]) == (401, "Bearer")
         assert "the secret" not in content["error"]
-    for headers in ({"authorization": "Bearer the secret"}, {"x-api-key": "the secret"}):
+    rightly = ("Bearer the secret", "bearer the secret", "BEARER  the secret")  # the scheme's name in any case
+    for headers in (*({"authorization": each} for each in rightly), {"x-api-key": "the secret"}):
         assert call(http_port, "POST", INFER, request(), headers)[0] == 200
     with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{grpc_port}") as client:
         assert client.is_server_ready()

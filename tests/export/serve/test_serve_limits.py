@@ -188,6 +188,17 @@ def test_scans_of_a_jpeg_are_counted() -> None:
         decode(siege.scans_jpeg(101, side=500), (1, 8, 8))
 
 
+def test_scans_of_a_picture_with_previews_are_counted() -> None:
+    """A JPEG with the index of an MPO, as cameras write them, is one of those to Pillow."""
+    camera = encoded("MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    assert decode(camera, (3, 8, 8)).shape == (1, 8, 8, 3)
+    start = camera.index(b"\xff\xe2")
+    index = camera[start : start + 2 + int.from_bytes(camera[start + 2 : start + 4], "big")]
+    many = siege.scans_jpeg(101, side=500)
+    with pytest.raises(TooLargeError, match=r"has 101 scans.*at most 100"):
+        decode(many[:2] + index + many[2:], (1, 8, 8))
+
+
 def test_a_picture_that_lies_about_its_size_is_refused() -> None:
     """A second header states more pixels than the first, which is what was counted."""
     small, large = encoded("JPEG", (16, 16)), encoded("JPEG", (900, 900))

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 import urllib.request
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 from servers import our_server
 from tiny import images, make_bundle, reference
 
+from genaf_sdk.export.serve import processes
 from genaf_sdk.export.serve.__main__ import UNUSABLE, main
+from genaf_sdk.export.serve.settings import Settings
 
 pytestmark = [
     pytest.mark.multiprocess,
@@ -64,6 +67,34 @@ def test_a_dead_process_is_replaced_and_a_stop_reaches_all(bundle: Path, tmp_pat
         assert parent.wait(60) == 0
     assert psutil.wait_procs(workers, timeout=10)[1] == []
     assert len(events(log, "stopped")) == 2
+
+
+@pytest.mark.parametrize("place", ["while one starts", "between two"])
+def test_a_stop_while_processes_start_reaches_those_to_come(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    started: list[SpawnProcess] = []
+    start = SpawnProcess.start
+
+    def stopped_at_the_first(process: SpawnProcess) -> None:
+        start(process)
+        started.append(process)
+        if place == "while one starts":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def born(parent: processes._Parent) -> None:
+        begin(parent)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    begin = processes._Parent._start
+    if place == "between two":
+        monkeypatch.setattr(processes._Parent, "_start", born)
+    monkeypatch.setattr(SpawnProcess, "start", stopped_at_the_first)
+    assert processes.supervise(3, _sleep, Settings(http_port=0, grpc_port=None)) == 0
+    assert [process.exitcode for process in started] == [-signal.SIGTERM]
+
+
+def _sleep(_settings: Settings) -> int:
+    time.sleep(60)
+    return 1
 
 
 def test_processes_end_with_their_parent(bundle: Path, tmp_path: Path) -> None:

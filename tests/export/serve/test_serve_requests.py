@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import siege
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from servers import our_server
 from siege import ask
 from test_serve_http import call
@@ -136,6 +136,17 @@ def test_grpc_messages_of_every_kind(served: tuple[int, int], message: bytes, st
     assert siege.rpc(siege.Target(*served, process=0), RPC_INFER, message) == [status]
 
 
+def test_an_output_is_asked_for_once(served: tuple[int, int]) -> None:
+    """Or a small request could make an answer of any size."""
+    outputs = [{"name": "logits"}] * 2
+    status, answer = infer(served[0], outputs=outputs)
+    assert (status, "repeat a name" in answer["error"]) == (400, True)
+    for count, wanted in ((1, "OK"), (2, "INVALID_ARGUMENT"), (200, "INVALID_ARGUMENT")):
+        asked = [pb.ModelInferRequest.InferRequestedOutputTensor(name="logits")] * count
+        message = siege.infer_message(raw_input_contents=[bytes(12288)], outputs=asked)
+        assert siege.rpc(siege.Target(*served, process=0), RPC_INFER, message) == [wanted]
+
+
 @pytest.mark.parametrize("name", ["tiny", "bytes"])
 def test_grpc_numbers_one_by_one(served: tuple[int, int], name: str) -> None:
     count = 8 * 3 * SIZE * SIZE
@@ -196,6 +207,19 @@ def channels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def test_pictures_for_models_of_other_channels(channels: int, model: str, mode: str, status: int, says: str) -> None:
     found, answer = ask(channels, "POST", f"/v2/models/{model}/classify", siege.picture(mode=mode))
     assert (found, says in (json.loads(answer).get("error") or json.loads(answer)["label"])) == (status, True), answer
+
+
+def test_logits_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+    folder, log = make_bundle(tmp_path / "tiny"), tmp_path / "log"
+    model = onnx.load(folder / "model.onnx")
+    (bias,) = (entry for entry in model.graph.initializer if entry.name == "bias")
+    bias.CopyFrom(numpy_helper.from_array(np.array([0, np.inf, 0, 0], np.float32), "bias"))
+    onnx.save(model, folder / "model.onnx")
+    seal(folder)
+    with our_server(str(folder), "--threads", "1", "--drain", "0", log=log) as (port, _, _):
+        for status, answer in (infer(port), call(port, "POST", "/classify", siege.picture())[:2]):
+            assert (status, answer["error"]) == (500, "The model gave NaN or infinity.")
+    assert "unforeseen" not in log.read_text()
 
 
 def test_the_command_line_shows_no_escapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

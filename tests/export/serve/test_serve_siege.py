@@ -88,6 +88,15 @@ def test_pixels_are_counted_before_they_are_decoded(target: Target) -> None:
     assert ask(target.http, "POST", "/classify", siege.wide_png(6000, 6000))[0] == 413
 
 
+def test_bodies_that_are_announced_take_no_memory_before_they_come(target: Target) -> None:
+    begun = f"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {8 * MIB}\r\n\r\nabc".encode()
+    before = siege.resident(target.process)
+    with connections(target.http, CONNECTIONS - 2, begun):
+        time.sleep(0.3)
+        assert siege.resident(target.process) - before < 32  # of 144
+        assert ask(target.http, "GET", "/v2/health/ready")[0] == 200
+
+
 def test_ids_are_short(target: Target) -> None:
     wanted = (("x" * 1024, 200), ("x" * 1025, 400), ("é" * 600, 400), (7, 200), (10**30, 400), ([], 400))
     for identity, status in wanted:

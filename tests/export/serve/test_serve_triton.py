@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import yaml
 from google.protobuf import text_format
-from tiny import CLASSES, NAMES, SIZE, tiny_graph
+from tiny import CLASSES, NAMES, SIZE, images, reference, tiny_graph
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from genaf_sdk.errors import ExportError
@@ -35,6 +37,18 @@ def test_the_configuration_says_what_the_graph_says(bundle: Path, tmp_path: Path
     assert (folder / "labels.txt").read_text().splitlines() == NAMES
     assert (folder / "1" / "model.onnx").read_bytes() == (bundle / "model.onnx").read_bytes()
     assert sorted(path.name for path in (tmp_path / "repository").iterdir()) == ["tiny"]
+
+
+def test_weights_beside_the_graph_go_along(bundle: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    onnx.save(
+        onnx.load(bundle / "model.onnx"), source / "net.onnx", save_as_external_data=True, location="net.bin",
+        size_threshold=0,
+    )  # fmt: skip
+    folder = write_triton_repository(source / "net.onnx", tmp_path / "repository")
+    session = onnxruntime.InferenceSession(folder / "1" / "model.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"pixels": images(2)})[0], reference(images(2)), atol=1e-5)
 
 
 def test_tensorrt_keeps_the_precision_of_the_file(bundle: Path, tmp_path: Path) -> None:
