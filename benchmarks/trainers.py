@@ -60,7 +60,7 @@ class Watch(Metrics):
         """Begin."""
         self._epochs, self._before, self._started = 0, 0.0, CLOCKS[self.clock]()
 
-    def epoch(self, history: list[dict[str, Any]] | None = None) -> None:  # noqa: ARG002  # the engine's signature
+    def epoch(self, *_: object) -> None:  # the engine gives its records
         """Note the end of an epoch; what that takes does not count."""
         self._epochs += 1
         if self._epochs in self.kept:
