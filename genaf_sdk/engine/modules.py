@@ -112,11 +112,11 @@ class RowDropout:
         batch, p = self.current.batch, self.module.p
         if not self.module.training or batch is None or len(x) % len(batch.rows):
             return nn.functional.dropout(x, p, self.module.training)
-        purpose = ("dropout", self.place, *([self.uses] if self.uses else []))
+        again = (self.uses,) if self.uses else ()  # the first use has the masks of a layer of one place
         self.uses += 1
         copies = torch.arange(len(x) // len(batch.rows))[:, None]  # (adversarial, clean) of one image are two copies
         rows = (batch.rows + copies * batch.total).flatten().to(x.device)
-        kept = uniform(random_key(batch.key, *purpose), rows, tuple(x.shape[1:])) >= p
+        kept = uniform(random_key(batch.key, "dropout", self.place, *again), rows, tuple(x.shape[1:])) >= p
         return x * kept / (1 - p)
 
 
