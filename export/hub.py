@@ -189,7 +189,7 @@ def _translated(action: Callable[[], Result], repo_id: str) -> Result:
     except LocalEntryNotFoundError as error:
         raise HubError(
             f"{repo_id} is not on this machine, and the Hub cannot be reached or was not to be asked.",
-            remedy="check the network, HF_HUB_OFFLINE and local_files_only, repeat",
+            remedy="check the network, HF_HUB_OFFLINE and local_files_only, and try again",
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
@@ -208,5 +208,5 @@ def _translated(action: Callable[[], Result], repo_id: str) -> Result:
         ) from error
     except (OSError, HTTPError) as error:
         raise HubError(
-            f"The Hub cannot be reached: {type(error).__name__}.", remedy="check the network, repeat"
+            f"The Hub cannot be reached: {type(error).__name__}.", remedy="check the network, and try again"
         ) from error

@@ -81,7 +81,7 @@ def _classifier(model: Classifier) -> Any:
     if not isinstance(backbone, TransformersEncoder):
         raise ExportError(
             f"The encoder {model.encoder.source or type(backbone).__name__!r:.100} is none of transformers.",
-            expected="an encoder that load_encoder read by transformers",
+            expected="a model on an encoder of that library, such as hf-hub:facebook/dinov2-small",
             remedy=INSTEAD,
         )
     if not isinstance(head, LinearHead):

@@ -136,11 +136,13 @@ class Comparison:
         return lines
 
     def table(self) -> Table:
-        """Return the table for a terminal."""
-        header, *lines = self.cells()
-        table = Table(*header, title="Accuracy in %, mean and standard deviation over seeds")
-        for line in lines:
-            table.add_row(*line)
+        """Return the table for a terminal: a column for each method, as there are more attacks, of longer names."""
+        columns = self.cells()
+        table = Table(title="Accuracy in %, mean and standard deviation over seeds", title_justify="left")
+        for head, *_ in columns:
+            table.add_column(head, justify="right" if table.columns else "left", overflow="fold")
+        for row in zip(*(cells for _, *cells in columns), strict=True):
+            table.add_row(*row)
         return table
 
     def markdown(self) -> str:

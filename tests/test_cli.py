@@ -77,7 +77,9 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
     assert re.search(r"uapgd takes about \d+ (s|min) here\. Shorter:", capsys.readouterr().err)
     evaluation = ["--attacks", "uapgd:steps=5", "--surrogate-samples", "32", "--curve", "--output-dir"]
     assert main(["evaluate", str(folder), *evaluation, str(tmp_path / "second")]) == 0
-    assert re.search(r"The evaluation takes about \d+ (s|min) here\. Shorter:", capsys.readouterr().err)
+    captured = capsys.readouterr()
+    assert re.search(r"The evaluation takes about \d+ (s|min) here\. Shorter:", captured.err)
+    assert captured.out.rstrip().endswith("second.")
     assert json.loads((tmp_path / "second" / "report.json").read_text())["scores"]
 
     # A report that claims what the file does not hold is found out.

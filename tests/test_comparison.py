@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -31,6 +32,7 @@ from genaf_sdk.methods import FineTuning, GenAF, presets
 from genaf_sdk.preparation import resolved
 from genaf_sdk.report.scores import Score
 from genaf_sdk.rows import Comparison, ComparisonRow, read_rows
+from genaf_sdk.terminal import PlainConsole
 
 QUICK = EvaluationConfig(
     attacks=("uapgd:steps=3", "label-uap:steps=3", "pgd:steps=2"), surrogate_samples=32, curve=(), checks=False
@@ -186,7 +188,16 @@ def test_figures_are_the_worst_of_each_column_and_spread_over_seeds() -> None:
     header, first, second = comparison.cells()
     assert first[header.index("clean")] == "92.0 ± 2.8"
     assert second[header.index("clean")] == "50.0"
-    assert comparison.table().row_count == 2
+    assert comparison.table().row_count == len(header) - 1
+    assert [column.header for column in comparison.table().columns] == ["method", "a", "b"]
+
+
+def test_the_table_of_five_methods_is_whole_on_a_narrow_terminal() -> None:
+    methods = ("default", "fast", "fine-tuning", "pgd-at", "trades")
+    shown = io.StringIO()
+    console = PlainConsole(file=shown, width=80)
+    console.print(Comparison([row(method, 0, 90) for method in methods]).table())
+    assert all(f" {name} " in shown.getvalue() for name in (*methods, "pgd 4/255", "CPU seconds"))
 
 
 def test_a_run_on_a_busy_machine_does_not_lengthen_the_others() -> None:

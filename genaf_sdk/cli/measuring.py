@@ -32,7 +32,7 @@ class Evaluate(Command):
     encoder: Annotated[str | None, if_given("ID")] = None
     """Published encoder for the transfer column; by default the bundled one, where the model was made from that."""
     output_dir: Annotated[Path | None, if_given("FOLDER")] = None
-    """Folder for report.json and perturbations/; by default nothing is written."""
+    """Folder for report.json, report.html and perturbations/; by default nothing is written."""
     seed: int = 0
     """Random seed for the attacks and the validation split."""
     config: Annotated[Path | None, if_given("FILE")] = None
@@ -77,6 +77,8 @@ class Evaluate(Command):
         if folder is not None:
             save_report(report, folder)
         self.answer_report(report)
+        if folder is not None and not self.json:
+            console().print(f"Everything is in {folder}.")
         return CHECK_FAILED if report.failures else DONE
 
 
