@@ -55,7 +55,8 @@ def classify_tensor(path: Path) -> None:
             else:
                 _, channels, height, width = metadata["shape"]
             shown = on_white(ImageOps.exif_transpose(image)).convert("RGB" if channels == 3 else "L")
-            resized = shown.resize((width, height), FILTERS.get(interpolation, Image.Resampling.BILINEAR))
+            filtered = FILTERS.get(interpolation, Image.Resampling.BILINEAR)
+            resized = shown.resize((width, shown.height), filtered).resize((width, height), filtered)  # rows first
         pixels = np.asarray(resized).reshape(1, height, width, channels)
         if metadata["datatype"] == "FP32":
             pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) / 255

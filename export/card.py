@@ -217,12 +217,13 @@ def _pixels(model: ModelFacts) -> str:
 pixels = np.load("image.npy").astype(np.float32)[None]  # ({model.channels}, {", ".join(map(str, model.image_size))})"""
     height, width = model.image_size
     mode, resampling = MODES[model.channels], FILTERS.get(model.interpolation, Image.Resampling.BILINEAR).name
-    opened = f"""from PIL import Image, ImageOps
+    return f"""from PIL import Image, ImageOps
 
 image = ImageOps.exif_transpose(Image.open("picture.png")){ON_WHITE if mode != "RGBA" else ""}
-image = image.convert("{mode}").resize(({width}, {height}), Image.Resampling.{resampling})
-pixels = np.asarray(image, dtype=np.float32).reshape({height}, {width}, {model.channels}) / 255"""
-    return f"{opened}\npixels = pixels.transpose(2, 0, 1)[None]"
+resampling = Image.Resampling.{resampling}
+bands = image.convert("{mode}").split()  # each by itself, rows before columns, as in training
+bands = [band.resize(({width}, band.height), resampling).resize(({width}, {height}), resampling) for band in bands]
+pixels = np.stack([np.asarray(band, np.float32) for band in bands])[None] / 255"""
 
 
 def _intended_use() -> str:

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from genaf_sdk.engine.modules import RowDropout
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.models.blocks import smallest_blocks_of
 from genaf_sdk.models.forwards import exchanged_forwards
@@ -138,7 +139,7 @@ def _contexts(block: nn.Module, kind: Recomputed) -> tuple[AbstractContextManage
     keeping, using = (
         create_selective_checkpoint_contexts(_policy) if kind == "light" else (nullcontext(), nullcontext())
     )
-    return keeping, _nested(_statistics_as_they_are(block), using)
+    return keeping, _nested(_statistics_as_they_are(block), _dropout_as_it_was(block), using)
 
 
 @contextmanager
@@ -164,3 +165,22 @@ def _statistics_as_they_are(block: nn.Module) -> Iterator[None]:
     finally:
         for norm, buffers in tracked:
             norm._buffers.update(buffers)
+
+
+def _dropout_as_it_was(block: nn.Module) -> AbstractContextManager[None]:
+    """Return a context in which layers of dropout are used as often as they were when this was called."""
+    layers = [vars(module).get("forward") for module in block.modules()]
+    before = [(layer, layer.uses) for layer in layers if isinstance(layer, RowDropout)]
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        after = [(layer, layer.uses) for layer, _ in before]
+        for layer, uses in before:
+            layer.uses = uses
+        try:
+            yield
+        finally:
+            for layer, uses in after:
+                layer.uses = uses
+
+    return context()

@@ -27,10 +27,20 @@ if TYPE_CHECKING:
 
 
 class CurrentBatch:
-    """The batch that is being trained on, for the layers that need to know."""
+    """The batch that is being trained on, for the layers that need to know, and how many have crossed the network."""
 
     def __init__(self) -> None:
-        self.batch: Batch | None = None
+        self._batch: Batch | None = None
+        self.crossings = 0
+
+    @property
+    def batch(self) -> Batch | None:
+        """The batch that crosses now; to set it begins a crossing."""
+        return self._batch
+
+    @batch.setter
+    def batch(self, batch: Batch | None) -> None:
+        self._batch, self.crossings = batch, self.crossings + 1
 
 
 @contextmanager
@@ -48,7 +58,7 @@ def synchronized_layers(model: nn.Module, processes: Processes, *, sync_batch_no
     exchange: list[tuple[nn.Module, Callable[..., Any]]] = []
     for place, module in enumerate(model.modules()):
         if type(module) is nn.Dropout and 0 < module.p < 1:
-            exchange.append((module, partial(_dropout_by_rows, module, place, current)))
+            exchange.append((module, RowDropout(module, place, current)))
         elif isinstance(module, _BatchNorm) and sync_batch_norm and processes.count > 1:
             exchange.append((module, partial(_batch_norm, module, module.forward, processes)))
     with exchanged_forwards(exchange):
@@ -75,14 +85,39 @@ def draws_from_torch(model: nn.Module, inputs: Tensor) -> bool:
         return not torch.equal(before, torch.get_rng_state())
 
 
-def _dropout_by_rows(module: nn.Dropout, place: int, current: CurrentBatch, x: Tensor) -> Tensor:
-    batch = current.batch
-    if not module.training or batch is None or len(x) % len(batch.rows):
-        return nn.functional.dropout(x, module.p, module.training)
-    copies = torch.arange(len(x) // len(batch.rows))[:, None]  # (adversarial, clean) of one image are two copies
-    rows = (batch.rows + copies * batch.total).flatten().to(x.device)
-    kept = uniform(random_key(batch.key, "dropout", place), rows, tuple(x.shape[1:])) >= module.p
-    return x * kept / (1 - module.p)
+class RowDropout:
+    """Dropout whose mask is a function of the row of the global batch, and of which use of the layer in a crossing.
+
+    Args:
+        module: The layer; several places of a network may use it.
+        place: Its number in the network.
+        current: Knows the batch.
+    """
+
+    def __init__(self, module: nn.Dropout, place: int, current: CurrentBatch) -> None:
+        self.module, self.place, self.current = module, place, current
+        self._uses, self._crossing = 0, -1
+
+    @property
+    def uses(self) -> int:
+        """How often the layer was used in this crossing; set back where a block is computed again."""
+        return self._uses if self._crossing == self.current.crossings else 0
+
+    @uses.setter
+    def uses(self, uses: int) -> None:
+        self._uses, self._crossing = uses, self.current.crossings
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Drop values of x (rows, ...), or (views of rows, ...)."""
+        batch, p = self.current.batch, self.module.p
+        if not self.module.training or batch is None or len(x) % len(batch.rows):
+            return nn.functional.dropout(x, p, self.module.training)
+        again = (self.uses,) if self.uses else ()  # the first use has the masks of a layer of one place
+        self.uses += 1
+        copies = torch.arange(len(x) // len(batch.rows))[:, None]  # (adversarial, clean) of one image are two copies
+        rows = (batch.rows + copies * batch.total).flatten().to(x.device)
+        kept = uniform(random_key(batch.key, "dropout", self.place, *again), rows, tuple(x.shape[1:])) >= p
+        return x * kept / (1 - p)
 
 
 def _batch_norm(module: _BatchNorm, alone: Any, processes: Processes, x: Tensor) -> Tensor:

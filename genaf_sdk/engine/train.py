@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,6 +50,7 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
     attacked: nn.Module = ShardedClassifier(both) if sharded else model
     untouched = copy.deepcopy(both).cpu() if sharded else None
     with (
+        ExitStack() as ending,
         run.termination.training(),
         peers_alive(run.processes),
         gradients_of(model, stage),
@@ -59,6 +60,7 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
         if run.processes.count > 1 and not sharded:
             leave_out_unused(both, data.train.sample(2, seed=run.seed)[0].to(run.accelerator.device))
         fitting = Fitting(run, both, attacked, data, stage)
+        ending.callback(fitting.release)  # also where training fails: the accelerator may be the caller's
         fitting.restore()
         if stage.schedule.encoder_learning_rate == "auto" and fitting.trains_the_encoder:
             found = run.checkpoints.load_or_compute(
@@ -82,7 +84,6 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
             if fitting.must_stop():
                 fitting.stop()
         run.progress.remove_task(task)
-        fitting.release()
     trained = both if untouched is None else unsharded(both, untouched, run.accelerator.device)
     model.encoder, model.head = trained.encoder, trained.head
     model.eval()

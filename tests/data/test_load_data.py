@@ -105,13 +105,18 @@ def test_images_are_resized_as_asked_and_stay_in_range(interpolation: str) -> No
         assert np.abs(own.numpy() / 255 - pillow).max() < 0.02
 
 
+@pytest.mark.parametrize("size", [(48, 40), (33, 20), (20, 33), (900, 5), (300, 256)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("interpolation", list(decoding.INTERPOLATIONS))
-def test_served_images_are_resized_as_those_of_training(interpolation: str) -> None:
-    pixels = noise(1, 3, 48, 40)
+def test_served_images_are_resized_as_those_of_training(
+    interpolation: str, channels: int, size: tuple[int, int]
+) -> None:
+    """Noise, on which the bicubic filter overshoots as far as it can; and the fourth band is one like the others."""
+    pixels = noise(1, channels, *size)
     stream = io.BytesIO()
-    Image.fromarray(pixels[0].permute(1, 2, 0).numpy()).save(stream, "PNG")
-    served = decode(stream.getvalue(), (3, 16, 24), interpolation=interpolation).astype(int)
-    trained_on = decoding.resize(pixels, decoding.Target((16, 24), 3, interpolation, "noise"))
+    Image.fromarray(pixels[0].permute(1, 2, 0).squeeze(2).numpy()).save(stream, "PNG")
+    served = decode(stream.getvalue(), (channels, 24, 16), interpolation=interpolation).astype(int)
+    trained_on = decoding.resize(pixels, decoding.Target((24, 16), channels, interpolation, "noise"))
     difference = np.abs(served - trained_on.permute(0, 2, 3, 1).numpy().astype(int)).max()
     assert difference <= 1
 

@@ -14,16 +14,17 @@ from training import cpu_run, fine_tune, tiny_model
 from genaf_sdk import HardenConfig, estimates, harden, preflight
 from genaf_sdk.data import DataSplits
 from genaf_sdk.engine.activations import Recomputed, bytes_kept, recomputed, recomputed_activations
+from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.machine import MachineConfig
 from genaf_sdk.engine.modules import synchronized_layers
-from genaf_sdk.engine.processes import Processes
+from genaf_sdk.engine.processes import ALONE, Processes
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.methods import FineTuning, GenAF, Method
 from genaf_sdk.preparation import Candidate
 
 
 class Block(nn.Module):
-    """What is hard to compute again: batch norm, dropout, stochastic depth by torch's own generator."""
+    """What is hard to compute again: batch norm, one dropout in two places, stochastic depth by torch's generator."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = self.dropout(torch.relu(self.norm(self.conv(x))))
+        branch = self.dropout(torch.relu(self.norm(self.conv(self.dropout(x)))))
         if self.training:
             branch = branch * (torch.rand(len(x), 1, 1, 1) > 0.3)
         return x + branch
@@ -139,3 +140,17 @@ def test_weights_that_are_shared_out_are_left_to_accelerate(monkeypatch: pytest.
     run = cpu_run(machine=MachineConfig(checkpoint_activations="full"))
     with pytest.raises(ConfigError, match="fsdp_activation_checkpointing"):
         recomputed(run)
+
+
+def test_a_dropout_of_several_places_drops_anew_in_each() -> None:
+    layer, rows = nn.Dropout(0.5).train(), torch.ones(64, 256)
+    model = nn.Sequential(layer, layer)
+    with synchronized_layers(model, ALONE, sync_batch_norm=True) as current:
+        crossings = []
+        for _ in range(2):
+            current.batch = Batch.whole(rows, torch.zeros(64, dtype=torch.int64))
+            crossings.append(model(rows))
+        once = layer(rows)
+    assert torch.equal(*crossings)
+    assert float((crossings[0] > 0).float().mean()) == pytest.approx(0.25, abs=0.02)
+    assert float((once > 0).float().mean()) == pytest.approx(0.5, abs=0.02)

@@ -224,6 +224,19 @@ def test_a_stage_that_trains_nothing_says_so(tiny_encoder: nn.Module, striped: D
         train_stage(run, model, striped, lab.stage("stage 1", FineTuning()))
 
 
+def test_an_accelerator_of_ones_own_forgets_a_training_that_failed(
+    tiny_encoder: nn.Module, striped: DataSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise TrainingError("It failed.")
+
+    monkeypatch.setattr("genaf_sdk.engine.fitting.Fitting.training_step", fail)
+    run = cpu_run()
+    with pytest.raises(TrainingError, match="It failed"):
+        train(tiny_encoder, striped, run)
+    assert run.accelerator._models == run.accelerator._optimizers == []
+
+
 def test_buffers_without_a_value_are_finite() -> None:
     assert all_finite([torch.empty(0), torch.ones(2)])
     assert not all_finite([torch.empty(0), torch.tensor(float("nan"))])
