@@ -20,20 +20,6 @@ SERVER = os.environ.get("SERVER", "127.0.0.1:8000")
 HEADERS = {"Authorization": f"Bearer {os.environ['SERVE_API_KEY']}"} if "SERVE_API_KEY" in os.environ else {}
 
 
-FILTERS = {"nearest": Image.Resampling.NEAREST} | dict.fromkeys(("bicubic", "lanczos"), Image.Resampling.BICUBIC)
-"""As in training, which has the bicubic filter alone for both."""
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """Put a picture with transparency on a white ground, as training does."""
-    if not image.has_transparency_data:
-        return image
-    layers = image.convert("RGBA")
-    ground = Image.new("RGB", layers.size, "white")
-    ground.paste(layers, mask=layers)
-    return ground
-
-
 def classify_file(path: Path) -> None:
     """The server decodes and resizes: the shortest way."""
     request = urllib.request.Request(f"http://{SERVER}/classify?top=3", path.read_bytes(), HEADERS)
@@ -44,19 +30,19 @@ def classify_file(path: Path) -> None:
 
 
 def classify_tensor(path: Path) -> None:
-    """The client decodes and resizes: for many images at once, and for pixels that are no file."""
+    """The client decodes and resizes: for many images at once, and for pixels that are no file. No alpha channels."""
     with tritonclient.http.InferenceServerClient(SERVER) as client:
         model = client.get_model_repository_index(headers=HEADERS)[0]["name"]
         described = client.get_model_metadata(model, headers=HEADERS)
-        metadata, interpolation = described["inputs"][0], described.get("parameters", {}).get("interpolation")
+        metadata, filtered = described["inputs"][0], described["parameters"]["interpolation"].upper()
+        resampling = Image.Resampling["BICUBIC" if filtered == "LANCZOS" else filtered]  # as in training
         with Image.open(path) as image:
             if metadata["datatype"] == "UINT8":
                 _, height, width, channels = metadata["shape"]
             else:
                 _, channels, height, width = metadata["shape"]
-            shown = on_white(ImageOps.exif_transpose(image)).convert("RGB" if channels == 3 else "L")
-            filtered = FILTERS.get(interpolation, Image.Resampling.BILINEAR)
-            resized = shown.resize((width, shown.height), filtered).resize((width, height), filtered)  # rows first
+            shown = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
+            resized = shown.resize((width, shown.height), resampling).resize((width, height), resampling)  # rows first
         pixels = np.asarray(resized).reshape(1, height, width, channels)
         if metadata["datatype"] == "FP32":
             pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) / 255

@@ -317,14 +317,14 @@ def test_the_cards_snippet_runs_with_onnxruntime_alone(bundle: Path, tmp_path: P
     from PIL import Image
 
     snippet = (bundle / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    Image.new("RGB", (40, 30), (250, 20, 20)).save(bundle / "picture.jpg")
+    Image.new("RGB", (40, 30), (250, 20, 20)).save(bundle / "picture.png")
     try:
         done = subprocess.run(
             [sys.executable, "-c", f"{snippet}\nimport sys; assert 'torch' not in sys.modules"],
             cwd=bundle, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
     finally:
-        (bundle / "picture.jpg").unlink()
+        (bundle / "picture.png").unlink()
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in json.loads((bundle / "labels.json").read_text())
 
