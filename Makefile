@@ -44,6 +44,9 @@ dist: $(VENV)/.installed-dev ## Build wheel and sdist into build/dist/, and try 
 publish: $(VENV)/.installed-dev ## Publish build/dist/; only the release workflow may
 	$(BIN)/uv publish --trusted-publishing always build/dist/*
 
+# setuptools warns of every editable installation, aloud.
+$(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-docs: export PYTHONWARNINGS := ignore
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12 ...')"
 	$(PYTHON) -m venv $(VENV)

@@ -28,7 +28,7 @@ def test_every_package_folder_is_listed() -> None:
              (ROOT / "genaf_sdk").rglob("__init__.py") if path.parent != ROOT / "genaf_sdk"}  # fmt: skip
     found |= {"genaf_sdk." + path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in
               (ROOT / "export").rglob("__init__.py")}  # fmt: skip
-    assert set(SETTINGS["tool"]["setuptools"]["packages"]) == found | {"genaf_sdk"}
+    assert set(SETTINGS["tool"]["setuptools"]["packages"]) == found | {"genaf_sdk", "genaf_sdk.report.templates"}
 
 
 def test_every_public_name_can_be_had_and_has_a_docstring() -> None:
