@@ -20,6 +20,8 @@ from genaf_sdk.report.verdict import budget_text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from matplotlib.axes import Axes
+
 ROWS_FILE, TABLE_FILE, PLOT_FILE = "comparison.jsonl", "comparison.md", "comparison.svg"
 WORST_DAE = "worst DAE"
 
@@ -163,29 +165,42 @@ class Comparison:
         self.plot(folder / PLOT_FILE)
 
     def plot(self, path: Path) -> None:
-        """Draw clean accuracy against that under the worst DAE, a disc for each method, its area the training time."""
+        """Draw clean accuracy against that under the worst DAE, and beside it under PGD, where that was measured."""
         from matplotlib import rc_context
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
-        axes = figure.subplots()
-        most = max((self.cpu_seconds(method) for method in self.methods), default=0.0)
-        for index, method in enumerate(self.methods):
-            figures = self.figures(method)
-            if WORST_DAE not in figures:
-                continue
-            (x, x_spread), (y, y_spread) = figures["clean"], figures[WORST_DAE]
-            area = 30 + 600 * self.cpu_seconds(method) / max(most, 1e-9)
-            color = f"C{index % 10}"
-            axes.scatter(100 * x, 100 * y, s=area, color=color, alpha=0.5, linewidths=0)
-            axes.errorbar(100 * x, 100 * y, 100 * y_spread, 100 * x_spread, color=color, fmt=".", linewidth=1)
-            axes.annotate(method, (100 * x, 100 * y), xytext=(7, 5), textcoords="offset points", fontsize=9)
-        axes.set(xlabel="clean accuracy in %", ylabel="accuracy under the worst DAE in %")
-        axes.margins(0.15)
-        axes.set_title("A disc's area is the processor time of training", fontsize=9)
-        axes.grid(alpha=0.3)
+        named = {name for method in self.methods for name in self.figures(method)}
+        threats = [WORST_DAE, *sorted(name for name in named if name.startswith("pgd "))[:1]]
+        figure = Figure(figsize=(5 * len(threats), 4.6), layout="constrained")
+        for axes, threat in zip(figure.subplots(1, len(threats), squeeze=False).flat, threats, strict=True):
+            self._draw(axes, threat)
+        figure.suptitle("Up and right is better. A disc's area is the processor time of training.", fontsize=9)
         with replacing(path) as temporary, rc_context({"svg.hashsalt": "genaf"}):
             figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+    def _draw(self, axes: Axes, threat: str) -> None:
+        """Draw a disc for each method: clean accuracy to the right, that under a threat upwards."""
+        most = max((self.cpu_seconds(method) for method in self.methods), default=0.0)
+        names: dict[tuple[float, float], str] = {}
+        for index, method in enumerate(self.methods):
+            figures = self.figures(method)
+            if threat not in figures:
+                continue
+            x, x_spread = (100 * figure for figure in figures["clean"])
+            y, y_spread = (100 * figure for figure in figures[threat])
+            color = f"C{index % 10}"
+            area = 30 + 600 * self.cpu_seconds(method) / max(most, 1e-9)
+            axes.scatter(x, y, s=area, color=color, alpha=0.5, linewidths=0)
+            axes.errorbar(x, y, y_spread, x_spread, color=color, fmt=".", linewidth=1)
+            near = next((at for at in names if abs(at[0] - x) < 0.5 and abs(at[1] - y) < 0.5), (x, y))
+            names[near] = f"{names[near]}, {method}" if near in names else method
+        _widen(axes)
+        middle = sum(axes.get_xlim()) / 2
+        for (x, y), name in names.items():
+            side, offset = ("left", 8) if x < middle else ("right", -8)
+            axes.annotate(name, (x, y), xytext=(offset, 5), textcoords="offset points", ha=side, fontsize=9)
+        axes.set(xlabel="clean accuracy in %", ylabel=f"accuracy under {_title(threat)} in %")
+        axes.grid(alpha=0.3)
 
 
 def read_rows(path: Path) -> list[ComparisonRow]:
@@ -218,6 +233,19 @@ def append_row(path: Path, row: ComparisonRow) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _title(threat: str) -> str:
+    return f"the {threat}" if threat == WORST_DAE else threat.replace("pgd", "PGD")
+
+
+def _widen(axes: Axes) -> None:
+    """Leave room around the discs, and show ten points at least: a tenth of a point is no difference."""
+    axes.margins(0.12)
+    for (low, high), change in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
+        missing = max(10 - (high - low), 0) / 2
+        top = min(high + missing, 101)
+        change(min(low - missing, top - 10), top)
 
 
 def _spread(values: list[float]) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -203,6 +204,17 @@ def test_the_table_of_five_methods_is_whole_on_a_narrow_terminal() -> None:
 def test_a_run_on_a_busy_machine_does_not_lengthen_the_others() -> None:
     header, line = Comparison([row("a", seed, 90) for seed in (0, 1, 2)]).cells()
     assert line[header.index("CPU seconds")] == "3"
+
+
+def test_the_plot_has_a_panel_for_each_threat_and_names_what_lies_on_one_point_once(tmp_path: Path) -> None:
+    Comparison([row("a", 0, 90), row("b", 0, 90), row("c", 0, 50)]).plot(tmp_path / "plot.svg")
+    drawing = (tmp_path / "plot.svg").read_text()  # matplotlib leaves every text as a comment beside its outlines
+    texts = ("accuracy under the worst DAE in %", "accuracy under PGD 4/255 in %", "a, b", "c")
+    assert [drawing.count(f"<!-- {text} -->") for text in texts] == [1, 1, 2, 2]
+    without = dataclasses.replace(row("a", 0, 90), scores=row("a", 0, 90).scores[:4])
+    Comparison([without]).plot(tmp_path / "plot.svg")
+    drawing = (tmp_path / "plot.svg").read_text()
+    assert [drawing.count(f"<!-- {text} -->") for text in texts] == [1, 0, 0, 0]
 
 
 def test_rows_survive_json(tmp_path: Path) -> None:
