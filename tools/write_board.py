@@ -34,6 +34,11 @@ FOLDERS = {
         "MobileNetV1 x0.25",
         AGAIN.format("mobilenet_v1_x0.25 --encoders FOLDER --data FOLDER --sets trash --size 128 --precision no"),
     ),
+    "methods-mobilenet_v1_x0.25-128-steel": (
+        "steel, 1,353 photographs, 128 px",
+        "MobileNetV1 x0.25",
+        AGAIN.format("mobilenet_v1_x0.25 --encoders FOLDER --data FOLDER --sets steel --size 128 --precision no"),
+    ),
     "methods-bundled-32-digits": ("digits", BUNDLED, AGAIN.format("--sets digits")),
     "methods-bundled-32-gtsrb": ("GTSRB, 20,000 images", BUNDLED, AGAIN.format("--sets gtsrb")),
 }
