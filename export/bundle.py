@@ -100,7 +100,9 @@ def write_bundle(model: Classifier, folder: Path, result: Run | None = None) -> 
             _write_graphs(model, partial, result)
             if report is not None:
                 report.save(partial)
-                _write_text(partial / EVAL_RESULTS_FILE, eval_results(report))
+                results = eval_results(report)
+                if results is not None:
+                    _write_text(partial / EVAL_RESULTS_FILE, results)
             facts = ModelFacts.of(model)
             license_id = "" if result is None else str(result.config.export.license)
             _write_text(partial / CARD_FILE, model_card(facts, report, license_id=license_id))

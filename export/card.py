@@ -76,13 +76,19 @@ def model_card(model: ModelFacts, report: RobustnessReport | None, *, license_id
     return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def eval_results(report: RobustnessReport) -> str:
-    """Return the same accuracies in the Hub's newer form, the YAML of ``.eval_results/robustness.yaml``."""
+def eval_results(report: RobustnessReport) -> str | None:
+    """Return the same accuracies in the Hub's newer form, the YAML of ``.eval_results/robustness.yaml``.
+
+    That form knows data sets of the Hub alone: for other data there is none.
+    """
     import yaml
 
+    dataset = _hub_id(report.data.name)
+    if dataset is None:
+        return None
     entries = [
         EvalResultEntry(
-            dataset_id=_hub_id(report.data.name) or report.data.name,
+            dataset_id=dataset,
             task_id=_task(score),
             value=round(score.accuracy, 6),
             notes=_settings(score),
@@ -94,12 +100,14 @@ def eval_results(report: RobustnessReport) -> str:
 
 
 ON_THE_HUB = re.compile(
-    r"(?:hf-hub:|hub:)(?P<repository>[\w.-]+/[\w.-]+)(@[\w.-]+)?(:\{.*)?|(?P<timm>timm/\w+\.\w+)", re.DOTALL
+    r"(?:hf-hub:|hub:)(?P<repository>[\w.-]+/[\w.-]+)(@[\w.-]+)?(:.*)?|(?P<timm>timm/\w+\.\w+)", re.DOTALL
 )
+ELSEWHERE = "unknown"
+"""The index of results wants an id of the Hub's for every data set; for others this is what it is told, as is usual."""
 
 
 def _hub_id(source: str) -> str | None:
-    """Return the Hub's id of an encoder or data id, where it names one, without the commit and what describes it.
+    """Return the Hub's id of an encoder or data id, where it names one, without commit, configuration and description.
 
     timm's weights are there under timm's names.
     """
@@ -128,7 +136,7 @@ def _model_index(report: RobustnessReport) -> list[EvalResult]:
         EvalResult(
             task_type="image-classification",
             task_name="Image classification",
-            dataset_type=_hub_id(report.data.name) or report.data.name,
+            dataset_type=_hub_id(report.data.name) or ELSEWHERE,
             dataset_name=report.data.name,
             dataset_split="test",
             metric_type="accuracy",

@@ -199,8 +199,8 @@ def check_report(content: Any, report: RobustnessReport) -> list[Item]:
     return items
 
 
-def check_exported(report: RobustnessReport) -> list[Item]:
-    """Hold what the report says of the exported files in words and shares against its own figures and counts."""
+def check_exported(folder: Path, report: RobustnessReport) -> list[Item]:
+    """Hold what the report says of the exported files against its own figures and counts, and against their sizes."""
     section = report.onnx
     if section is None:
         return []
@@ -217,6 +217,9 @@ def check_exported(report: RobustnessReport) -> list[Item]:
         items.append(
             recomputed(f"largest loss of {variant.file}", follows, f"{variant.largest_loss:.4f}", f"{found:.4f}")
         )
+        path = folder / variant.file
+        if variant.written and path.is_file():  # one that is missing is told where it would have been replayed
+            items.append(_same(f"bytes of {variant.file}", variant.bytes, path.stat().st_size))
     return items
 
 
@@ -245,10 +248,10 @@ def check_page(folder: Path, config: ConfigFile, report: RobustnessReport) -> li
         return [not_replayed(name, "", why) for name in (HTML_FILE, CARD_FILE, EVAL_RESULTS_FILE)]
     export = (report.config or {}).get("export")
     license_id = export.get("license", "") if isinstance(export, dict) else ""
-    written = {
-        CARD_FILE: model_card(facts_of(config, report), report, license_id=str(license_id)),
-        EVAL_RESULTS_FILE: eval_results(report),
-    }
+    written = {CARD_FILE: model_card(facts_of(config, report), report, license_id=str(license_id))}
+    results = eval_results(report)
+    if results is not None or (folder / EVAL_RESULTS_FILE).exists():
+        written[EVAL_RESULTS_FILE] = results or ""
     items = [_same_text(folder / name, name, text) for name, text in written.items()]
     return [_page(folder, report), *items]
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from genaf_sdk.data import DataSplits
     from genaf_sdk.inputs.perturbation import Perturbation
-    from genaf_sdk.report.exported import ReplayRow
+    from genaf_sdk.report.exported import ReplayRow, VariantSection
     from genaf_sdk.report.scores import Check, Score
 
 LEAST_IMAGES = 100
@@ -106,7 +106,7 @@ def verify_bundle(
     items += check_provenance(report)
     items += check_bill(folder, report)
     items += check_report(read_json(folder / REPORT_FILE), report)
-    items += check_exported(report)
+    items += check_exported(folder, report)
     items += check_page(folder, config, report)
     items += check_server(folder, config)
     return Verification(items)
@@ -140,9 +140,10 @@ def _replayed(
     items += _curve(report, items)
     items += _classes(report, predicted[MODEL_FILE], sample, len(data.class_names))
     if report.onnx is not None:
-        stated = {MODEL_FILE: report.onnx.replay} | {v.file: v.replay for v in report.onnx.variants if v.written}
-        for file, rows in stated.items():
+        written = [variant for variant in report.onnx.variants if variant.written]
+        for file, rows in {MODEL_FILE: report.onnx.replay, **{v.file: v.replay for v in written}}.items():
             items += [_graph_row(file, row, right.get(file)) for row in rows]
+        items += [_agreement(variant, predicted) for variant in written]
         items += [
             not_replayed(f"{variant.file}", "not written", "it is not in the bundle")
             for variant in report.onnx.variants
@@ -200,6 +201,17 @@ def _graph_row(file: str, row: ReplayRow, right: dict[str, Tensor] | None) -> It
         return replayed(what, False, stated, "the file or the perturbation is not in the bundle")
     total = len(right[""])
     return _counted(what, stated, row.correct, row.n, right[row.perturbation], total)
+
+
+def _agreement(variant: VariantSection, predicted: dict[str, dict[str, Tensor]]) -> Item:
+    """Compare on how many clean images a variant says what ``model.onnx`` says; either may round differently."""
+    what, stated = f"agreement of {variant.file} with {MODEL_FILE}", f"{variant.agreement:.2%}"
+    n = next((row.n for row in variant.replay if not row.perturbation), 0)
+    if variant.file not in predicted or not n:
+        return replayed(what, False, stated, "the file or its row without a perturbation is missing")
+    alike = predicted[variant.file][""][:n] == predicted[MODEL_FILE][""][:n]
+    apart = abs(int(alike.sum()) - variant.agreement * n)
+    return replayed(what, apart <= 2 * tolerance(n), stated, f"{int(alike.sum())} of {n}")
 
 
 def _curve(report: RobustnessReport, rows: list[Item]) -> list[Item]:

@@ -91,8 +91,12 @@ def test_the_index_of_results_is_whole(text: str, report: RobustnessReport) -> N
         assert result.metric_value == pytest.approx(score.accuracy, abs=1e-6)
 
 
-def test_the_newest_form_is_read_by_the_clients_own_parser(report: RobustnessReport) -> None:
-    entries = parse_eval_result_entries(yaml.safe_load(eval_results(report)))
+@pytest.mark.parametrize("name", ["hub:org/pictures", "hub:org/pictures:small", f"hub:org/pictures@{'0' * 40}"])
+def test_the_newest_form_is_read_by_the_clients_own_parser(name: str, report: RobustnessReport) -> None:
+    report.data = replace(report.data, name=name)
+    results = eval_results(report)
+    assert results is not None
+    entries = parse_eval_result_entries(yaml.safe_load(results))
     assert [entry.value for entry in entries] == pytest.approx([score.accuracy for score in report.rows()], abs=1e-6)
     for entry in entries:
         assert isinstance(entry, EvalResultEntry)
@@ -100,3 +104,12 @@ def test_the_newest_form_is_read_by_the_clients_own_parser(report: RobustnessRep
         assert entry.dataset_id == "org/pictures"
         assert "n = " in str(entry.notes)
     assert len({(entry.task_id, entry.notes) for entry in entries}) == len(entries)
+
+
+@pytest.mark.parametrize("name", ["digits", "pictures", "org/pictures", "/home/me/pictures"])
+def test_other_data_is_not_called_a_data_set_of_the_hub(name: str, made: Made, report: RobustnessReport) -> None:
+    report.data = replace(report.data, name=name)
+    assert eval_results(report) is None, "this form knows no other data"
+    card = ModelCard(model_card(ModelFacts.of(made.model), report), ignore_metadata_errors=False)
+    assert card.data.datasets is None
+    assert {(each.dataset_type, each.dataset_name) for each in card.data.eval_results} == {("unknown", name)}

@@ -22,10 +22,10 @@ from genaf_sdk.data import DataSplits
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.errors import ExportError, GenafError
 from genaf_sdk.evaluation.settings import EvaluationConfig
-from genaf_sdk.export.card import eval_results, model_card
+from genaf_sdk.export.card import model_card
 from genaf_sdk.export.consistency import facts_of, read_config
 from genaf_sdk.export.integrity import seal
-from genaf_sdk.export.layout import BILL_FILE
+from genaf_sdk.export.layout import BILL_FILE, EVAL_RESULTS_FILE
 from genaf_sdk.export.outcome import WEIGHTS_TIE, Outcome, Verification
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.inputs.perturbation import Perturbation
@@ -45,7 +45,6 @@ def rewrite(folder: Path) -> None:
     """Write everything that follows from the report anew, as a forger who knows this package does, and seal it."""
     report = RobustnessReport.load(folder)
     report.save(folder)
-    (folder / ".eval_results/robustness.yaml").write_text(eval_results(report))
     config = read_config(folder)
     (folder / "README.md").write_text(model_card(facts_of(config, report), report, license_id="mit"))
     seal(folder)
@@ -135,6 +134,21 @@ def report_encoder(folder: Path, name: str) -> None:
 def named(bill: Json, reference: str) -> Json:
     found: Json = next(entry for entry in bill["components"] if entry["bom-ref"] == reference)
     return found
+
+
+def variants(**changes: float) -> Callable[[Path], None]:
+    """State something else of the half-precision graph."""
+
+    def change(folder: Path) -> None:
+        edit(folder, "report.json", lambda report: report["onnx"]["variants"][0].update(changes))
+        rewrite(folder)
+
+    return change
+
+
+def claim_of_the_hub(folder: Path) -> None:
+    (folder / EVAL_RESULTS_FILE).parent.mkdir()
+    (folder / EVAL_RESULTS_FILE).write_text("- dataset: {id: org/digits, task_id: clean}\n  value: 1.0\n")
 
 
 def unnamed(folder: Path) -> None:
@@ -236,10 +250,7 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another page": (sealed(lambda f: (f / "report.html").write_text("<h1>100 %</h1>")), "report.html"),
     "another card": (sealed(lambda f: (f / "README.md").write_text("---\n---\n100 %")), "README.md"),
-    "other results for the Hub": (
-        sealed(lambda f: (f / ".eval_results/robustness.yaml").write_text("[]")),
-        ".eval_results/robustness.yaml",
-    ),
+    "results for a data set of the Hub's": (sealed(claim_of_the_hub), ".eval_results/robustness.yaml"),
     "an encoder that nobody can build": (
         lambda f: (other_weights(f), encoder(f, "timm/no_such_model")),
         "model.safetensors against model.onnx: one model: ",
@@ -262,9 +273,11 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
         "parity in words",
     ),
     "a smaller file that loses nothing": (
-        lambda f: (edit(f, "report.json", lambda r: r["onnx"]["variants"][0].update(largest_loss=-0.5)), rewrite(f)),
+        variants(largest_loss=-0.5),
         "largest loss of model.fp16.onnx",
     ),
+    "a smaller file that agrees less": (variants(agreement=0.5), "agreement of model.fp16.onnx with model.onnx: 50.00%: "),
+    "a smaller file of another size": (variants(bytes=1000), "bytes of model.fp16.onnx: 1000: "),
     "shares that do not follow from counts": (
         sealed(lambda f: edit(f, "report.json", lambda r: r["scores"][2].update(accuracy=1.0))),
         "shares and intervals of scores",
@@ -296,6 +309,7 @@ def test_a_sound_bundle_agrees_and_says_what_was_not_replayed(sound: Path, digit
     assert whats["curve: hardened adaptive uapgd at 16/255"].outcome == Outcome.NOT_REPLAYED
     assert whats["model.safetensors against model.onnx"].agrees
     assert whats["model.fp16.onnx against model.onnx"].agrees
+    assert whats["agreement of model.fp16.onnx with model.onnx"].outcome == Outcome.REPLAYED
     assert "not who made them" in found.summary
     report = RobustnessReport.load(sound)
     assert len([w for w in whats if w.startswith(("hardened", "undefended"))]) == len(report.scores)
