@@ -14,6 +14,7 @@ from genaf_sdk.engine.randomness import random_key
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.stage import Stage
 from genaf_sdk.models.classifier import Classifier
+from genaf_sdk.models.tuning import freeze_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,9 +78,14 @@ class Lab:
             name: Of the stage; random numbers depend on it.
             method: Gives views, losses, schedule and adversary.
             trains: Whether the parameter of that name is trained; by default all that the user has not frozen are.
-            train_mode: Puts the modules into the mode that they train in.
+            train_mode: Puts the modules into the mode that they train in; statistics of frozen parts stay all the same.
         """
         adversary = method.adversary(self, name)
+
+        def mode(model: nn.Module) -> None:
+            train_mode(model)
+            freeze_statistics(model, self.frozen)
+
         return Stage(
             name=name,
             schedule=method.schedule,
@@ -88,5 +94,5 @@ class Lab:
             compares_rows=method.compares_rows,
             memory=adversary,
             trains=lambda parameter: parameter not in self.frozen and (trains is None or trains(parameter)),
-            train_mode=train_mode,
+            train_mode=mode,
         )

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
 from genaf_sdk.errors import ConfigError, EncoderError
 from genaf_sdk.models.blocks import blocks_of
 from genaf_sdk.registry import nearest
 from genaf_sdk.settings import Count, Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from genaf_sdk.models.encoder import PixelEncoder
 
 
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
 class TuningConfig(Settings):
     """Which of the encoder's weights are trained, and in what form; by default all of them, as they are.
 
-    Weights that are not trained stay those that an attacker can download.
+    Weights that are not trained stay those that an attacker can download, and so do the statistics of their batch norms.
     """
 
     train_last: Count | None = None
@@ -65,6 +70,25 @@ def freeze(encoder: PixelEncoder, tuning: TuningConfig) -> None:
     for name, parameter in backbone.named_parameters():
         if name not in trained:
             parameter.requires_grad_(False)
+
+
+def freeze_statistics(model: nn.Module, frozen: Container[str]) -> None:
+    """Put batch norms of frozen parts into eval mode, as their running statistics would go on changing else.
+
+    Such a norm has frozen parameters alone; one without any is of the part that it stands in.
+
+    Args:
+        model: The classifier, in the mode that it trains in.
+        frozen: Names of its frozen parameters.
+    """
+    for place, module in model.named_modules():
+        if isinstance(module, _NormBase):
+            part: nn.Module = module
+            while place and next(part.parameters(), None) is None:
+                place = place.rpartition(".")[0]
+                part = model.get_submodule(place)
+            if all(f"{place}.{name}" in frozen for name, _ in part.named_parameters()):
+                module.eval()
 
 
 def _first_of_last(names: list[str], blocks: list[str], count: int) -> int:

@@ -94,3 +94,31 @@ def test_a_run_leaves_what_is_not_trained_as_it_was(
         "conv2.weight",
         "conv2.bias",
     }
+
+
+class Normed(nn.Module):
+    """Two convolutions, each with a batch norm; the first one's has no parameters of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.ReLU())
+        self.last = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x)).flatten(1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("parts", "moving"),
+    [((), ("first.1", "last.1")), (("last",), ("last.1",)), (("first",), ("first.1",)), (("last.0",), ())],
+)
+def test_statistics_of_frozen_parts_stay_as_they_were(
+    parts: tuple[str, ...], moving: tuple[str, ...], striped: DataSplits, quick_config: HardenConfig
+) -> None:
+    torch.manual_seed(0)
+    encoder = Normed()
+    config = quick_config.with_(method={"schedule": {"epochs": 1}}, tuning={"train_only": parts})
+    result = harden(encoder, striped, config, evaluate=False, progress=False, preflight=False)
+    before, after = dict(encoder.named_buffers()), dict(result.model.encoder.backbone.named_buffers())
+    changed = {name.rpartition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == set(moving)
