@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from genaf_sdk.errors import TrainingError
 from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.precision import loss_gradients
 from genaf_sdk.settings import Between, Count, Settings
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ def _loss_and_gradients(
             loss = F.cross_entropy(logits, targets, reduction="sum") / len(labels)
             total = total + loss.detach()
             if gradient:
-                parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+                parts = loss_gradients(loss, list(leaves.values()), allow_unused=True)
                 for name, part in zip(leaves, parts, strict=True):
                     if part is not None:
                         slopes[name] = slopes[name] + part if name in slopes else part

@@ -13,6 +13,7 @@ from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.threat import Linf
 from genaf_sdk.models.folding import folded_batch_norms
 from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.precision import loss_gradients
 from genaf_sdk.settings import Count, Epsilon, Settings
 
 
@@ -54,7 +55,7 @@ def ascend(model: nn.Module, inputs: Tensor, target: Tensor, start: Tensor, step
         for step in range(steps.steps):
             adversarial = adversarial.detach().requires_grad_()
             loss = F.cross_entropy(model(adversarial).float(), target, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, adversarial)
+            (gradient,) = loss_gradients(loss, [adversarial])
             first = gradient if step == 0 else first
             delta = threat.project(adversarial.detach() + steps.step_size * gradient.sign() - inputs)
             adversarial = space.clip(inputs + delta)
@@ -66,5 +67,5 @@ def input_gradient(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
     variable = inputs.detach().requires_grad_()
     with inference_mode_of(model), folded_batch_norms(model, inputs), torch.enable_grad():
         loss = F.cross_entropy(model(variable).float(), target, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, variable)
+        (gradient,) = loss_gradients(loss, [variable])
     return gradient

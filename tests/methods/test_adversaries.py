@@ -18,11 +18,30 @@ from genaf_sdk.inputs.patches import plain_patches
 from genaf_sdk.methods import PGD, Mixture, bank, mixture
 from genaf_sdk.methods.against import Against
 from genaf_sdk.methods.mixture import MixtureAdversary
-from genaf_sdk.methods.steps import ascend
+from genaf_sdk.methods.steps import ascend, input_gradient
 
 
 def adversary_of(against: Against) -> Any:
     return against.adversary(0, ALONE)
+
+
+def test_a_confident_model_has_gradients_in_half_precision_too() -> None:
+    """Without a scale most are less than the least number that float16 holds, and those pixels stay where they are."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    pixels = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        model[-1].weight.normal_(std=0.1)
+        model[-1].bias.copy_(torch.tensor([7.0, 0.0, 0.0, 0.0]))
+    labels, steps = torch.zeros(2, dtype=torch.int64), PGD(epsilon=0.03, step_size=0.01, steps=1)
+    exact, slope = ascend(model, pixels, labels, torch.zeros_like(pixels), steps)
+    with torch.autocast("cpu", torch.float16):
+        found, rough = ascend(model, pixels, labels, torch.zeros_like(pixels), steps)
+        again = input_gradient(model, pixels, labels)
+    assert float(slope.abs().median()) < 6e-8
+    assert torch.equal(found, exact)
+    torch.testing.assert_close(rough, slope, rtol=0.05, atol=1e-9)
+    torch.testing.assert_close(again, slope, rtol=0.05, atol=1e-9)
 
 
 def test_ascend_is_pgd_and_touches_no_weight(tiny_encoder: nn.Module) -> None:
