@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+logger = logging.getLogger(__name__)
 PEERS_TIMEOUT = timedelta(minutes=10)
 """How long a process waits for another that neither answers nor closes its connection, as when a host loses power."""
 
@@ -28,7 +30,7 @@ def own_accelerator(
     """Give an accelerator for the devices at hand; ``auto`` is bf16 where it is native.
 
     accelerate keeps one state a process: precision, and whether gradients are being accumulated. What the caller has
-    there plays no part and comes back afterwards.
+    there plays no part and comes back afterwards. Trackers are ended, also where the run fails.
     """
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     device = PartialState(cpu=on_cpu, timeout=PEERS_TIMEOUT).default_device
@@ -47,10 +49,20 @@ def own_accelerator(
             # Stated, so that ACCELERATE_GRADIENT_ACCUMULATION_STEPS of another project does not change what is trained.
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         )
-        yield accelerator
-        if trackers:
-            accelerator.end_training()
+        try:
+            yield accelerator
+        finally:
+            _end_trackers(accelerator)
     finally:
         for state, before in zip(kept, callers, strict=True):
             state.clear()
             state.update(before)
+
+
+def _end_trackers(accelerator: Accelerator) -> None:
+    """Let every tracker write what it has; one that fails costs its curve, and hides no error of the run."""
+    for tracker in accelerator.trackers:
+        try:
+            tracker.finish()
+        except Exception as error:  # whatever its author lets it raise
+            logger.error("The tracker %r was not ended: %s: %s", tracker.name, type(error).__name__, error)

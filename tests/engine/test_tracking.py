@@ -12,7 +12,7 @@ from torch import nn
 from genaf_sdk import HardenConfig, harden
 from genaf_sdk.data import DataSplits
 from genaf_sdk.engine.tracking import METRICS_FILE, require_trackers
-from genaf_sdk.errors import ConfigError
+from genaf_sdk.errors import ConfigError, TrainingError
 
 
 class Listener(GeneralTracker):
@@ -70,6 +70,28 @@ def test_tensorboard_finds_the_figures(
     found = event_accumulator.EventAccumulator(str(tmp_path / "genaf-sdk"))
     found.Reload()
     assert [event.step for event in found.Scalars("stage 1/loss")] == [1, 2]
+
+
+def test_trackers_are_ended_where_a_run_fails(
+    tiny_encoder: nn.Module,
+    striped: DataSplits,
+    short: HardenConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Unable(Listener):
+        def finish(self) -> None:
+            raise OSError("no connection")
+
+    def failing(*_: object) -> None:
+        raise TrainingError("It failed.")
+
+    listener = Listener()
+    monkeypatch.setattr("genaf_sdk.pipeline.train", failing)
+    with pytest.raises(TrainingError, match="It failed"):
+        harden(tiny_encoder, striped, short, progress=False, evaluate=False, log_with=[Unable(), listener])
+    assert listener.ended == 1
+    assert "The tracker 'listener' was not ended: OSError: no connection" in caplog.text
 
 
 def test_an_accelerator_of_ones_own_keeps_its_trackers(
