@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import time
 from collections import Counter
@@ -33,10 +32,19 @@ from genaf_sdk.pipeline import harden
 from genaf_sdk.preflight import require_attacks, require_ready
 from genaf_sdk.preparation import load_images, load_published, new_candidate, resolved
 from genaf_sdk.progress import make_display
-from genaf_sdk.rows import ROWS_FILE, Comparison, ComparisonRow, FailedCell, append_row, read_rows
+from genaf_sdk.rows import (
+    ROWS_FILE,
+    Comparison,
+    ComparisonRow,
+    FailedCell,
+    append_row,
+    identity_of,
+    read_rows,
+    relevant,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from genaf_sdk.cells import Executor
     from genaf_sdk.data import DataSplits
@@ -75,7 +83,7 @@ def compare(
         seeds: Of training and evaluation.
         evaluation: Attacks; by default those of ``evaluate``, and PGD at half its budget.
         output_dir: Gets ``comparison.jsonl``, a line for each row as soon as it is there, and at the end
-            ``comparison.md`` and ``comparison.svg``.
+            ``comparison.md`` and ``comparison.svg``. Other processes may write there, too: a row is there once.
         progress: As for ``harden``.
         on_row: Called with every row, those that were there already included.
         executor: Runs the cells, each a method with a seed: any of ``concurrent.futures``, or what has its ``submit``.
@@ -91,13 +99,12 @@ def compare(
     configs = _configurations(methods, seeds)
     folder = None if output_dir is None else require_writable(Path(output_dir))
     public, evaluation = load_encoder(encoder), evaluation or EVALUATION
-    rows = [] if folder is None else read_rows(folder / ROWS_FILE)
-    known = {_identity(row.method, row.seed, row.config, row.data): row for row in reversed(rows)}
+    known = _known(folder)
     comparison, groups = Comparison(), []
 
     def add(row: ComparisonRow, *, is_new: bool = True) -> None:
         if is_new and folder is not None:
-            append_row(folder / ROWS_FILE, row)
+            row = append_row(folder / ROWS_FILE, row)
         comparison.rows.append(row)
         if on_row is not None:
             on_row(row)
@@ -113,11 +120,12 @@ def compare(
             data, transferred, group = loaded[config.loading]
             public = data.space.placed(public)
             require_attacks(evaluation.attacks, public, data, seed)
-            identity = _identity(name, seed, config.to_dict(), group.fingerprint)
+            identity = identity_of(name, seed, config.to_dict(), group.fingerprint)
+            known = known if identity in known else _known(folder)  # another process may have added it meanwhile
             if identity in known:
                 add(known[identity], is_new=False)
                 continue
-            _tell_what_moved(rows, name, config)
+            _tell_what_moved(known.values(), name, config)
             if executor is None:
                 add(_measure(name, config, public, data, transferred, progress))
             else:
@@ -155,12 +163,12 @@ def seconds_of_comparison(
     folder = None if output_dir is None else Path(output_dir)
     with contextlib.nullcontext() if folder is None else trial_folder(folder):
         rows = [] if folder is None else read_rows(folder / ROWS_FILE)
-    known = {_identity(row.method, row.seed, row.config) for row in rows}
+    known = {identity_of(row.method, row.seed, row.config) for row in rows}
     found = dict[str, float]()
     with own_accelerator("no") as engine, torch.random.fork_rng():
         for name, chosen in configs.items():
             config = chosen.with_(seed=seeds[0], evaluation=evaluation or EVALUATION)
-            missing = sum(_identity(name, seed, config.with_(seed=seed).to_dict()) not in known for seed in seeds)
+            missing = sum(identity_of(name, seed, config.with_(seed=seed).to_dict()) not in known for seed in seeds)
             if not missing:
                 continue
             data = load_images(dataset, public, config, folder)
@@ -269,25 +277,16 @@ def _configurations(
     return dict(zip(names, chosen, strict=True))
 
 
-def _identity(method: str, seed: int, content: dict[str, Any], data: str = "") -> str:
-    """Return what tells a row from others, as text."""
-    return json.dumps([method, seed, _relevant(content), data], sort_keys=True)
+def _known(folder: Path | None) -> dict[str, ComparisonRow]:
+    """Return the rows in a folder by identity, the newest first."""
+    return {} if folder is None else {row.identity: row for row in reversed(read_rows(folder / ROWS_FILE))}
 
 
-def _relevant(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what a row depends on, as JSON: not the machine nor the export; later settings have their defaults."""
-    with contextlib.suppress(ConfigError):  # a setting that no longer exists: such a row matches nothing
-        content = HardenConfig.from_dict(content).to_dict()
-    relevant = {name: value for name, value in content.items() if name not in ("machine", "export", "baseline")}
-    found: dict[str, Any] = json.loads(json.dumps(relevant))
-    return found
-
-
-def _tell_what_moved(rows: Sequence[ComparisonRow], method: str, config: HardenConfig) -> None:
-    """Warn where there is a row of this method and seed, and it cannot be used."""
+def _tell_what_moved(rows: Iterable[ComparisonRow], method: str, config: HardenConfig) -> None:
+    """Warn where there is a row of this method and seed, and it cannot be used; ``rows``: the newest first."""
     before = [row for row in rows if (row.method, row.seed) == (method, config.seed)]
     if before:
-        moved = differences(_relevant(before[-1].config), _relevant(config.to_dict())) or ["other images"]
+        moved = differences(relevant(before[0].config), relevant(config.to_dict())) or ["other images"]
         logger.warning("%s, seed %d is measured anew, as its row has: %s.", method, config.seed, "; ".join(moved))
 
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
@@ -130,6 +130,20 @@ def locked_folder(folder: Path) -> Iterator[None]:
         if sys.platform != "win32":  # while it is locked; Windows removes no open file
             path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def lock(file: IO[bytes]) -> None:
+    """Wait until nobody else has locked an open file, and lock it until it is closed; without locks, a warning is logged.
+
+    Raises:
+        OSError: The system could not lock it.
+    """
+    try:
+        _lock(file.fileno(), wait=True)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        logger.warning("%s cannot be locked here: see to it that no other process writes there.", file.name)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -285,12 +299,7 @@ def _lock_file(path: Path) -> int | None:
     while True:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | NO_FOLLOW, 0o666)
         try:
-            if sys.platform == "win32":
-                os.lseek(descriptor, LOCK_OFFSET, os.SEEK_SET)
-                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-                os.lseek(descriptor, 0, os.SEEK_SET)
-            else:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor, wait=False)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 os.close(descriptor)
@@ -301,6 +310,15 @@ def _lock_file(path: Path) -> int | None:
         if _is_at(descriptor, path):
             return descriptor
         os.close(descriptor)  # its holder removed it in between: a new one counts
+
+
+def _lock(descriptor: int, *, wait: bool) -> None:
+    if sys.platform == "win32":
+        os.lseek(descriptor, LOCK_OFFSET, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

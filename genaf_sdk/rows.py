@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from genaf_sdk.errors import OutputError
-from genaf_sdk.files import replacing
+from genaf_sdk.config import HardenConfig
+from genaf_sdk.errors import ConfigError, OutputError
+from genaf_sdk.files import lock, replacing
 from genaf_sdk.report.reading import plain, read
 from genaf_sdk.report.scores import Score, lowest_accuracy
 from genaf_sdk.report.verdict import budget_text
@@ -47,6 +49,11 @@ class ComparisonRow:
     scores: tuple[Score, ...]
     seconds: float
     cpu_seconds: float
+
+    @property
+    def identity(self) -> str:
+        """What tells it from others; see ``identity_of``."""
+        return identity_of(self.method, self.seed, self.config, self.data)
 
     @property
     def figures(self) -> dict[str, float]:
@@ -216,15 +223,21 @@ def read_rows(path: Path) -> list[ComparisonRow]:
         raise OutputError(f"{path} is damaged: {error!r}.", remedy="move it away and start again") from error
 
 
-def append_row(path: Path, row: ComparisonRow) -> None:
-    """Add a line in one write; a cut-off line that an earlier run left is removed.
+def append_row(path: Path, row: ComparisonRow) -> ComparisonRow:
+    """Add a line in one write, and return the row; or the same one of another process, which was faster.
+
+    Processes take turns. A cut-off line that an earlier run left is removed.
 
     Raises:
-        OutputError: The file cannot be written.
+        OutputError: The file cannot be written, or is damaged.
     """
     line = row.to_json() + "\n"
     try:
         with path.open("a+b") as file:
+            lock(file)
+            faster = [other for other in read_rows(path) if other.identity == row.identity]
+            if faster:
+                return faster[0]
             file.seek(0)
             complete = file.read().rfind(b"\n") + 1
             file.truncate(complete)
@@ -233,6 +246,21 @@ def append_row(path: Path, row: ComparisonRow) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    return row
+
+
+def identity_of(method: str, seed: int, content: dict[str, Any], data: str = "") -> str:
+    """Return what tells a row from others, as text: method, seed, settings, SHA-256 of the data."""
+    return json.dumps([method, seed, relevant(content), data], sort_keys=True)
+
+
+def relevant(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a row depends on, as JSON: not the machine nor the export; later settings have their defaults."""
+    with contextlib.suppress(ConfigError):  # a setting that no longer exists: such a row matches nothing
+        content = HardenConfig.from_dict(content).to_dict()
+    kept = {name: value for name, value in content.items() if name not in ("machine", "export", "baseline")}
+    found: dict[str, Any] = json.loads(json.dumps(kept))
+    return found
 
 
 def _title(threat: str) -> str:

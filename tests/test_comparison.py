@@ -9,7 +9,7 @@ import re
 import runpy
 import signal
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.methods import FineTuning, GenAF, presets
 from genaf_sdk.preparation import resolved
 from genaf_sdk.report.scores import Score
-from genaf_sdk.rows import Comparison, ComparisonRow, read_rows
+from genaf_sdk.rows import Comparison, ComparisonRow, append_row, read_rows
 from genaf_sdk.terminal import PlainConsole
 
 QUICK = EvaluationConfig(
@@ -86,6 +86,30 @@ def test_a_comparison_that_was_stopped_goes_on(
     assert compare(tiny_encoder, striped, changed, **kept).rows[0] != both.rows[1]  # type: ignore[arg-type]
     assert len(read_rows(file)) == 3
     assert "fast, seed 0 is measured anew, as its row has: method.adaptability.epochs was 0 and is 1." in caplog.text
+
+
+def test_two_processes_with_one_folder_share_their_rows(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, tmp_path: Path
+) -> None:
+    """The other one measures all methods while the first method is measured here, and the second after it."""
+    configs = {name: quick("fine-tuning", quick_config) for name in ("one", "two")}
+    kept = {"evaluation": QUICK, "output_dir": tmp_path, "progress": False}
+    others: list[Comparison] = []
+
+    def beside(row: ComparisonRow) -> None:
+        if row.method == "one":
+            others.append(compare(tiny_encoder, striped, configs, **kept))  # type: ignore[arg-type]
+
+    own = compare(tiny_encoder, striped, configs, on_row=beside, **kept)  # type: ignore[arg-type]
+    assert own.rows == others[0].rows == read_rows(tmp_path / "comparison.jsonl")
+
+
+def test_a_row_is_written_once_whoever_writes_it(tmp_path: Path) -> None:
+    file, rows = tmp_path / "rows.jsonl", [row(f"method {number}", 0, 90) for number in range(10)]
+    with ThreadPoolExecutor(8) as executor:
+        found = list(executor.map(lambda own: append_row(file, own), 8 * rows))
+    assert found == 8 * rows
+    assert sorted(each.method for each in read_rows(file)) == sorted(each.method for each in rows)
 
 
 def test_transferred_perturbations_are_the_same_for_all_methods(
