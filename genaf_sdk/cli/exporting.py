@@ -126,7 +126,7 @@ class Export(Command):
         from genaf_sdk.hardened import HardenedModel
 
         model = HardenedModel.from_pretrained(self.model)
-        path = export_onnx(model, output)
+        path = export_onnx(model, output, color=_stated_color(self.model))
         images = torch.rand(5, model.encoder.channels, *model.image_size, generator=torch.Generator().manual_seed(0))
         return path, check_parity(model, path, images)
 
@@ -148,3 +148,19 @@ class Export(Command):
 
         write_kserve_manifest(path, name, **dataclasses.asdict(self.kserve_options))
         return path
+
+
+def _stated_color(source: str) -> tuple[float, ...]:
+    """Return the color that the model's own ONNX file, if there is one, states for masks: that of its certificates."""
+    from genaf_sdk.export.hub import download
+    from genaf_sdk.export.layout import CHECKSUMS_FILE, MODEL_FILE
+    from genaf_sdk.export.runtime import OnnxModel
+    from genaf_sdk.models.checksums import check_some
+
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = download(source, allow_patterns=[MODEL_FILE, CHECKSUMS_FILE])
+    if not (folder / MODEL_FILE).is_file():
+        return ()
+    check_some(folder, MODEL_FILE)
+    return OnnxModel(folder).mean_color

@@ -14,9 +14,14 @@ from test_hub import PUSH, client, hub  # noqa: F401  # hub is a fixture
 
 from genaf_sdk import harden
 from genaf_sdk.cli import CHECK_FAILED, DONE, USAGE_ERROR, main
+from genaf_sdk.encoders import load_encoder
 from genaf_sdk.export.bundle import write_bundle
 from genaf_sdk.export.integrity import seal
+from genaf_sdk.export.runtime import OnnxModel
+from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.export.triton import check_triton_model
+from genaf_sdk.hardened import HardenedModel
+from genaf_sdk.models.heads import build_head
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +72,18 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
     assert main(["export", str(bundle), *options]) == USAGE_ERROR
     assert message in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_color_of_masks_is_that_of_the_models_own_file(tmp_path: Path) -> None:
+    encoder = load_encoder("bundled:simclr-cifar10")
+    head = build_head("linear", encoder.feature_dim((16, 16)), 3)
+    model = HardenedModel(encoder, head, class_names=("red", "green", "blue"), image_size=(16, 16))
+    folder, color = model.save_pretrained(tmp_path / "model"), (0.25, 0.5, 0.125)
+    assert main(["export", str(folder), str(tmp_path / "without.onnx")]) == DONE
+    assert OnnxModel(tmp_path / "without.onnx").mean_color == ()
+    export_onnx(model, folder / "model.onnx", color=color)
+    assert main(["export", str(folder), str(tmp_path / "again.onnx")]) == DONE
+    assert OnnxModel(tmp_path / "again.onnx").mean_color == color
 
 
 def pictures(folder: Path) -> Path:
