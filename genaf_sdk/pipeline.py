@@ -24,7 +24,7 @@ from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
 from genaf_sdk.export.bundle import save_model, save_report
 from genaf_sdk.export.layout import CHECKSUMS_FILE
 from genaf_sdk.export.staging import require_free
-from genaf_sdk.files import locked_folder, require_writable, trial_folder
+from genaf_sdk.files import locked_folder, trial_folder
 from genaf_sdk.memory import reused_memory
 from genaf_sdk.methods.lab import Clock
 from genaf_sdk.models.fingerprint import fingerprint
@@ -88,7 +88,7 @@ def harden(
         config: Settings, or a preset: ``"default"``, ``"strict"``, ``"fast"``, ``"paper"`` or a baseline such as
             ``"trades"`` (``genaf compare --list`` describes them).
         output_dir: Where the model, its ONNX file, the report, ``metrics.jsonl`` and checkpoints go. It is tried before
-            training starts.
+            training starts; an error that comes before anything is written leaves no empty folder.
         surrogate: Images (N, C, H, W) in [0, 1] that the attacker of the report has; by default the downstream training
             images without labels.
         progress: True shows a bar on a terminal and lines elsewhere; None shows it on terminals and in notebooks.
@@ -112,61 +112,61 @@ def harden(
             was done until then is kept for ``resume``.
     """
     config = resolved(config, method)
-    folder = None if output_dir is None else require_writable(Path(output_dir))
-    if folder is not None:
-        require_free(folder)
-    if log_with is not None and accelerator is not None:
-        raise ConfigError("Both log_with and accelerator are given.", remedy="give log_with to your Accelerator")
-    trackers = require_trackers(log_with, folder)
-    published = load_published(encoder, config.tuning)
-    data = load_images(dataset, published, config, folder)
-    published = data.space.placed(published)
-    precision = config.machine.mixed_precision
-    engines = own_accelerator(precision, trackers, folder) if accelerator is None else nullcontext(accelerator)
-    with engines as engine, CostMeter() as cost, _held(folder, engine):
-        writes = folder is not None and engine.is_main_process
-        candidate = new_candidate(published, data, config, engine, folder, evaluate=evaluate)
-        run = Run(engine, config.seed, show_progress=progress, machine=config.machine)
-        if preflight:
-            with run.progress:
-                require_ready(candidate, run.announce("before"))
-        run.machine = settled_machine(candidate)
-        identity = run_identity(published, data, config)
-        run.checkpoints = open_checkpoints(folder, identity, run.processes, resume=resume, overwrite=overwrite)
-        run.metrics = Metrics(engine, folder)
-        run.metrics.start(config.to_dict())
-        clock = Clock()
-        with run.termination.listening():
-            attack = run.checkpoints.noted(MEASURED) is None
-            both_trained = trainings(run, candidate, clock, surrogate, attack=attack)
-            with run.progress, torch.random.fork_rng(), both_trained as both:
-                for stage in both.stages():
-                    train(run, both.model, data, stage)
-                both.end()
-                require_discerning(both.model, "hardened", data.validation, config.method.schedule.epochs)
-                _save_trained(run, both.model, folder if writes else None)
-                result = HardenResult(
-                    both.model,
-                    None,
-                    published,
-                    both.undefended,
-                    data,
-                    config,
-                    both.lab.findings,
-                    run.history,
-                    clock.seconds,
-                    run.range_tests,
-                )
-                if evaluate:
-                    ahead, own = both.ahead, folder if writes else None
-                    result.report = _measured(run, result, surrogate, own, clock, cost, ahead)
-            for module in (result.model, result.undefended, published):  # attacks take the encoder to their device
-                if module is not None:
-                    module.cpu().eval()
-            if folder is not None and writes:
-                _save_bundle(result, folder)
-            run.checkpoints.finish()
-    return result
+    with nullcontext() if output_dir is None else trial_folder(Path(output_dir)) as folder:
+        if folder is not None:
+            require_free(folder)
+        if log_with is not None and accelerator is not None:
+            raise ConfigError("Both log_with and accelerator are given.", remedy="give log_with to your Accelerator")
+        trackers = require_trackers(log_with, folder)
+        published = load_published(encoder, config.tuning)
+        data = load_images(dataset, published, config, folder)
+        published = data.space.placed(published)
+        precision = config.machine.mixed_precision
+        engines = own_accelerator(precision, trackers, folder) if accelerator is None else nullcontext(accelerator)
+        with engines as engine, CostMeter() as cost, _held(folder, engine):
+            writes = folder is not None and engine.is_main_process
+            candidate = new_candidate(published, data, config, engine, folder, evaluate=evaluate)
+            run = Run(engine, config.seed, show_progress=progress, machine=config.machine)
+            if preflight:
+                with run.progress:
+                    require_ready(candidate, run.announce("before"))
+            run.machine = settled_machine(candidate)
+            identity = run_identity(published, data, config)
+            run.checkpoints = open_checkpoints(folder, identity, run.processes, resume=resume, overwrite=overwrite)
+            run.metrics = Metrics(engine, folder)
+            run.metrics.start(config.to_dict())
+            clock = Clock()
+            with run.termination.listening():
+                attack = run.checkpoints.noted(MEASURED) is None
+                both_trained = trainings(run, candidate, clock, surrogate, attack=attack)
+                with run.progress, torch.random.fork_rng(), both_trained as both:
+                    for stage in both.stages():
+                        train(run, both.model, data, stage)
+                    both.end()
+                    require_discerning(both.model, "hardened", data.validation, config.method.schedule.epochs)
+                    _save_trained(run, both.model, folder if writes else None)
+                    result = HardenResult(
+                        both.model,
+                        None,
+                        published,
+                        both.undefended,
+                        data,
+                        config,
+                        both.lab.findings,
+                        run.history,
+                        clock.seconds,
+                        run.range_tests,
+                    )
+                    if evaluate:
+                        ahead, own = both.ahead, folder if writes else None
+                        result.report = _measured(run, result, surrogate, own, clock, cost, ahead)
+                for module in (result.model, result.undefended, published):  # attacks take the encoder to their device
+                    if module is not None:
+                        module.cpu().eval()
+                if folder is not None and writes:
+                    _save_bundle(result, folder)
+                run.checkpoints.finish()
+        return result
 
 
 def check(

@@ -158,6 +158,15 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_training(
         harden(Untouchable(), striped, output_dir=tmp_path / "file" / "output")
 
 
+@pytest.mark.parametrize("encoder", ["no-such-encoder", nn.Conv2d(3, 4, 16).requires_grad_(False)])
+def test_an_error_before_anything_is_written_leaves_no_empty_folder(
+    encoder: str | nn.Module, striped: DataSplits, tmp_path: Path
+) -> None:
+    with pytest.raises(EncoderError):
+        harden(encoder, striped, output_dir=tmp_path / "runs" / "new", progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("output", "message"),
     [
