@@ -15,6 +15,7 @@ import torch
 from genaf_sdk.attacks.ascent import gradient_of
 from genaf_sdk.attacks.checks import attack_mode
 from genaf_sdk.engine.activations import bytes_kept, recomputed, recomputed_activations
+from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.engine.lowrank import low_rank
 from genaf_sdk.engine.modules import draws_from_torch, synchronized_layers
@@ -91,26 +92,29 @@ def settled_machine(candidate: Candidate) -> MachineConfig:
 def memory_of_a_step(candidate: Candidate, machine: MachineConfig) -> int:
     """Return about how many bytes a training step takes: weights, gradients, moments, and what backward needs.
 
-    The last is counted on two images and taken times the images of a step.
+    The last is counted on two images and taken times the views of a step, as many as the method makes of these.
     """
-    model, config = copy.deepcopy(candidate.model).train(), candidate.config
+    model, config = copy.deepcopy(candidate.model), candidate.config
     run = replace(_trial_run(candidate), machine=machine)
     stage = next(iter(config.method.stages(Lab(run, model, candidate.data, frozen_parameters(candidate.published)))))
-    pixels, _ = candidate.data.train.sample(MEASURED_ON, seed=config.seed)
-    pixels = pixels.to(candidate.published.mean.device)
+    sample = candidate.data.train.sample(MEASURED_ON, seed=config.seed)
+    batch = Batch.whole(*(part.to(candidate.published.mean.device) for part in sample))
     weights = sum(parameter.nbytes for parameter in model.parameters())
     with low_rank(model, stage, config.tuning.lora_rank, config.seed) as adapted:
         trained = 0
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(adapted.trains(name))
             trained += parameter.nbytes if parameter.requires_grad else 0
+        adapted.train_mode(model)
+        if adapted.memory is not None:
+            adapted.memory.begin(0.0)
         with candidate.accelerator.autocast():
-            an_image = bytes_kept(model, pixels, recomputed(run)) / MEASURED_ON
+            views = len(adapted.views(model, batch))
+            a_view = bytes_kept(model, batch.inputs, recomputed(run)) / MEASURED_ON
     images = len(candidate.data.train)
     rows = min(stage.schedule.batch(images), images) / candidate.accelerator.num_processes
     rows = min(rows, machine.micro_batch_size or rows)
-    views = 1 if stage.memory is None else 2
-    return int(weights + (MOMENTS - 1) * trained + rows * views * an_image)
+    return int(weights + (MOMENTS - 1) * trained + rows * views * a_view)
 
 
 def free_memory(device: torch.device) -> int:
@@ -154,7 +158,7 @@ def seconds_of_parts(candidate: Candidate) -> dict[str, float]:
             baseline = lab.stage("undefended", config.standard_fine_tuning())
             parts["baseline"] = seconds_of(candidate, copy.deepcopy(model), baseline)
         later = config.method.later_passes(lab)
-        a_pass = seconds_of_a_pass(model, data, later)
+        a_pass = seconds_of_a_pass(model, data, later, config.machine.micro_batch_size)
     parts["stage 2"] = a_pass * later
     if candidate.evaluate:
         passes = evaluation_passes(config.evaluation, data)
@@ -245,13 +249,14 @@ def pass_of_an_attack(model: HardenedModel, data: DataSplits, passes: float) -> 
         return seconds_of_a_pass(model, data, passes), workers
 
 
-def seconds_of_a_pass(model: nn.Module, data: DataSplits, passes: float) -> float:
+def seconds_of_a_pass(model: nn.Module, data: DataSplits, passes: float, at_once: int | None = None) -> float:
     """Return how many seconds one image takes through the network and back to its pixels, as attacks send it.
 
     Args:
         model: The network.
         data: Whose images.
         passes: How many there will be.
+        at_once: How many images cross the network at a time, as in micro-batches; None is ``PASS``.
     """
     pixels, _ = data.train.sample(PASS, seed=0)
     pixels = pixels.to(next(model.parameters()).device)
@@ -259,8 +264,9 @@ def seconds_of_a_pass(model: nn.Module, data: DataSplits, passes: float) -> floa
     with attack_mode(model), folded_batch_norms(model, pixels):
         while not durations or not _timed_enough(durations, passes / len(pixels)):
             started = time.monotonic()
-            images = pixels.clone().requires_grad_()
-            float(gradient_of(model(images).square().sum(), images).sum())  # read, so that it has been computed
+            for part in pixels.split(at_once or len(pixels)):
+                images = part.clone().requires_grad_()
+                float(gradient_of(model(images).square().sum(), images).sum())  # read, so that it has been computed
             durations.append(time.monotonic() - started)
     return statistics.fmean(durations[1:] or durations) / len(pixels)
 

@@ -16,7 +16,15 @@ from genaf_sdk.attacks.placed_patch import PlacedPatch
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.attacks.tried_uap import TriedUAP
 from genaf_sdk.data import DataSplits
-from genaf_sdk.estimates import MOST, SHORTER, STEPS, left_of, seconds_of_a_pass, seconds_of_parts
+from genaf_sdk.estimates import (
+    MOST,
+    SHORTER,
+    STEPS,
+    left_of,
+    memory_of_a_step,
+    seconds_of_a_pass,
+    seconds_of_parts,
+)
 from genaf_sdk.evaluation.cost import (
     FORWARD,
     ON_BASELINE,
@@ -31,7 +39,7 @@ from genaf_sdk.evaluation.evaluate import evaluate
 from genaf_sdk.methods.lab import Lab
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.preflight import preflight
-from genaf_sdk.preparation import Candidate, new_candidate
+from genaf_sdk.preparation import Candidate, new_candidate, resolved
 
 IMAGES = 48
 ENCODER = (EncoderAttack, FeatureAttack)
@@ -186,6 +194,32 @@ def candidate(data: DataSplits, config: HardenConfig, folder: Path | None, *, ev
     torch.manual_seed(0)
     published = PixelEncoder(TinyEncoder()).eval()
     return new_candidate(published, data, config, Accelerator(cpu=True), folder, evaluate=evaluate)
+
+
+def test_a_step_takes_the_memory_of_as_many_views_as_its_method_has(
+    striped: DataSplits, quick_config: HardenConfig
+) -> None:
+    taken = {
+        method: memory_of_a_step(candidate(striped, resolved(quick_config, method), None), quick_config.machine)
+        for method in ("fine-tuning", "pgd-at", "trades", "gen-af")
+    }
+    assert taken["fine-tuning"] == taken["pgd-at"] < taken["trades"] == taken["gen-af"]
+
+
+def test_stage_2_is_timed_in_micro_batches_where_memory_is_short(
+    striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crossed: list[int] = []
+    original = TinyEncoder.forward
+
+    def forward(encoder: TinyEncoder, images: Tensor) -> Tensor:
+        crossed.append(len(images))
+        return original(encoder, images)
+
+    short = candidate(striped, quick_config.with_(machine={"micro_batch_size": 4}), None, evaluate=False)
+    monkeypatch.setattr(TinyEncoder, "forward", forward)
+    assert list(seconds_of_parts(short)) == ["stage 1", "stage 2"]
+    assert max(crossed) == 8, "two views of four images"
 
 
 def test_every_part_of_a_run_has_its_time(striped: DataSplits, quick_config: HardenConfig, tmp_path: Path) -> None:
