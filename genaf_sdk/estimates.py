@@ -97,8 +97,9 @@ def memory_of_a_step(candidate: Candidate, machine: MachineConfig) -> int:
     model, config = copy.deepcopy(candidate.model), candidate.config
     run = replace(_trial_run(candidate), machine=machine)
     stage = next(iter(config.method.stages(Lab(run, model, candidate.data, frozen_parameters(candidate.published)))))
-    sample = candidate.data.train.sample(MEASURED_ON, seed=config.seed)
-    batch = Batch.whole(*(part.to(candidate.published.mean.device) for part in sample))
+    pixels, labels = candidate.data.train.sample(MEASURED_ON, seed=config.seed)
+    device = candidate.published.mean.device
+    batch = Batch.whole(pixels.to(device), labels.to(device))
     weights = sum(parameter.nbytes for parameter in model.parameters())
     with low_rank(model, stage, config.tuning.lora_rank, config.seed) as adapted:
         trained = 0

@@ -133,7 +133,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def lock(file: IO[bytes]) -> None:
-    """Wait until nobody else has locked an open file, and lock it until it is closed; without locks, a warning is logged.
+    """Wait until nobody else has locked an open file, and lock it until it is closed; else a warning is logged.
 
     Raises:
         OSError: The system could not lock it.

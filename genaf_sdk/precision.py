@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 CraftingPrecision = Literal["auto", "fp32", "bf16"]
 
 LOSS_SCALE = 1024.0
-"""Lifts gradients of inputs over the least number that float16 can hold (6e-8), and hardly any over the largest (65504)."""
+"""Lifts gradients over the least number that float16 can hold, 6e-8, and hardly any over the largest, 65504."""
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genaf_sdk.attacks.base import EncoderAttack, SampleWiseAttack, UniversalModelAttack
+from genaf_sdk.attacks.base import EncoderAttack, UniversalModelAttack
 from genaf_sdk.attacks.registry import load_attack
+from genaf_sdk.attacks.sample_wise import SampleWiseAttack
 from genaf_sdk.data import DATA_IDS, load_data
 from genaf_sdk.data.alignment import aligned
 from genaf_sdk.data.sampling import Sample

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from training import TinyEncoder, cpu_run, fine_tune, stripes, tiny_model
 
 from genaf_sdk import HardenConfig
-from genaf_sdk.attacks.base import EncoderAttack, FeatureAttack, SampleWiseAttack, UniversalModelAttack
+from genaf_sdk.attacks.base import EncoderAttack, UniversalModelAttack
 from genaf_sdk.attacks.placed_patch import PlacedPatch
 from genaf_sdk.attacks.registry import load_attack
+from genaf_sdk.attacks.sample_wise import FeatureAttack, SampleWiseAttack
 from genaf_sdk.attacks.tried_uap import TriedUAP
 from genaf_sdk.data import DataSplits
 from genaf_sdk.estimates import (

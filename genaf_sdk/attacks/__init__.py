@@ -5,13 +5,7 @@ from genaf_sdk.attacks.advencoder_per import AdvEncoderPer
 from genaf_sdk.attacks.apgd_ce import ApgdCE
 from genaf_sdk.attacks.apgd_t import ApgdT
 from genaf_sdk.attacks.autoattack import AutoAttack
-from genaf_sdk.attacks.base import (
-    Attack,
-    EncoderAttack,
-    FeatureAttack,
-    SampleWiseAttack,
-    UniversalModelAttack,
-)
+from genaf_sdk.attacks.base import Attack, EncoderAttack, UniversalModelAttack
 from genaf_sdk.attacks.dispersion import Dispersion
 from genaf_sdk.attacks.encoder_patch import EncoderPatch
 from genaf_sdk.attacks.feature_pgd import FeaturePGD
@@ -27,6 +21,7 @@ from genaf_sdk.attacks.patch_uap import PatchUAP
 from genaf_sdk.attacks.pgd import PGD
 from genaf_sdk.attacks.plain_patch import PlainPatch
 from genaf_sdk.attacks.registry import known_attacks, load_attack, register
+from genaf_sdk.attacks.sample_wise import FeatureAttack, SampleWiseAttack
 from genaf_sdk.attacks.square import Square
 from genaf_sdk.attacks.ssp import SSP
 from genaf_sdk.attacks.targeted_uap import TargetedUAP

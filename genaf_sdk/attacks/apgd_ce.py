@@ -9,13 +9,15 @@ import torch
 from torch.nn import functional as F
 
 from genaf_sdk.attacks.apgd import apgd
-from genaf_sdk.attacks.base import Classifier, SampleWiseAttack
 from genaf_sdk.attacks.registry import register
+from genaf_sdk.attacks.sample_wise import SampleWiseAttack
 from genaf_sdk.inputs.threat import Linf
 from genaf_sdk.settings import Count
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from genaf_sdk.attacks.base import Classifier
 
 
 @register

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from genaf_sdk.attacks.apgd import apgd
 from genaf_sdk.attacks.apgd_ce import correctly_classified
-from genaf_sdk.attacks.base import Classifier, SampleWiseAttack
 from genaf_sdk.attacks.registry import register
+from genaf_sdk.attacks.sample_wise import SampleWiseAttack
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.threat import Linf
 from genaf_sdk.settings import Count
+
+if TYPE_CHECKING:
+    from genaf_sdk.attacks.base import Classifier
 
 
 @register

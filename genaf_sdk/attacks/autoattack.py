@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.attacks.base import Classifier, SampleWiseAttack
 from genaf_sdk.attacks.randomness import global_random
 from genaf_sdk.attacks.registry import register
+from genaf_sdk.attacks.sample_wise import SampleWiseAttack
 from genaf_sdk.errors import AttackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from genaf_sdk.attacks.base import Classifier
 
 
 @register

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from genaf_sdk.attacks.ascent import linear_decay
-from genaf_sdk.attacks.base import SampleWiseAttack
 from genaf_sdk.attacks.patch_search import PatchSearch
 from genaf_sdk.attacks.registry import register
+from genaf_sdk.attacks.sample_wise import SampleWiseAttack
 from genaf_sdk.inputs.patches import grid_places, patch_sides
 from genaf_sdk.inputs.threat import Patch
 from genaf_sdk.settings import Count, Epsilon

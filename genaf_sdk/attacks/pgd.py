@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from genaf_sdk.attacks.ascent import gradient_of
-from genaf_sdk.attacks.base import SampleWiseAttack
 from genaf_sdk.attacks.registry import register
+from genaf_sdk.attacks.sample_wise import SampleWiseAttack
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.threat import Linf
 from genaf_sdk.models.parts import in_parts

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from genaf_sdk.attacks.base import Classifier, SampleWiseAttack
 from genaf_sdk.attacks.pgd import margin_loss
 from genaf_sdk.attacks.registry import register
+from genaf_sdk.attacks.sample_wise import SampleWiseAttack
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.threat import Linf
 from genaf_sdk.settings import Count, Share
+
+if TYPE_CHECKING:
+    from genaf_sdk.attacks.base import Classifier
 
 
 @register

@@ -22,7 +22,7 @@ from genaf_sdk.report.scores import Z_95, Check, CurvePoint, Score, wilson_inter
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from genaf_sdk.attacks.base import SampleWiseAttack
+    from genaf_sdk.attacks.sample_wise import SampleWiseAttack
     from genaf_sdk.evaluation.model import EvaluatedModel
     from genaf_sdk.evaluation.row import Row
     from genaf_sdk.evaluation.workers import Own, Workers

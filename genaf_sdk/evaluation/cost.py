@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from genaf_sdk.attacks.base import EncoderAttack, FeatureAttack, SampleWise
+from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.attacks.registry import load_attack
+from genaf_sdk.attacks.sample_wise import FeatureAttack, SampleWise
 from genaf_sdk.data.corruptions import CORRUPTIONS, STRENGTHS
 from genaf_sdk.evaluation.crafting import chosen_attacks
 from genaf_sdk.evaluation.curve import drawn_attacks, shortened

@@ -13,16 +13,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from genaf_sdk.attacks.base import (
-    Attack,
-    EncoderAttack,
-    FeatureAttack,
-    SampleWise,
-    SampleWiseAttack,
-    UniversalModelAttack,
-)
+from genaf_sdk.attacks.base import Attack, EncoderAttack, UniversalModelAttack
 from genaf_sdk.attacks.batches import sharing_features
 from genaf_sdk.attacks.registry import load_attack, parsed
+from genaf_sdk.attacks.sample_wise import FeatureAttack, SampleWise, SampleWiseAttack
 from genaf_sdk.errors import AttackError, RunStoppedError
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.row import Begun, Row

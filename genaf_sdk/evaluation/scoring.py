@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
-from genaf_sdk.attacks.base import Attack, FeatureAttack, SampleWiseAttack
+from genaf_sdk.attacks.base import Attack
+from genaf_sdk.attacks.sample_wise import FeatureAttack, SampleWiseAttack
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.errors import DataError
 from genaf_sdk.evaluation.crafting import Crafting

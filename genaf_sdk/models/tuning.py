@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from genaf_sdk.errors import ConfigError, EncoderError
@@ -16,6 +15,8 @@ from genaf_sdk.settings import Count, Settings
 if TYPE_CHECKING:
     from collections.abc import Container
 
+    from torch import nn
+
     from genaf_sdk.models.encoder import PixelEncoder
 
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class TuningConfig(Settings):
     """Which of the encoder's weights are trained, and in what form; by default all of them, as they are.
 
-    Weights that are not trained stay those that an attacker can download, and so do the statistics of their batch norms.
+    Weights that are not trained stay those that an attacker can download, as do the statistics of their batch norms.
     """
 
     train_last: Count | None = None

@@ -20,7 +20,7 @@ from genaf_sdk.attacks import (
     known_attacks,
     load_attack,
 )
-from genaf_sdk.attacks.base import SampleWise
+from genaf_sdk.attacks.sample_wise import SampleWise
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.keys import PerturbationKey
 

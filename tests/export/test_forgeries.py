@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from genaf_sdk.attacks.base import EncoderAttack, SampleWiseAttack, UniversalModelAttack
+from genaf_sdk.attacks.base import EncoderAttack, UniversalModelAttack
+from genaf_sdk.attacks.sample_wise import SampleWiseAttack
 from genaf_sdk.cli import CHECK_FAILED, DONE, USAGE_ERROR, main
 from genaf_sdk.data import DataSplits
 from genaf_sdk.encoders import load_encoder
@@ -276,7 +277,10 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
         variants(largest_loss=-0.5),
         "largest loss of model.fp16.onnx",
     ),
-    "a smaller file that agrees less": (variants(agreement=0.5), "agreement of model.fp16.onnx with model.onnx: 50.00%: "),
+    "a smaller file that agrees less": (
+        variants(agreement=0.5),
+        "agreement of model.fp16.onnx with model.onnx: 50.00%",
+    ),
     "a smaller file of another size": (variants(bytes=1000), "bytes of model.fp16.onnx: 1000: "),
     "shares that do not follow from counts": (
         sealed(lambda f: edit(f, "report.json", lambda r: r["scores"][2].update(accuracy=1.0))),
