@@ -8,7 +8,8 @@
 Encoders beside the bundled one are in ``--encoders``: folders as timm writes them, and ``mobilenet_v1.py`` with its
 weights. ``--data`` holds a folder of pictures for each set. A method is a preset, and what is changed in it: settings
 below ``method.``, as JSON. Every row is kept in OUTPUT/methods-ENCODER-SIZE-SET/comparison.jsonl as soon as it is
-there: a run that was stopped goes on, and processes that have other cells may run beside it. ``--validation`` scores
+there: a run that was stopped goes on, and processes that have other cells may run beside it. Of a method and seed that
+were measured with several settings the table has the last row. ``--validation`` scores
 on validation images, ``--quick`` without patches, for sweeps: test images play no part in choosing a preset.
 CIFAR-10 is what the bundled encoder was pre-trained on, without labels: in-domain.
 """
@@ -25,12 +26,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mosaics import load_mosaic
+from mosaics import TILE, load_mosaic
 
 from genaf_sdk import DataSplits, HardenConfig, compare, load_data, load_encoder
 from genaf_sdk.cells import local_processes
 from genaf_sdk.evaluation.settings import EvaluationConfig
-from genaf_sdk.rows import ROWS_FILE, Comparison, ComparisonRow, read_rows
+from genaf_sdk.rows import ROWS_FILE, Comparison, ComparisonRow, latest, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +100,7 @@ def main() -> None:
                     print(f"not measured: {cell.text}", flush=True)
             print(f"\n{label}, seed {seed}\n\n{comparison.markdown()}", flush=True)
             folder = arguments.output / label
-            Comparison(read_rows(folder / ROWS_FILE)).save(folder)  # of all calls, not of this one alone
+            Comparison(latest(read_rows(folder / ROWS_FILE))).save(folder)  # of all calls, not of this one alone
 
 
 def show(row: ComparisonRow) -> None:
@@ -132,6 +133,8 @@ def load(images: str, folder: Path, encoder: PixelEncoder, seed: int) -> DataSpl
     """Return a folder of pictures at the encoder's size, or so many images of a mosaic."""
     name, _, count = images.partition(":")
     if name in MOSAICS:
+        if encoder.image_size not in (None, (TILE, TILE)):
+            raise SystemExit(f"{name} has {TILE} x {TILE} pixels, the encoder {encoder.image_size}: give --size {TILE}")
         return load_mosaic(name, int(count) if count else None, seed)
     known = folder / name if (folder / name).is_dir() else name
     return load_data(known, image_size=encoder.image_size, interpolation=encoder.interpolation, seed=seed)
