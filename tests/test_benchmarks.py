@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
+import json
 import re
 import runpy
 import shlex
@@ -60,6 +61,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     return loaded
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="some read what POSIX tells")
 def test_every_documented_command_has_options_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     read = argparse.ArgumentParser.parse_args
 
@@ -132,6 +134,12 @@ def test_a_curve_without_the_points_that_are_asked_for_is_refused(load: Load) ->
     price.require_points(row, argparse.Namespace(at=[2, 9], epochs=4, output=Path("rows")))
     with pytest.raises(SystemExit, match=r"trades .* after 1, 3 epochs: name another --output"):
         price.require_points(row, argparse.Namespace(at=[1, 2, 3], epochs=4, output=Path("rows")))
+
+
+def test_the_table_of_prices_is_that_of_the_rows(load: Load) -> None:
+    rows = (ROOT / "docs" / "results" / "price-signs" / "curves.jsonl").read_text("utf-8").splitlines()
+    seed_0 = [row for row in map(json.loads, rows) if row["seed"] == 0]
+    assert load("price").prices(seed_0) in (ROOT / "docs" / "performance.md").read_text("utf-8")
 
 
 def test_what_other_models_were_measured_with_is_not_shown_as_ones_own(
