@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from genaf_sdk.attacks import load_attack
@@ -85,6 +86,18 @@ def test_every_documented_command_has_options_that_there_are(monkeypatch: pytest
         pytest.fail(f"python benchmarks/{text}: no option was read")
 
 
+def test_processor_seconds_are_taken_on_no_gpu(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    timing = load("timing")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    options = timing.parser_of("", repeats=1, processor=True, records=False).parse_args([])
+    assert (options.device, options.clock, options.threads) == ("cpu", "cpu", 1)
+    assert timing.parser_of("", repeats=1).parse_args([]).device == "cuda"
+    with timing.processor_alone():
+        assert parse_flag_from_env("ACCELERATE_USE_CPU")
+    assert not parse_flag_from_env("ACCELERATE_USE_CPU")
+
+
 @pytest.mark.parametrize("name", ["attack_curves", "evaluation"])
 def test_a_benchmark_without_a_model_says_what_it_needs(
     name: str, load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -114,17 +127,18 @@ def test_an_epoch_of_other_images_is_measured_by_itself(load: Load, tmp_path: Pa
     price = load("price")
     trained: list[str] = []
 
-    def train(name: str, *_: object) -> SimpleNamespace:
-        trained.append(name)
+    def train(name: str, task: Any, *_: object) -> SimpleNamespace:
+        trained.append(name if task.steps > 1 else f"{name}, before")
         return SimpleNamespace(snapshots=[SimpleNamespace(seconds=1.0)])
 
     monkeypatch.setattr(price, "trained", train)
     options = argparse.Namespace(repeats=1, device="cpu", threads=1, clock="cpu", seed=0)
+    task = price.Task(None, None, epochs=1, seed=0, steps=2, precision="no", batch_size=8)
     rows = price.Rows(tmp_path / "epochs.jsonl", ("trainer", "round", *price.OF_EPOCHS))
     digits = {"data": "digits", "batch_size": 8, "steps": 1, "seed": 0, "images": 8}
     for same in (digits, digits, {**digits, "data": "gtsrb"}, {**digits, "seed": 1}, {**digits, "batch_size": 16}):
-        price.measure_epochs(rows, same, None, options)
-    assert trained == 4 * list(price.EPOCHS)
+        price.measure_epochs(rows, same, task, options)
+    assert trained == 4 * [part for name in price.EPOCHS for part in (f"{name}, before", name)]
     assert len(rows.of(**digits)) == len(price.EPOCHS)
 
 
