@@ -21,6 +21,8 @@ from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from genaf_sdk.attacks import load_attack
+from genaf_sdk.data import DataSplits, LabeledImages
+from genaf_sdk.rows import Comparison
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py")) if "__main__" in path.read_text()}
@@ -214,6 +216,33 @@ def test_every_attack_of_the_default_evaluation_can_be_timed(load: Load) -> None
     pixels, labels = torch.rand(4, 3, 4, 4), torch.arange(4)
     (record,) = attacks.timed(load_attack("feature-pgd:steps=1"), model, pixels, labels, options)
     assert (record["attack"], record["ratio"]) == ("feature-pgd", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "folder"),
+    [
+        ([], "docs/results/methods-bundled-32-digits"),
+        (["--quick"], "benchmarks/results/sweep-bundled-32-digits"),
+        (["--validation", "--output", "mine"], "mine/sweep-bundled-32-digits"),
+    ],
+)
+def test_a_sweep_leaves_the_rows_of_test_images_alone(
+    options: list[str], folder: str, load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compare(*_: object, output_dir: Path, **__: object) -> Comparison:
+        measured.append(output_dir.as_posix())
+        output_dir.mkdir(parents=True)
+        return Comparison()
+
+    robustness, measured = load("robustness"), list[str]()
+    images = LabeledImages.in_memory(torch.zeros(2, 3, 4, 4), torch.arange(2))
+    monkeypatch.setattr(robustness, "compare", compare)
+    monkeypatch.setattr(robustness, "load", lambda *_: DataSplits(images, images, images, ("a", "b")))
+    monkeypatch.setattr(sys, "argv", ["robustness.py", "--methods", "fast", *options])
+    monkeypatch.chdir(tmp_path)
+    robustness.main()
+    assert measured == [folder]
+    assert [path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("comparison.md")] == [folder]
 
 
 def test_images_of_32_pixels_are_not_filed_under_another_size(load: Load) -> None:
