@@ -8,7 +8,7 @@ A model whose encoder is a module of the caller's own needs ``--encoder NAME --e
 Attacks on encoders are crafted on the model's own encoder (adaptive) and, with ``--published ID``, on that one
 (transfer). Universal ones see training images and are scored on test images; sample-wise ones attack the first test
 images. Seconds are those of this process on ``--threads`` threads, loading and scoring left out. A row has all settings
-of its attack, and is measured again where defaults have changed since.
+of its attack, data and numbers of images, and is measured again where any of them has changed since.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from mosaics import load_mosaic
 from robustness import ENCODERS
+from rows import Rows
 from torch import Tensor, nn
 
 from genaf_sdk import HardenedModel, load_data
@@ -37,12 +38,15 @@ from genaf_sdk.attacks import (
     UniversalModelAttack,
     load_attack,
 )
+from genaf_sdk.attacks.base import SampleWise
 from genaf_sdk.encoders import load_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from genaf_sdk.data import DataSplits
+
+KEY = ("model", "data", "published", "surrogate", "seed", "attack", "settings", "n", "column")
 
 
 @dataclass(frozen=True)
@@ -75,21 +79,22 @@ def main() -> None:
     if arguments.table:
         print(table([json.loads(line) for path in arguments.table for line in path.read_text().splitlines()]))
         return
+    if arguments.model is None or arguments.data is None:
+        parser.error("--model and --data say what is attacked, or --table which rows are shown")
     torch.set_num_threads(arguments.threads)
-    known = (
-        [json.loads(line) for line in arguments.output.read_text().splitlines()] if arguments.output.exists() else []
-    )
-    subject = read(arguments)
-    setting = {"model": subject.name, "surrogate": len(subject.surrogate[0]), "seed": arguments.seed}
+    rows, subject = Rows(arguments.output, KEY), read(arguments)
+    setting = {"model": subject.name, "data": arguments.data, "published": arguments.published}
+    setting |= {"surrogate": len(subject.surrogate[0]), "seed": arguments.seed}
     for text in arguments.attacks:
         attack = load_attack(text)
+        most = arguments.each if isinstance(attack, SampleWise) else arguments.n
+        scored = setting | {"attack": text, "settings": asdict(attack), "n": min(most, len(subject.test[0]))}
         for column in columns(attack, subject):
-            asked = setting | {"column": column, "attack": text, "settings": asdict(attack)}
-            if any(asked.items() <= row.items() for row in known):
+            asked = scored | {"column": column}
+            if rows.has(**asked):
                 continue
             row = asked | measure(subject, attack, column, arguments) | {"machine": platform.machine()}
-            with arguments.output.open("a") as file:
-                print(json.dumps(row), file=file)
+            rows.add(row)
             print(table([row]).splitlines()[-1], flush=True)
 
 

@@ -4,7 +4,8 @@
     python benchmarks/attacks.py --attacks pap-base ssp apgd-ce
 
 Universal attacks are crafted on the bundled encoder, in both precisions in turn. Sample-wise attacks always run in
-fp32; they are timed on a model that they fool (early exit pays) and on one that cannot be fooled (it cannot). Then two
+fp32; they are timed on a model that they fool (early exit pays) and on one that cannot be fooled (it cannot). Those on
+the encoder alone have no exit. Then two
 answers to whether restarts are worth putting into one batch: one sign step of PGD by batch size, and one step of
 UAPGD for several universal perturbations at once.
 """
@@ -20,7 +21,7 @@ from timing import Record, begin, finish, interleaved, median, parser_of, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_sdk.attacks import EncoderAttack, SampleWiseAttack, load_attack
+from genaf_sdk.attacks import EncoderAttack, FeatureAttack, SampleWiseAttack, load_attack
 from genaf_sdk.attacks.ascent import gradient_of
 from genaf_sdk.attacks.base import UniversalAttack
 from genaf_sdk.attacks.checks import attack_mode
@@ -90,6 +91,8 @@ def timed(
             "fp32, no image fooled": partial(attack, Unfoolable(model), few, zeros),
             "fp32, images fooled": partial(attack, model, few, model(few).argmax(1)),
         }
+    elif isinstance(attack, FeatureAttack):
+        ways = {"fp32": partial(attack, model[0], pixels[: attack.batch_size])}  # type: ignore[index]
     else:
         target = (model[0], pixels) if isinstance(attack, EncoderAttack) else (model, pixels, labels)  # type: ignore[index]
         ways = {

@@ -1,7 +1,7 @@
 """In how many parts does a batch of an attack go through the network fastest, on a processor?
 
-    python benchmarks/batch_parts.py --threads 1 --clock cpu
-    python benchmarks/batch_parts.py --threads 1 --clock cpu --encoders torchvision:resnet18 --sizes 64 --parts 32 64
+    python benchmarks/batch_parts.py
+    python benchmarks/batch_parts.py --encoders torchvision:resnet18 --sizes 64 --parts 32 64
 
 A step is that of an attack: images forth, a scalar back to their pixels, batch norms folded, memory kept. Parts of all
 sizes run in turn, in one process. Ratios of medians to the fastest; * marks what ``models/parts.py`` takes. Weights
@@ -34,7 +34,7 @@ ENCODERS = ("bundled:simclr-cifar10", "torchvision:resnet18", "timm/mobilenetv2_
 
 
 def main() -> None:
-    parser = parser_of(__doc__, repeats=5)
+    parser = parser_of(__doc__, repeats=5, processor=True)
     parser.add_argument("--encoders", nargs="+", default=list(ENCODERS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[32, 64, 128])
     parser.add_argument("--parts", nargs="+", type=int, default=[8, 16, 32, 64, 128])

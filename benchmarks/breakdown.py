@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from robustness import ENCODERS, load
-from timing import Record, begin, finish, parser_of, table
+from timing import Record, begin, finish, parser_of, processor_alone, table
 
 from genaf_sdk import HardenConfig
 from genaf_sdk.engine import fitting, train
@@ -83,7 +83,7 @@ def measured(preset: str, published: PixelEncoder, data: DataSplits, seed: int, 
     short = config.method.with_(schedule={"epochs": 1, "batch_size": batch})
     watch = Stopwatch()
     found: dict[str, float] = defaultdict(float)
-    with own_accelerator(precision) as engine, reused_memory(), ExitStack() as contexts:
+    with processor_alone(), own_accelerator(precision) as engine, reused_memory(), ExitStack() as contexts:
         for part, places in PARTS.items():
             for owner, name in places:
                 work = watch.timed(part, getattr(owner, name))
@@ -105,8 +105,7 @@ def measured(preset: str, published: PixelEncoder, data: DataSplits, seed: int, 
 
 
 def main() -> None:
-    parser = parser_of(__doc__, repeats=1)
-    parser.set_defaults(clock="cpu", threads=1)
+    parser = parser_of(__doc__, repeats=1, processor=True)
     parser.add_argument("--encoders", type=Path, default=Path())
     parser.add_argument("--data", type=Path, default=Path())
     parser.add_argument("--only", choices=list(ENCODERS), default="bundled")

@@ -5,8 +5,9 @@
 
 measures the model in FOLDER. ``--train 20`` first trains it there: so many epochs on images of which a share is under
 the certificate's masks, against no other attacker; ``--share 0`` trains without masks. Every certificate is a line of
-OUTPUT as soon as it is there. ``--served`` compares the images a second of plain answers and of certified ones on one
-thread, in processor seconds, by onnxruntime as the server runs it. GTSRB: see mosaics.py.
+OUTPUT as soon as it is there, and is not computed again for a folder of that name and the same options. ``--served``
+compares the images a second of plain answers and of certified ones on one thread, in processor seconds, by onnxruntime
+as the server runs it. GTSRB: see mosaics.py.
 """
 
 from __future__ import annotations
@@ -64,9 +65,15 @@ def main() -> None:
     settings = {
         name: getattr(options, name) for name in ("data", "images", "train", "share", "candidates", "trained_for")
     }
-    rows = Rows(options.output, ("model", "masks_per_axis"))
+    if len(model.class_names) != len(data.class_names):
+        raise SystemExit(
+            f"The model of {options.folder} has {len(model.class_names)} classes, {options.data} has "
+            f"{len(data.class_names)}: give the images it was made for (--data)"
+        )
+    rows = Rows(options.output, ("model", "masks_per_axis", "area", "n", *settings))
     for masks in options.masks:
-        if not rows.has(model=options.folder.name, masks_per_axis=masks):
+        key = {"model": options.folder.name, "masks_per_axis": masks, "area": options.patch}
+        if not rows.has(**key, n=min(options.samples, len(data.test)), **settings):
             chosen = CertificateConfig(patch=options.patch, masks=masks, samples=options.samples)
             found = certify(model, sample, chosen, fill)
             rows.add({"model": options.folder.name, **settings, "cpu_seconds": seconds, **asdict(found)})

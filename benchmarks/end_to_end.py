@@ -28,12 +28,13 @@ def main() -> None:
     parser = parser_of(__doc__, repeats=1)
     parser.add_argument("--encoder", default="bundled:simclr-cifar10")
     parser.add_argument("--data", default="digits")
+    parser.add_argument("--size", type=int, default=32, help="pixels a side")
     parser.add_argument("--presets", nargs="+", default=["default", "fast"])
     parser.add_argument("--epochs", nargs="+", type=int, default=[4, 8, 16, 32], help="of plain fine-tuning")
     parser.add_argument("--slack", type=float, default=0.0, help="clean accuracy that plain fine-tuning may lack")
     arguments = parser.parse_args()
     device = begin(arguments)
-    data = load_data(arguments.data, image_size=(32, 32), validation_fraction=0.15, seed=arguments.seed)
+    data = load_data(arguments.data, image_size=(arguments.size,) * 2, validation_fraction=0.15, seed=arguments.seed)
     ways = {f"harden, {name}": HardenConfig.preset(name) for name in arguments.presets}
     ways |= {f"plain, {epochs} epochs": plain(epochs) for epochs in arguments.epochs}
     seconds: dict[str, list[float]] = {name: [] for name in ways}

@@ -61,6 +61,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.arithmetic is None and arguments.model is None:
+        parser.error("name a model (--model), or an encoder whose arithmetic is measured (--arithmetic)")
     if arguments.arithmetic:
         arithmetic(arguments.arithmetic, arguments.size)
     else:

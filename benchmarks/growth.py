@@ -56,9 +56,9 @@ class Curve:
 
 
 def main() -> None:
-    parser = parser_of(__doc__, repeats=3)
+    parser = options(parser_of(__doc__, repeats=3))
     parser.add_argument("--plot", type=Path, help="SVG file to draw")
-    arguments = options(parser)
+    arguments = parser.parse_args()
     device = begin(arguments)
     variant = Variant(precision="bf16")
     curves = {}

@@ -4,7 +4,8 @@
     python benchmarks/kernels.py --rows kernels.jsonl --encoders torchvision:resnet18 --sizes 224 --kernels compiled
 
 A row is one encoder at one size: its candidates run in turn, in one process, so that what else the machine does falls
-on all alike. Ratios are of medians, against float32 in channels-last layout. Rows that are there are kept. Weights are
+on all alike. Ratios are of medians, against float32 in channels-last layout. Rows of the same kernels, batch size,
+threads and clock that are there are kept. Weights are
 random; the step is that of ``benchmarks/stage1.py`` ("ours"), with two steps of PGD.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from rows import Rows
 from stage1 import Bench, Variant
 from timing import Record, begin, interleaved, machine, median, parser_of, table
 
@@ -30,6 +32,8 @@ ENCODERS = (
     "timm/vit_small_patch16_224:image_size=SIZE",
 )
 REFERENCE = "fp32, channels-last"
+OPTIONS = ("batch_size", "device", "threads", "clock", "seed")
+"""What a row depends on beside encoder, size and kernels."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def row(encoder: str, size: int, names: list[str], arguments: argparse.Namespace
         steps[name] = bench.step
     seconds = interleaved(steps, arguments.repeats, device, clock=arguments.clock, warm_up=False)
     found = {name: [round(value, 4) for value in values] for name, values in seconds.items()}
-    return {"encoder": encoder, "size": size, "seconds": found, "errors": errors, "machine": machine(arguments)}
+    return {"seconds": found, "errors": errors, "machine": machine(arguments)}
 
 
 def shown(found: Record) -> Record:
@@ -82,7 +86,7 @@ def shown(found: Record) -> Record:
 
 
 def main() -> None:
-    parser = parser_of(__doc__, repeats=3)
+    parser = parser_of(__doc__, repeats=3, records=False)
     parser.add_argument("--encoders", nargs="+", default=list(ENCODERS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[128, 224])
     parser.add_argument("--kernels", nargs="+", choices=list(KERNELS), default=list(KERNELS))
@@ -90,18 +94,18 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=Path("kernels.jsonl"))
     arguments = parser.parse_args()
     begin(arguments)
-    rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
-    known = {(found["encoder"], found["size"]) for found in rows}
+    rows = Rows(arguments.rows, ("encoder", "size", "kernels", *OPTIONS))
     names = list(dict.fromkeys([REFERENCE, *arguments.kernels]))
+    settings = {"kernels": names} | {name: getattr(arguments, name) for name in OPTIONS}
     for size in arguments.sizes:
         for encoder in arguments.encoders:
-            if (encoder, size) in known:
+            key = {"encoder": encoder, "size": size, **settings}
+            if rows.has(**key):
                 continue
-            rows.append(row(encoder, size, names, arguments))
-            with arguments.rows.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-            print(json.dumps(rows[-1]["seconds"]), flush=True)
-    print(table([shown(found) for found in rows]))
+            found = row(encoder, size, names, arguments)
+            rows.add({**key, **found})
+            print(json.dumps(found["seconds"]), flush=True)
+    print(table([shown(found) for found in rows.of(**settings)]))
 
 
 if __name__ == "__main__":

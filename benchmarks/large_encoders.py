@@ -135,6 +135,7 @@ def measured(encoder: str, size: int, name: str, images: int, threads: int) -> R
         "size": size,
         "way": name,
         "images": images,
+        "threads": threads,
         "parameters": parameters,
         "precision": precision,
         "GiB": round(peak / 1024, 3),
@@ -200,7 +201,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
         print(table([estimated(encoder, arguments.size) for encoder in arguments.encoders]))
         return
-    rows = Rows(arguments.rows, ("encoder", "size", "way", "images"))
+    rows = Rows(arguments.rows, ("encoder", "size", "way", "images", "threads"))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     with (
@@ -208,7 +209,8 @@ def main() -> None:
         Cells[partial[Record]](pool) as cells,
     ):
         for encoder, way, images in itertools.product(arguments.encoders, arguments.ways, arguments.images):
-            if not rows.has(encoder=encoder, size=arguments.size, way=way, images=images):
+            key = {"encoder": encoder, "size": arguments.size, "way": way, "images": images}
+            if not rows.has(**key, threads=arguments.threads):
                 cells.submit(partial(measured, encoder, arguments.size, way, images, arguments.threads))
         for done, result in cells:
             if isinstance(result, Exception):
@@ -216,7 +218,7 @@ def main() -> None:
                 continue
             rows.add(result)
             print(" ".join(map(str, result.values())), flush=True)
-    print(table(lines(list(rows))))
+    print(table(lines(rows.of(threads=arguments.threads))))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
-from timing import Record, begin, ceiling, finish, parser_of, table
+from timing import Record, begin, ceiling, finish, parser_of, processor_alone, table
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainers import EPSILON, STEP
 
@@ -94,15 +94,14 @@ class Operations(TorchDispatchMode):
 
 
 def main() -> None:
-    parser = parser_of(__doc__, repeats=12)
-    parser.set_defaults(clock="cpu", threads=1)
+    parser = parser_of(__doc__, repeats=12, processor=True)
     parser.add_argument("--stage", choices=("stage 1", "undefended", "pgd-at"), default="stage 1")
     arguments = parser.parse_args()
     device = begin(arguments)
     print(f"a large matrix product: {ceiling(torch.float32, device, 'cpu') / 1e9:.0f} GFLOP/s a core", flush=True)
     data = load_data("digits", image_size=(32, 32), seed=arguments.seed)
     published, config = data.space.placed(load_encoder(ENCODER)), HardenConfig.preset("default")
-    with own_accelerator("auto") as accelerator, ExitStack() as contexts:
+    with processor_alone(), own_accelerator("auto") as accelerator, ExitStack() as contexts:
         run = Run(accelerator, arguments.seed, show_progress=False, machine=config.machine)
         model = data.space.placed(new_classifier(published, data, arguments.seed))
         lab = Lab(run, model, data)

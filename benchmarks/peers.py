@@ -8,12 +8,15 @@ MODEL is a folder that ``genaf harden`` left. ART (adversarial-robustness-toolbo
 The others are installed into a folder of their own, as torchattacks asks for an old ``requests``.
 
 Each round runs every package on an attack, then goes to the next attack; every second round goes through the packages
-backwards. What comes out is scored by one function here, in float32, after a look at budget and range. Every run is a
-line of OUTPUT/rows.jsonl as soon as it is done: a measurement that was stopped goes on. The table takes medians.
+backwards. What comes out is scored by one function here, in float32, after a look at budget and range. Imports take no
+part in the time. Every run is a line of OUTPUT/rows.jsonl as soon as it is done: a measurement of the same model,
+images and seed that was stopped goes on. The table has this measurement, and takes medians.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +45,11 @@ PACKAGES = {
     "foolbox": "foolbox",
     "art": "adversarial-robustness-toolbox",
 }
+MODULES = ("torchattacks", "foolbox", "art.attacks.evasion", "art.estimators.classification")
 TOLERANCE = 1e-6
+TARGETS = 9
+"""Classes that targeted attacks try, as published."""
+KEY = ("model", "data", "n", "seed", "attack", "package", "round")
 SURROGATES = 128
 """Images that universal attacks are crafted on."""
 
@@ -78,12 +85,12 @@ def ours(text: str) -> Attack:
 
 
 def torchattacks(name: str, **settings: Any) -> Attack:
-    """Return an attack of torchattacks; ``classes`` is told to those that ask."""
+    """Return an attack of torchattacks, whose targeted one has as many targets as ours, and not every class."""
 
     def run(subject: Subject, seed: int) -> Tensor:
         import torchattacks as package
 
-        more = {"n_classes": classes_of(subject)} if name == "APGDT" else {}
+        more = {"n_classes": min(classes_of(subject), TARGETS + 1)} if name == "APGDT" else {}  # targets, and the right
         seeded = {} if name == "PGD" else {"seed": seed}
         return getattr(package, name)(subject.model, **settings, **more, **seeded)(subject.pixels, subject.labels)
 
@@ -146,8 +153,8 @@ ATTACKS: dict[str, dict[str, Attack]] = {
             loss_type="cross_entropy",
         ),
     },
-    f"APGD-T, {APGD_STEPS} steps, 9 targets": {
-        "ours": ours(f"apgd-t:steps={APGD_STEPS},budget=8/255"),
+    f"APGD-T, {APGD_STEPS} steps, {TARGETS} targets": {
+        "ours": ours(f"apgd-t:steps={APGD_STEPS},targets={TARGETS},budget=8/255"),
         "torchattacks": torchattacks("APGDT", eps=EPSILON, steps=APGD_STEPS, n_restarts=1),
     },
     f"Square, {QUERIES:,} queries": {
@@ -175,8 +182,7 @@ ATTACKS: dict[str, dict[str, Attack]] = {
 
 def main() -> None:
     """Measure what is missing, then print the table."""
-    parser = parser_of(__doc__, repeats=2)
-    parser.set_defaults(clock="cpu", threads=1)
+    parser = parser_of(__doc__, repeats=2, processor=True, records=False)
     parser.add_argument("model", help="folder of a hardened model")
     parser.add_argument("--data", choices=("digits", "gtsrb"), default="digits")
     parser.add_argument("--attacks", nargs="+", choices=[name.split(",")[0] for name in ATTACKS])
@@ -184,18 +190,26 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/results/peers"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows = Rows(arguments.output / "rows.jsonl", ("data", "attack", "package", "round"))
+    for module in MODULES:
+        importlib.import_module(module)
+    rows = Rows(arguments.output / "rows.jsonl", KEY)
     subject = read_subject(arguments)
+    same = {
+        "model": digest(subject.model),
+        "data": arguments.data,
+        "n": len(subject.pixels),
+        "seed": arguments.seed,
+    }
     for round_number in range(arguments.repeats):
         for attack, packages in ATTACKS.items():
             if attack.split(",")[0] not in (arguments.attacks or attack):
                 continue
             for package in list(packages)[:: -1 if round_number % 2 else 1]:
-                key = {"data": arguments.data, "attack": attack, "package": package, "round": round_number}
+                key = {**same, "attack": attack, "package": package, "round": round_number}
                 if not rows.has(**key):
                     rows.add({**key, **measure(subject, packages[package], attack, arguments, round_number)})
                     print(rows_text(list(rows)[-1]), flush=True)
-    print(markdown(rows))
+    print(markdown(rows.of(**same)))
 
 
 def read_subject(arguments: argparse.Namespace) -> Subject:
@@ -207,6 +221,14 @@ def read_subject(arguments: argparse.Namespace) -> Subject:
     else:
         data = load_data(arguments.data, image_size=model.image_size, seed=seed)
     return Subject(model, *data.test.sample(arguments.samples, seed=seed), *data.train.sample(SURROGATES, seed=seed))
+
+
+def digest(model: nn.Module) -> str:
+    """Return what tells models apart: the beginning of the SHA-256 of all weights."""
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def measure(subject: Subject, attack: Attack, name: str, arguments: argparse.Namespace, round_number: int) -> Row:
@@ -223,7 +245,6 @@ def measure(subject: Subject, attack: Attack, name: str, arguments: argparse.Nam
     return {
         "right": right(subject, adversarial),
         "clean": right(subject, subject.pixels),
-        "n": len(subject.pixels),
         "seconds": round(seconds, 3),
         "budget": round(255 * budget),
         "versions": {name: importlib.metadata.version(package) for name, package in PACKAGES.items()},
@@ -256,7 +277,7 @@ def rows_text(row: Row) -> str:
     return f"{row['data']}, {row['attack']}, {row['package']}: {row['right']} of {row['n']}, {row['seconds']:.1f} s"
 
 
-def markdown(rows: Rows) -> str:
+def markdown(rows: list[Row]) -> str:
     """Return the table: every package beside ours, by data and attack."""
     lines = []
     for data, attack in dict.fromkeys((row["data"], row["attack"]) for row in rows):

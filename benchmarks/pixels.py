@@ -78,8 +78,7 @@ def normalized(encoder: PixelEncoder, images: Tensor, *, spread_out: bool) -> No
 
 
 def main() -> None:
-    parser = parser_of(__doc__, repeats=9)
-    parser.set_defaults(clock="cpu", threads=1)
+    parser = parser_of(__doc__, repeats=9, processor=True)
     parser.add_argument("--encoders", type=Path, default=Path())
     parser.add_argument("--only", choices=list(ENCODERS), default="bundled")
     parser.add_argument("--size", type=int, default=32)

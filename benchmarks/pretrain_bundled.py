@@ -126,7 +126,8 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, args.learning_rate, total_steps=steps * args.epochs, pct_start=0.1
     )
-    for epoch in range(args.stop_after):
+    last = min(args.stop_after, args.epochs)
+    for epoch in range(last):
         started, total = time.monotonic(), 0.0
         encoder.train()
         for indices in torch.randperm(len(train[0]), generator=generator).split(args.batch_size)[:steps]:
@@ -141,7 +142,7 @@ def main() -> None:
             schedule.step()
             total += loss.item()
         line = f"epoch {epoch + 1}/{args.epochs} loss {total / steps:.4f} {time.monotonic() - started:.1f} s"
-        if (epoch + 1) % 10 == 0:
+        if (epoch + 1) % 10 == 0 or epoch + 1 == last:
             line += f" k-NN {store(encoder, args, train, test):.4f}"
         print(line, flush=True)
 

@@ -8,11 +8,11 @@
 ``curves`` trains the bundled encoder in every way of trainers.py, for so many epochs each, and measures after some of
 them: accuracy on clean images, and the lowest under universal perturbations of 10/255 and under patches of 3 % that
 transfer from the published encoder (the same for all), and under adaptive ones, crafted on the model's own encoder. Of
-test images up to 1,000 are taken; ``gtsrb:IMAGES`` is read as mosaics.py says. ``epochs`` takes the
-time of one epoch of PGD-AT, in turn. Every training is a line of a file under OUTPUT as soon as it is done: a
-measurement that was stopped goes on. ``steps`` takes the time of three steps of PGD, with and without what ours does to
-the model (channels-last, batch norms folded into convolutions) and with what it does not do. ART comes with
-``genaf-sdk[autoattack]``.
+test images up to 1,000 are taken; ``gtsrb:IMAGES`` is read as mosaics.py says. ``epochs`` takes the time of one epoch
+of PGD-AT, in turn. Every training is a line of a file under OUTPUT as soon as it is done: a measurement of the same
+settings that was stopped goes on. All train on the processor. ``steps`` takes the time of three steps of PGD, with and
+without what ours does to the model (channels-last, batch norms folded into convolutions) and with what it does not do.
+ART comes with ``genaf-sdk[autoattack]``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from unittest import mock
 import torch
 from mosaics import load_mosaic
 from rows import Row, Rows
-from timing import in_precision, interleaved, machine, median, parser_of, spread, table
+from timing import in_precision, interleaved, machine, median, parser_of, processor_alone, spread, table
 from torch import Tensor, nn
 from trainers import EPOCHS, EPSILON, STEP, TRAINERS, Snapshot, Task, Watch, seed_everything
 
@@ -47,12 +47,12 @@ ADAPTIVE = ("uapgd:steps=30,batch_size=64", "uapgd:steps=30,batch_size=64,loss=i
 COLUMNS = tuple(f"{column}, {kind}" for kind in ("perturbation", "patch") for column in ("transfer", "adaptive"))
 SURROGATES, TEST_IMAGES = 512, 1000
 SETTINGS = ("data", "batch_size", "epochs", "steps", "precision", "seed")
+OF_EPOCHS = ("data", "batch_size", "steps", "seed", "images")
 
 
 def main() -> None:
-    """Measure what is missing, then print both tables."""
-    parser = parser_of(__doc__, repeats=3)
-    parser.set_defaults(clock="cpu", threads=1)
+    """Read the options and measure."""
+    parser = parser_of(__doc__, repeats=3, processor=True, records=False)
     parser.add_argument("what", nargs="*", choices=("curves", "epochs", "steps"), default=["curves", "epochs"])
     parser.add_argument("--only", nargs="+", choices=list(TRAINERS), default=list(TRAINERS))
     parser.add_argument("--data", default="digits", help="digits, or gtsrb:IMAGES")
@@ -64,6 +64,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512, help="of an epoch, for epochs")
     parser.add_argument("--output", type=Path, default=Path("docs/results/price-digits"))
     arguments = parser.parse_args()
+    with processor_alone():
+        measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Measure and print what is asked for."""
     torch.set_num_threads(arguments.threads)
     name, _, images = arguments.data.partition(":")
     if name == "digits":
@@ -75,12 +81,13 @@ def main() -> None:
         rows = Rows(arguments.output / "curves.jsonl", ("trainer", *SETTINGS))
         measure_curves(rows, published, data, arguments)
         alike = [name for name in SETTINGS if name != "epochs"]
-        print(prices([row for row in rows if all(row[name] == getattr(arguments, name) for name in alike)]))
+        print(prices(rows.of(**{name: getattr(arguments, name) for name in alike})))
     if "epochs" in arguments.what:
-        rows = Rows(arguments.output / "epochs.jsonl", ("trainer", "images", "steps", "round"))
-        measure_epochs(rows, published, data, arguments)
-        alike = {"images": min(len(data.train), arguments.images), "steps": arguments.steps}
-        print(epochs_table([row for row in rows if all(row[name] == value for name, value in alike.items())]))
+        rows = Rows(arguments.output / "epochs.jsonl", ("trainer", "round", *OF_EPOCHS))
+        few = dataclasses.replace(data, train=data.train.subset(range(min(len(data.train), arguments.images))))
+        same = {name: getattr(arguments, name) for name in OF_EPOCHS} | {"images": len(few.train)}
+        measure_epochs(rows, same, task_of(published, few, 1, arguments), arguments)
+        print(epochs_table(rows.of(**same)))
     if "steps" in arguments.what:
         print(table(measured_steps(published, data, arguments)))
 
@@ -92,6 +99,7 @@ def measure_curves(rows: Rows, published: PixelEncoder, data: DataSplits, argume
     for trainer in arguments.only:
         key = {name: getattr(arguments, name) for name in SETTINGS} | {"trainer": trainer}
         if rows.has(**key):
+            require_points(rows.of(**key)[-1], arguments)
             continue
         if not transferred:
             transferred = [load_attack(text)(published, surrogates, seed=arguments.seed) for text in TRANSFERRED]
@@ -100,6 +108,17 @@ def measure_curves(rows: Rows, published: PixelEncoder, data: DataSplits, argume
         curve = [measured(snapshot, task, transferred, surrogates) for snapshot in watch.snapshots]
         rows.add({**key, "curve": curve, "n": min(TEST_IMAGES, len(data.test)), "machine": machine(arguments)})
         print(f"{trainer}: {curve[-1]}", flush=True)
+
+
+def require_points(row: Row, arguments: argparse.Namespace) -> None:
+    """Refuse a row that was measured after other epochs than those that are asked for."""
+    asked = {epoch for epoch in arguments.at if epoch <= arguments.epochs}
+    missing = asked - {point["epoch"] for point in row["curve"]}
+    if missing:
+        raise SystemExit(
+            f"{row['trainer']} is in {arguments.output} without what --at asks for, after "
+            f"{', '.join(map(str, sorted(missing)))} epochs: name another --output"
+        )
 
 
 def task_of(published: PixelEncoder, data: DataSplits, epochs: int, arguments: argparse.Namespace) -> Task:
@@ -143,14 +162,16 @@ def measured(snapshot: Snapshot, task: Task, transferred: list[Perturbation], su
     }
 
 
-def measure_epochs(rows: Rows, published: PixelEncoder, data: DataSplits, arguments: argparse.Namespace) -> None:
-    """Take the time of an epoch, in turn."""
-    few = dataclasses.replace(data, train=data.train.subset(range(min(len(data.train), arguments.images))))
-    task = task_of(published, few, 1, arguments)
+def measure_epochs(rows: Rows, same: dict[str, Any], task: Task, arguments: argparse.Namespace) -> None:
+    """Take the time of an epoch, in turn; each way first trains for one with a single step, which does not count."""
+    cold = set(EPOCHS)
     for number in range(arguments.repeats):
         for name in list(EPOCHS)[:: -1 if number % 2 else 1]:
-            key = {"trainer": name, "images": len(few.train), "steps": arguments.steps, "round": number}
+            key = {"trainer": name, "round": number, **same}
             if not rows.has(**key):
+                if name in cold:
+                    trained(name, dataclasses.replace(task, steps=1), (1,), arguments)
+                    cold.discard(name)
                 seconds = trained(name, task, (1,), arguments).snapshots[-1].seconds
                 rows.add({**key, "seconds": seconds, "machine": machine(arguments)})
                 print(f"{name}: {seconds:.1f} s", flush=True)

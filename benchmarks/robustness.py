@@ -8,9 +8,10 @@
 Encoders beside the bundled one are in ``--encoders``: folders as timm writes them, and ``mobilenet_v1.py`` with its
 weights. ``--data`` holds a folder of pictures for each set. A method is a preset, and what is changed in it: settings
 below ``method.``, as JSON. Every row is kept in OUTPUT/methods-ENCODER-SIZE-SET/comparison.jsonl as soon as it is
-there: a run that was stopped goes on, and processes that have other cells may run beside it. ``--validation`` scores
-on validation images, ``--quick`` without patches, for sweeps: test images play no part in choosing a preset.
-CIFAR-10 is what the bundled encoder was pre-trained on, without labels: in-domain.
+there: a run that was stopped goes on, and processes that have other cells may run beside it. Of a method and seed that
+were measured with several settings the table has the last row. ``--validation`` scores on validation images,
+``--quick`` without patches, for sweeps, whose rows are in OUTPUT/sweep-ENCODER-SIZE-SET: test images play no part in
+choosing a preset. CIFAR-10 is what the bundled encoder was pre-trained on, without labels: in-domain.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mosaics import load_mosaic
+from mosaics import TILE, load_mosaic
 
 from genaf_sdk import DataSplits, HardenConfig, compare, load_data, load_encoder
 from genaf_sdk.cells import local_processes
 from genaf_sdk.evaluation.settings import EvaluationConfig
-from genaf_sdk.rows import ROWS_FILE, Comparison, ComparisonRow, read_rows
+from genaf_sdk.rows import ROWS_FILE, Comparison, ComparisonRow, latest, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--validation", action="store_true", help="score on validation images")
     parser.add_argument("--quick", action="store_true", help="weaker attacks, for sweeps")
     parser.add_argument("--precision", choices=["auto", "no", "bf16"], default="auto", help="no may be faster on a CPU")
-    parser.add_argument("--output", type=Path, default=Path("docs/results"))
+    parser.add_argument("--output", type=Path, help="by default docs/results, of sweeps benchmarks/results")
     parser.add_argument("--threads", type=int, default=1, help="of all workers together")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the rows")
     arguments = parser.parse_args()
@@ -73,13 +74,15 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(ENCODERS)}")
     torch.set_num_threads(arguments.threads)
     sys.path.insert(0, str(arguments.encoders.resolve()))
+    kind, place = ("sweep", "benchmarks") if arguments.validation or arguments.quick else ("methods", "docs")
+    output = arguments.output or Path(place, "results")
     machine = {"mixed_precision": arguments.precision}
     chosen = {text: configured(text).with_(machine=machine) for text in arguments.methods}
     for name in arguments.encoder:
         side = None if arguments.size is None else (arguments.size, arguments.size)
         encoder = ENCODERS[name](arguments.encoders, side)
         for images in arguments.sets:
-            label = f"methods-{name}-{(encoder.image_size or (32,))[0]}-{images.replace(':', '-')}"
+            label = f"{kind}-{name}-{(encoder.image_size or (32,))[0]}-{images.replace(':', '-')}"
             for seed in arguments.seeds:
                 data = load(images, arguments.data, encoder, seed)
                 if arguments.validation:
@@ -91,15 +94,15 @@ def main() -> None:
                         chosen,
                         seeds=[seed],
                         evaluation=QUICK if arguments.quick else STRONG,
-                        output_dir=arguments.output / label,
+                        output_dir=output / label,
                         on_row=show,
                         executor=executor,
                     )
                 for cell in comparison.failed:
                     print(f"not measured: {cell.text}", flush=True)
             print(f"\n{label}, seed {seed}\n\n{comparison.markdown()}", flush=True)
-            folder = arguments.output / label
-            Comparison(read_rows(folder / ROWS_FILE)).save(folder)  # of all calls, not of this one alone
+            folder = output / label
+            Comparison(latest(read_rows(folder / ROWS_FILE))).save(folder)  # of all calls, not of this one alone
 
 
 def show(row: ComparisonRow) -> None:
@@ -132,6 +135,8 @@ def load(images: str, folder: Path, encoder: PixelEncoder, seed: int) -> DataSpl
     """Return a folder of pictures at the encoder's size, or so many images of a mosaic."""
     name, _, count = images.partition(":")
     if name in MOSAICS:
+        if encoder.image_size not in (None, (TILE, TILE)):
+            raise SystemExit(f"{name} has {TILE} x {TILE} pixels, the encoder {encoder.image_size}: give --size {TILE}")
         return load_mosaic(name, int(count) if count else None, seed)
     known = folder / name if (folder / name).is_dir() else name
     return load_data(known, image_size=encoder.image_size, interpolation=encoder.interpolation, seed=seed)

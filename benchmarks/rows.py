@@ -18,7 +18,7 @@ class Rows:
 
     Args:
         path: The file; it and its folder are made when the first row comes.
-        key: Names of what tells rows apart.
+        key: Names of all that a row depends on; one that lacks a name, as earlier ones may, is no row of any key.
     """
 
     def __init__(self, path: Path, key: tuple[str, ...]) -> None:
@@ -34,7 +34,12 @@ class Rows:
         """Return whether there is a row of this key."""
         if set(key) != set(self.key):
             raise KeyError(f"a row is found by {', '.join(self.key)}, not by {', '.join(key)}")
-        return any(all(row[name] == value for name, value in key.items()) for row in self._rows)
+        return bool(self.of(**key))
+
+    def of(self, **values: object) -> list[Row]:
+        """Return the rows that have these values."""
+        asked: Row = json.loads(json.dumps(values))
+        return [row for row in self._rows if all(name in row and row[name] == asked[name] for name in asked)]
 
     def add(self, row: Row) -> None:
         """Add a row in one write."""
@@ -46,4 +51,4 @@ class Rows:
             file.flush()
             os.fsync(file.fileno())
         self._complete += len(line)
-        self._rows.append(row)
+        self._rows.append(json.loads(line))  # as it will be read

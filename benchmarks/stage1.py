@@ -194,7 +194,12 @@ def two_steps(variant: Variant, arguments: argparse.Namespace, remember: Callabl
 
 
 def main() -> None:
-    arguments = options(parser_of(__doc__, repeats=5))
+    parser = options(parser_of(__doc__, repeats=5))
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="the rows")
+    parser.add_argument("--cold", action="store_true", help="without a first round that does not count")
+    parser.add_argument("--memory", action="store_true", help="also peak memory, beyond model and batch")
+    parser.add_argument("--profile", action="store_true", help="also where the time of our step goes")
+    arguments = parser.parse_args()
     device = begin(arguments)
     variants = {name: VARIANTS[name] for name in arguments.variants}
     records = measure(arguments, variants, device)
@@ -211,18 +216,14 @@ def main() -> None:
     finish(arguments, records)
 
 
-def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Read the options."""
+def options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add what says of what a step is."""
     parser.add_argument("--encoder", default="torchvision:resnet18", help="architecture; its weights are random")
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--attack-steps", type=int, default=10)
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="the rows")
-    parser.add_argument("--cold", action="store_true", help="without a first round that does not count")
-    parser.add_argument("--memory", action="store_true", help="also peak memory, beyond model and batch")
-    parser.add_argument("--profile", action="store_true", help="also where the time of our step goes")
-    return parser.parse_args()
+    return parser
 
 
 def measure(arguments: argparse.Namespace, variants: dict[str, Variant], device: torch.device) -> list[Record]:

@@ -7,12 +7,14 @@ import datetime as dt
 import itertools
 import json
 import multiprocessing
+import os
 import platform
 import statistics
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,25 +23,45 @@ from genaf_sdk._version import __version__
 from genaf_sdk.precision import has_bf16
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
 Record = dict[str, Any]
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def parser_of(description: str | None, *, repeats: int) -> argparse.ArgumentParser:
-    """Return a parser of the options that every benchmark has."""
+def parser_of(
+    description: str | None, *, repeats: int, processor: bool = False, records: bool = True
+) -> argparse.ArgumentParser:
+    """Return a parser of the options that benchmarks share.
+
+    Args:
+        description: The docstring of the benchmark.
+        repeats: Default of ``--repeats``.
+        processor: Whether processor seconds are all it measures: of one thread unless told otherwise, on no GPU.
+        records: Whether it writes the file that ``--json`` names.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=2, help="of torch, on the CPU")
+    if processor:
+        parser.set_defaults(device="cpu", clock="cpu")
+    else:
+        parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        parser.add_argument(
+            "--clock", choices=list(CLOCKS), default="wall", help="cpu: of the processor, for busy machines"
+        )
+    parser.add_argument("--threads", type=int, default=1 if processor else 2, help="of torch, on the CPU")
     parser.add_argument("--repeats", type=int, default=repeats, help="runs of each candidate, in turn")
-    parser.add_argument(
-        "--clock", choices=list(CLOCKS), default="wall", help="cpu: of the processor, for busy machines"
-    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="file to write the records to")
+    if records:
+        parser.add_argument("--json", type=Path, help="file to write the records to")
     return parser
+
+
+@contextmanager
+def processor_alone() -> Iterator[None]:
+    """Context: what chooses its device by itself, as training does, takes the processor although there is a GPU."""
+    with mock.patch.dict(os.environ, ACCELERATE_USE_CPU="true"):
+        yield
 
 
 def begin(arguments: argparse.Namespace) -> torch.device:

@@ -18,6 +18,7 @@ from typing import ClassVar
 from genaf_sdk import HardenConfig, harden
 from genaf_sdk.engine.schedule import Schedule
 from genaf_sdk.engine.stage import Losses
+from genaf_sdk.inputs.images import input_space
 from genaf_sdk.methods import METHODS, Method, Strength
 from genaf_sdk.methods.losses import cross_entropy
 from genaf_sdk.settings import Epsilon
@@ -35,10 +36,10 @@ class Toy(Method):
     schedule: Schedule = Schedule(epochs=16)
     epsilon: Epsilon = 8 / 255
 
-    def views(self, model, batch, adversary):  # noqa: ARG002  # this one looks at neither model nor adversary
+    def views(self, model, batch, adversary):  # noqa: ARG002  # this one needs no adversary
         """Return one view of the batch; its random numbers are the step's, on any number of processes."""
         noise = batch.uniform("noise", tuple(batch.inputs.shape[1:]), -self.epsilon, self.epsilon)
-        return ((batch.inputs + noise).clamp(0, 1),)
+        return (input_space(model, batch.inputs).add(batch.inputs, noise),)
 
     def losses(self, outputs, batch):
         """Return one value a row; means, precision and processes are the engine's business."""

@@ -33,11 +33,13 @@ def executor_of(kind: str, folder: str) -> Iterator[Any]:
         jobs = submitit.AutoExecutor(folder=f"{folder}/jobs")
         jobs.update_parameters(timeout_min=240, cpus_per_task=4, slurm_mem="16GB")
         yield jobs
-    else:
+    elif kind == "dask":
         from dask.distributed import Client
 
         with Client(n_workers=2, threads_per_worker=1) as client:  # or Client("scheduler:8786")
             yield client.get_executor()
+    else:
+        raise SystemExit(f"There is no {kind!r}: processes, slurm or dask.")
 
 
 def main(
@@ -46,10 +48,8 @@ def main(
     """Train and attack two methods with every seed, each on a worker of its own."""
     short = {"schedule": {"epochs": epochs}}
     methods = {name: HardenConfig.preset(name).with_(method=short) for name in ("fine-tuning", "universal-at")}
-    with executor_of(kind, output_dir) as executor:
-        comparison = compare(
-            "bundled:simclr-cifar10", data, methods, seeds=seeds, output_dir=output_dir, executor=executor
-        )
+    with executor_of(kind, output_dir) as pool:
+        comparison = compare("bundled:simclr-cifar10", data, methods, seeds=seeds, output_dir=output_dir, executor=pool)
     print(comparison.markdown())
     return comparison
 

@@ -20,6 +20,7 @@ from genaf_sdk.report.scores import Score, lowest_accuracy
 from genaf_sdk.report.verdict import budget_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -221,6 +222,11 @@ def read_rows(path: Path) -> list[ComparisonRow]:
         return [ComparisonRow.from_json(line) for line in lines if line.endswith("\n")]
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{path} is damaged: {error!r}.", remedy="move it away and start again") from error
+
+
+def latest(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """Return of each method and seed the last row: earlier ones have settings or images that were changed since."""
+    return list({(row.method, row.seed): row for row in rows}.values())
 
 
 def append_row(path: Path, row: ComparisonRow) -> ComparisonRow:

@@ -18,6 +18,11 @@ import pytest
 import genaf_sdk
 from genaf_sdk import errors
 from genaf_sdk.attacks import known_attacks
+from genaf_sdk.attacks.base import Attack
+from genaf_sdk.methods import Method
+from genaf_sdk.methods.against import Against
+from genaf_sdk.models.storage import StoredConfig
+from genaf_sdk.settings import Settings
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 FAMILY = {name for name in vars(errors) if name.endswith("Error")}
@@ -102,6 +107,30 @@ def test_every_field_of_a_documented_dataclass_is_explained() -> None:
             text = inspect.getdoc(value) or ""
             names = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
             missing += [f"{path}.{name}" for name in names if not re.search(rf"^\s+{name}:", text, re.MULTILINE)]
+    assert not missing
+
+
+def kinds_of(kind: type[Settings]) -> Iterator[type[Settings]]:
+    """Yield the classes of settings of the package below one, but for attacks, which have a page of their own."""
+    for below in kind.__subclasses__():
+        if below.__module__.startswith("genaf_sdk.") and below is not Attack:
+            yield below
+            yield from kinds_of(below)
+
+
+def test_every_setting_is_on_the_page_of_settings() -> None:
+    listed: dict[str, list[str]] = {}
+    for block in (REFERENCE / "settings.md").read_text("utf-8").split("\n::: ")[1:]:
+        members = re.search(r"members: \[(.*)\]", block)
+        listed[block.split()[0]] = members[1].split(", ") if members else []
+    missing = []
+    for kind in set(kinds_of(Settings)) - {StoredConfig, Method, Against}:
+        path = f"{kind.__module__}.{kind.__qualname__}"
+        if path not in listed:  # of a module, its members are classes, shown whole
+            missing += [path] if kind.__name__ not in listed.get(kind.__module__, []) else []
+        elif listed[path]:
+            own = {field.name for field in dataclasses.fields(kind)} & inspect.get_annotations(kind).keys()
+            missing += [f"{path}.{name}" for name in own - set(listed[path])]
     assert not missing
 
 

@@ -51,6 +51,8 @@ def test_no_bare_asserts_prints_or_devices_in_the_package() -> None:
             assert not isinstance(node, ast.Assert), f"{path}:{node.lineno}"
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 assert node.func.attr != "cuda", f"{path}:{node.lineno}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "print", f"{path}:{node.lineno}"
 
 
 def test_attacks_and_robustness_never_import_training() -> None:

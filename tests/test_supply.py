@@ -136,6 +136,7 @@ def test_locks_are_within_the_bounds_and_name_no_index(path: Path) -> None:
     for requirement in asked:
         name = canonicalize_name(requirement.name)
         assert requirement.specifier.contains(pinned[name]), f"{path.name}: {name}; run tools/lock.py"
+    assert len(lock.PACKAGE.findall(text)) == len(audit.lines_of(path)), "what tools/lock.py counts"
     entries = re.split(r"\n(?=\S)", text.partition("\n")[2].strip())
     assert all(("--hash=sha256:" in entry) == hashes for entry in entries)
 
@@ -145,6 +146,9 @@ def test_the_image_installs_hashed_files_and_runs_without_rights() -> None:
     assert f"python:{lock.IMAGE_PYTHON}-slim" in text
     assert "--require-hashes" in text
     assert "requirements-${REQUIREMENTS}-locked.txt" in text
+    count = len(audit.lines_of(ROOT / "export" / "serve" / "requirements-cpu-locked.txt"))
+    page = (ROOT / "docs" / "serving.md").read_text("utf-8")
+    assert f"`serve/requirements-cpu-locked.txt` ({count} packages;" in page
     assert re.search(r"^USER 10001$", text, re.M)
     assert "--read-only" in text
     assert "--cap-drop ALL" in text

@@ -11,6 +11,7 @@ a package index; which one is not recorded.
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ LOCKS = {
     SERVE / "requirements-gpu-locked.txt": (SERVE / "requirements-gpu.txt", IMAGE_PYTHON, True),
 }
 """Target: source, Python (empty: the oldest that the package takes), whether with hashes."""
+PACKAGE = re.compile(r"^[\w.-]+(?:\[[^]]*\])?==", re.M)
+"""The beginning of a line that names one; markers, too, have ``==``."""
 HEADER = "# Written by tools/lock.py from {source}; do not edit.\n"
 
 
@@ -51,7 +54,7 @@ def main() -> int:
             made[target] = HEADER.format(source=source.relative_to(ROOT).as_posix()) + done.stdout
     for target, text in made.items():
         target.write_text(text, encoding="utf-8")
-        print(f"{target.relative_to(ROOT)}: {text.count('==')} packages")
+        print(f"{target.relative_to(ROOT)}: {len(PACKAGE.findall(text))} packages")
     return 0
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Role, Score, is_universal
-from genaf_sdk.rows import read_rows
+from genaf_sdk.rows import latest, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -87,7 +87,7 @@ def worst(scores: Iterable[Score]) -> dict[str, float]:
 def own_entries() -> Iterable[Entry]:
     """Yield our entries, in the order of their files."""
     for folder, (data, encoder, command) in FOLDERS.items():
-        rows = read_rows(RESULTS / folder / "comparison.jsonl")
+        rows = latest(read_rows(RESULTS / folder / "comparison.jsonl"))
         for method in dict.fromkeys(row.method for row in rows):
             chosen = [row for row in rows if row.method == method]
             found = [worst(row.scores) for row in chosen]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from genaf_sdk.rows import Comparison, read_rows
+from genaf_sdk.rows import Comparison, latest, read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "how-to" / "decide.md"
@@ -31,7 +31,7 @@ def table() -> str:
     header = ("task", "images", "preset", *SHOWN.values(), "CPU s", "CPU s per 1,000 images")
     lines = [header, ("---", "---:", "---", *["---:"] * (len(header) - 3))]
     for folder, (task, images) in TASKS.items():
-        comparison = Comparison(read_rows(ROOT / "docs" / "results" / folder / "comparison.jsonl"))
+        comparison = Comparison(latest(read_rows(ROOT / "docs" / "results" / folder / "comparison.jsonl")))
         columns, *rows = comparison.cells()
         for row in sorted((row for row in rows if row[0] in PRESETS), key=lambda row: PRESETS.index(row[0])):
             cells = dict(zip(columns, row, strict=True))

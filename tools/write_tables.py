@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genaf_sdk.report.scores import Role, Score
-from genaf_sdk.rows import read_rows
+from genaf_sdk.rows import latest, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,7 +86,7 @@ def _cell(values: Sequence[float]) -> str:
 def table(folder: str, page: Path) -> str:
     """Return the rows of a folder of docs/results as Markdown, in the columns of a page."""
     columns = SHORT if page.name == "README.md" else FULL
-    rows = read_rows(ROOT / "docs" / "results" / folder / "comparison.jsonl")
+    rows = latest(read_rows(ROOT / "docs" / "results" / folder / "comparison.jsonl"))
     of_methods = [[row for row in rows if row.method == method] for method in METHODS]
     heads = " | ".join(("method", *columns, "CPU s"))
     rule = " | ".join(("---", *["---:"] * (len(columns) + 1)))

@@ -100,12 +100,14 @@ def test_restarts_of_pgd_never_lose_and_leave_out_what_is_fooled() -> None:
     pixels, labels = pixels_and_predictions(model)
     asked: list[int] = []
     model.register_forward_hook(lambda module, inputs, output: asked.append(len(inputs[0])))
-    once, thrice = (PGD(budget=0.005, steps=3, restarts=restarts)(model, pixels, labels) for restarts in (1, 3))
-    margins = [margin_loss(model(images), labels) for images in (once, thrice)]
-    assert bool(
-        (margins[1] >= margins[0] - 1e-6).all() or (margins[1][margins[0] <= 0] >= margins[0][margins[0] <= 0]).all()
-    )
-    assert min(asked) < len(pixels)
+    once = PGD(budget=0.1, steps=3)(model, pixels, labels)
+    thrice = PGD(budget=0.1, steps=3, restarts=3)(model, pixels, labels)
+    assert asked[-1] < len(pixels)  # where the last start ended, of those alone that withstood the others
+    first, best = (margin_loss(model(images), labels) for images in (once, thrice))
+    fooled = first > 0
+    assert 0 < int(fooled.sum()) < len(pixels)
+    assert bool((best[fooled] > 0).all())
+    assert bool((best[~fooled] >= first[~fooled] - 1e-6).all())
 
 
 def test_pgd_leaves_nothing_right_that_is_wrong_without_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import math
 from itertools import pairwise
 
@@ -81,7 +82,6 @@ def test_contrast_is_the_plain_formula() -> None:
 
 
 def test_brightness_raises_the_value_of_hsv() -> None:
-    colorsys = pytest.importorskip("colorsys")
     images = pictures(2, 12)
     found = corrupted(images, "brightness", 2, range(2))
     for index in range(2):

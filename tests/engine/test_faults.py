@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import resource
 import signal
 import time
 from collections.abc import Sequence
@@ -123,6 +122,7 @@ def test_a_loader_worker_that_dies_ends_the_run_and_says_so(
 
 def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path: Path) -> None:
     """The limit on file sizes makes the kernel refuse the write, as a full disk does."""
+    resource = pytest.importorskip("resource", reason="limits of POSIX")
     checkpoints = open_checkpoints(tmp_path, {}, ALONE, resume=False)
     tensors = {"x": torch.zeros(100_000)}
     checkpoints.save("stage 1", Checkpoint(1, tensors, {}))

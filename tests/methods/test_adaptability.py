@@ -14,7 +14,7 @@ from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
 from genaf_sdk.engine.machine import MachineConfig
 from genaf_sdk.engine.train import train
-from genaf_sdk.methods import adaptability
+from genaf_sdk.methods import PGDAT, adaptability
 from genaf_sdk.methods.adaptability import Adaptation
 from genaf_sdk.methods.guard import Guard, Interpolation, WeightPath, measured_points, select
 from genaf_sdk.methods.lab import Lab
@@ -184,6 +184,9 @@ def test_rift_is_pgd_at_and_one_layer_more(
     )
     lab = fine_tune(method, cpu_run(), tiny_model(tiny_encoder), striped)
     assert len(lab.findings["adaptation"].layers) == 1
+    assert isinstance(method, PGDAT)
+    assert (type(method).losses, type(method).views) == (PGDAT.losses, PGDAT.views)
+    assert method.against == HardenConfig.preset("pgd-at").method.against
 
 
 def test_a_probe_that_gains_nothing_is_undone_and_says_so(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from devtools import CHROMIUM
 
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 RESULT = re.compile(r'<pre id="axe-result">(.*?)</pre>', re.DOTALL)
@@ -22,11 +22,10 @@ FLAGS = (
 
 def chromium(folder: Path, page: Path, *flags: str) -> tuple[str, list[str]]:
     """Open a page and return its DOM and what the console said; skip the test where there is no Chromium."""
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
+    if CHROMIUM is None:
         pytest.skip("needs chromium")
     command = [
-        program,
+        CHROMIUM,
         *FLAGS,
         "--enable-logging=stderr",
         f"--user-data-dir={folder / 'profile'}",
