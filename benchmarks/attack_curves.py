@@ -38,7 +38,6 @@ from genaf_sdk.attacks import (
     UniversalModelAttack,
     load_attack,
 )
-from genaf_sdk.attacks.base import SampleWise
 from genaf_sdk.encoders import load_encoder
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def main() -> None:
     setting |= {"surrogate": len(subject.surrogate[0]), "seed": arguments.seed}
     for text in arguments.attacks:
         attack = load_attack(text)
-        most = arguments.each if isinstance(attack, SampleWise) else arguments.n
+        most = arguments.each if isinstance(attack, (FeatureAttack, SampleWiseAttack)) else arguments.n
         scored = setting | {"attack": text, "settings": asdict(attack), "n": min(most, len(subject.test[0]))}
         for column in columns(attack, subject):
             asked = scored | {"column": column}
