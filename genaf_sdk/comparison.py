@@ -28,6 +28,7 @@ from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.files import require_writable, trial_folder
 from genaf_sdk.inputs.images import image_space
 from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.models.fingerprint import encoder_fingerprint
 from genaf_sdk.pipeline import harden
 from genaf_sdk.preflight import require_attacks, require_ready
 from genaf_sdk.preparation import load_images, load_published, new_candidate, resolved
@@ -99,7 +100,7 @@ def compare(
     configs = _configurations(methods, seeds)
     folder = None if output_dir is None else require_writable(Path(output_dir))
     public, evaluation = load_encoder(encoder), evaluation or EVALUATION
-    known = _known(folder)
+    known, own = _known(folder), encoder_fingerprint(public)
     comparison, groups = Comparison(), []
 
     def add(row: ComparisonRow, *, is_new: bool = True) -> None:
@@ -120,12 +121,12 @@ def compare(
             data, transferred, group = loaded[config.loading]
             public = data.space.placed(public)
             require_attacks(evaluation.attacks, public, data, seed)
-            identity = identity_of(name, seed, config.to_dict(), group.fingerprint)
+            identity = identity_of(name, seed, config.to_dict(), own, group.fingerprint)
             known = known if identity in known else _known(folder)  # another process may have added it meanwhile
             if identity in known:
                 add(known[identity], is_new=False)
                 continue
-            _tell_what_moved(known.values(), name, config)
+            _tell_what_moved(known.values(), name, config, own)
             if executor is None:
                 add(_measure(name, config, public, data, transferred, progress))
             else:
@@ -163,12 +164,13 @@ def seconds_of_comparison(
     folder = None if output_dir is None else Path(output_dir)
     with contextlib.nullcontext() if folder is None else trial_folder(folder):
         rows = [] if folder is None else read_rows(folder / ROWS_FILE)
-    known = {identity_of(row.method, row.seed, row.config) for row in rows}
-    found = dict[str, float]()
+    known = {identity_of(row.method, row.seed, row.config, row.encoder) for row in rows}
+    found, own = dict[str, float](), encoder_fingerprint(public)
     with own_accelerator("no") as engine, torch.random.fork_rng():
         for name, chosen in configs.items():
             config = chosen.with_(seed=seeds[0], evaluation=evaluation or EVALUATION)
-            missing = sum(identity_of(name, seed, config.with_(seed=seed).to_dict()) not in known for seed in seeds)
+            wanted = (identity_of(name, seed, config.with_(seed=seed).to_dict(), own) for seed in seeds)
+            missing = sum(identity not in known for identity in wanted)
             if not missing:
                 continue
             data = load_images(dataset, public, config, folder)
@@ -282,12 +284,18 @@ def _known(folder: Path | None) -> dict[str, ComparisonRow]:
     return {} if folder is None else {row.identity: row for row in reversed(read_rows(folder / ROWS_FILE))}
 
 
-def _tell_what_moved(rows: Iterable[ComparisonRow], method: str, config: HardenConfig) -> None:
+def _tell_what_moved(rows: Iterable[ComparisonRow], method: str, config: HardenConfig, encoder: str) -> None:
     """Warn where there is a row of this method and seed, and it cannot be used; ``rows``: the newest first."""
     before = [row for row in rows if (row.method, row.seed) == (method, config.seed)]
     if before:
-        moved = differences(relevant(before[0].config), relevant(config.to_dict())) or ["other images"]
-        logger.warning("%s, seed %d is measured anew, as its row has: %s.", method, config.seed, "; ".join(moved))
+        moved = differences(relevant(before[0].config), relevant(config.to_dict()))
+        moved += ["another encoder"] if before[0].encoder != encoder else []
+        logger.warning(
+            "%s, seed %d is measured anew, as its row has: %s.",
+            method,
+            config.seed,
+            "; ".join(moved or ["other images"]),
+        )
 
 
 def _measure(
@@ -333,6 +341,7 @@ def _measure(
         tuple(report.scores),
         round(seconds, 3),
         round(cpu_seconds, 3),
+        encoder_fingerprint(public),
     )
 
 

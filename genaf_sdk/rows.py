@@ -41,6 +41,8 @@ class ComparisonRow:
         scores: What ``evaluate`` measured.
         seconds: Wall time of both stages.
         cpu_seconds: Processor time of both stages, over all threads: on a CPU the fairer figure where others compute.
+        encoder: SHA-256 of the published encoder, its weights and normalization; empty in older rows, which are never
+            taken for those of another run.
     """
 
     method: str
@@ -50,11 +52,12 @@ class ComparisonRow:
     scores: tuple[Score, ...]
     seconds: float
     cpu_seconds: float
+    encoder: str = ""
 
     @property
     def identity(self) -> str:
         """What tells it from others; see ``identity_of``."""
-        return identity_of(self.method, self.seed, self.config, self.data)
+        return identity_of(self.method, self.seed, self.config, self.encoder, self.data)
 
     @property
     def figures(self) -> dict[str, float]:
@@ -255,9 +258,9 @@ def append_row(path: Path, row: ComparisonRow) -> ComparisonRow:
     return row
 
 
-def identity_of(method: str, seed: int, content: dict[str, Any], data: str = "") -> str:
-    """Return what tells a row from others, as text: method, seed, settings, SHA-256 of the data."""
-    return json.dumps([method, seed, relevant(content), data], sort_keys=True)
+def identity_of(method: str, seed: int, content: dict[str, Any], encoder: str, data: str = "") -> str:
+    """Return what tells a row from others, as text: method, seed, settings, SHA-256 of the encoder and of the data."""
+    return json.dumps([method, seed, relevant(content), encoder, data], sort_keys=True)
 
 
 def relevant(content: dict[str, Any]) -> dict[str, Any]:

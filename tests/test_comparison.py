@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import genaf_sdk.comparison as comparison_module
@@ -86,6 +88,29 @@ def test_a_comparison_that_was_stopped_goes_on(
     assert compare(tiny_encoder, striped, changed, **kept).rows[0] != both.rows[1]  # type: ignore[arg-type]
     assert len(read_rows(file)) == 3
     assert "fast, seed 0 is measured anew, as its row has: method.adaptability.epochs was 0 and is 1." in caplog.text
+
+
+def test_a_row_of_another_encoder_is_not_taken_for_this_one(
+    tiny_encoder: nn.Module,
+    striped: DataSplits,
+    quick_config: HardenConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    configs = {"fine-tuning": quick("fine-tuning", quick_config)}
+    kept = {"evaluation": QUICK, "output_dir": tmp_path, "progress": False}
+    (one,) = compare(tiny_encoder, striped, configs, **kept).rows  # type: ignore[arg-type]
+    other_encoder = copy.deepcopy(tiny_encoder)
+    with torch.no_grad():
+        next(other_encoder.parameters()).mul_(1.5)
+    told = {"evaluation": QUICK, "output_dir": tmp_path}
+    assert seconds_of_comparison(tiny_encoder, striped, configs, **told) == {}  # type: ignore[arg-type]
+    assert seconds_of_comparison(other_encoder, striped, configs, **told)["fine-tuning"] > 0  # type: ignore[arg-type]
+    (other,) = compare(other_encoder, striped, configs, **kept).rows  # type: ignore[arg-type]
+    assert "fine-tuning, seed 0 is measured anew, as its row has: another encoder." in caplog.text
+    assert one.encoder != other.encoder
+    assert one.scores != other.scores
+    assert read_rows(tmp_path / "comparison.jsonl") == [one, other]
 
 
 def test_two_processes_with_one_folder_share_their_rows(

@@ -10,6 +10,8 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from genaf_sdk.models.encoder import PixelEncoder
+
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:
     """Return a SHA-256 over names, shapes, types and values."""
@@ -18,3 +20,8 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def encoder_fingerprint(encoder: PixelEncoder) -> str:
+    """Return a SHA-256 over an encoder's weights and its normalization, whatever their layout and device."""
+    return fingerprint({**encoder.state_dict(), "mean": encoder.mean, "std": encoder.std})
