@@ -34,6 +34,11 @@ FOLDERS = {
         "MobileNetV1 x0.25",
         AGAIN.format("mobilenet_v1_x0.25 --encoders FOLDER --data FOLDER --sets trash --size 128 --precision no"),
     ),
+    "methods-efficientnet_lite0-96-trash": (
+        "trash, 1,877 photographs, 96 px",
+        "EfficientNet-Lite0",
+        AGAIN.format("efficientnet_lite0 --encoders FOLDER --data FOLDER --sets trash --size 96 --precision no"),
+    ),
     "methods-mobilenet_v1_x0.25-128-steel": (
         "steel, 1,353 photographs, 128 px",
         "MobileNetV1 x0.25",

@@ -16,6 +16,7 @@ PAGE = ROOT / "docs" / "how-to" / "decide.md"
 BEGIN, END = "<!-- write_decision: begin -->\n", "<!-- write_decision: end -->\n"
 TASKS = {
     "methods-mobilenet_v1_x0.25-128-trash": ("photographs of trash, 6 classes, 128 px, MobileNetV1 x0.25", 1877),
+    "methods-efficientnet_lite0-96-trash": ("photographs of trash, 6 classes, 96 px, EfficientNet-Lite0", 1877),
     "methods-mobilenet_v1_x0.25-128-steel": ("photographs of steel, 6 classes, 128 px, MobileNetV1 x0.25", 1353),
     "methods-bundled-32-digits": ("digits, 10 classes, easy", 1347),
     "methods-bundled-32-gtsrb": ("traffic signs, 43 classes", 20000),
