@@ -48,5 +48,6 @@ def test_the_way_is_short(
     monkeypatch.setattr(module, name, noted)
     config = quick_config.with_(method={"schedule": {"epochs": 1}, "adaptability": {"epochs": 0}})
     harden(tiny_encoder, striped, config, evaluate=False, progress=False, preflight=False)
-    assert found[0] == expected
+    trained = [path for path in found if "settled_machine" not in path]  # which tries what memory a step takes
+    assert trained[0] == expected
     assert len(expected) + 1 <= 6
