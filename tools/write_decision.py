@@ -15,32 +15,32 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "how-to" / "decide.md"
 BEGIN, END = "<!-- write_decision: begin -->\n", "<!-- write_decision: end -->\n"
 TASKS = {
-    "methods-mobilenet_v1_x0.25-128-trash": ("photographs of trash, 6 classes, 128 px, MobileNetV1 x0.25", 1877),
-    "methods-efficientnet_lite0-96-trash": ("photographs of trash, 6 classes, 96 px, EfficientNet-Lite0", 1877),
-    "methods-mobilenet_v1_x0.25-128-steel": ("photographs of steel, 6 classes, 128 px, MobileNetV1 x0.25", 1353),
-    "methods-bundled-32-digits": ("digits, 10 classes, easy", 1347),
+    "methods-mobilenet_v1_x0.25-128-trash": ("trash at 128 px, MobileNetV1 x0.25", 1877),
+    "methods-efficientnet_lite0-96-trash": ("trash at 96 px, EfficientNet-Lite0", 1877),
+    "methods-mobilenet_v1_x0.25-128-steel": ("steel at 128 px, MobileNetV1 x0.25", 1353),
+    "methods-bundled-32-digits": ("digits, easy", 1347),
     "methods-bundled-32-gtsrb": ("traffic signs, 43 classes", 20000),
 }
 """Folder in docs/results: the task, and its images for training and validation."""
-PRESETS = ("strict", "default", "fast", "trades", "fine-tuning")
+PRESETS = ("strict", "default", "fast", "pgd-at", "trades", "fine-tuning")
 """In the order of the table; those that a folder has."""
 SHOWN = {"clean": "clean", "worst DAE": "worst DAE", "pgd 4/255": "PGD 4/255"}
 
 
 def table() -> str:
-    """Return the table as Markdown: a line for each task and preset."""
+    """Return the table as Markdown: a line for each task and preset, the first of which names the task."""
     header = ("task", "images", "preset", *SHOWN.values(), "CPU s", "CPU s per 1,000 images")
     lines = [header, ("---", "---:", "---", *["---:"] * (len(header) - 3))]
     for folder, (task, images) in TASKS.items():
         comparison = Comparison(latest(read_rows(ROOT / "docs" / "results" / folder / "comparison.jsonl")))
         columns, *rows = comparison.cells()
+        named = task, f"{images:,}"
         for row in sorted((row for row in rows if row[0] in PRESETS), key=lambda row: PRESETS.index(row[0])):
             cells = dict(zip(columns, row, strict=True))
             seconds = comparison.cpu_seconds(row[0])
             shown = [cells[name] for name in SHOWN]
-            lines.append(
-                (task, f"{images:,}", f"`{row[0]}`", *shown, f"{seconds:.0f}", f"{1000 * seconds / images:.0f}")
-            )
+            lines.append((*named, f"`{row[0]}`", *shown, f"{seconds:.0f}", f"{1000 * seconds / images:.0f}"))
+            named = "", ""
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
