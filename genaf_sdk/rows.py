@@ -176,12 +176,15 @@ class Comparison:
         self.plot(folder / PLOT_FILE)
 
     def plot(self, path: Path) -> None:
-        """Draw clean accuracy against that under the worst DAE, and beside it under PGD, where that was measured."""
+        """Draw clean accuracy against that under the worst DAE, and beside it under PGD of the least budget, if any."""
         from matplotlib import rc_context
         from matplotlib.figure import Figure
 
-        named = {name for method in self.methods for name in self.figures(method)}
-        threats = [WORST_DAE, *sorted(name for name in named if name.startswith("pgd "))[:1]]
+        scores = [
+            score for row in self.rows for score in row.scores if (score.column, score.attack) == ("white-box", "pgd")
+        ]
+        least = min(scores, key=lambda score: score.budget, default=None)
+        threats = [WORST_DAE] if least is None else [WORST_DAE, f"pgd {budget_text(least)}"]
         figure = Figure(figsize=(5 * len(threats), 4.6), layout="constrained")
         for axes, threat in zip(figure.subplots(1, len(threats), squeeze=False).flat, threats, strict=True):
             self._draw(axes, threat)

@@ -260,6 +260,11 @@ def test_the_plot_has_a_panel_for_each_threat_and_names_what_lies_on_one_point_o
     drawing = (tmp_path / "plot.svg").read_text()  # matplotlib leaves every text as a comment beside its outlines
     texts = ("accuracy under the worst DAE in %", "accuracy under PGD 4/255 in %", "a, b", "c")
     assert [drawing.count(f"<!-- {text} -->") for text in texts] == [1, 1, 2, 2]
+    larger = Score("hardened", "white-box", "pgd", 16 / 255, 100, 5, 0)  # type: ignore[arg-type]
+    Comparison([dataclasses.replace(row("a", 0, 90), scores=(larger, *row("a", 0, 90).scores))]).plot(
+        tmp_path / "two.svg"
+    )
+    assert "<!-- accuracy under PGD 4/255 in % -->" in (tmp_path / "two.svg").read_text(), "of two budgets the least"
     without = dataclasses.replace(row("a", 0, 90), scores=row("a", 0, 90).scores[:4])
     Comparison([without]).plot(tmp_path / "plot.svg")
     drawing = (tmp_path / "plot.svg").read_text()
