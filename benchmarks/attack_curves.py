@@ -5,10 +5,11 @@ r"""Accuracy against processor seconds for attacks on saved models: one JSON lin
     python benchmarks/attack_curves.py --table rows.jsonl
 
 A model whose encoder is a module of the caller's own needs ``--encoder NAME --encoders FOLDER`` (see robustness.py).
-Attacks on encoders are crafted on the model's own encoder (adaptive) and, with ``--published ID``, on that one
-(transfer). Universal ones see training images and are scored on test images; sample-wise ones attack the first test
-images. Seconds are those of this process on ``--threads`` threads, loading and scoring left out. A row has all settings
-of its attack, data and numbers of images, and is measured again where any of them has changed since.
+Attacks on encoders are crafted on the model's own encoder (adaptive) and, where ``--published ID`` or ``--encoder``
+names the published one, on that (transfer). Universal ones see training images and are scored on test images;
+sample-wise ones attack the first test images. Seconds are those of this process on ``--threads`` threads, loading and
+scoring left out. A row has all settings of its attack, data and numbers of images, and is measured again where any of
+them has changed since.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def main() -> None:
         parser.error("--model and --data say what is attacked, or --table which rows are shown")
     torch.set_num_threads(arguments.threads)
     rows, subject = Rows(arguments.output, KEY), read(arguments)
-    setting = {"model": subject.name, "data": arguments.data, "published": arguments.published}
+    setting = {"model": subject.name, "data": arguments.data, "published": arguments.published or arguments.encoder}
     setting |= {"surrogate": len(subject.surrogate[0]), "seed": arguments.seed}
     for text in arguments.attacks:
         attack = load_attack(text)
@@ -147,7 +148,11 @@ def read(arguments: argparse.Namespace) -> Subject:
         if arguments.data in ("gtsrb", "cifar10")
         else load_data(arguments.data, image_size=size, interpolation=model.encoder.interpolation, seed=0)
     )
-    published = None if arguments.published is None else load_encoder(arguments.published, image_size=size)
+    published: nn.Module | None = None
+    if arguments.published is not None:
+        published = load_encoder(arguments.published, image_size=size)
+    elif arguments.encoder is not None:
+        published = ENCODERS[arguments.encoder](arguments.encoders, size)
     images, image_labels = data.train.sample(arguments.surrogate, seed=arguments.seed)
     pixels, labels = data.test.sample(arguments.n, seed=arguments.seed)
     images, pixels = (part.contiguous(memory_format=torch.channels_last) for part in (images, pixels))
