@@ -25,7 +25,7 @@ from genaf_sdk.estimates import seconds_of_evaluation, seconds_of_parts
 from genaf_sdk.evaluation.crafting import chosen_attacks, transferred_perturbations
 from genaf_sdk.evaluation.evaluate import evaluate
 from genaf_sdk.evaluation.settings import EvaluationConfig
-from genaf_sdk.files import require_writable, trial_folder
+from genaf_sdk.files import trial_folder
 from genaf_sdk.inputs.images import image_space
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.models.fingerprint import encoder_fingerprint
@@ -84,7 +84,8 @@ def compare(
         seeds: Of training and evaluation.
         evaluation: Attacks; by default those of ``evaluate``, and PGD at half its budget.
         output_dir: Gets ``comparison.jsonl``, a line for each row as soon as it is there, and at the end
-            ``comparison.md`` and ``comparison.svg``. Other processes may write there, too: a row is there once.
+            ``comparison.md`` and ``comparison.svg``. Other processes may write there, too: a row is there once. An error
+            before the first row leaves no empty folder.
         progress: As for ``harden``.
         on_row: Called with every row, those that were there already included.
         executor: Runs the cells, each a method with a seed: any of ``concurrent.futures``, or what has its ``submit``.
@@ -98,49 +99,49 @@ def compare(
         GenafError: As ``harden`` and ``evaluate`` raise.
     """
     configs = _configurations(methods, seeds)
-    folder = None if output_dir is None else require_writable(Path(output_dir))
-    public, evaluation = load_encoder(encoder), evaluation or EVALUATION
-    known, own = _known(folder), encoder_fingerprint(public)
-    comparison, groups = Comparison(), []
+    with contextlib.nullcontext() if output_dir is None else trial_folder(Path(output_dir)) as folder:
+        public, evaluation = load_encoder(encoder), evaluation or EVALUATION
+        known, own = _known(folder), encoder_fingerprint(public)
+        comparison, groups = Comparison(), []
 
-    def add(row: ComparisonRow, *, is_new: bool = True) -> None:
-        if is_new and folder is not None:
-            row = append_row(folder / ROWS_FILE, row)
-        comparison.rows.append(row)
-        if on_row is not None:
-            on_row(row)
+        def add(row: ComparisonRow, *, is_new: bool = True) -> None:
+            if is_new and folder is not None:
+                row = append_row(folder / ROWS_FILE, row)
+            comparison.rows.append(row)
+            if on_row is not None:
+                on_row(row)
 
-    for seed in seeds:
-        loaded: dict[LoadingConfig, tuple[DataSplits, dict[str, Perturbation], _Group]] = {}
-        for name, chosen in configs.items():
-            config = chosen.with_(seed=seed, evaluation=evaluation)
-            if config.loading not in loaded:
-                data = load_images(dataset, public, config, folder)
-                groups.append(_Group(encoder, dataset, data.describe()["fingerprint"], {}))
-                loaded[config.loading] = (data, {}, groups[-1])
-            data, transferred, group = loaded[config.loading]
-            public = data.space.placed(public)
-            require_attacks(evaluation.attacks, public, data, seed)
-            identity = identity_of(name, seed, config.to_dict(), own, group.fingerprint)
-            known = known if identity in known else _known(folder)  # another process may have added it meanwhile
-            if identity in known:
-                add(known[identity], is_new=False)
-                continue
-            _tell_what_moved(known.values(), name, config, own)
-            if executor is None:
-                add(_measure(name, config, public, data, transferred, progress))
+        for seed in seeds:
+            loaded: dict[LoadingConfig, tuple[DataSplits, dict[str, Perturbation], _Group]] = {}
+            for name, chosen in configs.items():
+                config = chosen.with_(seed=seed, evaluation=evaluation)
+                if config.loading not in loaded:
+                    data = load_images(dataset, public, config, folder)
+                    groups.append(_Group(encoder, dataset, data.describe()["fingerprint"], {}))
+                    loaded[config.loading] = (data, {}, groups[-1])
+                data, transferred, group = loaded[config.loading]
+                public = data.space.placed(public)
+                require_attacks(evaluation.attacks, public, data, seed)
+                identity = identity_of(name, seed, config.to_dict(), own, group.fingerprint)
+                known = known if identity in known else _known(folder)  # another process may have added it meanwhile
+                if identity in known:
+                    add(known[identity], is_new=False)
+                    continue
+                _tell_what_moved(known.values(), name, config, own)
+                if executor is None:
+                    add(_measure(name, config, public, data, transferred, progress))
+                else:
+                    group.missing[name] = config
+        for measured in () if executor is None else _measured_on(executor, groups):
+            if isinstance(measured, FailedCell):
+                comparison.failed.append(measured)
             else:
-                group.missing[name] = config
-    for measured in () if executor is None else _measured_on(executor, groups):
-        if isinstance(measured, FailedCell):
-            comparison.failed.append(measured)
-        else:
-            add(measured)
-    order = [(name, seed) for seed in seeds for name in configs]
-    comparison.rows.sort(key=lambda row: order.index((row.method, row.seed)))
-    if folder is not None:
-        comparison.save(folder)
-    return comparison
+                add(measured)
+        order = [(name, seed) for seed in seeds for name in configs]
+        comparison.rows.sort(key=lambda row: order.index((row.method, row.seed)))
+        if folder is not None:
+            comparison.save(folder)
+        return comparison
 
 
 def seconds_of_comparison(

@@ -277,6 +277,24 @@ def test_a_file_is_replaced_only_where_that_is_asked_for(
     assert file.read_text() == "of somebody else"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "no-such-model", "--output-dir", "runs/new"),
+        ("attack", "uapgd", "--output", "runs/new/one.safetensors", "--encoder", "no-such-encoder"),
+        ("export", "no-such-model", "runs/new/model.onnx"),
+        ("export", "no-such-model", "--triton", "runs/new/repository", "--transformers", "runs/other/model"),
+    ],
+)
+def test_an_error_before_anything_is_written_leaves_no_empty_folder(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(list(command)) == USAGE_ERROR
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_encoders_are_found_in_any_case_and_said_to_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["encoders", "SimCLR", "--json"]) == DONE
     assert [entry["id"] for entry in json.loads(capsys.readouterr().out)] == ["bundled:simclr-cifar10"]

@@ -42,6 +42,12 @@ QUICK = EvaluationConfig(
 )
 
 
+def test_an_error_before_the_first_row_leaves_no_empty_folder(striped: DataSplits, tmp_path: Path) -> None:
+    with pytest.raises(GenafError, match="no-such-encoder"):
+        compare("no-such-encoder", striped, ["fast"], output_dir=tmp_path / "runs" / "new", progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 def quick(name: str, base: HardenConfig) -> HardenConfig:
     return resolved(base, name).with_(method={"schedule": {"epochs": 1}})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +13,7 @@ import tyro
 
 from genaf_sdk.cli.output import DONE, Command, if_given
 from genaf_sdk.errors import ConfigError
-from genaf_sdk.files import require_new, require_writable
+from genaf_sdk.files import require_new, trial_folder
 from genaf_sdk.models.checksums import require_outside
 
 if TYPE_CHECKING:
@@ -95,8 +96,12 @@ class Export(Command):
         for file in (output, self.kserve):
             if file is not None:
                 require_new(file, overwrite=self.overwrite)
-        for place in places:
-            require_writable(place.parent)
+        with ExitStack() as tried:
+            for place in places:
+                tried.enter_context(trial_folder(place.parent))
+            return self._write(output)
+
+    def _write(self, output: Path | None) -> int:
         name = self.name or Path(self.model).resolve().name
         written: dict[str, Any] = {}
         shown = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,40 +47,41 @@ class Evaluate(Command):
         from genaf_sdk.estimates import duration, seconds_of_evaluation
         from genaf_sdk.evaluation.evaluate import evaluate
         from genaf_sdk.export.bundle import save_report
-        from genaf_sdk.files import require_writable
+        from genaf_sdk.files import trial_folder
         from genaf_sdk.hardened import HardenedModel
         from genaf_sdk.models.checksums import require_outside
         from genaf_sdk.progress import make_display
 
-        folder = None if self.output_dir is None else require_writable(require_outside(self.output_dir))
-        model = HardenedModel.from_pretrained(self.model)
-        data = load_data(
-            self.data,
-            image_size=model.image_size,
-            channels=model.encoder.channels,
-            interpolation=model.encoder.interpolation,
-            seed=self.seed,
-            leave_out=folder,
-        )
-        source = model.encoder.source
-        encoder = self.encoder or own_source(source) or None
-        seconds = seconds_of_evaluation(model, data, self.settings, public=encoder is not None)
-        console(stderr=True).print(f"The evaluation takes about {duration(seconds)} here. {SHORTER_EVALUATION}")
-        with make_display(wanted=True) as display:
-            task = display.add_task("evaluation", total=None)
+        place = None if self.output_dir is None else require_outside(self.output_dir)
+        with nullcontext() if place is None else trial_folder(place) as folder:
+            model = HardenedModel.from_pretrained(self.model)
+            data = load_data(
+                self.data,
+                image_size=model.image_size,
+                channels=model.encoder.channels,
+                interpolation=model.encoder.interpolation,
+                seed=self.seed,
+                leave_out=folder,
+            )
+            source = model.encoder.source
+            encoder = self.encoder or own_source(source) or None
+            seconds = seconds_of_evaluation(model, data, self.settings, public=encoder is not None)
+            console(stderr=True).print(f"The evaluation takes about {duration(seconds)} here. {SHORTER_EVALUATION}")
+            with make_display(wanted=True) as display:
+                task = display.add_task("evaluation", total=None)
 
-            def show(attack: str) -> None:
-                display.update(task, figures=attack)
+                def show(attack: str) -> None:
+                    display.update(task, figures=attack)
 
-            report = evaluate(model, data, encoder=encoder, config=self.settings, seed=self.seed, on_attack=show)
-        if encoder is None and source:
-            report.notes.append(f"The transfer column needs the published encoder: --encoder {source}")
-        if folder is not None:
-            save_report(report, folder)
-        self.answer_report(report)
-        if folder is not None and not self.json:
-            console().print(f"Everything is in {folder}.")
-        return CHECK_FAILED if report.failures else DONE
+                report = evaluate(model, data, encoder=encoder, config=self.settings, seed=self.seed, on_attack=show)
+            if encoder is None and source:
+                report.notes.append(f"The transfer column needs the published encoder: --encoder {source}")
+            if folder is not None:
+                save_report(report, folder)
+            self.answer_report(report)
+            if folder is not None and not self.json:
+                console().print(f"Everything is in {folder}.")
+            return CHECK_FAILED if report.failures else DONE
 
 
 @dataclass(frozen=True)
@@ -111,45 +113,46 @@ class Attack(Command):
         from genaf_sdk.encoders import load_encoder
         from genaf_sdk.errors import AttackError
         from genaf_sdk.estimates import duration, seconds_of_a_pass
-        from genaf_sdk.files import require_new, require_writable
+        from genaf_sdk.files import require_new, trial_folder
         from genaf_sdk.hardened import HardenedModel
         from genaf_sdk.models.checksums import require_outside
         from genaf_sdk.progress import make_display
 
-        require_writable(require_new(require_outside(self.output), overwrite=self.overwrite).parent)
-        converted(Count, self.samples, "samples")
-        attack = load_attack(self.name)
-        if not isinstance(attack, EncoderAttack):
-            raise AttackError(
-                f"{self.name!r} attacks whole models.",
-                expected="an attack on encoders",
-                remedy="use `genaf evaluate --attacks`",
+        require_new(require_outside(self.output), overwrite=self.overwrite)
+        with trial_folder(self.output.parent):
+            converted(Count, self.samples, "samples")
+            attack = load_attack(self.name)
+            if not isinstance(attack, EncoderAttack):
+                raise AttackError(
+                    f"{self.name!r} attacks whole models.",
+                    expected="an attack on encoders",
+                    remedy="use `genaf evaluate --attacks`",
+                )
+            attack = attack if self.budget is None else attack.with_budget(self.budget)
+            encoder: PixelEncoder
+            if Path(self.encoder).is_dir():
+                encoder = HardenedModel.from_pretrained(self.encoder).encoder
+            else:
+                encoder = load_encoder(self.encoder)
+            data = load_data(
+                self.data,
+                image_size=encoder.image_size,
+                channels=encoder.channels,
+                interpolation=encoder.interpolation,
             )
-        attack = attack if self.budget is None else attack.with_budget(self.budget)
-        encoder: PixelEncoder
-        if Path(self.encoder).is_dir():
-            encoder = HardenedModel.from_pretrained(self.encoder).encoder
-        else:
-            encoder = load_encoder(self.encoder)
-        data = load_data(
-            self.data,
-            image_size=encoder.image_size,
-            channels=encoder.channels,
-            interpolation=encoder.interpolation,
-        )
-        pixels, _ = data.train.sample(self.samples, seed=self.seed)
-        passes = attack.passes(len(pixels))
-        if passes:  # some attacks state no cost
-            seconds = passes * seconds_of_a_pass(encoder, data, passes)
-            console(stderr=True).print(f"{attack.name} takes about {duration(seconds)} here. {SHORTER_ATTACK}")
-        with make_display(wanted=True) as display:
-            display.update(display.add_task("crafting", total=None), figures=attack.name)
-            perturbation = attack(encoder, pixels, seed=self.seed)
-        perturbation.save(self.output)
-        spent = perturbation.details["seconds"]
-        content = {"attack": self.name, "file": str(self.output), "budget": perturbation.budget, "seconds": spent}
-        self.answer(content, f"{self.name} in {spent} s: {self.output}")
-        return DONE
+            pixels, _ = data.train.sample(self.samples, seed=self.seed)
+            passes = attack.passes(len(pixels))
+            if passes:  # some attacks state no cost
+                seconds = passes * seconds_of_a_pass(encoder, data, passes)
+                console(stderr=True).print(f"{attack.name} takes about {duration(seconds)} here. {SHORTER_ATTACK}")
+            with make_display(wanted=True) as display:
+                display.update(display.add_task("crafting", total=None), figures=attack.name)
+                perturbation = attack(encoder, pixels, seed=self.seed)
+            perturbation.save(self.output)
+            spent = perturbation.details["seconds"]
+            content = {"attack": self.name, "file": str(self.output), "budget": perturbation.budget, "seconds": spent}
+            self.answer(content, f"{self.name} in {spent} s: {self.output}")
+            return DONE
 
 
 @dataclass(frozen=True)
