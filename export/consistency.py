@@ -19,7 +19,6 @@ from genaf_sdk.export.layout import (
     HTML_FILE,
     LABELS_FILE,
     MODEL_FILE,
-    PERTURBATION_FOLDER,
     REPORT_FILE,
     SERVE_FOLDER,
 )
@@ -28,6 +27,7 @@ from genaf_sdk.export.parity import parity_text
 from genaf_sdk.files import read_json
 from genaf_sdk.inputs.images import Interpolation
 from genaf_sdk.models.checksums import digest
+from genaf_sdk.models.classifier import describe_architecture
 from genaf_sdk.report.html import html_report
 from genaf_sdk.report.provenance import settings_digest
 from genaf_sdk.report.reading import Length, read_document
@@ -37,12 +37,9 @@ from genaf_sdk.settings import Between
 if TYPE_CHECKING:
     from genaf_sdk.data import DataSplits
     from genaf_sdk.export.runtime import OnnxModel
-    from genaf_sdk.inputs.perturbation import Perturbation
+    from genaf_sdk.models.classifier import Classifier
     from genaf_sdk.report.robustness import RobustnessReport
-    from genaf_sdk.report.scores import Score
 
-LEAST_USED = 0.9
-"""Share of its budget that a perturbation has to use: attacks end at the edge of it."""
 DRAWING = re.compile(r"<svg.*?</svg>|data:image/png;base64,[A-Za-z0-9+/=]+", re.DOTALL)
 """What libraries of other versions draw and compress differently."""
 
@@ -91,6 +88,8 @@ def check_names(folder: Path, config: ConfigFile, graphs: dict[str, OnnxModel], 
         same = encoder == config.encoder if config.encoder else encoder.isidentifier()
         wanted = config.encoder or "the class of a module: config.json names no encoder"
         items.append(recomputed("encoder in the report", same, _short(encoder), "" if same else _short(wanted)))
+        sizes = [report.model.channels, *report.model.image_size, report.model.classes]
+        items.append(_same("sizes of the model in the report", sizes, [*shape, len(names)]))
     for file, graph in graphs.items():
         meta = graph.metadata
         items.append(_same(f"class names in {file}", _json(meta.get("class_names", "")), names))
@@ -98,6 +97,12 @@ def check_names(folder: Path, config: ConfigFile, graphs: dict[str, OnnxModel], 
         items.append(_same(f"image shape in {file}", size, list(shape)))
         items.append(_same(f"interpolation in {file}", meta.get("interpolation", "bilinear"), config.interpolation))
     return items
+
+
+def check_parameters(model: Classifier, report: RobustnessReport) -> Item:
+    """Count the parameters of the model in the bundle."""
+    stated = None if report.model is None else report.model.parameters
+    return _same("parameters of the model in the report", stated, describe_architecture(model)["parameters"])
 
 
 def check_data(data: DataSplits, config: ConfigFile, report: RobustnessReport) -> list[Item]:
@@ -115,54 +120,6 @@ def check_sizes(data: DataSplits, report: RobustnessReport) -> list[Item]:
     sizes, counts = report.data.sizes, report.data.class_counts
     items = [_same("number of images", vars(sizes), {name: len(split) for name, split in data.splits().items()})]
     return items if counts is None else [*items, _same("training images by class", counts, data.class_counts())]
-
-
-def check_perturbations(report: RobustnessReport) -> list[Item]:
-    """Hold every saved perturbation against its budget, area and shape, and against the rows that refer to it."""
-    items = []
-    for name, perturbation in report.perturbations.items():
-        what = f"{PERTURBATION_FOLDER}/{name}"
-        shape = tuple(perturbation.values.shape)
-        problems = [f"its shape is {shape}"] if shape != tuple(report.data.image_shape) else []
-        problems += _unused(perturbation)
-        rows = [row for row in report.scores if row.perturbation == name]
-        problems += [problem for row in rows for problem in _contradictions(row, perturbation)]
-        if not rows:
-            problems.append("no row of the report refers to it")
-        used = "; ".join(dict.fromkeys(problems)) or "holds to its threat and uses it"
-        items.append(recomputed(what, not problems, perturbation.threat.text(), used))
-    missing = sorted({row.perturbation for row in report.scores if row.perturbation} - set(report.perturbations))
-    items += [
-        recomputed(f"{PERTURBATION_FOLDER}/{name}", False, "a row refers to it", "it is missing") for name in missing
-    ]
-    return items
-
-
-def _unused(perturbation: Perturbation) -> list[str]:
-    """Return what of its threat a perturbation leaves unused: one that is weaker than stated flatters the model."""
-    if perturbation.mask is None:
-        largest = float(perturbation.values.abs().max())
-        if largest < LEAST_USED * perturbation.budget:
-            return [f"its largest value is {largest * 255:.3g}/255, {largest / perturbation.budget:.0%} of the budget"]
-        return []
-    pixels, height, width = float(perturbation.mask.sum()), *perturbation.mask.shape[1:]
-    if (math.sqrt(pixels) + 1) ** 2 <= perturbation.budget * height * width:
-        return [f"it covers {pixels / (height * width):.2%}"]
-    return []
-
-
-def _contradictions(row: Score, perturbation: Perturbation) -> list[str]:
-    found = []
-    if not math.isclose(row.budget, perturbation.budget, rel_tol=1e-6):
-        found.append(f"a row states the budget {row.budget:g}, the file {perturbation.budget:g}")
-    if row.threat != perturbation.threat.kind:
-        found.append(f"a row says {row.threat}, the file {perturbation.threat.kind}")
-    if row.attack != (perturbation.attack or "unnamed"):
-        found.append(f"a row says {row.attack}, the file {perturbation.attack}")
-    key = perturbation.key
-    if not key.label and (row.column != key.knowledge or (key.model and row.model != key.model)):
-        found.append(f"a row is of the {row.model} model in the column {row.column}, the file of {key}")
-    return found
 
 
 def check_provenance(report: RobustnessReport) -> list[Item]:
@@ -218,6 +175,8 @@ def check_exported(folder: Path, report: RobustnessReport) -> list[Item]:
             recomputed(f"largest loss of {variant.file}", follows, f"{variant.largest_loss:.4f}", f"{found:.4f}")
         )
         path = folder / variant.file
+        if not variant.written and path.exists():
+            items.append(recomputed(f"{variant.file}", False, "not written", "it is in the bundle"))
         if variant.written and path.is_file():  # one that is missing is told where it would have been replayed
             items.append(_same(f"bytes of {variant.file}", variant.bytes, path.stat().st_size))
     return items

@@ -7,6 +7,7 @@ bundle, and whether its accuracies are those of its model on the verifier's data
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from genaf_sdk.export.consistency import (
     check_exported,
     check_names,
     check_page,
-    check_perturbations,
+    check_parameters,
     check_provenance,
     check_report,
     check_server,
@@ -30,6 +31,7 @@ from genaf_sdk.export.consistency import (
 from genaf_sdk.export.layout import MODEL_FILE, REPORT_FILE, model_files
 from genaf_sdk.export.outcome import Item, Verification, not_replayed, recomputed, replayed
 from genaf_sdk.export.parity import predictions
+from genaf_sdk.export.perturbed import check_perturbations
 from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.ties import check_ties, trial_images
 from genaf_sdk.files import read_json
@@ -38,7 +40,7 @@ from genaf_sdk.models.checksums import check_whole
 from genaf_sdk.models.classifier import Classifier
 from genaf_sdk.models.storage import load_classifier
 from genaf_sdk.report.robustness import RobustnessReport
-from genaf_sdk.report.scores import Role, wilson_interval
+from genaf_sdk.report.scores import Role, is_universal, lowest_accuracy, wilson_interval
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,7 +49,21 @@ if TYPE_CHECKING:
     from genaf_sdk.inputs.perturbation import Perturbation
     from genaf_sdk.report.exported import ReplayRow, VariantSection
     from genaf_sdk.report.scores import Check, Score
+    from genaf_sdk.report.sections import ClassCounts
 
+UNLOOKED = {
+    "history": "training is not repeated",
+    "range_tests": "training is not repeated",
+    "sensitivity": "it was measured between the stages of training",
+    "adaptation": "it was measured between the stages of training",
+    "seconds": "times are of the publisher's machine",
+    "cost": "memory and energy are of the publisher's machine",
+    "versions": "the publisher's machine",
+    "notes": "what the publisher's run met",
+    "data.notes": "what the publisher's data looked like when it was read",
+    "onnx.parity": "its images are not in the bundle; weights and file were compared on others",
+}
+"""Sections of a report that are believed or not, and why."""
 LEAST_IMAGES = 100
 """Rows of fewer images (where the data has so many) could be picked to flatter."""
 
@@ -94,12 +110,14 @@ def verify_bundle(
     fitting = {n: p for n, p in report.perturbations.items() if tuple(p.values.shape) == tuple(data.image_shape)}
     sample = Sample.draw(data.test, None, seed=report.seed)
     images = trial_images(sample, fitting)
-    items += check_ties(
-        graphs,
-        lambda: load_classifier(folder, Classifier, build_backbone, backbone=backbone),
-        images,
-        named=bool(config.encoder),
-    )
+    loaded: list[Classifier] = []
+
+    def load() -> Classifier:
+        loaded.append(load_classifier(folder, Classifier, build_backbone, backbone=backbone))
+        return loaded[0]
+
+    items += check_ties(graphs, load, images, named=bool(config.encoder))
+    items += [check_parameters(model, report) for model in loaded if report.model is not None]
     same = _same_data(data, report, foreign=foreign_data)
     items += check_sizes(data, report) if same else []
     items += _replayed(graphs, report, data, sample, fitting) if same else _all_unknown(report, "other images")
@@ -107,6 +125,7 @@ def verify_bundle(
     items += check_bill(folder, report)
     items += check_report(read_json(folder / REPORT_FILE), report)
     items += check_exported(folder, report)
+    items += _unlooked(report)
     items += check_page(folder, config, report)
     items += check_server(folder, config)
     return Verification(items)
@@ -136,8 +155,8 @@ def _replayed(
     items: list[Item] = []
     predicted = {name: predictions(graph, sample, perturbations) for name, graph in graphs.items()}
     right = {name: {key: found == sample.labels for key, found in p.items()} for name, p in predicted.items()}
-    items += [_row(score, right[MODEL_FILE], len(data.test)) for score in report.scores]
-    items += _curve(report, items)
+    items += [_row(score, right[MODEL_FILE], predicted[MODEL_FILE], len(data.test)) for score in report.scores]
+    items += _curve(report, items, right[MODEL_FILE][""])
     items += _classes(report, predicted[MODEL_FILE], sample, len(data.class_names))
     if report.onnx is not None:
         written = [variant for variant in report.onnx.variants if variant.written]
@@ -158,19 +177,27 @@ def _replayed(
     return items
 
 
-def _row(score: Score, right: dict[str, Tensor], total: int) -> Item:
+def _row(score: Score, right: dict[str, Tensor], predicted: dict[str, Tensor], total: int) -> Item:
     what = " ".join(part for part in (str(score.model), str(score.column), score.attack) if part)
     stated = f"{score.correct} of {score.n} right ({score.accuracy:.1%})"
     if score.model != Role.HARDENED:
         return not_replayed(what, stated, "the baseline is not in the bundle")
+    said = f"{score.changed} of {score.n} predictions changed"
     if score.column != Knowledge.CLEAN and not score.perturbation:
         without = int(right[""][: score.n].sum())
         if score.n > total or score.correct > without + tolerance(score.n):
             return recomputed(what, False, stated, f"more than without an attack: {without} of {min(score.n, total)}")
+        if score.changed + tolerance(score.n) < without - score.correct:
+            lost = without - score.correct
+            return recomputed(what, False, said, f"{lost} are no longer right, and each of them has changed")
         return not_replayed(what, stated, "it left no perturbation; --fresh attacks anew")
     if score.perturbation not in right:
         return replayed(what, False, stated, f"there is no perturbation {score.perturbation!r} to replay")
-    return _counted(what, stated, score.correct, score.n, right[score.perturbation], total)
+    counted = _counted(what, stated, score.correct, score.n, right[score.perturbation], total)
+    changed = int((predicted[score.perturbation] != predicted[""])[: score.n].sum())
+    if counted.agrees and abs(changed - score.changed) > 2 * tolerance(score.n):
+        return replayed(what, False, said, f"{changed} have changed")
+    return counted
 
 
 def _counted(what: str, stated: str, correct: int, n: int, right: Tensor, total: int) -> Item:
@@ -214,12 +241,16 @@ def _agreement(variant: VariantSection, predicted: dict[str, dict[str, Tensor]])
     return replayed(what, apart <= 2 * tolerance(n), stated, f"{int(alike.sum())} of {n}")
 
 
-def _curve(report: RobustnessReport, rows: list[Item]) -> list[Item]:
-    """A point that belongs to a replayed row has its count; of the others nothing is known."""
+def _curve(report: RobustnessReport, rows: list[Item], clean: Tensor) -> list[Item]:
+    """A point that belongs to a replayed row has its count; of the others, only what no attack leaves is refused.
+
+    One perturbation that transfers may leave more right than ``clean`` images do, by chance.
+    """
     items = []
     for point in report.curve:
         what = f"curve: {point.model} {point.column} {point.attack} at {point.budget * 255:.3g}/255"
         stated = f"{point.correct} of {point.n} right"
+        without = int(clean[: point.n].sum())
         twins = [
             item
             for score, item in zip(report.scores, rows, strict=True)
@@ -231,6 +262,11 @@ def _curve(report: RobustnessReport, rows: list[Item]) -> list[Item]:
         ]
         if twins:
             items.append(recomputed(what, bool(twins[0].agrees), stated, "a row of the table"))
+        elif point.model == Role.HARDENED and (
+            point.n > len(clean)
+            or (point.column == Knowledge.WHITE_BOX and point.correct > without + tolerance(point.n))
+        ):
+            items.append(recomputed(what, False, stated, f"more than without an attack: {without} of {len(clean)}"))
         else:
             items.append(not_replayed(what, stated, "it left no perturbation"))
     return items
@@ -239,10 +275,10 @@ def _curve(report: RobustnessReport, rows: list[Item]) -> list[Item]:
 def _classes(report: RobustnessReport, predicted: dict[str, Tensor], sample: Sample, classes: int) -> list[Item]:
     items: list[Item] = []
     for model, counts in (report.classes or {}).items():
-        n = sum(counts.n)
         if model != Role.HARDENED:
             items.append(not_replayed(f"classes of the {model} model", "", "the baseline is not in the bundle"))
             continue
+        n = sum(counts.n)
         labels = sample.labels[:n]
         for kind, stated, name in (("clean", counts.clean, ""), ("attacked", counts.attacked, counts.perturbation)):
             if stated is None:
@@ -257,7 +293,41 @@ def _classes(report: RobustnessReport, predicted: dict[str, Tensor], sample: Sam
             items.append(
                 replayed(f"classes, {kind}", same, f"{sum(stated)} of {n}", f"{sum(found)}, {off} apart by class")
             )
+        if counts.attacked is not None and n <= len(sample):
+            items += [_strongest(report, counts), _confusions(counts, predicted.get(counts.perturbation), labels)]
     return items
+
+
+def _strongest(report: RobustnessReport, counts: ClassCounts) -> Item:
+    """Hold the attack that the classes are counted under against the rows: it has to be the strongest of its kind."""
+    lowest = lowest_accuracy(row for row in report.rows() if is_universal(row))
+    named = (counts.column, counts.attack, counts.perturbation)
+    follows = lowest is not None and any(
+        (row.column, row.attack, row.perturbation) == named and row.accuracy == lowest.accuracy for row in report.rows()
+    )
+    wanted = "no universal attack" if lowest is None else f"{lowest.column} {lowest.attack}"
+    return recomputed("classes, under which attack", follows, f"{counts.column} {counts.attack}", wanted)
+
+
+def _confusions(counts: ClassCounts, predicted: Tensor | None, labels: Tensor) -> Item:
+    """Count again which class was taken for which, and how many images the list leaves out."""
+    what, stated = "classes, confusions", sum(pair.count for pair in counts.confusions)
+    if predicted is None:
+        return replayed(what, False, f"{stated} wrong", "there is no such perturbation to replay")
+    wrong = predicted[: len(labels)] != labels
+    found = Counter(zip(labels[wrong].tolist(), predicted[: len(labels)][wrong].tolist(), strict=True))
+    listed = Counter({(pair.true, pair.predicted): pair.count for pair in counts.confusions})
+    off = sum(abs(found[pair] - count) for pair, count in listed.items())
+    off += abs(sum(count for pair, count in found.items() if pair not in listed) - counts.omitted)
+    agrees = off <= 2 * tolerance(len(labels)) and len(listed) == len(counts.confusions)
+    said = f"{stated + counts.omitted} wrong"
+    return replayed(what, agrees, said, f"{found.total()}, {off} apart by pair")
+
+
+def _unlooked(report: RobustnessReport) -> list[Item]:
+    """List the sections that nothing in the bundle could confirm."""
+    sections = vars(report) | {"data.notes": report.data.notes, "onnx.parity": report.onnx and report.onnx.parity}
+    return [not_replayed(f"section {name!r}", "", why) for name, why in UNLOOKED.items() if sections[name]]
 
 
 def _all_unknown(report: RobustnessReport, why: str) -> list[Item]:

@@ -84,8 +84,8 @@ def compare(
         seeds: Of training and evaluation.
         evaluation: Attacks; by default those of ``evaluate``, and PGD at half its budget.
         output_dir: Gets ``comparison.jsonl``, a line for each row as soon as it is there, and at the end
-            ``comparison.md`` and ``comparison.svg``. Other processes may write there, too: a row is there once. An error
-            before the first row leaves no empty folder.
+            ``comparison.md`` and ``comparison.svg``. Other processes may write there, too: a row is there once. A new
+            folder that gets no row is not left behind.
         progress: As for ``harden``.
         on_row: Called with every row, those that were there already included.
         executor: Runs the cells, each a method with a seed: any of ``concurrent.futures``, or what has its ``submit``.

@@ -227,6 +227,23 @@ def sealed(change: Callable[[Path], object]) -> Callable[[Path], None]:
     return changed
 
 
+def report(change: Callable[[Json], object]) -> Callable[[Path], None]:
+    """Change the report and write everything that follows from it anew."""
+
+    def changed(folder: Path) -> None:
+        edit(folder, "report.json", lambda content: (change(content), content)[1])
+        rewrite(folder)
+
+    return changed
+
+
+def milder(content: Json) -> None:
+    """Count the classes under noise, and call it the strongest attack."""
+    noise = next(row for row in content["scores"] if row["column"] == "noise")
+    counted = content["classes"]["hardened"]
+    counted.update({name: noise[name] for name in ("column", "attack", "perturbation")})
+
+
 HUGE_CLASSES = {"n": [10**6] * 10, "clean": [10**6] * 10, "attacked": None}
 FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "rows that flatter": (flattered, "hardened adaptive uapgd"),
@@ -291,6 +308,44 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: rows(f, lambda row: row.update(attack="autoattack") if row["perturbation"] else None),
         "a row says autoattack",
     ),
+    "predictions that did not change": (
+        lambda f: rows(f, lambda row: row.update(changed=0) if row["column"] == "adaptive" else None),
+        "hardened adaptive uapgd: 0 of 450 predictions changed",
+    ),
+    "predictions that did not change, though fewer are right": (
+        lambda f: rows(f, lambda row: row.update(changed=0) if row["crafted_on"] == "test" else None),
+        "are no longer right, and each of them has changed",
+    ),
+    "an attack that is said to have ended": (
+        lambda f: rows(f, lambda row: row.update(converged=None) if "converged" in row else None),
+        "a row says converged: None",
+    ),
+    "a row that is said to be another model's": (
+        lambda f: rows(f, lambda row: row.update(model="undefended") if row["column"] == "transfer" else None),
+        "no row says what it does to the hardened model",
+    ),
+    "a perturbation that is said not to be saved": (
+        lambda f: rows(f, lambda row: row.update(perturbation="") if row["column"] == "adaptive" else None),
+        "hardened adaptive uapgd: one perturbation for all images: it is not saved",
+    ),
+    "a curve above the clean images": (
+        report(lambda r: [p.update(n=450, correct=450) for p in r["curve"] if p["column"] == "white-box"]),
+        "curve: hardened white-box pgd at 16/255",
+    ),
+    "fewer confusions": (
+        report(lambda r: r["classes"]["hardened"]["confusions"].clear()),
+        "classes, confusions: ",
+    ),
+    "classes under a milder attack": (report(milder), "classes, under which attack: noise noise"),
+    "more parameters": (
+        report(lambda r: r["model"].update(parameters=10**9)),
+        "parameters of the model in the report: 1000000000",
+    ),
+    "a larger model": (report(lambda r: r["model"].update(image_size=[224, 224])), "sizes of the model in the report"),
+    "a smaller file that is said not to be there": (
+        variants(written=False),
+        "model.fp16.onnx: not written: it is in the bundle",
+    ),
     "a perturbation that is missing": (
         sealed(lambda f: next((f / "perturbations").glob("adaptive-uapgd*")).unlink()),
         "it is missing",
@@ -315,9 +370,12 @@ def test_a_sound_bundle_agrees_and_says_what_was_not_replayed(sound: Path, digit
     assert whats["model.fp16.onnx against model.onnx"].agrees
     assert whats["agreement of model.fp16.onnx with model.onnx"].outcome == Outcome.REPLAYED
     assert "not who made them" in found.summary
-    report = RobustnessReport.load(sound)
-    assert len([w for w in whats if w.startswith(("hardened", "undefended"))]) == len(report.scores)
-    assert len([w for w in whats if w.startswith("curve")]) == len(report.curve)
+    assert whats["classes, confusions"].outcome == Outcome.REPLAYED
+    for section in ("versions", "notes", "data.notes", "onnx.parity"):
+        assert whats[f"section {section!r}"].outcome == Outcome.NOT_REPLAYED
+    stated = RobustnessReport.load(sound)
+    assert len([w for w in whats if w.startswith(("hardened", "undefended"))]) == len(stated.scores)
+    assert len([w for w in whats if w.startswith("curve")]) == len(stated.curve)
 
 
 @pytest.mark.parametrize("last", MENDED)
@@ -359,7 +417,7 @@ def test_what_was_invented_and_cannot_be_measured_is_listed_as_such(forged: Path
         report["scores"].append(
             {**report["scores"][-1], "model": "hardened", "column": "white-box", "attack": "square"}
         )
-        report["scores"][-1] |= {"crafted_on": "test", "n": 100, "correct": 10, "changed": 0, "perturbation": ""}
+        report["scores"][-1] |= {"crafted_on": "test", "n": 100, "correct": 10, "changed": 90, "perturbation": ""}
         report["curve"].append({**report["curve"][0], "attack": "square"})
         report["checks"].append({"name": "invented", "passed": True, "figures": ""})
 
