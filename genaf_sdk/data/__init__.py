@@ -119,8 +119,9 @@ def load_data(
     grouped = _groups_of(opened.group_of if groups is None else groups, opened, decoded)
     if grouped is not None:
         require_apart(grouped)
-    train, validation, test = _three([part.images for part in decoded], grouped, validation_fraction, seed, notes)
     class_names = opened.class_names
+    parts = [part.images for part in decoded]
+    train, validation, test = _three(parts, grouped, validation_fraction, seed, notes, class_names)
     if class_names is None:
         class_names = numbered(int(train.labels.max()) + 1) if len(train) else ()
     data = DataSplits(train, validation, test, class_names, opened.name, interpolation=interpolation)
@@ -272,17 +273,18 @@ def _three(
     validation_fraction: float,
     seed: int,
     notes: list[str],
+    names: tuple[str, ...] | None,
 ) -> list[LabeledImages]:
     """Return training, validation and test images; those that were not given are set aside from the first part."""
     how = "stratified by class" if groups is None else "in whole groups"
     own = None if groups is None else groups[0]
     if len(parts) == 1:
-        kept, aside = stratified_split(parts[0], TEST_FRACTION, seed=0, groups=own)
+        kept, aside = stratified_split(parts[0], TEST_FRACTION, seed=0, groups=own, class_names=names)
         notes.append(f"no test split: {len(aside)} of {len(parts[0])} images, {how}, were set aside as one")
         parts = [parts[0].subset(kept), parts[0].subset(aside)]
         own = None if own is None else [own[index] for index in kept]
     if len(parts) == 2:
-        kept, aside = stratified_split(parts[0], validation_fraction, seed=seed, groups=own)
+        kept, aside = stratified_split(parts[0], validation_fraction, seed=seed, groups=own, class_names=names)
         notes.append(f"no validation split: {len(aside)} training images, {how}, were set aside as one")
         parts = [parts[0].subset(kept), parts[0].subset(aside), parts[1]]
     return parts

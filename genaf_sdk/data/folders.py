@@ -306,5 +306,10 @@ def _files(folder: Path, classes: dict[str, Path], names: list[str], survey: _Su
         paths += images
         labels += [label] * len(images)
     if not paths:
-        raise DataError(f"{shown(folder)} holds no images.", expected="PATH/CLASS/IMAGE.png or .jpg")
+        loose = len(survey.entries(folder)[1])
+        raise DataError(
+            f"{shown(folder)} holds {f'{loose} images and no class folders' if loose else 'no images'}.",
+            expected="PATH/CLASS/IMAGE.png or .jpg",
+            remedy="give each class a folder; labels that a table lists come as a torch Dataset" if loose else "",
+        )
     return ImageFiles(paths, labels)

@@ -7,6 +7,7 @@ import math
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
@@ -239,8 +240,8 @@ def _own_names(dataset: Any, name: str) -> tuple[tuple[str, ...] | None, list[st
             names = names_by_label(given, name)
             if names is None:
                 return None, [f"several class names of {name} share a label, so that the classes are called 0, 1, ..."]
-        elif isinstance(given, (list, tuple)) and given:
-            names = checked_names(given, name)
+        elif isinstance(given, (list, tuple, np.ndarray)) and len(given):
+            names = checked_names(list(given), name)
         if names is not None:
             break
     transform = getattr(dataset, "target_transform", None)

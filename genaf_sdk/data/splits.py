@@ -125,17 +125,23 @@ class DataSplits:
 
 
 def stratified_split(
-    images: LabeledImages, fraction: float, *, seed: int, groups: Groups | None = None
+    images: LabeledImages,
+    fraction: float,
+    *,
+    seed: int,
+    groups: Groups | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> tuple[list[int], list[int]]:
     """Return the indices that stay and those set aside: ``fraction`` of every class (at least one image), by ``seed``.
 
-    With groups, whole groups are set aside, with shares of the classes as near to ``fraction`` as they allow.
+    With groups, whole groups are set aside, with shares of the classes as near to ``fraction`` as they allow. Errors
+    call a class by its name in ``class_names``, where there is one.
 
     Raises:
         DataError: A class or its groups are too few to be divided.
     """
     if groups is not None:
-        return _set_groups_aside(images, fraction, seed, groups)
+        return _set_groups_aside(images, fraction, seed, groups, class_names)
     kept: list[int] = []
     aside: list[int] = []
     generator = generator_of(seed)
@@ -145,14 +151,22 @@ def stratified_split(
         count = max(1, round(fraction * len(members)))
         if count >= len(members):
             raise DataError(
-                f"Class {label} has {len(members)} image(s).", expected="enough for training, validation and test each"
+                f"Class {_called(label, class_names)} has {len(members)} image(s) to divide.",
+                expected="enough for training, validation and test each",
+                remedy="give more images of that class, or remove the class",
             )
         aside += members[:count].tolist()
         kept += members[count:].tolist()
     return sorted(kept), sorted(aside)
 
 
-def _set_groups_aside(images: LabeledImages, fraction: float, seed: int, groups: Groups) -> tuple[list[int], list[int]]:
+def _called(label: int, class_names: Sequence[str] | None) -> str:
+    return repr(class_names[label]) if class_names and label < len(class_names) else str(label)
+
+
+def _set_groups_aside(
+    images: LabeledImages, fraction: float, seed: int, groups: Groups, class_names: Sequence[str] | None
+) -> tuple[list[int], list[int]]:
     from sklearn.model_selection import StratifiedGroupKFold
 
     labels = images.labels.numpy()
@@ -161,7 +175,7 @@ def _set_groups_aside(images: LabeledImages, fraction: float, seed: int, groups:
     scarcest = min(counts, key=lambda label: counts[label])
     if counts[scarcest] < 2:
         raise DataError(
-            f"All images of class {scarcest} are in one group.",
+            f"All images of class {_called(int(scarcest), class_names)} are in one group.",
             expected="at least two groups a class for every split that is set aside",
             remedy="give more groups, or give the splits yourself",
         )

@@ -318,6 +318,11 @@ def test_classes_may_be_a_dict() -> None:
     assert any("share a label" in note for note in merged.notes)
 
 
+def test_names_in_an_array_are_names() -> None:
+    data = load_data(Rows(rows([0, 1, 2] * 12).rows, classes=np.array(["zebra", "ape", "mole"])))
+    assert data.class_names == ("zebra", "ape", "mole")
+
+
 def test_unicode_forms_are_one_name() -> None:
     name = "café"
     assert checked_names([unicodedata.normalize("NFD", name), "ant"], "it") == (

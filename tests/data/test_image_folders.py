@@ -276,3 +276,22 @@ def test_published_folders_carry_their_names(tmp_path: Path) -> None:
             picture(tmp_path / "animals-10" / name / f"{index}.jpeg", 10 * number + index)
     data = load_data("animals-10", root=tmp_path)
     assert data.class_names == ("dog", "cat")
+
+
+def test_a_flat_folder_is_told_what_it_lacks(tmp_path: Path) -> None:
+    for index in range(3):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{index}.png")
+    (tmp_path / "labels.csv").write_text("file,label")
+    with pytest.raises(DataError, match="holds 3 images and no class folders"):
+        load_data(tmp_path)
+
+
+def test_a_class_of_too_few_images_is_called_by_its_name(tmp_path: Path) -> None:
+    for name, count in (("ant", 8), ("bee", 2)):
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            Image.new("RGB", (4, 4)).save(tmp_path / name / f"{index}.png")
+    with pytest.raises(DataError, match="Class 'bee' has 1 image"):
+        load_data(tmp_path)
+    with pytest.raises(DataError, match="class 'ant' are in one group"):
+        load_data(tmp_path, groups=lambda path: path.parent.name)
