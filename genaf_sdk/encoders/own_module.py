@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -25,10 +26,11 @@ def wrap(module: nn.Module, options: EncoderOptions) -> PixelEncoder:
     ``image_std`` of open_clip's towers, where the module carries one.
 
     Raises:
-        EncoderError: The module ends in a classifier, its forward refers to another module, or a normalization that it
-            states cannot be read.
+        EncoderError: The module ends in a classifier, its forward refers to another module, it is a program that cannot
+            be trained, has no weights in memory, or a normalization that it states cannot be read.
     """
     module = unwrapped(module)
+    _require_trainable_kind(module)
     require_own_forward(module)
     if any(is_lazy(parameter) for parameter in module.parameters()):
         raise EncoderError(
@@ -72,6 +74,35 @@ def stated_configuration(module: nn.Module) -> dict[str, Any]:
             f"The normalization that the encoder ({type(module).__name__}) carries cannot be read: {error!r}.",
             expected="mean, std, input_size and interpolation, as timm's pretrained_cfg",
             remedy="pass load_encoder(..., mean=..., std=..., image_size=...) and remove the attribute",
+        ) from error
+
+
+def _require_trainable_kind(module: nn.Module) -> None:
+    """Refuse programs of TorchScript, whose copies cannot be trained, those without modes, and weights on no device.
+
+    Raises:
+        EncoderError: The module is one of these.
+    """
+    kind = type(module).__name__
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise EncoderError(
+            f"The encoder ({kind}) is a program of TorchScript, of which no copy can be trained.",
+            expected="the module that it was made from",
+            remedy="build that module and load the weights: module.load_state_dict(program.state_dict())",
+        )
+    if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+        raise EncoderError(
+            f"The encoder ({kind}) has weights on the device 'meta', which holds no values.",
+            expected="a module whose weights are in memory",
+            remedy="build it outside of torch.device('meta'), and load its weights",
+        )
+    try:
+        module.train(module.training)
+    except NotImplementedError as error:
+        raise EncoderError(
+            f"The encoder ({kind}) has no training mode: {error}",
+            expected="a module whose train() and eval() can be called",
+            remedy="save a program of torch.export, and pass load_encoder('PATH.pt2', trusted=True)",
         ) from error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import timm
@@ -106,6 +108,19 @@ def test_what_is_no_number_is_refused(mean: object) -> None:
 def test_what_is_no_encoder_yet_is_refused(make, message: str) -> None:
     with pytest.raises(EncoderError, match=message):
         load_encoder(make())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_programs_and_weights_without_values_are_refused_at_the_door() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    images = torch.rand(2, 3, 16, 16)
+    for program in (torch.jit.script(module), torch.jit.trace(module, images), nn.Sequential(torch.jit.script(module))):
+        with pytest.raises(EncoderError, match="program of TorchScript"):
+            load_encoder(program)
+    with pytest.raises(EncoderError, match="has no training mode"):
+        load_encoder(torch.export.export(module, (images,)).module())
+    with pytest.raises(EncoderError, match="device 'meta'"):
+        load_encoder(copy.deepcopy(module).to("meta"))
 
 
 def test_without_its_head_a_model_of_torchvision_is_taken() -> None:
