@@ -33,7 +33,8 @@ class TuningConfig(Settings):
     """Train the modules and parameters of these names, as the encoder's ``named_modules()`` spells them."""
     lora_rank: Count | None = None
     """In stage 1 every linear layer and convolution that is trained learns an update of this rank (LoRA, Hu et al.,
-    ICLR 2022), which is added to its weight afterwards; norms and biases stay. Needs the extra ``lora``."""
+    ICLR 2022), which is added to its weight afterwards; weights of norms and biases stay, while the statistics of batch
+    norms follow what they normalize, which the updates change. Needs the extra ``lora``."""
 
     def check(self) -> None:
         """Refuse two choices of what is trained.

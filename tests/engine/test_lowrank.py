@@ -76,6 +76,8 @@ def test_the_merged_model_gives_the_same_logits_and_has_its_own_layers(encoder: 
     layers = {name for name, part in model.encoder.named_modules() if type(part) in (nn.Linear, nn.Conv2d)}
     expected = {f"encoder.{name}.weight" for name in layers if "depthwise" not in name}
     assert {name for name in changed if name.startswith("encoder.")} == expected
+    statistics = [name for name in before if name.endswith("running_mean")]
+    assert all(not torch.equal(after[name], before[name]) for name in statistics), "they follow what they normalize"
     for name in expected:
         update = (after[name] - before[name]).flatten(1)
         if min(update.shape) > 2:
