@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from genaf_sdk.errors import GenafError, OutputError
 from genaf_sdk.export.layout import CARD_FILE, CHECKSUMS_FILE, SERVE_FOLDER, is_ours
 from genaf_sdk.files import read_json, write_json
-from genaf_sdk.models.checksums import found_files, listed
+from genaf_sdk.models.checksums import UNLISTED, found_files, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +55,11 @@ def require_free(folder: Path) -> None:
     foreign = sorted(set(generic) - ours)
     if foreign:
         raise _not_ours(folder, foreign[0])
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """Return the files in a folder that no bundle or run wrote: a bundle beside them is not whole, and is refused."""
+    return sorted(found_files(folder) - _of_older_bundle(folder) - UNLISTED)
 
 
 def _not_ours(folder: Path, name: str) -> OutputError:

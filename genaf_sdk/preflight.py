@@ -26,6 +26,7 @@ from genaf_sdk.estimates import (
     settled_machine,
 )
 from genaf_sdk.export.parity import check_parity, relative_difference
+from genaf_sdk.export.staging import foreign_files
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.models.soundness import require_sound
@@ -228,6 +229,16 @@ def _output_folder(candidate: Candidate) -> Iterator[Finding]:
     size = sum(value.numel() * value.element_size() for value in candidate.model.state_dict().values())
     needed = size * (CHECKPOINTS * (MOMENTS - 1) + 4)  # and the bundle: weights, and the ONNX file in three precisions
     free = shutil.disk_usage(candidate.folder).free
+    foreign = foreign_files(candidate.folder)
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        yield Finding(
+            "warning",
+            "output folder",
+            f"{candidate.folder} holds {foreign[0]!r}{more}, which no run wrote. A bundle among other files is not "
+            "whole: it is refused when it is loaded, verified or pushed.",
+            "choose another output_dir, or move them before the model is used",
+        )
     if needed > free:
         yield Finding(
             "warning",

@@ -129,6 +129,18 @@ def test_a_check_leaves_no_folder_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_that_would_keep_a_bundle_from_being_whole_are_a_warning(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "notes").mkdir()
+    for name in ("notes/a.txt", "train.log"):
+        (tmp_path / name).write_text("mine")
+    found = check(tiny_encoder, striped, quick_config, output_dir=tmp_path)[0]
+    assert (found.level, found.subject) == ("warning", "output folder")
+    assert "holds 'notes/a.txt' and 1 more" in found.text
+
+
 def test_frozen_parameters_are_a_warning(
     tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
 ) -> None:

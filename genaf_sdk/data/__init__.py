@@ -92,6 +92,7 @@ def load_data(
         root: Where data sets with an id lie; by default the environment's GENAF_DATA_ROOT, else ~/.cache/genaf.
         download: Whether a data set that is missing there may be downloaded.
         leave_out: A folder that results go into; where it lies inside the data's and holds no pictures, it is no class.
+            The data's own folder is refused.
 
     Raises:
         DataError: Unknown id, data that is not there, or images or labels that cannot be used; the message says which

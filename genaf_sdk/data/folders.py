@@ -190,9 +190,16 @@ def read_folder(
         everything that was left out.
 
     Raises:
-        DataError: No training folder beside others, no classes, a class without images, or classes that differ.
+        DataError: No training folder beside others, no classes, a class without images, or classes that differ; or
+            results would go into the folder itself.
     """
     survey = _Survey(folder, _identity(leave_out) if leave_out is not None and leave_out.exists() else None)
+    if survey.own == _identity(folder):
+        raise DataError(
+            f"The results would go into {shown(folder)}, the folder of the data.",
+            expected="an output folder of its own",
+            remedy="choose another output_dir (--output-dir)",
+        )
     splits, notes = _split_folders(folder, survey)
     classes = {split: _classes(path, survey) for split, path in splits.items()}
     names = list(classes["train"])

@@ -118,6 +118,12 @@ def test_folders_that_runs_wrote_are_left_out(file: str, tmp_path: Path, caplog:
     told(root, caplog, "folders that runs of this package write into were left out: 1, the first is hardened")
 
 
+def test_results_may_not_go_into_the_folder_of_the_data(tmp_path: Path) -> None:
+    root = folder_of(tmp_path)
+    with pytest.raises(DataError, match="results would go into"):
+        load_data(root, leave_out=root / "ant" / "..")
+
+
 def test_an_empty_output_folder_inside_the_data_is_no_class(tmp_path: Path) -> None:
     root = folder_of(tmp_path)
     (root / "results").mkdir()
