@@ -36,11 +36,10 @@ def check_perturbations(report: RobustnessReport) -> list[Item]:
             problems.append("no row says what it does to the hardened model")
         used = "; ".join(dict.fromkeys(problems)) or "holds to its threat and uses it"
         items.append(recomputed(what, not problems, perturbation.threat.text(), used))
-    lacking = [row for row in report.scores if row.crafting_data in UNIVERSAL and not row.perturbation]
-    items += [
-        recomputed(f"{row.model} {row.column} {row.attack}", False, "one perturbation for all images", "it is not saved")
-        for row in lacking
-    ]
+    for row in report.scores:
+        if row.crafting_data in UNIVERSAL and not row.perturbation:
+            what = f"{row.model} {row.column} {row.attack}"
+            items.append(recomputed(what, False, "one perturbation for all images", "it is not saved"))
     missing = sorted({row.perturbation for row in report.scores if row.perturbation} - set(report.perturbations))
     items += [
         recomputed(f"{PERTURBATION_FOLDER}/{name}", False, "a row refers to it", "it is missing") for name in missing
