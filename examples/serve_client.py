@@ -1,6 +1,6 @@
 """Ask a running server what is on a picture: as an image file, and as a tensor by the Open Inference Protocol.
 
-Start ``python -m serve`` in a bundle's folder, ``pip install "tritonclient[http]" pillow``, then
+Start ``python -B -m serve`` in a bundle's folder, ``pip install "tritonclient[http]" pillow``, then
 ``python serve_client.py picture.jpg``.
 """
 

@@ -207,7 +207,7 @@ print(json.load(open("labels.json"))[int(logits[0].argmax())])
 ```
 
 As a server: `genaf serve FOLDER`, with the code of your own genaf-sdk. Without it, `pip install -r
-serve/requirements-cpu.txt && python -m serve` in the bundle's folder runs the publisher's copy of that code.
+serve/requirements-cpu.txt && python -B -m serve` in the bundle's folder runs the publisher's copy of that code.
 With torch: `genaf_sdk.HardenedModel.from_pretrained(...)`."""
 
 

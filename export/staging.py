@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from genaf_sdk.errors import GenafError, OutputError
 from genaf_sdk.export.layout import CARD_FILE, CHECKSUMS_FILE, SERVE_FOLDER, is_ours
-from genaf_sdk.files import read_json, write_json
+from genaf_sdk.files import one_at_a_time, read_json, write_json
 from genaf_sdk.models.checksums import UNLISTED, found_files, listed
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PARTIAL, PREVIOUS, NAMES = ".bundle.partial", ".bundle.previous", "names.json"
+TURN = ".bundle.turn.partial"
+"""Locked by whoever writes; its name is one of those that no list has to name."""
 
 
 @contextmanager
@@ -23,7 +25,8 @@ def replacing_bundle(folder: Path) -> Iterator[Path]:
     """Yield an empty folder inside ``folder``; if the block succeeds, what is in it takes the place of an older bundle.
 
     Files of the older bundle that the new one lacks are removed; files that no bundle wrote stay. If anything fails,
-    the older bundle is as it was. A write that was killed while files were exchanged is undone by the next one.
+    the older bundle is as it was. A write that was killed while files were exchanged is undone by the next one. Two who
+    write into one folder take turns.
 
     Raises:
         OutputError: The folder cannot be written, or a file of the user's stands in the way.
@@ -31,17 +34,19 @@ def replacing_bundle(folder: Path) -> Iterator[Path]:
     partial = folder / PARTIAL
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _recover(folder)
-        partial.mkdir()
-        yield partial
-        _exchange(folder)
+        with one_at_a_time(folder / TURN):
+            try:
+                _recover(folder)
+                partial.mkdir()
+                yield partial
+                _exchange(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise OutputError(
             f"The bundle in {folder} cannot be written: {error.strerror or error}.",
             remedy="check permissions and free space; the older bundle is as it was",
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def require_free(folder: Path) -> None:

@@ -132,6 +132,19 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Context: of all who name this file, one goes on and the others wait; an ``OSError`` where it cannot be made."""
+    while (descriptor := _lock_file(path, wait=True)) is None:  # Windows waits for seconds alone
+        pass
+    try:
+        yield
+    finally:
+        if sys.platform != "win32":
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
 def lock(file: IO[bytes]) -> None:
     """Wait until nobody else has locked an open file, and lock it until it is closed; else a warning is logged.
 
@@ -294,12 +307,12 @@ def _remove_unless_held(path: Path) -> None:
         os.close(descriptor)
 
 
-def _lock_file(path: Path) -> int | None:
-    """Open and lock ``path`` until the descriptor is closed; None if another process has it."""
+def _lock_file(path: Path, *, wait: bool = False) -> int | None:
+    """Open and lock ``path`` until the descriptor is closed; None if another process has it and is not waited for."""
     while True:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | NO_FOLLOW, 0o666)
         try:
-            _lock(descriptor, wait=False)
+            _lock(descriptor, wait=wait)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 os.close(descriptor)

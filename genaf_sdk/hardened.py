@@ -10,7 +10,7 @@ from genaf_sdk.encoders import build_backbone
 from genaf_sdk.export.bundle import write_bundle
 from genaf_sdk.export.hub import download, push_bundle
 from genaf_sdk.export.layout import CHECKSUMS_FILE
-from genaf_sdk.models.checksums import check_listed, check_some
+from genaf_sdk.models.checksums import check_listed, check_some, require_outside
 from genaf_sdk.models.classifier import Classifier
 from genaf_sdk.models.storage import CONFIG_FILE, WEIGHTS_FILE, load_classifier, save_classifier
 
@@ -34,9 +34,9 @@ class HardenedModel(Classifier):
         ``HardenResult.save`` writes the whole bundle: the ONNX file and the report with them.
 
         Raises:
-            OutputError: The folder cannot be written.
+            OutputError: The folder cannot be written, or holds a whole bundle, which would no longer be one.
         """
-        save_classifier(self, Path(folder))
+        save_classifier(self, require_outside(Path(folder)))
         return Path(folder)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:

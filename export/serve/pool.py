@@ -142,8 +142,9 @@ class Pool:
             future.set_result((process, self._memory.lease(cost)))
 
     async def _start(self) -> Process:
+        flags = ["-P", *(["-B"] if sys.dont_write_bytecode else [])]  # a bundle's own code leaves nothing in it
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-c", CODE, str(Path(__file__).parent), str(self._memory.limit + SLACK)),
+            *(sys.executable, *flags, "-c", CODE, str(Path(__file__).parent), str(self._memory.limit + SLACK)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

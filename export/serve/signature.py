@@ -28,6 +28,8 @@ MAX_KEY = 2**20
 """Bytes of a file of keys or certificates."""
 TRUSTED = "a public key or a certificate in PEM, or sigstore:IDENTITY,ISSUER"
 Document = dict[str, Any]
+_MINE_OR_NOT = "move it elsewhere if it is yours; otherwise use nothing of this folder"
+_COMPILED = "remove the folders __pycache__: Python leaves them where a bundle's own code is run without -B"
 _SUSPECT = "download the bundle again; if it is refused again, use nothing of this folder"
 
 
@@ -114,7 +116,7 @@ def require_signed(folder: Path, signed_by: str) -> Signed:
         raise BundleError(
             f"{stray[0]!r} in {folder} is not signed.",
             expected="the files of the bundle and no others",
-            remedy="move it elsewhere if it is yours; otherwise use nothing of this folder",
+            remedy=_COMPILED if all("__pycache__" in name.split("/") for name in stray) else _MINE_OR_NOT,
         )
     return Signed(printable(by), files)
 

@@ -21,6 +21,8 @@ LEFTOVERS = ("checkpoints/", "metrics.jsonl", "genaf-sdk/", ".genaf.lock", ".git
 """What a run, a tracker or the Hub leaves beside a bundle; it is neither listed nor published."""
 MOST_FILES, LONGEST_NAME = 10_000, 1000
 AGAIN = "write or download the bundle again"
+MINE_OR_NOT = "move it elsewhere if it is yours; otherwise use nothing of this folder"
+COMPILED = "remove the folders __pycache__: Python leaves them where a bundle's own code is run without -B"
 UNLISTED = frozenset({CHECKSUMS_FILE, SIGNATURE_FILE})
 TEMPORARY = re.compile(r"\.[^/]*\.partial(/.*)?|\.bundle\.[a-z]+/.*")
 """What a write that was killed leaves; the next one removes it."""
@@ -87,7 +89,7 @@ def check_whole(folder: Path, *, renewed: str = "") -> list[str]:
         raise ExportError(
             f"{stray[0]} in {folder} is not listed in {CHECKSUMS_FILE}{more}.",
             expected="the files of the bundle and no others",
-            remedy="move it elsewhere if it is yours; otherwise use nothing of this folder",
+            remedy=COMPILED if all("__pycache__" in name.split("/") for name in stray) else MINE_OR_NOT,
         )
     return sorted(stated)
 

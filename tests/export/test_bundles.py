@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != staging.TURN
     }
 
 
@@ -133,6 +135,24 @@ def test_an_exchange_that_is_killed_is_undone_by_the_next_write(
     assert set(contents(folder)) == {"model.onnx", "serve/b.py", "checksums.json"}
 
 
+def test_two_who_write_into_one_folder_take_turns(tmp_path: Path) -> None:
+    folder, together = tmp_path / "bundle", threading.Barrier(4)
+
+    def write(text: str) -> None:
+        together.wait()
+        with replacing_bundle(folder) as partial:
+            for part in range(20):
+                (partial / f"model.part{part}.onnx").write_text(text)
+            seal(partial)
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(write, str(number)) for number in range(4)]:
+            done.result()
+    assert len(check_whole(folder)) == 20
+    assert len({path.read_text() for path in folder.glob("model.*")}) == 1
+    assert {path.name for path in folder.glob(".*")} == set()
+
+
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ["README.md", "serve/app.py"])
 def test_files_of_the_users_are_not_overwritten(name: str, made: Made, tmp_path: Path) -> None:
@@ -198,4 +218,11 @@ def test_the_report_of_a_whole_bundle_is_not_replaced_alone(made: Made, forged: 
     before = contents(forged)
     with pytest.raises(OutputError, match="whole bundle"):
         save_report(made.report, forged)
+    assert contents(forged) == before
+
+
+def test_a_whole_bundle_is_not_given_other_weights(made: Made, forged: Path) -> None:
+    before = contents(forged)
+    with pytest.raises(OutputError, match="would lie in the bundle"):
+        made.model.save_pretrained(forged)
     assert contents(forged) == before

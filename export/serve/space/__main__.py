@@ -1,4 +1,4 @@
-"""The page over the bundle in the current folder: `python -m serve.space`."""
+"""The page over the bundle in the current folder: `python -B -m serve.space`."""
 
 from pathlib import Path
 

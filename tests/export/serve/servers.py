@@ -122,6 +122,7 @@ def our_server(
     certificate: Path | None = None,
     command: tuple[str, ...] = (sys.executable, "-W", "error", "-m", "genaf_sdk.export.serve"),
     folder: Path | None = None,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[tuple[int, int, subprocess.Popen[bytes]]]:
     """Run the server on two free ports and yield its HTTP and gRPC port and the process, once it is ready."""
     http, rpc = free_ports(2)
@@ -129,6 +130,7 @@ def our_server(
         process = subprocess.Popen(
             [*command, *arguments, "--http-port", str(http), "--grpc-port", str(rpc)],
             cwd=folder,
+            env=environment,
             stdout=output,
             stderr=output,
         )

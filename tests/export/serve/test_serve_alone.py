@@ -62,6 +62,19 @@ print([name for name in ("starlette", "uvicorn", "grpc", "prometheus_client", "t
     assert result.stdout.strip() == "[]"
 
 
+def test_it_leaves_nothing_in_the_bundle(shipped: Path, tmp_path: Path) -> None:
+    before = sorted(path for path in shipped.rglob("*"))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    raw = io.BytesIO()
+    Image.new("RGB", (SIZE, SIZE), "white").save(raw, "PNG")
+    serve = (sys.executable, "-B", "-m", "serve")
+    options = {"command": serve, "folder": shipped, "environment": environment, "log": tmp_path / "log"}
+    with our_server("--drain", "0", **options) as (port, _, _):
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/classify", raw.getvalue())
+        assert urllib.request.urlopen(request, timeout=30).status == 200
+    assert sorted(path for path in shipped.rglob("*")) == before
+
+
 def test_no_file_names_a_module_outside(shipped: Path) -> None:
     for path in (shipped / "serve").glob("*.py"):
         for line in path.read_text().splitlines():

@@ -400,7 +400,12 @@ def test_sigterm_answers_what_was_accepted(slow_server: Any) -> None:
         {"timeout": -1},
         {"max_queue": 3},
         {"timeout": float("nan")},
+        {"timeout": float("inf")},
+        {"max_delay": 1e10},
+        {"drain": 1e5},
         {"api_key": "ä"},
+        {"api_key": "secret\n"},
+        {"api_key": "two\nlines"},
         {"tls_key": "x"},
     ],
 )
@@ -426,6 +431,7 @@ def test_the_command_line_explains_what_is_wrong(
             ([str(bundle), "--max-batch", "0"], "max_batch"),
             ([str(bundle), "--tls-key", "x"], "tls"),
             ([str(bundle), "--api-key-file", str(tmp_path / "none")], "API key"),
+            ([str(bundle), "--api-key-file", str(bundle / "model.onnx")], "API key"),
             ([str(bundle), "--http-port", busy, "--grpc-port", "-1"], "Cannot listen"),
             ([str(bundle), "--http-port", str(free_ports(1)[0]), "--grpc-port", busy], "Cannot listen"),
         ):
