@@ -4,18 +4,20 @@
     GENAF_DATA=FOLDER python benchmarks/certificates.py FOLDER --data gtsrb --samples 200 --corruptions 1000
 
 measures the model in FOLDER. ``--train 20`` first trains it there: so many epochs on images of which a share is under
-the certificate's masks, against no other attacker; ``--share 0`` trains without masks. Every certificate is a line of
-OUTPUT as soon as it is there, and is not computed again for a folder of that name and the same options. ``--served``
-compares the images a second of plain answers and of certified ones on one thread, in processor seconds, by onnxruntime
-as the server runs it. GTSRB: see mosaics.py.
+the certificate's masks, against no other attacker; ``--share 0`` trains without masks. A training that was stopped
+(SIGTERM) goes on, and one that was finished is not repeated. Every certificate is a line of OUTPUT as soon as it is
+there, and is not computed again for a folder of that name and the same options; that of signs says for each kind of
+them what holds under single masks and under random pairs. ``--served`` compares the images a second of plain answers
+and of certified ones on one thread, in processor seconds, by onnxruntime as the server runs it. GTSRB: see mosaics.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -24,17 +26,32 @@ from rows import Rows
 
 from genaf_sdk import DataSplits, HardenConfig, HardenedModel, harden, load_data
 from genaf_sdk.data.sampling import Sample, mask_color
-from genaf_sdk.evaluation.certificates import certify
+from genaf_sdk.engine.checkpoints import FINISHED_FILE, FOLDER
+from genaf_sdk.evaluation.certificates import certify, classes_of
 from genaf_sdk.evaluation.corrupted import corruption_section
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.settings import CertificateConfig
 from genaf_sdk.export.serve import load_bundle
 from genaf_sdk.export.to_onnx import export_onnx
+from genaf_sdk.files import write_json
+from genaf_sdk.inputs.masks import MaskSet
 from genaf_sdk.methods import PGDAT, Masked
 from genaf_sdk.report.certificate import proven
 from genaf_sdk.report.scores import Role
 
 ENCODER = "bundled:simclr-cifar10"
+PAIRS = 100
+"""Random pairs of masks that each image is tried under."""
+COUNTS = ("n", "clean", "answered", "certified")
+KINDS = {
+    "speed limit": (0, 1, 2, 3, 4, 5, 7, 8),
+    "other prohibition": (9, 10, 15, 16),
+    "warning": (11, *range(18, 32)),
+    "mandatory": tuple(range(33, 41)),
+    "of its own shape or color": (12, 13, 14, 17),
+    "end of a restriction": (6, 32, 41, 42),
+}
+"""Kinds of German signs, by the number of their classes."""
 
 
 def main() -> None:
@@ -75,8 +92,17 @@ def main() -> None:
         key = {"model": options.folder.name, "masks_per_axis": masks, "area": options.patch}
         if not rows.has(**key, n=min(options.samples, len(data.test)), **settings):
             chosen = CertificateConfig(patch=options.patch, masks=masks, samples=options.samples)
-            found = certify(model, sample, chosen, fill)
-            rows.add({"model": options.folder.name, **settings, "cpu_seconds": seconds, **asdict(found)})
+            parts = by_kind(Sample(sample.images, sample.order[: options.samples]), options.data)
+            sections = {kind: certify(model, part, chosen, fill) for kind, part in parts.items()}
+            sums = {name: sum(getattr(section, name) for section in sections.values()) for name in COUNTS}
+            found = replace(next(iter(sections.values())), **sums)
+            kinds = {
+                kind: {name: getattr(section, name) for name in COUNTS} | under_masks(model, parts[kind], chosen, fill)
+                for kind, section in sections.items()
+            }
+            rows.add(
+                {"model": options.folder.name, **settings, "cpu_seconds": seconds, **asdict(found), "kinds": kinds}
+            )
             print(f"{masks} masks an axis. {proven(found)}", flush=True)
     if options.served:
         print(served(model, sample, fill, options))
@@ -88,7 +114,7 @@ def main() -> None:
 
 
 def trained(data: DataSplits, options: argparse.Namespace) -> float:
-    """Train into the folder; return the processor seconds."""
+    """Train into the folder, from where an earlier call was stopped; return the processor seconds of all of them."""
     masked = Masked(
         inner=None,
         share=options.share,
@@ -97,11 +123,42 @@ def trained(data: DataSplits, options: argparse.Namespace) -> float:
         candidates=options.candidates,
     )
     config = HardenConfig(method=PGDAT(against=masked)).with_(method={"schedule": {"epochs": options.train}})
+    spent = options.folder.with_name(f"{options.folder.name}.seconds.json")
+    goes_on, finished = (options.folder / FOLDER).exists(), (options.folder / FOLDER / FINISHED_FILE).exists()
+    before = json.loads(spent.read_text()) if goes_on else 0.0
     started = time.process_time()
-    result = harden(ENCODER, data, config, evaluate=False, preflight=False)
-    seconds = time.process_time() - started
-    result.model.save_pretrained(options.folder)
-    return round(seconds, 1)
+    try:
+        harden(ENCODER, data, config, output_dir=options.folder, evaluate=False, preflight=False, resume=goes_on)
+    finally:
+        seconds = before if finished else round(before + time.process_time() - started, 1)
+        write_json(spent, seconds)
+    return seconds
+
+
+def by_kind(sample: Sample, data: str) -> dict[str, Sample]:
+    """Return the images of every kind of sign that is among them; those of another set are of one kind."""
+    kinds = KINDS if data == "gtsrb" else {"all": tuple(range(int(sample.labels.max()) + 1))}
+    parts = {kind: sample.order[torch.isin(sample.labels, torch.tensor(of))] for kind, of in kinds.items()}
+    return {kind: Sample(sample.images, order) for kind, order in parts.items() if len(order)}
+
+
+def under_masks(
+    model: HardenedModel, sample: Sample, config: CertificateConfig, fill: tuple[float, ...]
+) -> dict[str, float]:
+    """Return how many images are right under all single masks, and the share of answers under random pairs that are."""
+    masks = MaskSet.for_area(model.image_size, config.patch, config.masks)
+    two = masks.pairs[len(masks) :]
+    some = two[torch.randperm(len(two), generator=torch.Generator().manual_seed(0))[:PAIRS]]
+    color = torch.tensor(fill).view(-1, 1, 1)
+    single = pairs = 0
+    for pixels, labels in sample.batches():
+        right = [
+            classes_of(model, masks.hide(pixels, pair.expand(len(pixels), 2), color)) == labels
+            for pair in torch.cat([masks.pairs[: len(masks)], some])
+        ]
+        single += int(torch.stack(right[: len(masks)]).all(dim=0).sum())
+        pairs += int(torch.stack(right[len(masks) :]).sum())
+    return {"under_every_mask": single, "share_of_pairs": round(pairs / (len(sample) * len(some)), 4)}
 
 
 def served(model: HardenedModel, sample: Sample, fill: tuple[float, ...], options: argparse.Namespace) -> str:

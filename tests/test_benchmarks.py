@@ -22,6 +22,8 @@ from torch import nn
 
 from genaf_sdk.attacks import load_attack
 from genaf_sdk.data import DataSplits, LabeledImages
+from genaf_sdk.data.sampling import Sample
+from genaf_sdk.evaluation.settings import CertificateConfig
 from genaf_sdk.rows import Comparison
 
 ROOT = Path(__file__).parents[1]
@@ -257,6 +259,30 @@ def test_a_model_of_other_classes_gets_no_certificate(load: Load, monkeypatch: A
     monkeypatch.setattr(sys, "argv", ["certificates.py", str(tmp_path), "--output", str(tmp_path / "rows.jsonl")])
     with pytest.raises(SystemExit, match=r"has 2 classes, digits has 10: .*--data"):
         certificates.main()
+
+
+def test_of_every_kind_of_sign_it_is_said_what_masks_leave_of_it(load: Load) -> None:
+    class Corner(nn.Module):
+        """Right (1) as long as the first pixel is white."""
+
+        image_size = (32, 32)
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            white = (pixels[:, 0, 0, 0] == 1).float()
+            return torch.stack([1 - white, white], dim=1)
+
+    certificates = load("certificates")
+    images = LabeledImages.in_memory(torch.ones(4, 3, 32, 32), torch.tensor([1, 14, 1, 33]))
+    parts = certificates.by_kind(Sample.draw(images, seed=0), "gtsrb")
+    assert {kind: len(part) for kind, part in parts.items()} == {
+        "speed limit": 2,
+        "mandatory": 1,
+        "of its own shape or color": 1,
+    }
+    assert sorted(itertools.chain(*certificates.KINDS.values())) == list(range(43))
+    config, fill = CertificateConfig(patch=0.03, masks=3), (0.5, 0.5, 0.5)
+    found = certificates.under_masks(Corner(), parts["speed limit"], config, fill)
+    assert found == {"under_every_mask": 0, "share_of_pairs": round(28 / 36, 4)}, "8 of 36 pairs hide the corner"
 
 
 @pytest.mark.parametrize("tool", ["write_board", "write_decision", "write_tables"])
