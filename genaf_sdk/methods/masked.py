@@ -29,8 +29,8 @@ class Masked(Against):
 
     The publication trains with two random squares of 57 % of the side (Xiang et al., PatchCleanser, USENIX Security
     2022); these are the very masks of the certificate, in random pairs, a mask and itself among them. One wrong
-    prediction of all pairs costs the certificate, so that the worst pair counts: ``candidates`` looks for it greedily,
-    mask after mask, as Saha et al. 2023 do, who try all of them.
+    prediction of all pairs costs the certificate, so that the worst pair counts: ``candidates`` (as Saha et al. 2023 do
+    greedily, mask after mask).
     """
 
     name: ClassVar[str] = "masked"
@@ -44,8 +44,7 @@ class Masked(Against):
     masks: Annotated[int, Between(1, 16)] = 4
     """Masks along each axis, as in the certificate."""
     candidates: Count = 1
-    """Of so many random masks, an image gets that of the highest loss, and of as many second ones that of the highest
-    loss beside it: twice as many forward passes, if more than one."""
+    """Of so many random pairs, an image gets that of the highest loss: as many forward passes, if more than one."""
 
     def adversary(self, key: int, processes: Processes) -> Adversary:
         """Return the adversary; it takes the color of its masks from the first batch that it sees.
@@ -73,29 +72,22 @@ class MaskedAdversary(Adversary):
         images = inputs if self.inner is None else self.inner.perturb(model, batch)
         masks = MaskSet.for_area((inputs.shape[2], inputs.shape[3]), settings.patch, settings.masks)
         hidden = torch.nonzero(batch.uniform("masked", ()) < settings.share).flatten()
-        pairs = self._pairs(model, batch, images, hidden, masks)
+        pairs = self._hardest(model, batch, images, hidden, masks)
         return images.index_copy(0, hidden, masks.hide(images[hidden], pairs, self.fill))
 
-    def _pairs(self, model: nn.Module, batch: Batch, images: Tensor, hidden: Tensor, masks: MaskSet) -> Tensor:
-        """Return a pair of masks, int64 (h, 2), for each of images ``hidden`` (h,): at random, or the hardest tried."""
-        count = self.settings.candidates
-        if count == 1:
-            return masks.pairs.to(images.device)[batch.integers("mask pairs", (), len(masks.pairs))[hidden]]
+    def _hardest(self, model: nn.Module, batch: Batch, images: Tensor, hidden: Tensor, masks: MaskSet) -> Tensor:
+        """Return a pair of masks, int64 (h, 2), for each of images ``hidden`` (h,): of those drawn, the hardest."""
+        purposes = ["mask pairs", *(f"mask pairs {more}" for more in range(1, self.settings.candidates))]
+        drawn = [batch.integers(purpose, (), len(masks.pairs))[hidden] for purpose in purposes]
+        pairs = masks.pairs.to(images.device)[torch.stack(drawn)]
+        if len(drawn) == 1:
+            return pairs[0]
         images, labels = images[hidden], batch.labels[hidden]
         with torch.no_grad(), inference_mode_of(model), folded_batch_norms(model, images):
-            first, second = (
-                batch.integers(purpose, (count,), len(masks))[hidden].T for purpose in ("first masks", "second masks")
-            )
-            alone = self._hardest(model, images, labels, torch.stack([first, first], dim=2), masks)
-            beside = alone[:, 0].expand_as(second)
-            return self._hardest(model, images, labels, torch.stack([beside, second], dim=2), masks)
-
-    def _hardest(self, model: nn.Module, images: Tensor, labels: Tensor, pairs: Tensor, masks: MaskSet) -> Tensor:
-        """Return for each of h images the pair of the highest loss, int64 (h, 2), of pairs (c, h, 2)."""
-        losses = [
-            F.cross_entropy(model(masks.hide(images, each, self.fill)).float(), labels, reduction="none")
-            for each in pairs
-        ]
+            losses = [
+                F.cross_entropy(model(masks.hide(images, each, self.fill)).float(), labels, reduction="none")
+                for each in pairs
+            ]
         hardest = torch.stack(losses).argmax(dim=0)
         return pairs[hardest, torch.arange(len(hardest), device=hardest.device)]
 
