@@ -33,8 +33,9 @@ def supervise(count: int, work: Callable[[Settings], int], settings: Settings) -
     """Run ``work`` in ``count`` processes that share the ports until SIGTERM or SIGINT; return the exit status.
 
     The kernel spreads connections over the processes (SO_REUSEPORT). What all requests may take together is divided
-    among them: memory, connections, the queue. One that ends by itself is replaced; connections that it had are lost,
-    and no others. If this process goes away, so do they.
+    among them: memory, connections, the queue. One that is killed or crashes is replaced; connections that it had are
+    lost, and no others. One that ends with a status of its own, as where the model cannot be used, ends them all, as
+    the next would end alike. If this process goes away, so do they.
 
     Args:
         count: How many processes.
