@@ -300,6 +300,7 @@ class Fitting:
         record["seconds"], self.started = round(now - self.started, 3), now
         with run.turns:
             run.history.append(record)
+            run.metrics.ended += 1
         self.metrics = EpochMetrics(self.stage.name, self.epoch, run.processes)
         self.save()  # before anybody is told: a tracker that fails costs no epoch
         with run.turns:

@@ -57,11 +57,13 @@ class Metrics:
         accelerator: Its trackers are told, if they are initialized.
         folder: Where ``metrics.jsonl`` is kept: one JSON object an epoch, then one for each score. None keeps none.
         untold: Values and step of another thread, for trackers that belong to the one which began.
+        ended: How many records stand in the history, but are not told yet: their checkpoints are being written.
     """
 
     accelerator: Accelerator | None = None
     folder: Path | None = None
     untold: list[tuple[dict[str, float], int]] = field(default_factory=list)
+    ended: int = 0
     _owner: int = field(default_factory=threading.get_ident)
 
     def start(self, settings: dict[str, Any]) -> None:
@@ -71,13 +73,17 @@ class Metrics:
             accelerator.init_trackers(PROJECT, config=dict(_flat(settings)))
 
     def epoch(self, history: list[dict[str, Any]], record: dict[str, Any]) -> None:
-        """Tell a new ``record`` of the ``history``; the file is written anew, so that a resumed run repeats no line."""
+        """Tell a new ``record`` of the ``history``; the file is written anew, so that a resumed run repeats no line.
+
+        Trackers get the number of records told so far as their step: it never falls, whichever of two threads is first.
+        """
+        self.ended -= 1
         self._write(history)
         if self.accelerator is not None and self.accelerator.trackers:
             values = {
                 f"{record['stage']}/{name}": value for name, value in record.items() if isinstance(value, (int, float))
             }
-            self._log(values, len(history))
+            self._log(values, len(history) - self.ended)
 
     def scores(self, history: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
         """Report the accuracies of a report's rows, shares in [0, 1]; rows as they stand in ``report.json``."""
