@@ -8,23 +8,26 @@ the certificate's masks, against no other attacker; ``--share 0`` trains without
 (SIGTERM) goes on, and one that was finished is not repeated. Every certificate is a line of OUTPUT as soon as it is
 there, and is not computed again for a folder of that name and the same options; that of signs says for each kind of
 them what holds under single masks and under random pairs. ``--served`` compares the images a second of plain answers
-and of certified ones on one thread, in processor seconds, by onnxruntime as the server runs it. GTSRB: see mosaics.py.
+and of certified ones on one thread, in processor seconds, by onnxruntime as the server runs it. For encoders see
+robustness.py, for GTSRB mosaics.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from mosaics import load_mosaic
+from robustness import ENCODERS, load
 from rows import Rows
 
-from genaf_sdk import DataSplits, HardenConfig, HardenedModel, harden, load_data
+from genaf_sdk import DataSplits, HardenConfig, HardenedModel, harden
 from genaf_sdk.data.sampling import Sample, mask_color
 from genaf_sdk.engine.checkpoints import FINISHED_FILE, FOLDER
 from genaf_sdk.evaluation.certificates import certify, classes_of
@@ -39,7 +42,9 @@ from genaf_sdk.methods import PGDAT, Masked
 from genaf_sdk.report.certificate import proven
 from genaf_sdk.report.scores import Role
 
-ENCODER = "bundled:simclr-cifar10"
+if TYPE_CHECKING:
+    from genaf_sdk.models.encoder import PixelEncoder
+
 PAIRS = 100
 """Random pairs of masks that each image is tried under."""
 COUNTS = ("n", "clean", "answered", "certified")
@@ -60,6 +65,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", choices=("digits", "gtsrb"), default="digits")
     parser.add_argument("--images", type=int, help="training images of gtsrb; by default all")
+    parser.add_argument("--encoder", choices=list(ENCODERS), default="bundled", help="what is trained")
+    parser.add_argument("--encoders", type=Path, default=Path(), help="folder of encoders")
+    parser.add_argument("--size", type=int, default=32, help="pixels a side, to which images are resized")
     parser.add_argument("--train", type=int, default=0, metavar="EPOCHS")
     parser.add_argument("--share", type=float, default=0.5, help="of the images that training masks")
     parser.add_argument("--candidates", type=int, default=1, help="pairs of masks of which training takes the hardest")
@@ -72,16 +80,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/results/certificates/rows.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data = (
-        load_mosaic("gtsrb", options.images, 0) if options.data == "gtsrb" else load_data("digits", image_size=(32, 32))
-    )
-    seconds = trained(data, options) if options.train else None
-    model = HardenedModel.from_pretrained(options.folder)
+    sys.path.insert(0, str(options.encoders.resolve()))
+    side = (options.size, options.size)
+    encoder = ENCODERS[options.encoder](options.encoders, side)
+    data = load(f"{options.data}:{options.images or ''}", Path(), encoder, seed=0)
+    seconds = trained(encoder, data, options) if options.train else None
+    own = None if options.encoder == "bundled" else ENCODERS[options.encoder](options.encoders, None).backbone
+    model = HardenedModel.from_pretrained(options.folder, backbone=own)
     fill = mask_color(data.train, 0)
     sample = Sample.draw(data.test, None, seed=0)
-    settings = {
-        name: getattr(options, name) for name in ("data", "images", "train", "share", "candidates", "trained_for")
-    }
+    named = ("encoder", "size", "data", "images", "train", "share", "candidates", "trained_for")
+    settings = {name: getattr(options, name) for name in named}
     if len(model.class_names) != len(data.class_names):
         raise SystemExit(
             f"The model of {options.folder} has {len(model.class_names)} classes, {options.data} has "
@@ -113,7 +122,7 @@ def main() -> None:
         print(f"mean: {section.mean(Role.HARDENED):.1%}")
 
 
-def trained(data: DataSplits, options: argparse.Namespace) -> float:
+def trained(encoder: PixelEncoder, data: DataSplits, options: argparse.Namespace) -> float:
     """Train into the folder, from where an earlier call was stopped; return the processor seconds of all of them."""
     masked = Masked(
         inner=None,
@@ -128,7 +137,7 @@ def trained(data: DataSplits, options: argparse.Namespace) -> float:
     before = json.loads(spent.read_text()) if goes_on else 0.0
     started = time.process_time()
     try:
-        harden(ENCODER, data, config, output_dir=options.folder, evaluate=False, preflight=False, resume=goes_on)
+        harden(encoder, data, config, output_dir=options.folder, evaluate=False, preflight=False, resume=goes_on)
     finally:
         seconds = before if finished else round(before + time.process_time() - started, 1)
         write_json(spent, seconds)

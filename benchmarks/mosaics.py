@@ -47,15 +47,23 @@ def read_tracks(name: str) -> Tensor:
     return torch.from_numpy(np.load(data_folder() / f"{name}-train-tracks.npy", allow_pickle=False).astype(np.int64))
 
 
-def load_mosaic(name: str, images: int | None, seed: int) -> DataSplits:
+def load_mosaic(
+    name: str, images: int | None, seed: int, size: tuple[int, int] | None = None, interpolation: str = "bilinear"
+) -> DataSplits:
     """Return a set with splits; its training images, up to ``images`` of them, drawn by ``seed``.
 
-    Frames of one track stay together, in training or in validation.
+    Frames of one track stay together, in training or in validation. Tiles are enlarged to ``size``, if that is given.
     """
     pixels, labels = read_mosaic(name, "train")
     test = read_mosaic(name, "test")
     tracks = labels * 100_000 + read_tracks(name) if name == "gtsrb" else torch.arange(len(labels))
     drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:images]
     groups = torch.cat([tracks[drawn], -1 - torch.arange(len(test[1]))])
-    splits = load_data([(pixels[drawn], labels[drawn]), test], groups=groups.tolist(), seed=seed)
+    splits = load_data(
+        [(pixels[drawn], labels[drawn]), test],
+        image_size=size,
+        interpolation=interpolation,
+        groups=groups.tolist(),
+        seed=seed,
+    )
     return dataclasses.replace(splits, name=name)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mosaics import TILE, load_mosaic
+from mosaics import load_mosaic
 
 from genaf_sdk import DataSplits, HardenConfig, compare, load_data, load_encoder
 from genaf_sdk.cells import local_processes
@@ -132,12 +132,10 @@ def _value(text: str) -> Any:
 
 
 def load(images: str, folder: Path, encoder: PixelEncoder, seed: int) -> DataSplits:
-    """Return a folder of pictures at the encoder's size, or so many images of a mosaic."""
+    """Return a folder of pictures, or so many images of a mosaic, at the encoder's size."""
     name, _, count = images.partition(":")
     if name in MOSAICS:
-        if encoder.image_size not in (None, (TILE, TILE)):
-            raise SystemExit(f"{name} has {TILE} x {TILE} pixels, the encoder {encoder.image_size}: give --size {TILE}")
-        return load_mosaic(name, int(count) if count else None, seed)
+        return load_mosaic(name, int(count) if count else None, seed, encoder.image_size, encoder.interpolation)
     known = folder / name if (folder / name).is_dir() else name
     return load_data(known, image_size=encoder.image_size, interpolation=encoder.interpolation, seed=seed)
 
