@@ -15,6 +15,7 @@ from genaf_sdk.attacks.targets import Success
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from genaf_sdk.inputs.perturbation import Details
     from genaf_sdk.inputs.threat import Threat
 
 FIRST_LOOKS, LAST_LOOKS = 5, 2  # that every run has, and within which the steps fall to zero once nothing is gained
@@ -37,6 +38,11 @@ class Climb:
             return False
         middle, last = max(self.curve[third:-third]), max(self.curve[-third:])
         return last.rate - middle.rate <= last.standard_error
+
+    @property
+    def details(self) -> Details:
+        """Return what a report says of the run."""
+        return {"converged": self.converged, "held_out_rate": round(self.success.rate, 4)}
 
 
 def climb(

@@ -15,7 +15,7 @@ from genaf_sdk.attacks.base import UniversalAttack
 from genaf_sdk.attacks.batches import endless_batches
 from genaf_sdk.attacks.climbing import Climb, climb
 from genaf_sdk.inputs.images import input_space
-from genaf_sdk.inputs.perturbation import Details, Perturbation
+from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.settings import Between, Count, Share
 
 if TYPE_CHECKING:
@@ -65,6 +65,28 @@ class TriedUAP(UniversalAttack):
         self, model: nn.Module, target: Target, generator: torch.Generator, start: Tensor | None = None
     ) -> Perturbation:
         """Return where the long run from the best short one ends, or one from ``start`` if that is not as strong."""
+        run, judge, noise = self._runner(model, target, generator)
+        begin = noise() if start is None else self.threat.project(start)
+        known = None if start is None else judge(begin)
+        away, short = partial(target.objective, self.loss), max(1, self.steps // SHORT)
+        made = run(away, noise(), short, 1) if self.goals else None
+        if made is not None and made.success.rate <= LEFT_THE_PLATEAU:
+            goals = [partial(target.toward, goal) for goal in target.goals(self.goals, generator)]
+            sent = [(run(toward, noise(), short, 1), toward) for toward in goals]
+            finalists = sorted(sent, key=lambda one: moved(one[0]), reverse=True)[:FINALISTS]
+            made = max((run(toward, one.values, short, 1) for one, toward in finalists), key=moved)
+        elif made is not None:
+            made = max(made, *(run(away, noise(), short, 1) for _ in range(OTHER_STARTS)), key=moved)
+        if made is not None:
+            made = run(away, made.values, self.steps, LOOKS)
+        if made is None or (known is not None and known > made.success):
+            made = run(away, begin, self.steps, LOOKS, known)
+        return Perturbation(made.values, self.threat, details=made.details)
+
+    def _runner(
+        self, model: nn.Module, target: Target, generator: torch.Generator
+    ) -> tuple[Callable[..., Climb], Callable[[Tensor], Success], Callable[[], Tensor]]:
+        """Return three functions: a run of so many steps and looks, what a perturbation does, and noise to begin at."""
         space = input_space(model, target.images)
         order = endless_batches(len(target.crafting), self.batch_size, generator)
 
@@ -82,28 +104,9 @@ class TriedUAP(UniversalAttack):
                 step_size=length, steps=steps, looks=looks, known=known, momentum=MOMENTUM,
             )  # fmt: skip
 
-        def noise() -> Tensor:
-            return self.threat.start(target.images[0], generator)
-
-        begin = noise() if start is None else self.threat.project(start)
-        known = None if start is None else judge(begin)
-        away, short = partial(target.objective, self.loss), max(1, self.steps // SHORT)
-        made = run(away, noise(), short, 1) if self.goals else None
-        if made is not None and made.success.rate <= LEFT_THE_PLATEAU:
-            goals = [partial(target.toward, goal) for goal in target.goals(self.goals, generator)]
-            sent = [(run(toward, noise(), short, 1), toward) for toward in goals]
-            finalists = sorted(sent, key=lambda one: _moved(one[0]), reverse=True)[:FINALISTS]
-            made = max((run(toward, one.values, short, 1) for one, toward in finalists), key=_moved)
-        elif made is not None:
-            made = max(made, *(run(away, noise(), short, 1) for _ in range(OTHER_STARTS)), key=_moved)
-        if made is not None:
-            made = run(away, made.values, self.steps, LOOKS)
-        if made is None or (known is not None and known > made.success):
-            made = run(away, begin, self.steps, LOOKS, known)
-        details: Details = {"converged": made.converged, "held_out_rate": round(made.success.rate, 4)}
-        return Perturbation(made.values, self.threat, details=details)
+        return run, judge, lambda: self.threat.start(target.images[0], generator)
 
 
-def _moved(made: Climb) -> float:
+def moved(made: Climb) -> float:
     """Return how far held-out images were moved: it has less noise than how many were lost."""
     return made.success.distance

@@ -34,6 +34,7 @@ class EvaluationConfig(Settings):
     attacks: tuple[str, ...] = (
         "advencoder-per:batch_size=128,noise_maps=8,steps=40",
         "uapgd",
+        "cluster-uap",
         "encoder-patch",
         "plain-patch",
         "label-uap",

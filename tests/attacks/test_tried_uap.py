@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_sdk.attacks import SSP, UAPGD, LabelUAP
+from genaf_sdk.attacks import SSP, UAPGD, ClusterUAP, LabelUAP
 from genaf_sdk.attacks.climbing import Climb, climb, settled
-from genaf_sdk.attacks.targets import FeatureTarget, LabelTarget, Success
+from genaf_sdk.attacks.targets import ClusterTarget, FeatureTarget, LabelTarget, Success
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.inputs.threat import Linf, Patch
@@ -81,6 +81,80 @@ def test_places_are_tried_where_pushing_away_loses_few(
     monkeypatch.setattr(FeatureTarget, "toward", toward)
     UAPGD(steps=4, batch_size=8, goals=3)(tiny_encoder.eval(), surrogate())
     assert len(set(goals)) == places
+
+
+class Colors(nn.Module):
+    """Features are the mean colors; blue counts ten times, and no image has any."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).mean(2) * torch.tensor([1.0, 1.0, 10.0])
+
+
+def reds_and_greens() -> Tensor:
+    """Twenty images of one kind, twelve of another."""
+    images = torch.zeros(32, 3, 4, 4)
+    images[:20, 0], images[20:, 1] = 0.5, 0.5
+    return images + 0.01 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_images_are_sent_to_another_kind_and_not_to_where_nothing_is() -> None:
+    settings = {"budget": 0.3, "batch_size": 8, "precision": "fp32"}
+    away = UAPGD(**settings, steps=24)(Colors(), reds_and_greens()).values.flatten(1).mean(1)
+    found = ClusterUAP(**settings, steps=24, goals=2)(Colors(), reds_and_greens()).values.flatten(1).mean(1)
+    assert away[2] > 0.2  # blue leads furthest away
+    assert found[0] * found[1] < -0.04  # from red to green, or back
+    assert found[2] < 0.02
+
+
+def test_how_near_features_come_to_another_kind_is_found_by_a_loop(tiny_encoder: nn.Module) -> None:
+    encoder, images = tiny_encoder.eval().requires_grad_(False), surrogate()
+    target = ClusterTarget(encoder, images, 4, torch.Generator().manual_seed(0))
+    delta = torch.empty(3, 10, 10).uniform_(-0.3, 0.3, generator=torch.Generator().manual_seed(1))
+    clean, moved = encoder(images), encoder((images + delta).clamp(0, 1))
+    left, closeness = 0, list[float]()
+    for row in target.held_out.tolist():
+        before, after = (
+            [float(F.cosine_similarity(features[row], center, dim=0)) for center in target.centers]
+            for features in (clean, moved)
+        )
+        own = before.index(max(before))
+        others = max(value for index, value in enumerate(after) if index != own)
+        left += others > after[own]
+        closeness.append(others)
+    success = target.success(lambda batch: (batch + delta).clamp(0, 1))
+    assert len(target.centers) == 4
+    assert 0 < left == round(success.rate * len(target.held_out))
+    assert success.distance == pytest.approx(sum(closeness) / len(closeness), abs=1e-5)
+
+
+def test_of_the_places_that_are_tried_the_nearest_is_kept(
+    tiny_encoder: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six first runs, two second ones: judged by six successes, then by one a look."""
+    given = iter([0.1, 0.2, 0.6, 0.3, 0.5, 0.4, 0.7, 0.9])
+    begun = list[float]()
+
+    def climbed(self: ClusterUAP, *_: object) -> tuple[object, object, object]:
+        def run(toward: object, begin: Tensor, steps: int, looks: int) -> Climb:
+            begun.append(float(begin.mean()))
+            success = Success(0.5, next(given), 16)
+            return Climb(torch.full((3, 10, 10), success.distance / 100), success, (success,))
+
+        return run, None, lambda: torch.zeros(3, 10, 10)
+
+    monkeypatch.setattr(ClusterUAP, "_runner", climbed)
+    found = ClusterUAP(budget=0.1)(tiny_encoder.eval(), surrogate())
+    assert begun == pytest.approx([0.0] * 6 + [0.006, 0.005])
+    assert float(found.values.mean()) == pytest.approx(0.009)
+
+
+def test_images_of_one_kind_are_judged_by_how_far_they_go(tiny_encoder: nn.Module) -> None:
+    encoder = tiny_encoder.eval().requires_grad_(False)
+    target = ClusterTarget(encoder, surrogate(4), 1, torch.Generator().manual_seed(0))
+    plain = FeatureTarget(encoder, surrogate(4), torch.Generator().manual_seed(0))
+    assert target.success(lambda batch: batch * 0.5) == plain.success(lambda batch: batch * 0.5)
+    alike = ClusterUAP(steps=2, batch_size=2)(encoder, surrogate(1).expand(4, -1, -1, -1))
+    assert alike.details["held_out_rate"] <= 1
 
 
 def test_classes_are_tried_by_how_close_they_are_to_images_of_others() -> None:
