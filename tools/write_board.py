@@ -52,12 +52,14 @@ THREATS = (
     *("clean", "universal", "universal, labels", "patch", "patch, each image"),
     *("each image, 8/255", "each image, 4/255"),
 )
+NEWEST, BOUNDED = "cluster-uap", "universal"
+"""Attack that earlier rows lack, and the column that is an upper bound there."""
 LABEL_FREE = (Knowledge.TRANSFER, Knowledge.ADAPTIVE)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the table: accuracies in [0, 1] by threat, one a seed."""
+    """A line of the table: accuracies in [0, 1] by threat, one a seed; ``earlier`` lacks an attack of today."""
 
     data: str
     encoder: str
@@ -65,6 +67,7 @@ class Entry:
     accuracies: dict[str, list[float]]
     cost: str
     command: str
+    earlier: bool
 
 
 def threat_of(score: Score) -> str | None:
@@ -89,6 +92,11 @@ def worst(scores: Iterable[Score]) -> dict[str, float]:
     return found
 
 
+def is_earlier(scores: Iterable[Score]) -> bool:
+    """Return whether the strongest attack on encoders was not run, as before there was one."""
+    return NEWEST not in {score.attack for score in scores}
+
+
 def own_entries() -> Iterable[Entry]:
     """Yield our entries, in the order of their files."""
     for folder, (data, encoder, command) in FOLDERS.items():
@@ -99,7 +107,7 @@ def own_entries() -> Iterable[Entry]:
             accuracies = {threat: [each[threat] for each in found if threat in each] for threat in THREATS}
             cost = f"{statistics.median(row.cpu_seconds for row in chosen):.0f}"
             again = command.format(method=method, seeds=" ".join(str(row.seed) for row in chosen))
-            yield Entry(data, encoder, method, accuracies, cost, again)
+            yield Entry(data, encoder, method, accuracies, cost, again, any(is_earlier(row.scores) for row in chosen))
 
 
 def others_entries(folder: Path = THIRD_PARTY) -> Iterable[Entry]:
@@ -109,7 +117,9 @@ def others_entries(folder: Path = THIRD_PARTY) -> Iterable[Entry]:
         name = path.parent.name.replace("--", "/", 1)
         encoder = "" if report.model is None else report.model.encoder
         accuracies = {threat: [value] for threat, value in worst(report.scores).items()}
-        yield Entry(report.data.name, encoder, name, accuracies, "", f"genaf verify hf-hub:{name}")
+        yield Entry(
+            report.data.name, encoder, name, accuracies, "", f"genaf verify hf-hub:{name}", is_earlier(report.scores)
+        )
 
 
 def table(entries: Iterable[Entry]) -> str:
@@ -120,7 +130,10 @@ def table(entries: Iterable[Entry]) -> str:
     for data in dict.fromkeys(entry.data for entry in everything):
         chosen = [entry for entry in everything if entry.data == data]
         for entry in sorted(chosen, key=lambda entry: -_mean(entry.accuracies.get("universal", [0.0]))):
-            cells = [_cell(entry.accuracies.get(threat, [])) for threat in THREATS]
+            cells = [
+                f"{'≤ ' if entry.earlier and threat == BOUNDED else ''}{_cell(entry.accuracies.get(threat, []))}"
+                for threat in THREATS
+            ]
             seeds = len(entry.accuracies.get("clean", []))
             names = (entry.data, f"`{entry.encoder}`", f"`{entry.method}`")
             lines.append((*names, *cells, entry.cost, str(seeds), f"`{entry.command}`"))

@@ -141,7 +141,7 @@ class ClusterTarget(FeatureTarget):
     """An encoder without labels: features have to come close to those of images of another kind, a k-means cluster.
 
     How far features go says little of what a classifier answers there, where it was never trained. Measured on hardened
-    models of steel, trash and signs, test labels confirm this judge's choice among places within one to four points.
+    models of steel, trash and signs, test labels confirm what this judge picks among places within two points, in one of five cases within five.
 
     Args:
         encoder: Pixels to features.
