@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from genaf_sdk.errors import GenafError, OutputError
 from genaf_sdk.export.layout import CARD_FILE, CHECKSUMS_FILE, SERVE_FOLDER, is_ours
-from genaf_sdk.files import one_at_a_time, read_json, write_json
+from genaf_sdk.files import read_json, write_json
+from genaf_sdk.locks import one_at_a_time
 from genaf_sdk.models.checksums import UNLISTED, found_files, listed
 
 if TYPE_CHECKING:

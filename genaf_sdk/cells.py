@@ -6,6 +6,7 @@ Any ``concurrent.futures.Executor`` does, and whatever has its ``submit``, such 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 import time
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
@@ -157,12 +158,26 @@ class Cells(Generic[Cell]):
 
 @contextmanager
 def local_processes(count: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Give a pool of ``count`` fresh processes on this machine; None, for this process itself, where that is one."""
+    """Give a pool of ``count`` fresh processes on this machine; None, for this process itself, where that is one.
+
+    They end with this process, however it ends: nobody would get what they work on.
+    """
     if count == 1:
         yield None
         return
-    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _watch_the_parent) as pool:
         yield pool
+
+
+def _watch_the_parent() -> None:
+    threading.Thread(target=_end_with_the_parent, name="genaf-parent", daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @dataclass(frozen=True)

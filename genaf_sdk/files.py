@@ -1,4 +1,4 @@
-"""Writing that leaves nothing half done, follows no link and widens no mode; a lock on output folders."""
+"""Writing that leaves nothing half done, follows no link and widens no mode."""
 
 from __future__ import annotations
 
@@ -6,43 +6,34 @@ import contextlib
 import errno
 import glob
 import json
-import logging
 import os
 import re
 import secrets
-import socket
 import stat
 import sys
 import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from genaf_sdk.errors import OutputError
 
-if sys.platform == "win32":
-    import msvcrt
-else:
+if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LOCK_FILE = ".genaf.lock"
 PARTIAL = re.compile(r"\..+\.(\d+|[0-9a-f]{16})\.partial")
 """Names that ``replacing`` makes, and has made."""
 ABANDONED = 24 * 3600.0
 """Seconds after which a temporary file is a killed process's where locks cannot tell."""
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 NO_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 FLUSHABLE = os.O_RDWR if os.name == "nt" else os.O_RDONLY  # Windows flushes only what is open for writing
-LOCK_OFFSET = 1 << 30  # beyond the text, which stays readable
-
-logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -97,66 +88,6 @@ def flush(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Context: this process alone writes into ``folder``, as far as processes ask.
-
-    The system lets go of the lock when the process ends, however it ends. Where the file system has no locks, that is
-    logged as a warning.
-
-    Raises:
-        OutputError: Another run holds the folder, or it cannot be written.
-    """
-    path = folder / LOCK_FILE
-    with output_errors(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _lock_file(path)
-    if descriptor is None:
-        holder = " ".join(_first_line(path).split()) or "another process"
-        raise OutputError(
-            f"The output folder {str(folder)!r} is in use by {holder}.",
-            expected="a folder that no other run writes into",
-            remedy="wait for that run to end, or choose another output_dir",
-        )
-    try:
-        with output_errors(path):
-            os.ftruncate(descriptor, 0)
-            started = time.strftime("%Y-%m-%d %H:%M:%S")
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {started}\n".encode())
-        yield
-    finally:
-        if sys.platform != "win32":  # while it is locked; Windows removes no open file
-            path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-@contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Context: of all who name this file, one goes on and the others wait; an ``OSError`` where it cannot be made."""
-    while (descriptor := _lock_file(path, wait=True)) is None:  # Windows waits for seconds alone
-        pass
-    try:
-        yield
-    finally:
-        if sys.platform != "win32":
-            path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def lock(file: IO[bytes]) -> None:
-    """Wait until nobody else has locked an open file, and lock it until it is closed; else a warning is logged.
-
-    Raises:
-        OSError: The system could not lock it.
-    """
-    try:
-        _lock(file.fileno(), wait=True)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        logger.warning("%s cannot be locked here: see to it that no other process writes there.", file.name)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -263,7 +194,7 @@ def _make_beside(path: Path) -> tuple[int | None, Path, int]:
             return None, temporary, mode
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if _is_at(descriptor, temporary):
+        if is_at(descriptor, temporary):
             return descriptor, temporary, mode
         os.close(descriptor)  # another process took it for abandoned before it was locked
 
@@ -307,43 +238,9 @@ def _remove_unless_held(path: Path) -> None:
         os.close(descriptor)
 
 
-def _lock_file(path: Path, *, wait: bool = False) -> int | None:
-    """Open and lock ``path`` until the descriptor is closed; None if another process has it and is not waited for."""
-    while True:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | NO_FOLLOW, 0o666)
-        try:
-            _lock(descriptor, wait=wait)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                os.close(descriptor)
-                if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                    return None
-                raise
-            logger.warning("%s cannot be locked here: see to it that no second run writes there.", path.parent)
-        if _is_at(descriptor, path):
-            return descriptor
-        os.close(descriptor)  # its holder removed it in between: a new one counts
-
-
-def _lock(descriptor: int, *, wait: bool) -> None:
-    if sys.platform == "win32":
-        os.lseek(descriptor, LOCK_OFFSET, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-    else:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
+def is_at(descriptor: int, path: Path) -> bool:
     """Return whether ``path`` still names the file that is open."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
         return False
-
-
-def _first_line(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")[:200].partition("\n")[0]
-    except OSError:
-        return ""

@@ -24,7 +24,8 @@ from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
 from genaf_sdk.export.bundle import save_model, save_report
 from genaf_sdk.export.layout import CHECKSUMS_FILE
 from genaf_sdk.export.staging import require_free
-from genaf_sdk.files import locked_folder, trial_folder
+from genaf_sdk.files import trial_folder
+from genaf_sdk.locks import locked_folder
 from genaf_sdk.memory import reused_memory
 from genaf_sdk.methods.lab import Clock
 from genaf_sdk.models.fingerprint import fingerprint

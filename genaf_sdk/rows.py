@@ -14,7 +14,8 @@ from rich.table import Table
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.errors import ConfigError, OutputError
-from genaf_sdk.files import lock, replacing
+from genaf_sdk.files import replacing
+from genaf_sdk.locks import lock
 from genaf_sdk.report.reading import plain, read
 from genaf_sdk.report.scores import Score, lowest_accuracy
 from genaf_sdk.report.verdict import budget_text

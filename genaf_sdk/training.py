@@ -134,13 +134,16 @@ def trainings(
         RunStoppedError: SIGTERM came; what was done is saved.
     """
     both = Trainings(run, candidate, clock)
-    with _workers(run, both) as workers:
-        try:
-            both.begin(workers, surrogate, attack=attack)
-            yield both
-        except BaseException as error:
-            both.give_up(error)
-            raise
+    try:
+        with _workers(run, both) as workers:
+            try:
+                both.begin(workers, surrogate, attack=attack)
+                yield both
+            except BaseException as error:
+                both.give_up(error)
+                raise
+    finally:
+        run.metrics.tell()  # of epochs that the other thread ended last; they are saved, and do not come again
 
 
 def _workers(run: Run, both: Trainings) -> Workers:

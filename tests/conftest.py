@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: threads that spin starve the other test process
 
@@ -14,6 +15,12 @@ from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, LabeledImages
 
 torch.set_num_threads(1)  # the tests run in as many processes as there are cores
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Have every test draw numbers of its own, whichever tests its process has run before."""
+    torch.manual_seed(zlib.crc32(item.nodeid.encode()))
 
 
 @pytest.fixture

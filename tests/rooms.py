@@ -52,7 +52,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 """Room -> rooms that its files may import, beside one another; inside functions and for type checkers, too."""
 
 FILES_OF = {
-    GROUND: ("_version", "errors", "files", "memory", "precision", "progress", "registry", "settings", "terminal"),
+    GROUND: (
+        *("_version", "errors", "files", "locks", "memory"),
+        *("precision", "progress", "registry", "settings", "terminal"),
+    ),
     FLOWS: (
         "cells",
         "comparison",

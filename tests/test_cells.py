@@ -5,12 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -101,18 +105,51 @@ def test_cells_of_one_process_take_turns() -> None:
 
 
 def test_leaving_early_runs_nothing_more() -> None:
-    ran: list[int] = []
+    ran, left = list[int](), threading.Event()
+
+    def cell(number: int) -> None:
+        assert number == 0 or left.wait(60)
+        ran.append(number)
 
     def first_of(executor: ThreadPoolExecutor) -> None:
         with Cells[Any](executor) as cells:
             for number in range(20):
-                cells.submit(partial(ran.append, number))
+                cells.submit(partial(cell, number))
             for _ in cells:
                 raise KeyboardInterrupt
 
-    with ThreadPoolExecutor(1) as executor, pytest.raises(KeyboardInterrupt):
-        first_of(executor)
-    assert len(ran) < 20
+    with ThreadPoolExecutor(1) as executor:
+        with pytest.raises(KeyboardInterrupt):
+            first_of(executor)
+        left.set()
+    assert ran in ([0], [0, 1]), "the second one may have begun"
+
+
+@pytest.mark.multiprocess
+def test_processes_end_with_the_one_that_compares(tmp_path: Path) -> None:
+    """However that ends, and whatever they are working on."""
+    program = """
+import os, time
+from genaf_sdk.cells import local_processes
+if __name__ == "__main__":
+    with local_processes(2) as pool:
+        pool.submit(os.getpid).result()
+        for _ in range(2):
+            pool.submit(time.sleep, 600)
+        print("working", flush=True)
+        time.sleep(600)
+"""
+    (tmp_path / "program.py").write_text(program)
+    with subprocess.Popen([sys.executable, tmp_path / "program.py"], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "working\n"
+        workers = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+    assert len(workers) >= 2
+    left = psutil.wait_procs(workers, timeout=300)[1]  # one may still be starting
+    for each in left:
+        each.kill()
+    assert left == []
 
 
 def test_a_pool_of_one_is_this_process() -> None:

@@ -16,8 +16,9 @@ from genaf_sdk.engine.checkpoints import Checkpoint, Checkpoints
 from genaf_sdk.errors import OutputError
 from genaf_sdk.export.serve.errors import BundleError
 from genaf_sdk.export.serve.files import parse_json
-from genaf_sdk.files import LOCK_FILE, locked_folder, output_errors, read_json, replacing, write_json
+from genaf_sdk.files import output_errors, read_json, replacing, write_json
 from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.locks import LOCK_FILE, locked_folder
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="modes and links of POSIX")
 
@@ -181,7 +182,7 @@ def test_a_second_run_is_kept_out_of_a_folder(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from genaf_sdk.errors import OutputError
-from genaf_sdk.files import locked_folder
+from genaf_sdk.locks import locked_folder
 try:
     with locked_folder(Path(sys.argv[1])):
         print("in")
@@ -205,7 +206,7 @@ def test_a_killed_run_holds_no_folder(tmp_path: Path) -> None:
     program = """
 import os, signal, sys
 from pathlib import Path
-from genaf_sdk.files import locked_folder
+from genaf_sdk.locks import locked_folder
 with locked_folder(Path(sys.argv[1])):
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -213,6 +214,43 @@ with locked_folder(Path(sys.argv[1])):
     assert (tmp_path / LOCK_FILE).exists()
     with locked_folder(tmp_path):
         pass
+
+
+@posix
+def test_a_killed_run_holds_no_folder_though_a_process_that_it_forked_lives_on(tmp_path: Path) -> None:
+    """As those that read images ahead do for some seconds; such a process ends the lock of its parent neither."""
+    program = """
+import os, signal, sys, time
+from pathlib import Path
+from genaf_sdk.locks import LOCK_FILE, locked_folder
+folder = Path(sys.argv[1])
+ended, end = os.pipe()
+with locked_folder(folder):
+    child = os.fork()
+    if child == 0:
+        os.close(end)
+        os.close(1)
+        os.read(ended, 1)  # until the test has looked, or ends
+        os._exit(0)
+    other = os.fork()
+    if other:
+        os.waitpid(other, 0)
+        print((folder / LOCK_FILE).exists(), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    read, write = os.pipe()
+    program = program.replace("ended, end = os.pipe()", f"ended, end = {read}, {write}")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True, check=False,
+            pass_fds=(read, write), timeout=120,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (-9, "True\n")
+        with locked_folder(tmp_path):
+            pass
+    finally:
+        os.close(write)
+        os.close(read)
 
 
 def test_a_lock_lets_through_what_the_run_raises(tmp_path: Path) -> None:

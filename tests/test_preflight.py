@@ -210,7 +210,7 @@ def test_a_failing_export_costs_its_file_and_is_named(
 def test_an_output_folder_is_held_by_one_run(
     tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, tmp_path: Path
 ) -> None:
-    from genaf_sdk.files import locked_folder
+    from genaf_sdk.locks import locked_folder
 
     with locked_folder(tmp_path), pytest.raises(GenafError, match="in use"):
         harden(tiny_encoder, striped, quick_config, output_dir=tmp_path, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -21,6 +22,7 @@ from genaf_sdk.data import DataSplits
 from genaf_sdk.engine import fitting
 from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.modules import draws_from_torch
+from genaf_sdk.engine.tracking import METRICS_FILE, Metrics
 from genaf_sdk.engine.train import train
 from genaf_sdk.errors import RunStoppedError, TrainingError
 from genaf_sdk.methods import FineTuning
@@ -155,32 +157,63 @@ def test_sigterm_saves_both(
     assert same(undisturbed, run(tmp_path, resume=True))
 
 
+class Listener(GeneralTracker):
+    name = "listener"
+    requires_logging_directory = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[int | None, dict[str, Any]]] = []
+
+    @property
+    def tracker(self) -> Any:
+        return self
+
+    @property
+    def stages(self) -> list[str]:
+        return [name.split("/")[0] for _, values in self.told for name in values if name.endswith("/loss")]
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        pass
+
+    def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        self.told.append((step, values))
+
+
 @pytest.mark.usefixtures("two_threads")
 def test_trackers_are_told_by_the_thread_that_began(run: Callable[..., HardenResult]) -> None:
-    class Listener(GeneralTracker):
-        name = "listener"
-        requires_logging_directory = False
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.told: list[tuple[int | None, dict[str, Any]]] = []
-
-        @property
-        def tracker(self) -> Any:
-            return self
-
-        def store_init_configuration(self, values: dict[str, Any]) -> None:
-            pass
-
-        def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
-            assert threading.current_thread() is threading.main_thread()
-            self.told.append((step, values))
-
     listener = Listener()
     run(log_with=listener)
     assert [step for step, _ in listener.told] == [1, 2, 3, 4, 5, 6, 7, 7]
-    names = [name.split("/")[0] for _, values in listener.told for name in values if name.endswith("/loss")]
-    assert sorted(names) == ["stage 1"] * 4 + ["undefended"] * 3
+    assert sorted(listener.stages) == ["stage 1"] * 4 + ["undefended"] * 3
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_trackers_are_told_of_all_that_is_saved_where_a_run_is_stopped(
+    run: Callable[..., HardenResult],
+    before_step: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run that goes on does not tell it again."""
+    listener, plain, ended = Listener(), Metrics.epoch, threading.Event()
+
+    def epoch(metrics: Metrics, *arguments: Any) -> None:
+        plain(metrics, *arguments)
+        ended.set()
+
+    def kill() -> None:
+        assert ended.wait(60)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Metrics, "epoch", epoch)
+    before_step("stage 1", 1, kill)
+    with pytest.raises(RunStoppedError):
+        run(tmp_path, log_with=listener)
+    saved = [json.loads(line)["stage"] for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
+    assert listener.stages == saved
+    assert "undefended" in saved
 
 
 def test_each_record_is_told_once_however_the_threads_take_turns(

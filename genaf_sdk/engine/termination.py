@@ -55,7 +55,11 @@ class Termination:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Context in which the signal is only noted."""
+        """Context in which the signal is only noted, even after the training's last look at it; then it ends here.
+
+        Raises:
+            RunStoppedError: It was, and the training is complete.
+        """
         with self._turns:
             self._trainings += 1
         try:
@@ -63,6 +67,8 @@ class Termination:
         finally:
             with self._turns:
                 self._trainings -= 1
+        if self.asked:
+            raise stopped()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  # the signal module's interface
         self.asked = True

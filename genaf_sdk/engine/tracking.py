@@ -98,6 +98,10 @@ class Metrics:
     def _log(self, values: dict[str, float], step: int) -> None:
         """Tell the trackers; one that fails, whatever its author let it raise, costs its curve and no training."""
         self.untold.append((values, step))
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell the trackers what another thread has left to the one that they belong to; elsewhere, nothing."""
         if threading.get_ident() != self._owner or self.accelerator is None:
             return
         waiting, self.untold = self.untold, []

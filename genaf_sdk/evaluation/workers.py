@@ -121,8 +121,10 @@ class Workers:
         if error is not None:
             self._stopped.set()
         self.join()
-        self._pool.shutdown(cancel_futures=error is not None)
-        torch.set_num_threads(self._threads)  # threads to come take over what was set last
+        try:
+            self._pool.shutdown(cancel_futures=error is not None)
+        finally:  # also where who waits here is interrupted once more
+            torch.set_num_threads(self._threads)  # threads to come take over what was set last
 
 
 def done(work: Callable[[], T]) -> Future[T]:

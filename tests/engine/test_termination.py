@@ -32,8 +32,24 @@ def test_other_errors_stay_what_they_are() -> None:
         _ = 1 / 0
 
 
-def test_a_deferred_signal_is_only_noted() -> None:
-    termination = Termination()
-    with termination.listening(), termination.training():
+def test_a_deferred_signal_is_only_noted_until_the_training_is_over() -> None:
+    """It may come after the training's last look at it, and must not be lost then."""
+    termination, seen = Termination(), list[bool]()
+
+    def last_steps() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert termination.asked
+        seen.append(termination.asked)
+
+    with pytest.raises(RunStoppedError, match="resume=True"), termination.listening(), termination.training():
+        last_steps()
+    assert seen == [True]
+
+
+def test_a_training_that_fails_after_the_signal_says_why() -> None:
+    def fail() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        _ = 1 / 0
+
+    termination = Termination()
+    with pytest.raises(ZeroDivisionError), termination.listening(), termination.training():
+        fail()

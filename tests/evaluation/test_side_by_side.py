@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -110,6 +111,24 @@ def test_who_stops_does_not_wait_for_what_is_under_way(tiny_encoder: TinyEncoder
     assert started.wait(20)
     workers.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert isinstance(future.exception(), StoppedWorkError)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_interrupt_while_pieces_end_leaves_torch_its_threads(
+    tiny_encoder: TinyEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook goes on after it."""
+    workers, plain = Workers.suited([tiny_encoder], 100, with_caller=True), ThreadPoolExecutor.shutdown
+
+    def shutdown(pool: ThreadPoolExecutor, **options: bool) -> None:
+        plain(pool, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", shutdown)
+    assert torch.get_num_threads() == 1
+    with pytest.raises(KeyboardInterrupt), workers:
+        pass
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -114,6 +115,16 @@ def _ready(port: int, certificate: Path | None = None) -> bool:
         return False
 
 
+def _ports(log: Path) -> tuple[int, int] | None:
+    """Return the ports on which a server says that it is ready; None until it does."""
+    for line in log.read_text(errors="replace").splitlines(keepends=True):
+        if line.startswith("{") and line.endswith("\n"):
+            told = json.loads(line)
+            if told["event"] == "ready":
+                return told["http_port"], told["grpc_port"]
+    return None
+
+
 @contextmanager
 def our_server(
     *arguments: str,
@@ -124,11 +135,13 @@ def our_server(
     folder: Path | None = None,
     environment: dict[str, str] | None = None,
 ) -> Iterator[tuple[int, int, subprocess.Popen[bytes]]]:
-    """Run the server on two free ports and yield its HTTP and gRPC port and the process, once it is ready."""
-    http, rpc = free_ports(2)
+    """Run the server and yield its HTTP and gRPC port and the process, once it is ready.
+
+    It takes two free ports itself: one that is found free before may be another's by then.
+    """
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, *arguments, "--http-port", str(http), "--grpc-port", str(rpc)],
+            [*command, *arguments, "--http-port", "0", "--grpc-port", "0"],
             cwd=folder,
             env=environment,
             stdout=output,
@@ -136,11 +149,11 @@ def our_server(
         )
         try:
             until = time.monotonic() + seconds
-            while not _ready(http, certificate):
+            while (ports := _ports(log)) is None or not _ready(ports[0], certificate):
                 if process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError(f"the server is not ready: {log.read_text(errors='replace')[-2000:]}")
                 time.sleep(0.05)
-            yield http, rpc, process
+            yield *ports, process
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from genaf_sdk.export.serve.errors import SettingsError
 from genaf_sdk.export.serve.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 INFER = "/v2/models/tiny/infer"
@@ -324,12 +326,25 @@ def test_tls(tmp_path: Path) -> None:
         client.close()
 
 
-@pytest.fixture
-def slow_server(tmp_path: Path) -> Any:
-    """A batch waits half a second for company, and two images fill the queue."""
-    options = ["--max-batch", "4", "--max-queue", "4", "--max-delay", "0.6", "--drain", "1"]
-    with our_server(str(make_bundle(tmp_path / "tiny")), *options, log=tmp_path / "log") as server:
-        yield (*server, tmp_path / "log")
+@contextmanager
+def gathering_server(folder: Path, drain: float = 0) -> Iterator[tuple[int, int, subprocess.Popen[bytes]]]:
+    """A server whose batch waits until it is full, which takes four images, as many as the queue holds."""
+    options = ["--max-batch", "4", "--max-queue", "4", "--max-delay", "600", "--drain", str(drain)]
+    with our_server(str(make_bundle(folder / "tiny")), *options, log=folder / "log") as server:
+        yield server
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def waiting(port: int) -> float:
+    """How many images wait."""
+    lines = call(port, "GET", "/metrics")[1].decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("serve_waiting_images{"))
 
 
 def in_background(results: list[Any], *arguments: Any) -> threading.Thread:
@@ -338,30 +353,33 @@ def in_background(results: list[Any], *arguments: Any) -> threading.Thread:
     return thread
 
 
-def test_a_full_queue_says_so_and_recovers(slow_server: Any) -> None:
-    port, results = slow_server[0], []
-    first = in_background(results, port, "POST", INFER, request(images(3)))
-    time.sleep(0.2)
-    status, content, headers = call(port, "POST", INFER, request(images(2)))
-    assert (status, headers["retry-after"]) == (503, "1"), content
-    first.join(20)
-    assert results[0][0] == 200
-    assert call(port, "POST", INFER, request(images(2)))[0] == 200
+def test_a_full_queue_says_so_and_recovers(tmp_path: Path) -> None:
+    results: list[Any] = []
+    with gathering_server(tmp_path) as (port, _, _):
+        first = in_background(results, port, "POST", INFER, request(images(3)))
+        eventually(lambda: waiting(port) == 3)
+        status, content, headers = call(port, "POST", INFER, request(images(2)))
+        assert (status, headers["retry-after"]) == (503, "1"), content
+        assert call(port, "POST", INFER, request(images(1)))[0] == 200  # which the batch has waited for
+        first.join(20)
+        assert results[0][0] == 200
+        assert call(port, "POST", INFER, request(images(4)))[0] == 200
 
 
-def test_a_deadline_of_the_client_is_kept(slow_server: Any) -> None:
+def test_a_deadline_of_the_client_is_kept(tmp_path: Path) -> None:
     content = json.loads(request())
     content["parameters"] = {"timeout": 100_000}
-    began = time.monotonic()
-    status, answer, _ = call(slow_server[0], "POST", INFER, json.dumps(content))
-    assert (status, "deadline" in answer["error"]) == (504, True)
-    assert time.monotonic() - began < 0.5
     entry = tritonclient.grpc.InferInput("pixels", [1, 3, SIZE, SIZE], "FP32").set_data_from_numpy(images(1))
-    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{slow_server[1]}") as client:
-        with pytest.raises(InferenceServerException, match=r"(?i)deadline"):
-            client.infer("tiny", [entry], timeout=100_000)
-        with pytest.raises(InferenceServerException, match=r"(?i)deadline"):
-            client.infer("tiny", [entry], client_timeout=0.1)
+    with gathering_server(tmp_path) as (port, rpc, _):
+        began = time.monotonic()
+        status, answer, _ = call(port, "POST", INFER, json.dumps(content))
+        assert (status, "deadline" in answer["error"]) == (504, True)
+        assert time.monotonic() - began < Settings().timeout / 2, "that of the client, not the server's own"
+        with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{rpc}") as client:
+            with pytest.raises(InferenceServerException, match=r"(?i)deadline"):
+                client.infer("tiny", [entry], timeout=100_000)
+            with pytest.raises(InferenceServerException, match=r"(?i)deadline"):
+                client.infer("tiny", [entry], client_timeout=0.1)
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
@@ -374,22 +392,21 @@ def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
         assert connection.recv(4096).startswith(b"HTTP/1.1 504")
 
 
-def test_sigterm_answers_what_was_accepted(slow_server: Any) -> None:
-    port, _, process, log = slow_server
+def test_sigterm_answers_what_was_accepted(tmp_path: Path) -> None:
     results: list[Any] = []
-    threads = [in_background(results, port, "POST", INFER, request(images(1, seed=seed))) for seed in range(3)]
-    time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    time.sleep(0.1)
-    assert call(port, "GET", "/v2/health/ready")[0] == 503
-    assert call(port, "GET", "/v2/health/live")[0] == 200
-    status, _, headers = call(port, "POST", INFER, request())  # while it drains
-    assert (status, headers["connection"]) == (200, "close")
-    for thread in threads:
-        thread.join(20)
-    assert [status for status, _, _ in results] == [200] * 3
-    assert process.wait(20) == 0
-    last = json.loads(log.read_text().splitlines()[-1])
+    with gathering_server(tmp_path, drain=3) as (port, _, process):
+        threads = [in_background(results, port, "POST", INFER, request(images(1, seed=seed))) for seed in range(3)]
+        eventually(lambda: waiting(port) == 3)
+        process.send_signal(signal.SIGTERM)
+        eventually(lambda: call(port, "GET", "/v2/health/ready")[0] == 503)
+        assert call(port, "GET", "/v2/health/live")[0] == 200
+        status, _, headers = call(port, "POST", INFER, request())  # while it drains; the batch has waited for it
+        assert (status, headers["connection"]) == (200, "close")
+        for thread in threads:
+            thread.join(20)
+        assert [status for status, _, _ in results] == [200] * 3
+        assert process.wait(20) == 0
+    last = json.loads((tmp_path / "log").read_text().splitlines()[-1])
     assert (last["event"], last["accepted"] - last["answered"] - last["cancelled"]) == ("stopped", 0)
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 from tiny import SIZE
 from tritonclient.grpc import service_pb2 as pb
 
+from genaf_sdk.export.serve import logs as logs_module
 from genaf_sdk.export.serve import memory as memory_module
 from genaf_sdk.export.serve import pool as pool_module
 from genaf_sdk.export.serve import protocol
@@ -74,20 +75,33 @@ def test_memory_is_counted_until_the_last_holder_lets_go() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
 def test_what_large_requests_leave_goes_back_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     trimmed: list[int] = []
-    monkeypatch.setattr(memory_module, "SECONDS", 0.01)
     monkeypatch.setattr(memory_module.ctypes, "CDLL", lambda _: SimpleNamespace(malloc_trim=trimmed.append))
 
     async def main() -> None:
+        turns, waits = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+        async def sleep(_: float) -> None:
+            waits.release()
+            await turns.acquire()
+
+        async def look(times: int) -> None:
+            """Let the chore look at the memory so often."""
+            for _ in range(times):
+                turns.release()
+                await waits.acquire()
+
+        monkeypatch.setattr(memory_module, "asyncio", SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread))
         memory = Memory(1000 * MIB)
         chore = asyncio.create_task(memory_module.give_back(memory))
+        await waits.acquire()
         memory.lease(MIB).release()
-        await asyncio.sleep(0.1)
+        await look(9)
         assert trimmed == []
         lease = memory.lease(100 * MIB)
-        await asyncio.sleep(0.1)
+        await look(9)
         assert trimmed == []  # while it is held there is nothing to give
         lease.release()
-        await asyncio.sleep(0.3)
+        await look(9)
         assert trimmed == [0]
         chore.cancel()
 
@@ -436,11 +450,15 @@ def test_listening_to_this_machine_does_not(host: str) -> None:
 # Lines and files.
 
 
-def test_a_flood_of_lines_is_sampled() -> None:
-    sampler = Sampler(burst=3, seconds=0.1)
+def test_a_flood_of_lines_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(logs_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    sampler = Sampler(burst=3, seconds=10)
     assert [sampler.take() for _ in range(5)] == [0, 0, 0, None, None]
-    time.sleep(0.11)
-    assert [sampler.take() for _ in range(2)] == [2, 0]
+    now[0] += 9.9
+    assert sampler.take() is None
+    now[0] += 0.1
+    assert [sampler.take() for _ in range(2)] == [3, 0]
 
 
 def test_foreign_text_cannot_steer_a_terminal() -> None:
