@@ -93,6 +93,27 @@ def test_labels_must_be_names(bundle: Path, content: str) -> None:
         open_bundle(bundle)
 
 
+@pytest.mark.parametrize("name", ["labels.json", "config.json"])
+def test_a_listed_file_that_is_missing_is_not_passed_over(bundle: Path, name: str) -> None:
+    (bundle / name).write_text("{}" if name == "config.json" else json.dumps(NAMES))
+    seal(bundle)
+    (bundle / name).unlink()
+    with pytest.raises(BundleError, match=rf"{name} cannot be read.*copy or download the bundle again"):
+        open_bundle(bundle)
+    seal(bundle)
+    assert open_bundle(bundle).class_names == tuple(NAMES)
+
+
+@pytest.mark.parametrize("size", [[10**9, 10**9], [8193, 8], [0, 8], [-8, 8], [8]])
+def test_a_size_that_no_picture_has_is_refused_before_one_is_made(bundle: Path, size: list[int]) -> None:
+    model = onnx.load(bundle / "model.onnx")
+    next(entry for entry in model.metadata_props if entry.key == "image_size").value = json.dumps(size)
+    onnx.save(model, bundle / "model.onnx")
+    seal(bundle)
+    with pytest.raises(BundleError, match=rf"states the image size \[{size[0]}.*at most 8192"):
+        open_bundle(bundle)
+
+
 @pytest.mark.parametrize("name", ["config.json", "checksums.json"])
 def test_json_nested_too_deep_is_damaged(bundle: Path, name: str) -> None:
     (bundle / name).write_text("[" * 100_000)
