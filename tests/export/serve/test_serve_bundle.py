@@ -288,6 +288,21 @@ def test_a_graph_that_asks_for_all_memory_is_refused(tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
+@pytest.mark.parametrize("uint8_input", [False, True])
+def test_a_graph_of_free_sides_is_tried_at_the_size_that_it_states(
+    uint8_input: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the first picture would take all memory, where nothing bounds it."""
+    pytest.importorskip("resource", reason="limits of POSIX")
+    monkeypatch.setattr("genaf_sdk.export.serve.providers.half_of_memory", lambda: 2**27)
+    model = tiny_graph(size=8192, uint8_input=uint8_input)
+    for at in (1, 2) if uint8_input else (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[at].dim_param = f"side{at}"
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ProviderError, match=r"model\.onnx fails on one image"):
+        open_session(open_bundle(tmp_path / "model.onnx"), provider="cpu")
+
+
 def test_a_first_run_that_takes_too_long_is_ended(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genaf_sdk.export.serve.providers.TRIAL_SECONDS", 0.3)
     size = np.array([900, 900])
