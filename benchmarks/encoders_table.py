@@ -10,15 +10,15 @@ figure, and no condition, as strength against untrained weights says nothing; th
 conditions); ONNX export (largest difference of the logits of 16 images, relative to how far an image's logits are from
 their mean over the images: what does not depend on the image cannot hide it).
 
-Rows that passed are kept in the file ``--rows``, and not measured again. ``--workers`` processes share them. Exits with
-1 if any row failed.
+Rows that passed are kept in the file ``--rows``, and not measured again with the same versions of the packages; after a
+change of this package's code name another file. ``--workers`` processes share them. Exits with 1 if any row failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
-import json
 import logging
 import math
 import sys
@@ -27,13 +27,15 @@ import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
 from encoder_candidates import CANDIDATES, Candidate
+from rows import Row, Rows
 from torch import nn
 from torch.nn import functional as F
 
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
 PARITY = 1e-3  # largest difference of the logits, relative to their spread over the images
 MOVED = 0.9  # least share of the tensors that training has to move
 HEADER = ["family", "encoder", "image", "weights", "features", "tensors moved", "layers", "attack", "ONNX"]
+KEY = ("family", "name", "image", "options", "versions")
+PACKAGES = ("genaf-sdk", "torch", "torchvision", "timm", "transformers", "onnxruntime", "onnxruntime-gpu")
 MARKS = ("<!-- encoders_table: begin -->", "<!-- encoders_table: end -->")
 
 
@@ -167,54 +171,63 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def key_of(candidate: Candidate) -> str:
-    return f"{candidate.family}: {candidate.name}"
+def key_of(candidate: Candidate) -> Row:
+    """Return all that a row depends on, but for the code: the encoder, its images, and the versions that build it."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {
+        "family": candidate.family,
+        "name": candidate.name,
+        "image": [candidate.channels, *candidate.size],
+        "options": candidate.options,
+        "versions": versions,
+    }
 
 
-def measured(key: str) -> dict[str, Any]:
-    """Return a row as it is kept: a worker's cell."""
+def measured(index: int) -> Row:
+    """Return the row of a candidate, but for its key: a worker's cell."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    candidate = next(candidate for candidate in CANDIDATES if key_of(candidate) == key)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        cells = row(candidate, Path(folder))
-    return {"key": key, "cells": cells, "seconds": round(time.monotonic() - begun, 1)}
+        cells = row(CANDIDATES[index], Path(folder))
+    return {"cells": cells, "seconds": round(time.monotonic() - begun, 1)}
 
 
 def main() -> int:
     wanted = arguments()
-    kept = {}
-    if wanted.rows.is_file():
-        kept = {entry["key"]: entry for entry in map(json.loads, wanted.rows.read_text().splitlines())}
+    kept = Rows(wanted.rows, KEY)
     chosen = {
-        key_of(candidate): candidate
-        for candidate in CANDIDATES
-        if not wanted.containing or any(text in key_of(candidate) for text in wanted.containing)
+        index: key_of(candidate)
+        for index, candidate in enumerate(CANDIDATES)
+        if not wanted.containing or any(text in f"{candidate.family}: {candidate.name}" for text in wanted.containing)
     }
-    failed: dict[str, list[str]] = {}
+    failed: dict[int, list[str]] = {}
     with (
         ProcessPoolExecutor(wanted.workers, get_context("spawn")) as pool,
-        Cells[partial[dict[str, Any]]](pool) as cells,
+        Cells[partial[Row]](pool) as cells,
     ):
-        for key in (key for key in chosen if key not in kept):
-            cells.submit(partial(measured, key))
+        for index, key in chosen.items():
+            if not kept.has(**key):
+                cells.submit(partial(measured, index))
         for cell, result in cells:
-            (key,) = cell.args
+            (index,) = cell.args
+            key = chosen[index]
             if isinstance(result, Exception):
                 reason = f"FAILED: {type(result).__name__}: {result}"[:300]
-                failed[key] = [chosen[key].family, f"`{chosen[key].name}`", reason]
-                print(failed[key], file=sys.stderr)
+                failed[index] = [key["family"], f"`{key['name']}`", reason]
+                print(failed[index], file=sys.stderr)
                 continue
-            kept[key] = result
-            with wanted.rows.open("a") as file:
-                file.write(json.dumps(result) + "\n")
-            print(f"{key}: {result['seconds']} s", file=sys.stderr)
-    rows = [failed.get(key) or kept[key]["cells"] for key in chosen]
-    seconds = sum(kept[key]["seconds"] for key in chosen if key in kept)
-    passed = f"{len(rows) - len(failed)} of {len(rows)} encoders passed, in {seconds:.0f} s on one thread"
-    text = f"{table(rows)}\n\n{passed}, torch {torch.__version__.partition('+')[0]}."
+            kept.add(key | result)
+            print(f"{key['family']}: {key['name']}: {result['seconds']} s", file=sys.stderr)
+    passed = {index: kept.of(**key)[0] for index, key in chosen.items() if index not in failed}
+    rows = [failed[index] if index in failed else passed[index]["cells"] for index in chosen]
+    seconds = sum(row["seconds"] for row in passed.values())
+    said = f"{len(passed)} of {len(rows)} encoders passed, in {seconds:.0f} s on one thread"
+    text = f"{table(rows)}\n\n{said}, torch {torch.__version__.partition('+')[0]}."
     print(text)
     if wanted.into is not None:
         insert(text, wanted.into)

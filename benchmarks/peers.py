@@ -50,6 +50,8 @@ TOLERANCE = 1e-6
 TARGETS = 9
 """Classes that targeted attacks try, as published."""
 KEY = ("model", "data", "n", "seed", "attack", "package", "round")
+SAMPLES = 64
+"""Images of a measurement; one of fewer is a try, whose rows docs/results does not hold."""
 SURROGATES = 128
 """Images that universal attacks are crafted on."""
 
@@ -186,13 +188,15 @@ def main() -> None:
     parser.add_argument("model", help="folder of a hardened model")
     parser.add_argument("--data", choices=("digits", "gtsrb"), default="digits")
     parser.add_argument("--attacks", nargs="+", choices=[name.split(",")[0] for name in ATTACKS])
-    parser.add_argument("--samples", type=int, default=64, help="images to attack")
-    parser.add_argument("--output", type=Path, default=Path("docs/results/peers"))
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="images to attack")
+    parser.add_argument("--output", type=Path, help="by default docs/results/peers, of fewer images benchmarks/results")
     arguments = parser.parse_args()
+    place = "docs" if arguments.samples >= SAMPLES else "benchmarks"
+    output = arguments.output or Path(place, "results", "peers")
     torch.set_num_threads(arguments.threads)
     for module in MODULES:
         importlib.import_module(module)
-    rows = Rows(arguments.output / "rows.jsonl", KEY)
+    rows = Rows(output / "rows.jsonl", KEY)
     subject = read_subject(arguments)
     same = {
         "model": digest(subject.model),

@@ -19,7 +19,6 @@ from genaf_sdk.cells import Cells
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
-from genaf_sdk.engine.checkpoints import differences
 from genaf_sdk.errors import AttackError, ConfigError, DataError
 from genaf_sdk.estimates import seconds_of_evaluation, seconds_of_parts
 from genaf_sdk.evaluation.crafting import chosen_attacks, transferred_perturbations
@@ -41,7 +40,7 @@ from genaf_sdk.rows import (
     append_row,
     identity_of,
     read_rows,
-    relevant,
+    what_moved,
 )
 
 if TYPE_CHECKING:
@@ -287,16 +286,10 @@ def _known(folder: Path | None) -> dict[str, ComparisonRow]:
 
 def _tell_what_moved(rows: Iterable[ComparisonRow], method: str, config: HardenConfig, encoder: str) -> None:
     """Warn where there is a row of this method and seed, and it cannot be used; ``rows``: the newest first."""
-    before = [row for row in rows if (row.method, row.seed) == (method, config.seed)]
-    if before:
-        moved = differences(relevant(before[0].config), relevant(config.to_dict()))
-        moved += ["another encoder"] if before[0].encoder != encoder else []
-        logger.warning(
-            "%s, seed %d is measured anew, as its row has: %s.",
-            method,
-            config.seed,
-            "; ".join(moved or ["other images"]),
-        )
+    before = next((row for row in rows if (row.method, row.seed) == (method, config.seed)), None)
+    if before is not None:
+        moved = "; ".join(what_moved(before, config, encoder))
+        logger.warning("%s, seed %d is measured anew, as its row has: %s.", method, config.seed, moved)
 
 
 def _measure(

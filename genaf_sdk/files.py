@@ -106,12 +106,13 @@ def read_json(path: Path) -> Any:
             which they take.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
     except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{path} cannot be read as JSON: {error}.") from error
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON whose names are all different; for others a ``ValueError``."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("an object has two values of one name")

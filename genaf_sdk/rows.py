@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from genaf_sdk.config import HardenConfig
+from genaf_sdk.engine.checkpoints import differences
 from genaf_sdk.errors import ConfigError, OutputError
 from genaf_sdk.files import replacing
 from genaf_sdk.locks import lock
@@ -274,6 +275,13 @@ def relevant(content: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in content.items() if name not in ("machine", "export", "baseline")}
     found: dict[str, Any] = json.loads(json.dumps(kept))
     return found
+
+
+def what_moved(row: ComparisonRow, config: HardenConfig, encoder: str) -> list[str]:
+    """Return in what a row differs from a run of these settings on this encoder: settings, encoder, or the images."""
+    moved = differences(relevant(row.config), relevant(config.to_dict()))
+    moved += ["another encoder"] if row.encoder != encoder else []
+    return moved or ["other images"]
 
 
 def _title(threat: str) -> str:

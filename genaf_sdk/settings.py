@@ -32,7 +32,7 @@ class Between:
         return self.low <= value <= self.high
 
     def __str__(self) -> str:
-        return f"from {self.low:g} to {self.high:g}"
+        return f"from {_written(self.low)} to {_written(self.high)}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,12 @@ class AtLeast:
         return value >= self.low
 
     def __str__(self) -> str:
-        return f"of at least {self.low:g}"
+        return f"of at least {_written(self.low)}"
+
+
+def _written(bound: float) -> str:
+    """Return a bound as a reader can type it: a whole number with all its digits."""
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 SHOWN = 100

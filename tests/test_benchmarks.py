@@ -11,6 +11,8 @@ import runpy
 import shlex
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
@@ -190,6 +192,52 @@ def test_what_other_models_were_measured_with_is_not_shown_as_ones_own(
         shown.append(capsys.readouterr().out.splitlines()[-1].split(" | ")[3])
     assert shown == ["100.0", "100.0", "0.0"]
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("samples", "place"), [("64", "docs"), ("8", "benchmarks")])
+def test_rows_of_a_try_are_none_of_the_documentation(
+    load: Load, samples: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers = load("peers")
+    model, labels = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), torch.zeros(2, dtype=torch.int64)
+    subject = peers.Subject(model, torch.rand(2, 3, 8, 8), labels, torch.rand(2, 3, 8, 8), labels)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(peers, "MODULES", ())
+    monkeypatch.setattr(peers, "PACKAGES", {"ours": "genaf-sdk"})
+    monkeypatch.setattr(peers, "ATTACKS", {"PGD, 1 step": {"ours": lambda subject, seed: subject.pixels}})
+    monkeypatch.setitem(peers.CLOCKS, "cpu", itertools.count().__next__)
+    monkeypatch.setattr(peers, "read_subject", lambda _: subject)
+    monkeypatch.setattr(sys, "argv", ["peers.py", "model", "--samples", samples, "--repeats", "1"])
+    peers.main()
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.jsonl")] == [
+        Path(place, "results/peers/rows.jsonl")
+    ]
+
+
+def test_a_row_of_an_encoder_is_none_of_another_size_or_version(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = load("encoders_table")
+    one = table.Candidate("ResNet", "an encoder", (64, 64))
+    measured: list[tuple[int, int]] = []
+
+    def row(candidate: Any, folder: Path) -> list[str]:
+        measured.append(candidate.size)
+        return [candidate.family, candidate.name, str(candidate.size)]
+
+    monkeypatch.setattr(table, "row", row)
+    monkeypatch.setattr(table, "CANDIDATES", [one])
+    monkeypatch.setattr(table, "ProcessPoolExecutor", lambda workers, _: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(table.logging, "disable", lambda level: None)
+    monkeypatch.setattr(sys, "argv", ["encoders_table.py", "--rows", str(tmp_path / "rows.jsonl")])
+    assert [table.main(), table.main()] == [0, 0]
+    assert measured == [(64, 64)]
+    monkeypatch.setattr(table, "CANDIDATES", [replace(one, size=(32, 32))])
+    assert table.main() == 0
+    assert "(32, 32)" in capsys.readouterr().out.splitlines()[-3]
+    monkeypatch.setattr(table, "version", lambda package: "99")
+    assert table.main() == 0
+    assert measured == [(64, 64), (32, 32), (32, 32)]
 
 
 def test_targeted_attacks_have_equally_many_targets(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,11 @@ def test_an_error_names_a_value_that_works() -> None:
         Outer.from_dict({"kind": {"sizes": 3}})
 
 
+def test_a_bound_is_named_with_all_its_digits() -> None:
+    with pytest.raises(ConfigError, match=r"a whole number from 0 to 2147483647\b"):
+        Outer(seed=2**31)
+
+
 def test_values_become_what_their_hint_says() -> None:
     made = Outer(seed=np.int64(3), rate=1, names=["x", "y"])  # type: ignore[arg-type]
     assert (made.seed, type(made.seed), made.rate, type(made.rate)) == (3, int, 1.0, float)

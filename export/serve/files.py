@@ -52,12 +52,12 @@ class BundleFiles:
         return self._checked(name, read_file(self.folder / name, most))
 
     def read_json(self, name: str, missing: Any) -> Any:
-        """Return a JSON file's content, or ``missing`` where there is no such file.
+        """Return a JSON file's content, or ``missing`` where there is no such file and none is listed.
 
         Raises:
             BundleError: As for ``read``, or it is no JSON.
         """
-        if not (self.folder / name).exists():
+        if not (self.folder / name).exists() and name not in (self._sums or {}):
             return missing
         return parse_json(self.folder / name, self.read(name))
 

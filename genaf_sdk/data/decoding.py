@@ -302,5 +302,16 @@ def resize(pixels: Tensor, target: Target) -> Tensor:
     if pixels.shape[2:] == torch.Size(target.size):
         return pixels
     mode = INTERPOLATIONS[target.interpolation]
-    resized = F.interpolate(check_pixels(pixels), target.size, mode=mode, antialias=mode != "nearest-exact")
+    if mode == "nearest-exact":
+        rows, columns = (_nearest(*sides) for sides in zip(pixels.shape[2:], target.size, strict=True))
+        return check_pixels(pixels)[:, :, rows][:, :, :, columns]
+    resized = F.interpolate(check_pixels(pixels), target.size, mode=mode, antialias=True)
     return resized if pixels.dtype == torch.uint8 else image_space(resized).clip(resized)
+
+
+def _nearest(given: int, wanted: int) -> Tensor:
+    """Return which of ``given`` rows hold the centers of ``wanted`` ones; of two that touch there, the later one.
+
+    In whole numbers, as a server computes it: torch and Pillow round where they touch, each in its own way.
+    """
+    return (2 * torch.arange(wanted) + 1) * given // (2 * wanted)

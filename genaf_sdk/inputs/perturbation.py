@@ -90,7 +90,7 @@ class Perturbation:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+                tensors = {name: file.get_tensor(name) for name in {"values", "mask"}.intersection(file.keys())}
                 metadata = file.metadata() or {}
             values, mask = tensors["values"], tensors.get("mask")
             _check_tensors(values, mask)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MEAN_RANGE = (-1.0, 2.0)
 """Where a mean can lie, in units of the pixel range; one of 123.7 is in bytes."""
-LARGEST_STD = 4.0
+LEAST_STD, LARGEST_STD = 1e-6, 4.0
 
 
 class PixelEncoder(nn.Module):
@@ -158,8 +158,8 @@ def _require_normalization(means: tuple[float, ...], stds: tuple[float, ...], ch
             f"The normalization has {len(means)} means and {len(stds)} standard deviations.",
             expected=f"none, one, or {channels} of each, one a channel",
         )
-    if any(value <= 0 for value in stds):
-        raise EncoderError(f"A standard deviation is not positive: {stds}.", expected="positive numbers")
+    if any(value < LEAST_STD for value in stds):
+        raise EncoderError(f"A standard deviation is not positive: {stds}.", expected=f"at least {LEAST_STD:g}")
     low, high = MEAN_RANGE
     if any(not low <= value <= high for value in means) or any(value > LARGEST_STD for value in stds):
         raise EncoderError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from genaf_sdk._version import __version__
 from genaf_sdk.errors import EncoderError, GenafError, OutputError
-from genaf_sdk.files import read_json, replacing, write_json
+from genaf_sdk.files import once, read_json, replacing, write_json
+from genaf_sdk.inputs.images import Interpolation
 from genaf_sdk.models.classifier import Classifier
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import DEFAULT, build_head, head_choice
@@ -34,6 +36,10 @@ LONGEST = 2000
 """How long an error about a foreign encoder may be."""
 MOST_SETTINGS = 16
 LARGEST_CONFIG, LARGEST_WEIGHTS = 4 * 2**20, 2**40
+LARGEST_HEADER = 8 * 2**20
+"""Bytes of the names and shapes in a file of weights, some 60,000 of them; the library itself takes minutes for ten
+times as many."""
+AGAIN = "write or download the model again"
 Kind = TypeVar("Kind", bound=Classifier)
 Side = Annotated[int, Between(1, 8192)]
 
@@ -54,7 +60,7 @@ class StoredConfig(Settings):
     image_size: tuple[Side, ...]
     """(H, W) of the images the model was fine-tuned on."""
     class_names: tuple[str, ...]
-    interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     head: dict[str, Any] | None = None
     """What ``build_head`` takes, but for the number of classes; None, as in older models: the paper's."""
     format: Annotated[int, Between(FORMAT, FORMAT)] = FORMAT
@@ -109,7 +115,33 @@ def read_config(path: Path) -> StoredConfig:
     try:
         return StoredConfig.from_dict({name: config[name] for name in needed if name in config})
     except OutputError as error:
-        raise _shortened(error) from error
+        named = OutputError(f"{path}: {error.problem}", expected=error.expected, remedy=AGAIN)
+        raise _shortened(named) from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a file of weights, as far as a model may have them.
+
+    Raises:
+        OutputError: It is none, or its header is too large or names a weight twice.
+    """
+    require_file(path, LARGEST_WEIGHTS)
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length <= LARGEST_HEADER:  # the library says what is wrong with lengths beyond the file
+                json.loads(file.read(length), object_pairs_hook=once)
+        if LARGEST_HEADER < length < path.stat().st_size:
+            raise ValueError(f"its header has {length} bytes, of at most {LARGEST_HEADER}")
+        return load_file(path)
+    except Exception as error:  # its reader raises more than it says, for headers that lie
+        raise OutputError(f"{path} cannot be read: {str(error)[:SHOWN]}.", remedy=AGAIN) from error
+
+
+def _require_finite(weights: dict[str, Tensor], path: Path) -> None:
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise OutputError(f"The weight {name!r} in {path} holds NaN or infinity.", expected="finite numbers")
 
 
 def _shortened(error: GenafError) -> GenafError:
@@ -180,8 +212,8 @@ def matched(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return weights for every name of the model's state dict; the model may be one of shapes alone (meta device).
 
     Raises:
-        OutputError: A weight is missing, is not one of the model's, or has another shape; or the model has one tensor
-            where the weights have several of different values.
+        OutputError: A weight is missing, is not one of the model's, or has another shape or type; or the model has one
+            tensor where the weights have several of different values.
     """
     found: dict[str, Tensor] = {}
     known: set[str] = set()
@@ -193,6 +225,8 @@ def matched(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         first, shape = weights[given[0]], tuple(state[names[0]].shape)
         if tuple(first.shape) != shape:
             raise OutputError(f"The weight {given[0]!r} has the shape {tuple(first.shape)}.", expected=f"{shape}")
+        if first.dtype != state[names[0]].dtype:  # torch would round it, or drop an imaginary part
+            raise OutputError(f"The weight {given[0]!r} is {first.dtype}.", expected=f"{state[names[0]].dtype}")
         if any(not torch.equal(weights[name], first) for name in given[1:]):
             raise OutputError(f"The weights {', '.join(given)} differ.", expected="one tensor of several names")
         known |= set(given)
@@ -239,11 +273,7 @@ def load_classifier(
         EncoderError: The architecture cannot be rebuilt without ``backbone``.
     """
     stored = read_config(folder / CONFIG_FILE)
-    require_file(folder / WEIGHTS_FILE, LARGEST_WEIGHTS)
-    try:
-        weights = load_file(folder / WEIGHTS_FILE)
-    except Exception as error:  # its reader raises more than it says, for headers that lie
-        raise OutputError(f"{folder / WEIGHTS_FILE} cannot be read: {str(error)[:SHOWN]}.") from error
+    weights = _read_weights(folder / WEIGHTS_FILE)
     if backbone is None and not stored.encoder:
         raise EncoderError(
             f"{folder} holds a hardened module of your own, whose architecture no id describes.",
@@ -262,6 +292,7 @@ def load_classifier(
             f"The files in {folder} do not fit together, or not the encoder {stored.encoder[:SHOWN]!r}: "
             f"{str(error)[:SHOWN] or type(error).__name__}"
         ) from error
+    _require_finite(weights, folder / WEIGHTS_FILE)
     return model.eval()
 
 

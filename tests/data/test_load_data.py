@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
+from fractions import Fraction
 from itertools import combinations
+from math import floor
 from pathlib import Path
 from typing import get_args
 from urllib.error import URLError
@@ -19,6 +21,7 @@ from genaf_sdk.data import DATA_IDS, DataSplits, LabeledImages, decoding, known_
 from genaf_sdk.data.splits import stratified_split
 from genaf_sdk.errors import DataError
 from genaf_sdk.export.serve.images import decode
+from genaf_sdk.export.serve.images import resize as resize_served
 from genaf_sdk.inputs.images import Interpolation
 from genaf_sdk.report.reading import read_document
 from genaf_sdk.report.sections import DataDescription
@@ -119,6 +122,19 @@ def test_served_images_are_resized_as_those_of_training(
     trained_on = decoding.resize(pixels, decoding.Target((24, 16), channels, interpolation, "noise"))
     difference = np.abs(served - trained_on.permute(0, 2, 3, 1).numpy().astype(int)).max()
     assert difference <= 1
+
+
+def test_of_rows_that_touch_servers_take_the_one_of_training() -> None:
+    """64 rows made 96: Pillow rounds centers that lie between two rows; 448 made 96: torch does."""
+    target = decoding.Target((96, 1), 3, "nearest", "rows")
+    for given in range(1, 710):
+        rows = torch.arange(given)[:, None, None].expand(-1, 1, 3)
+        pixels = torch.stack([rows[..., 0] // 256, rows[..., 1] % 256, rows[..., 2] * 0], dim=2).byte()
+        served = resize_served(Image.fromarray(pixels.numpy()), (1, 96), Image.Resampling.NEAREST)
+        trained_on = decoding.resize(pixels.permute(2, 0, 1)[None], target)[0].permute(1, 2, 0)
+        exact = [floor(Fraction(2 * at + 1, 2) * Fraction(given, 96)) for at in range(96)]
+        assert np.array_equal(np.asarray(served), trained_on.numpy())
+        assert (trained_on[:, 0, 0].int() * 256 + trained_on[:, 0, 1]).tolist() == exact
 
 
 def test_the_split_is_stratified_and_every_image_is_in_one_split() -> None:

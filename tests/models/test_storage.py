@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genaf_sdk.errors import EncoderError, OutputError
@@ -138,6 +139,9 @@ def test_a_head_of_no_name_is_refused_before_anything_is_written(tmp_path: Path)
         ({"class_names": ["a", "b"]}, r"head\.5\.weight.*shape"),
         ({"class_names": []}, "class names"),
         ({"format": 2}, "format 1"),
+        ({"interpolation": "nearest-exact"}, r"config\.json: interpolation is 'nearest-exact'.*one of 'nearest', 'bil"),
+        ({"image_size": [16.5, 16]}, r"config\.json: image_size is \[16\.5, 16\].*from 1 to 8192.*download the model"),
+        ({"std": [1e-320]}, "standard deviation"),
     ],
 )
 def test_settings_that_do_not_fit_the_weights_are_named(change: dict, message: str, tmp_path: Path) -> None:
@@ -145,4 +149,43 @@ def test_settings_that_do_not_fit_the_weights_are_named(change: dict, message: s
     config = json.loads((tmp_path / CONFIG_FILE).read_text())
     (tmp_path / CONFIG_FILE).write_text(json.dumps(config | change))
     with pytest.raises((OutputError, EncoderError), match=message):
+        load_classifier(tmp_path, Classifier, no_build, backbone=Backbone())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.half(), r"'head\.5\.weight' is torch\.float16.*torch\.float32"),
+        (lambda value: value.to(torch.complex64), "complex64"),
+        (lambda value: value > 0, "bool"),
+        (lambda value: value * float("nan"), r"'head\.5\.weight' in .*model\.safetensors holds NaN"),
+        (lambda value: value / 0, "infinity"),
+    ],
+)
+def test_weights_are_the_finite_numbers_that_were_saved(
+    change: Callable[[Tensor], Tensor], message: str, tmp_path: Path
+) -> None:
+    save_classifier(classifier(Backbone()), tmp_path)
+    weights = load_file(tmp_path / WEIGHTS_FILE)
+    save_file(weights | {"head.5.weight": change(weights["head.5.weight"])}, tmp_path / WEIGHTS_FILE)
+    with pytest.raises(OutputError, match=message):
+        load_classifier(tmp_path, Classifier, no_build, backbone=Backbone())
+
+
+ONE = b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (b"{" + b" " * 9 * 2**20 + ONE + b"}", "header has 9437238 bytes, of at most 8388608"),
+        (b"{" + ONE + b"," + ONE + b"}", "two values of one name"),
+    ],
+)
+def test_a_header_is_looked_at_before_its_names_are_taken(header: bytes, message: str, tmp_path: Path) -> None:
+    """The library reads both, one of them in minutes where it has a million names."""
+    save_classifier(classifier(Backbone()), tmp_path)
+    (tmp_path / WEIGHTS_FILE).write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert load_file(tmp_path / WEIGHTS_FILE).keys() == {"a"}
+    with pytest.raises(OutputError, match=message):
         load_classifier(tmp_path, Classifier, no_build, backbone=Backbone())

@@ -93,6 +93,27 @@ def test_labels_must_be_names(bundle: Path, content: str) -> None:
         open_bundle(bundle)
 
 
+@pytest.mark.parametrize("name", ["labels.json", "config.json"])
+def test_a_listed_file_that_is_missing_is_not_passed_over(bundle: Path, name: str) -> None:
+    (bundle / name).write_text("{}" if name == "config.json" else json.dumps(NAMES))
+    seal(bundle)
+    (bundle / name).unlink()
+    with pytest.raises(BundleError, match=rf"{name} cannot be read.*copy or download the bundle again"):
+        open_bundle(bundle)
+    seal(bundle)
+    assert open_bundle(bundle).class_names == tuple(NAMES)
+
+
+@pytest.mark.parametrize("size", [[10**9, 10**9], [8193, 8], [0, 8], [-8, 8], [8]])
+def test_a_size_that_no_picture_has_is_refused_before_one_is_made(bundle: Path, size: list[int]) -> None:
+    model = onnx.load(bundle / "model.onnx")
+    next(entry for entry in model.metadata_props if entry.key == "image_size").value = json.dumps(size)
+    onnx.save(model, bundle / "model.onnx")
+    seal(bundle)
+    with pytest.raises(BundleError, match=rf"states the image size \[{size[0]}.*at most 8192"):
+        open_bundle(bundle)
+
+
 @pytest.mark.parametrize("name", ["config.json", "checksums.json"])
 def test_json_nested_too_deep_is_damaged(bundle: Path, name: str) -> None:
     (bundle / name).write_text("[" * 100_000)
@@ -265,6 +286,21 @@ def test_a_graph_that_asks_for_all_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ProviderError):
         load_bundle(tmp_path / "model.onnx", provider="cpu")
     assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+@pytest.mark.parametrize("uint8_input", [False, True])
+def test_a_graph_of_free_sides_is_tried_at_the_size_that_it_states(
+    uint8_input: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the first picture would take all memory, where nothing bounds it."""
+    pytest.importorskip("resource", reason="limits of POSIX")
+    monkeypatch.setattr("genaf_sdk.export.serve.providers.half_of_memory", lambda: 2**27)
+    model = tiny_graph(size=8192, uint8_input=uint8_input)
+    for at in (1, 2) if uint8_input else (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[at].dim_param = f"side{at}"
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ProviderError, match=r"model\.onnx fails on one image"):
+        open_session(open_bundle(tmp_path / "model.onnx"), provider="cpu")
 
 
 def test_a_first_run_that_takes_too_long_is_ended(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

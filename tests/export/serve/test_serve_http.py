@@ -182,6 +182,19 @@ def test_a_large_body_is_refused_while_it_streams(served: tuple[int, int], path:
     assert "2097152" in content["error"]
 
 
+@pytest.mark.parametrize("path", [INFER, "/classify"])
+def test_who_asks_whether_to_send_too_much_is_told_not_to(served: tuple[int, int], path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-Continue\r\nContent-Length: "
+    with socket.create_connection(("127.0.0.1", served[0]), timeout=20) as connection:
+        connection.sendall(f"{head}{3 * 2**20}\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"connection: close" in answer
+    with socket.create_connection(("127.0.0.1", served[0]), timeout=20) as connection:
+        connection.sendall(f"{head}2\r\n\r\n".encode())
+        assert connection.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
 def test_an_endless_body_is_answered(served: tuple[int, int]) -> None:
     with socket.create_connection(("127.0.0.1", served[0]), timeout=20) as connection:
         connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
