@@ -141,7 +141,8 @@ class ClusterTarget(FeatureTarget):
     """An encoder without labels: features have to come close to those of images of another kind, a k-means cluster.
 
     How far features go says little of what a classifier answers there, where it was never trained. Measured on hardened
-    models of steel, trash and signs, test labels confirm what this judge picks among places within two points, in one of five cases within five.
+    models of steel, trash and signs: of six places this picks one within two points of the best in accuracy, in one of
+    five cases within five.
 
     Args:
         encoder: Pixels to features.
