@@ -401,3 +401,16 @@ def test_no_gallery_page_names_a_path_of_the_machine(path: str, bundle: Path, tm
     with pytest.raises(SystemExit, match="names no path of a machine"):
         tool["add"](tmp_path / "run", "x", title="x", command="x", machine="x", pictures=True)
     assert not list(tmp_path.glob("*.html"))
+
+
+def test_long_words_make_no_page_wider_than_its_window(report: RobustnessReport, tmp_path: Path) -> None:
+    """What a publisher names and sets may be one word, and no reader scrolls a whole page sideways for it."""
+    report.versions["v" * 200] = "w" * 500
+    report.notes, report.config = ["n" * 400], {"x" * 200: "z" * 900}
+    tell = "<script>document.title = document.documentElement.scrollWidth + '/' + innerWidth</script></body>"
+    path = tmp_path / "page.html"
+    path.write_text(browser.POLICY.sub("", html_report(report)).replace("</body>", tell), encoding="utf-8")
+    dom, _ = browser.chromium(tmp_path, path, "--window-size=1000,900")
+    found = re.search(r"<title>(\d+)/(\d+)</title>", dom)
+    assert found is not None
+    assert int(found[1]) <= int(found[2])
