@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.attacks.registry import register
@@ -34,7 +34,7 @@ class ClusterUAP(TriedUAP, EncoderAttack):
     name = "cluster-uap"
     source = "Zhang et al., Mutual Influence of Images and Perturbations, CVPR 2020; on clusters of features, ours"
 
-    loss = "cosine"
+    loss: Literal["cosine"] = "cosine"
     goals: Annotated[int, Between(1, 1000)] = 6
     """How many clusters are made, and tried."""
     steps: Count = 100
