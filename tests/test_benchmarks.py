@@ -295,15 +295,17 @@ def test_a_sweep_leaves_the_rows_of_test_images_alone(
     assert [path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("comparison.md")] == [folder]
 
 
-def test_images_of_32_pixels_are_not_filed_under_another_size(load: Load) -> None:
-    with pytest.raises(SystemExit, match=r"32 x 32 pixels, the encoder \(64, 64\): give --size 32"):
-        load("robustness").load("gtsrb:100", Path(), SimpleNamespace(image_size=(64, 64)), 0)
+def test_images_of_a_mosaic_are_enlarged_to_what_the_encoder_takes(load: Load, monkeypatch: Any) -> None:
+    robustness, asked = load("robustness"), list[tuple[Any, ...]]()
+    monkeypatch.setattr(robustness, "load_mosaic", lambda *given: asked.append(given))
+    robustness.load("gtsrb:100", Path(), SimpleNamespace(image_size=(64, 64), interpolation="bicubic"), 3)
+    assert asked == [("gtsrb", 100, 3, (64, 64), "bicubic")]
 
 
 def test_a_model_of_other_classes_gets_no_certificate(load: Load, monkeypatch: Any, tmp_path: Path) -> None:
     certificates = load("certificates")
     two = SimpleNamespace(class_names=("stop", "go"))
-    monkeypatch.setattr(certificates, "HardenedModel", SimpleNamespace(from_pretrained=lambda _: two))
+    monkeypatch.setattr(certificates, "HardenedModel", SimpleNamespace(from_pretrained=lambda _, backbone: two))
     monkeypatch.setattr(sys, "argv", ["certificates.py", str(tmp_path), "--output", str(tmp_path / "rows.jsonl")])
     with pytest.raises(SystemExit, match=r"has 2 classes, digits has 10: .*--data"):
         certificates.main()
