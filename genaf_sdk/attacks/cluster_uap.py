@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.attacks.registry import register
 from genaf_sdk.attacks.targets import ClusterTarget
-from genaf_sdk.attacks.tried_uap import LOOKS, TriedUAP, moved
+from genaf_sdk.attacks.tried_uap import FINALISTS, LOOKS, TriedUAP, moved
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.settings import Between, Count
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-FINALISTS = 2
 
 
 @register
