@@ -15,12 +15,14 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from attack_curves import strongest
 from mosaics import read_mosaic
 from torch import Tensor, nn
 
 from genaf_sdk.attacks import (
     Attack,
     EncoderAttack,
+    FeatureAttack,
     Perturbation,
     SampleWiseAttack,
     UniversalModelAttack,
@@ -86,10 +88,17 @@ def measure(subject: Subject, attack: Attack, sample_wise: int, seed: int) -> st
         adversarial = attack(model, subject.pixels[:sample_wise], subject.labels[:sample_wise], seed=seed)
         seconds = time.monotonic() - started
         return f"{right(subject, adversarial):.1%} (n {len(adversarial)}, {seconds:.0f} s)"
+    if isinstance(attack, FeatureAttack):
+        started, pixels = time.monotonic(), subject.pixels[:sample_wise]
+        moved = [attack(encoder, pixels, seed=seed) for encoder in (subject.published, model.encoder)]
+        seconds = (time.monotonic() - started) / len(moved)
+        accuracies = [f"{right(subject, images):.1%}" for images in moved]
+        return f"{' / '.join(accuracies)} (n {len(pixels)}, {seconds:.0f} s)"
     if isinstance(attack, UniversalModelAttack):
         crafted = [attack(model, subject.surrogate, subject.surrogate_labels, seed=seed)]
     elif isinstance(attack, EncoderAttack):
-        crafted = [attack(encoder, subject.surrogate, seed=seed) for encoder in (subject.published, model.encoder)]
+        tries = (attack.tries(encoder, subject.surrogate, seed=seed) for encoder in (subject.published, model.encoder))
+        crafted = [strongest(model, found, subject.surrogate, subject.surrogate_labels) for found in tries]
     else:
         raise TypeError(f"{attack.name} is of no kind that this script knows")
     accuracies = [f"{right(subject, perturbation.apply(subject.pixels)):.1%}" for perturbation in crafted]

@@ -14,19 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.cells import Cells
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
-from genaf_sdk.errors import AttackError, ConfigError, DataError
+from genaf_sdk.errors import ConfigError, DataError
 from genaf_sdk.estimates import seconds_of_evaluation, seconds_of_parts
-from genaf_sdk.evaluation.crafting import chosen_attacks, transferred_perturbations
+from genaf_sdk.evaluation.ahead import Ahead, Transferred, lacking, transferred
 from genaf_sdk.evaluation.evaluate import evaluate
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.files import trial_folder
-from genaf_sdk.inputs.images import image_space
-from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.models.fingerprint import encoder_fingerprint
 from genaf_sdk.pipeline import harden
 from genaf_sdk.preflight import require_attacks, require_ready
@@ -111,14 +108,14 @@ def compare(
                 on_row(row)
 
         for seed in seeds:
-            loaded: dict[LoadingConfig, tuple[DataSplits, dict[str, Perturbation], _Group]] = {}
+            loaded: dict[LoadingConfig, tuple[DataSplits, Transferred, _Group]] = {}
             for name, chosen in configs.items():
                 config = chosen.with_(seed=seed, evaluation=evaluation)
                 if config.loading not in loaded:
                     data = load_images(dataset, public, config, folder)
                     groups.append(_Group(encoder, dataset, data.describe()["fingerprint"], {}))
-                    loaded[config.loading] = (data, {}, groups[-1])
-                data, transferred, group = loaded[config.loading]
+                    loaded[config.loading] = (data, [], groups[-1])
+                data, crafted, group = loaded[config.loading]
                 public = data.space.placed(public)
                 require_attacks(evaluation.attacks, public, data, seed)
                 identity = identity_of(name, seed, config.to_dict(), own, group.fingerprint)
@@ -128,7 +125,7 @@ def compare(
                     continue
                 _tell_what_moved(known.values(), name, config, own)
                 if executor is None:
-                    add(_measure(name, config, public, data, transferred, progress))
+                    add(_measure(name, config, public, data, crafted, progress))
                 else:
                     group.missing[name] = config
         for measured in () if executor is None else _measured_on(executor, groups):
@@ -213,17 +210,9 @@ class _Crafting:
 
     group: _Group
 
-    def __call__(self) -> dict[str, Perturbation]:
+    def __call__(self) -> Transferred:
         config = next(iter(self.group.missing.values()))
-        public, data = self.group.load(config)
-        pixels, labels = data.train.sample(config.evaluation.surrogate_samples, seed=config.seed)
-        pixels = image_space(pixels).arranged(pixels)
-        attacks = chosen_attacks(config.evaluation.attacks, config.evaluation)
-        found = transferred_perturbations(public, pixels, labels, attacks, config.seed)
-        wanted = sum(isinstance(attack, EncoderAttack) for attack in attacks)
-        if len(found) < wanted:
-            raise _lacking(f"{wanted - len(found)} of {wanted} attacks on the published encoder failed: see the log")
-        return found
+        return _transferred(config, *self.group.load(config), progress=False)
 
 
 @dataclass(frozen=True)
@@ -233,11 +222,11 @@ class _Measuring:
     group: _Group
     method: str
     config: HardenConfig
-    transferred: dict[str, Perturbation]
+    crafted: Transferred
 
     def __call__(self) -> ComparisonRow:
         public, data = self.group.load(self.config)
-        return _measure(self.method, self.config, public, data, self.transferred, progress=False)
+        return _measure(self.method, self.config, public, data, self.crafted, progress=False)
 
 
 def _measured_on(executor: Executor, groups: list[_Group]) -> Iterator[ComparisonRow | FailedCell]:
@@ -292,23 +281,38 @@ def _tell_what_moved(rows: Iterable[ComparisonRow], method: str, config: HardenC
         logger.warning("%s, seed %d is measured anew, as its row has: %s.", method, config.seed, moved)
 
 
+def _transferred(config: HardenConfig, public: PixelEncoder, data: DataSplits, progress: bool | None) -> Transferred:
+    """Craft what is the same for all methods, perturbations from the published encoder; first see that one can train.
+
+    Raises:
+        AttackError: An attack failed.
+    """
+    published = load_published(public, config.tuning)
+    with own_accelerator(config.machine.mixed_precision) as engine:  # before the clock of any row starts
+        require_ready(new_candidate(published, data, config, engine, None, evaluate=False), str)
+    pixels, _ = data.train.sample(config.evaluation.surrogate_samples, seed=config.seed)
+    with make_display(progress) as display:
+        task = display.add_task(f"published encoder, seed {config.seed}:", total=None)
+        return transferred(
+            public, pixels, config.evaluation, config.seed, lambda attack: display.update(task, figures=attack)
+        )
+
+
 def _measure(
     name: str,
     config: HardenConfig,
     public: PixelEncoder,
     data: DataSplits,
-    transferred: dict[str, Perturbation],
+    crafted: Transferred,
     progress: bool | None,
 ) -> ComparisonRow:
-    """Train and attack one method; ``transferred`` is filled by the first and replayed by the others.
+    """Train one method, and attack it with what is ``crafted`` for all, by the first, and with its own.
 
     Raises:
         AttackError: An attack failed.
     """
-    if not transferred:
-        published = load_published(public, config.tuning)
-        with own_accelerator(config.machine.mixed_precision) as engine:  # tried before the clock of any row starts
-            require_ready(new_candidate(published, data, config, engine, None, evaluate=False), str)
+    if not crafted:
+        crafted += _transferred(config, public, data, progress)
     started, started_cpu = time.monotonic(), time.process_time()
     result = harden(public, data, config, progress=progress, evaluate=False, preflight=False)
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - started_cpu
@@ -317,16 +321,15 @@ def _measure(
         report = evaluate(
             result.model,
             data,
-            encoder=None if transferred else public,
-            perturbations=dict(transferred),
+            encoder=public,
             config=config.evaluation,
             seed=config.seed,
             on_attack=lambda attack: display.update(task, figures=attack),
+            ahead=Ahead.of(crafted),
         )
     failed = [failure.text for failure in report.failures if failure.part == "attack"]
     if failed:
-        raise _lacking(failed[0])
-    transferred |= {key: value for key, value in report.perturbations.items() if key.startswith("transfer-")}
+        raise lacking(failed[0])
     return ComparisonRow(
         name,
         config.seed,
@@ -336,12 +339,4 @@ def _measure(
         round(seconds, 3),
         round(cpu_seconds, 3),
         encoder_fingerprint(public),
-    )
-
-
-def _lacking(reason: str) -> AttackError:
-    return AttackError(
-        f"A row would lack an attack: {reason}.",
-        expected="every method under every attack",
-        remedy="leave the attack out for all (evaluation), or mend what it failed of and go on",
     )

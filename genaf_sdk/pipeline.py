@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from genaf_sdk.config import HardenConfig
     from genaf_sdk.engine.tracking import LogWith
-    from genaf_sdk.evaluation.evaluate import Ahead
+    from genaf_sdk.evaluation.ahead import Ahead
     from genaf_sdk.hardened import HardenedModel
     from genaf_sdk.methods import Method
 

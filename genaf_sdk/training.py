@@ -15,7 +15,8 @@ from genaf_sdk.engine.lowrank import low_rank
 from genaf_sdk.engine.train import train
 from genaf_sdk.errors import RunStoppedError
 from genaf_sdk.estimates import pays_side_by_side
-from genaf_sdk.evaluation.evaluate import Ahead, begin_ahead
+from genaf_sdk.evaluation.ahead import Ahead
+from genaf_sdk.evaluation.evaluate import begin_ahead
 from genaf_sdk.evaluation.workers import Workers
 from genaf_sdk.methods.lab import Clock, Lab
 from genaf_sdk.preparation import Candidate, frozen_parameters, new_classifier

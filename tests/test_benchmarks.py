@@ -21,8 +21,9 @@ import pytest
 import torch
 from accelerate.utils import parse_flag_from_env
 from torch import nn
+from training import tiny_model
 
-from genaf_sdk.attacks import load_attack
+from genaf_sdk.attacks import EncoderAttack, FeatureAttack, load_attack
 from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.evaluation.settings import CertificateConfig
@@ -112,6 +113,17 @@ def test_a_benchmark_without_a_model_says_what_it_needs(
     with pytest.raises(SystemExit):
         load(name).main()
     assert "--model" in capsys.readouterr().err.partition("error: ")[2]
+
+
+@pytest.mark.parametrize(
+    "name", ["feature-pgd:steps=1", "cluster-uap:steps=1,goals=2", "pgd:steps=1", "label-uap:steps=4"]
+)
+def test_how_strong_every_kind_of_attack_is_can_be_told(name: str, load: Load, tiny_encoder: nn.Module) -> None:
+    strength, pixels, labels = load("attacks_strength"), torch.rand(12, 3, 16, 16), torch.arange(12) % 3
+    model = tiny_model(tiny_encoder).eval()
+    subject = strength.Subject("noise", model, model.encoder, pixels, labels, pixels, labels)
+    columns = 2 if isinstance(load_attack(name), (EncoderAttack, FeatureAttack)) else 1
+    assert strength.measure(subject, load_attack(name), 6, 0).count("%") == columns
 
 
 def test_a_row_is_found_by_all_that_it_depends_on(load: Load, tmp_path: Path) -> None:

@@ -146,9 +146,14 @@ def test_a_row_is_written_once_whoever_writes_it(tmp_path: Path) -> None:
 def test_transferred_perturbations_are_the_same_for_all_methods(
     tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig
 ) -> None:
+    """An attack on single images too, whose row the first method alone had before."""
     same = {name: quick("fine-tuning", quick_config) for name in ("one", "two")}
-    first, second = compare(tiny_encoder, striped, same, evaluation=QUICK, progress=False).rows
+    more = QUICK.with_(attacks=(*QUICK.attacks, "cluster-uap:steps=3,goals=2", "feature-pgd:steps=2"))
+    first, second = compare(tiny_encoder, striped, same, evaluation=more, progress=False).rows
     assert first.figures == second.figures
+    without_time = ([dataclasses.replace(score, seconds=0.0) for score in row.scores] for row in (first, second))
+    assert next(without_time) == next(without_time)
+    assert {score.attack for score in second.scores if score.column == "transfer"} >= {"cluster-uap", "feature-pgd"}
 
 
 class Fatal(FineTuning):
@@ -370,7 +375,7 @@ def test_the_command_compares_and_lists(
     assert main(command) == 0
     told = " ".join(capsys.readouterr().err.split())
     assert re.search(r"takes about \d+ (s|min) here: linear-probe \d+ (s|min)\.", told)
-    assert re.search(r"linear-probe, seed 0: transfer: uapgd", told), "attacks are told, too, where no terminal is"
+    assert re.search(r"published encoder, seed 0: transfer: uapgd", told), "attacks are told, too, where no terminal is"
     assert main(command) == 0
     assert "takes about" not in capsys.readouterr().err, "all of it is there"
     assert "linear-probe" in (tmp_path / "comparison.md").read_text()

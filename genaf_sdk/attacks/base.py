@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -28,7 +28,7 @@ from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.images import input_space
 from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
 from genaf_sdk.inputs.patches import patch_sides
-from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.inputs.perturbation import Details, Perturbation
 from genaf_sdk.inputs.threat import Linf, Patch, Threat
 from genaf_sdk.models.folding import folded_batch_norms
 from genaf_sdk.models.forwards import forward_in
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 Classifier = Callable[[Tensor], Tensor]
 """Pixels (N, C, H, W) in [0, 1] to logits (N, K): a module, or anything that can be called like one."""
+
+Crafted = Perturbation | Sequence[Perturbation]
+"""One, or several of which the attacker cannot tell the strongest, the likeliest first."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,19 @@ class UniversalAttack(Attack):
         return start if start is not None and type(start.threat) is type(self.threat) else None
 
     def _craft(
-        self, target: nn.Module, images: Tensor, run: Callable[[torch.Generator], Perturbation], seed: int
-    ) -> Perturbation:
+        self, target: nn.Module, images: Tensor, run: Callable[[torch.Generator], Crafted], seed: int
+    ) -> list[Perturbation]:
         started, precision = time.monotonic(), resolve(self.precision, images.device)
         with attack_mode(target), self._folded(target, images), forward_in(precision, target):
-            perturbation = run(torch.Generator().manual_seed(seed))
+            crafted = run(torch.Generator().manual_seed(seed))
+        made = [crafted] if isinstance(crafted, Perturbation) else list(crafted)
+        if not made:
+            raise AttackError(f"{self.name!r} failed. It gave nothing.", expected="a perturbation, or several")
+        seconds = round(time.monotonic() - started, 3)
+        record: Details = {"precision": precision, "seed": seed, "seconds": seconds}
+        return [self._completed(perturbation, images, record) for perturbation in made]
+
+    def _completed(self, perturbation: Perturbation, images: Tensor, record: Details) -> Perturbation:
         values, mask = perturbation.values.detach().float().cpu(), perturbation.mask
         check_result(self.name, values, images.shape[1:])
         # Enforce the stated budget even if an attack has a bug.
@@ -148,8 +159,7 @@ class UniversalAttack(Attack):
         plain = {
             key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool, type(None)))
         }
-        seconds = round(time.monotonic() - started, 3)
-        details = {**plain, **perturbation.details, "precision": precision, "seed": seed, "seconds": seconds}
+        details = {**plain, **perturbation.details, **record}
         return Perturbation(values, threat, mask, PerturbationKey(self.knowledge, self.name), details)
 
 
@@ -162,7 +172,18 @@ class EncoderAttack(UniversalAttack):
     def __call__(
         self, encoder: nn.Module, surrogate: Tensor, *, seed: int = 0, start: Perturbation | None = None
     ) -> Perturbation:
-        """Craft.
+        """Craft; where there are several tries, return the one that the attacker would choose.
+
+        Args, errors: As for ``tries``.
+        """
+        return self.tries(encoder, surrogate, seed=seed, start=start)[0]
+
+    def tries(
+        self, encoder: nn.Module, surrogate: Tensor, *, seed: int = 0, start: Perturbation | None = None
+    ) -> list[Perturbation]:
+        """Craft all that the attacker may try, the likeliest first: most attacks have one.
+
+        Without labels nobody can tell which does most to a classifier. An evaluation can, and counts that one.
 
         Args:
             encoder: Pixels (N, C, H, W) in [0, 1] to features (N, D); left as it was.
@@ -179,7 +200,7 @@ class EncoderAttack(UniversalAttack):
         begin = self._start(start, surrogate)
         check_outputs(self.name, encoder, surrogate, needs_gradient=self.needs_gradient)
 
-        def craft(generator: torch.Generator) -> Perturbation:
+        def craft(generator: torch.Generator) -> Crafted:
             if begin is None:
                 return self.run(encoder, surrogate, generator)
             return self.run_from(encoder, surrogate, generator, begin)
@@ -188,7 +209,7 @@ class EncoderAttack(UniversalAttack):
 
     def run_from(
         self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator, start: Perturbation
-    ) -> Perturbation:
+    ) -> Crafted:
         """Craft as ``run``, from ``start`` if the attack can begin there.
 
         ``encoder``, ``surrogate`` (N, C, H, W) and ``generator`` are what ``run`` is given.
@@ -197,8 +218,8 @@ class EncoderAttack(UniversalAttack):
         return self.run(encoder, surrogate, generator)
 
     @abstractmethod
-    def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Perturbation:
-        """Craft from ``surrogate`` (N, C, H, W) in [0, 1] a perturbation (C, H, W) within the threat.
+    def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> Crafted:
+        """Craft from ``surrogate`` (N, C, H, W) in [0, 1] a perturbation (C, H, W) within the threat, or several.
 
         ``encoder`` is in eval mode with frozen weights, gradients are enabled, ``generator`` is on the CPU.
         """
@@ -236,7 +257,7 @@ class UniversalModelAttack(UniversalAttack):
                 return self.run(model, pixels, labels, generator)
             return self.run_from(model, pixels, labels, generator, begin)
 
-        return self._craft(model, pixels, craft, seed)
+        return self._craft(model, pixels, craft, seed)[0]
 
     def run_from(
         self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator, start: Perturbation

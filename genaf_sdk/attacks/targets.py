@@ -140,9 +140,8 @@ class FeatureTarget(Target):
 class ClusterTarget(FeatureTarget):
     """An encoder without labels: features have to come close to those of images of another kind, a k-means cluster.
 
-    How far features go says little of what a classifier answers there, where it was never trained. Measured on hardened
-    models of steel, trash and signs: of six places this picks one within two points of the best in accuracy, in one of
-    five cases within five. With another seed it missed the best by 16 on steel.
+    How far features go says little of what a classifier answers there, where it was never trained. How close they come
+    to others says more, and not enough to choose by: see ``EncoderAttack.tries``.
 
     Args:
         encoder: Pixels to features.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,13 +13,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from genaf_sdk.attacks.base import Attack, EncoderAttack, UniversalModelAttack
-from genaf_sdk.attacks.batches import sharing_features
 from genaf_sdk.attacks.registry import load_attack, parsed
 from genaf_sdk.attacks.sample_wise import FeatureAttack, SampleWise, SampleWiseAttack
 from genaf_sdk.errors import AttackError, RunStoppedError
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.row import Begun, Row
-from genaf_sdk.evaluation.workers import Workers
 from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.report.scores import Failure, Role
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from genaf_sdk.evaluation.settings import EvaluationConfig
-    from genaf_sdk.evaluation.workers import Own
+    from genaf_sdk.evaluation.workers import Own, Workers
     from genaf_sdk.inputs.threat import Threat
 
 logger = logging.getLogger(__name__)
@@ -115,18 +112,25 @@ class Crafting:
         What others start from is begun before them.
         """
         self.known = tuple(self.perturbations.values())
-        parts = (self._begin_transferred, self._begin_adaptive, self._begin_white_box)
+        parts = (self.begin_transferred, self._begin_adaptive, self._begin_white_box)
         for part in parts:
             for attack in chosen:
                 self.begun += part(attack, workers)
         return sorted(self.begun, key=lambda one: chosen.index(one.attack))
 
-    def finished(self, begun: Begun) -> Iterator[Row]:
-        """Wait for a perturbation, keep it, and yield its rows; none where it failed."""
+    def finished(self, begun: Begun, workers: Workers) -> Iterator[Row]:
+        """Wait for an attack, and yield a row for each model, with what leaves it fewest training images right.
+
+        What is in a row is kept. There is no row where the attack failed.
+        """
         with self.costs_a_row(begun.attack.name, begun.column, begun.owner):
             images = "" if begun.column == Knowledge.WHITE_BOX else begun.source
-            found = self.keep(begun.future.result(), begun.column, begun.attack.name, begun.owner, images)
-            yield from (self._row(model, begun.column, begun.attack, found, begun.source) for model in begun.models)
+            tries, kept = begun.future.result(), dict[int, Perturbation]()
+            for model in begun.models:
+                found = self._strongest_of(tries, model, workers)
+                if id(found) not in kept:
+                    kept[id(found)] = self.keep(found, begun.column, begun.attack.name, begun.owner, images)
+                yield self._row(model, begun.column, begun.attack, kept[id(found)], begun.source)
 
     def rows(self, attack: Attack) -> Iterator[Row]:
         """Yield the rows of an attack that perturbs every image by itself, which are filled in later."""
@@ -187,7 +191,7 @@ class Crafting:
         self.perturbations[str(perturbation.key)] = perturbation
         return perturbation
 
-    def _begin_transferred(self, attack: Attack, workers: Workers) -> Iterator[Begun]:
+    def begin_transferred(self, attack: Attack, workers: Workers) -> Iterator[Begun]:
         """Crafted once, on the published encoder from the attacker's own images."""
         if self.public is not None and isinstance(attack, EncoderAttack):
             source, images = next(iter(self.sources.items()))
@@ -222,21 +226,23 @@ class Crafting:
             future = self._ahead(Knowledge.WHITE_BOX, attack, "train", model.name) or workers.submit(work)
             yield Begun(Knowledge.WHITE_BOX, attack, (model,), "train", future, model.name)
 
-    def _ahead(self, column: Knowledge, attack: Attack, source: str, owner: str = "") -> Future[Perturbation] | None:
+    def _ahead(
+        self, column: Knowledge, attack: Attack, source: str, owner: str = ""
+    ) -> Future[list[Perturbation]] | None:
         return next((one.future for one in self.ahead if one.is_same(column, attack, source, owner)), None)
 
     def _with_labels(
         self, attack: UniversalModelAttack, model: EvaluatedModel, module: nn.Module, pixels: Tensor, labels: Tensor,
         earlier: tuple[Begun, ...], own: Own,
-    ) -> Perturbation:  # fmt: skip
+    ) -> list[Perturbation]:  # fmt: skip
         start = self.strongest(attack.threat, model, own, earlier)
         self.announce(f"white-box: {attack.name} ({model.name})")
-        return attack(own(module), pixels, labels, seed=self.seed, start=start)
+        return [attack(own(module), pixels, labels, seed=self.seed, start=start)]
 
     def _transferred_by(self, attack: EncoderAttack) -> Perturbation | None:
         """Return what the attack made of the published encoder, here or in an evaluation whose result is replayed."""
         here = (one for one in self.begun if one.column == Knowledge.TRANSFER and one.attack == attack)
-        found = next((made for one in here if (made := one.made()) is not None), None)
+        found = next((made for one in here for made in one.made()), None)
         replayed = [
             known
             for known in self.known
@@ -255,8 +261,8 @@ class Crafting:
         images: Tensor,
         model: EvaluatedModel | None = None,
         start: Callable[[], Perturbation | None] = lambda: None,
-    ) -> Future[Perturbation]:
-        """Have a perturbation crafted on ``encoder`` from images (N, C, H, W) in [0, 1], on the device of a model.
+    ) -> Future[list[Perturbation]]:
+        """Have the tries of an attack crafted on ``encoder`` from images (N, C, H, W) in [0, 1], where a model is.
 
         Args:
             workers: Who does it.
@@ -269,10 +275,10 @@ class Crafting:
         """
         device = (model or self.models[0]).device
 
-        def work(own: Own) -> Perturbation:
+        def work(own: Own) -> list[Perturbation]:
             begin = start()
             self.announce(text)
-            return attack(own(encoder).to(device), images.to(device), seed=self.seed, start=begin)
+            return attack.tries(own(encoder).to(device), images.to(device), seed=self.seed, start=begin)
 
         return workers.submit(work)
 
@@ -296,8 +302,13 @@ class Crafting:
             if found.threat == threat and found.key.knowledge != Knowledge.NOISE and found.key.model in owners
         ]
         alike = (one for one in earlier if one.attack.threat == threat and str(one.owner) in owners)
-        known += [made for one in alike if (made := one.made()) is not None]
+        known += [made for one in alike for made in one.made()]
         return min(known, key=lambda found: self._right(found, model, own), default=None)
+
+    def _strongest_of(self, tries: list[Perturbation], model: EvaluatedModel, workers: Workers) -> Perturbation:
+        if len(tries) == 1:
+            return tries[0]
+        return workers.submit(lambda own: min(tries, key=lambda found: self._right(found, model, own))).result()
 
     def _right(self, found: Perturbation, model: EvaluatedModel, own: Own) -> int:
         """Return how many training images the model gets right under a perturbation."""
@@ -310,29 +321,6 @@ class Crafting:
     @staticmethod
     def _row(model: EvaluatedModel, column: Knowledge, attack: Attack, found: Perturbation, source: str) -> Row:
         return Row(model, column, attack, found, source, seconds=_seconds(found))
-
-
-def transferred_perturbations(
-    encoder: nn.Module, images: Tensor, labels: Tensor, attacks: Sequence[Attack], seed: int
-) -> dict[str, Perturbation]:
-    """Return what ``evaluate`` crafts on a published encoder, by name; an attack that fails is missing.
-
-    Args:
-        encoder: The published encoder.
-        images: The attacker's images (N, C, H, W) in [0, 1].
-        labels: Their classes (N,), which no attack on an encoder sees.
-        attacks: As ``chosen_attacks`` gives them; those that are not on encoders are passed over.
-        seed: Of every random choice.
-    """
-    under_test = EvaluatedModel.of(encoder, Role.HARDENED)
-    crafting = Crafting([under_test], encoder, {"train": images}, labels, seed, str)
-    encoder_attacks = [attack for attack in attacks if isinstance(attack, EncoderAttack)]
-    with sharing_features(), Workers.suited([encoder], images.shape[-2] * images.shape[-1]) as workers:
-        for attack in encoder_attacks:
-            crafting.begun += crafting._begin_transferred(attack, workers)
-        for begun in crafting.begun:
-            deque(crafting.finished(begun), maxlen=0)
-    return crafting.perturbations
 
 
 def _seconds(perturbation: Perturbation) -> float:

@@ -72,7 +72,7 @@ def _begin(
     shorter = attack if begun is None else shortened(attack)
 
     def start() -> Perturbation | None:
-        made = begun.made() if begun is not None else None
+        made = next(iter(begun.made() if begun is not None else ()), None)
         if made is None or not isinstance(attack, UAPGD):
             return None
         return replace(made, values=made.values * (attack.budget / made.budget), threat=attack.threat)
@@ -101,7 +101,7 @@ def curve_rows(
         row = _same(table, wanted)
         if row is None and point not in crafting.begun:
             with crafting.costs_a_row(f"curve {point.attack.name}", point.column, model.name):
-                row = replace(wanted, perturbation=point.future.result())
+                row = replace(wanted, perturbation=point.future.result()[0])
         rows += [(budget, row)] if row is not None else []
     return rows
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from genaf_sdk.data import DataSplits
 from genaf_sdk.data.alignment import aligned_to_all
 from genaf_sdk.data.images import generator_of
 from genaf_sdk.data.sampling import Sample, mask_color
+from genaf_sdk.evaluation.ahead import Ahead
 from genaf_sdk.evaluation.certificates import certify
 from genaf_sdk.evaluation.checks import OwnAttacks, begin_own_attacks, gradient_masking_checks
 from genaf_sdk.evaluation.classes import class_counts
@@ -24,8 +24,8 @@ from genaf_sdk.evaluation.crafting import Crafting, chosen_attacks
 from genaf_sdk.evaluation.curve import begin_curve, curve_rows
 from genaf_sdk.evaluation.model import EvaluatedModel, published_encoder
 from genaf_sdk.evaluation.pictures import chosen_images, gallery_section
-from genaf_sdk.evaluation.row import Begun, Row
-from genaf_sdk.evaluation.scoring import Attacked, Place, Scoring
+from genaf_sdk.evaluation.row import Row
+from genaf_sdk.evaluation.scoring import Scoring
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.evaluation.workers import Workers
 from genaf_sdk.inputs.images import image_space
@@ -81,7 +81,7 @@ def evaluate(
         config: Budgets and sample counts.
         seed: Of every random choice.
         on_attack: Called with a line of text before each attack.
-        ahead: What ``begin_ahead`` began, with the same baseline, data, encoder, surrogate, config and seed.
+        ahead: What was begun before, with the same baseline, data, encoder, surrogate, config and seed.
 
     Raises:
         AttackError: The model or the attacker's images cannot be used, or an attack or a setting of one is unknown; the
@@ -97,23 +97,6 @@ def evaluate(
     public = published_encoder(encoder, model)
     run = _Evaluation(data, config, seed, models, public, surrogate, on_attack, ahead)
     return run.measure(chosen, perturbations or {}, own_images=surrogate is not None)
-
-
-@dataclass(frozen=True)
-class Ahead:
-    """Attacks that need a baseline alone, on their way while the model that it is compared with still trains.
-
-    Args:
-        workers: Who does them, and then the rest of the evaluation.
-        on_attack: Is called with a line of text before each attack.
-        begun: Perturbations.
-        each: Images that are attacked each by itself.
-    """
-
-    workers: Workers
-    on_attack: Callable[[str], object]
-    begun: tuple[Begun, ...] = ()
-    each: dict[Place, Future[Attacked]] = field(default_factory=dict)
 
 
 def begin_ahead(
@@ -203,7 +186,8 @@ class _Evaluation:
         found = [self.public, *(module for model in self.models for module in (model.module, model.encoder))]
         modules = [module for module in found if module is not None]
         pixels = self.sample.shape[-2] * self.sample.shape[-1]
-        with sharing_features(), self.ahead.workers if self.ahead else Workers.suited(modules, pixels) as workers:
+        given = self.ahead.workers if self.ahead else None
+        with sharing_features(), given or Workers.suited(modules, pixels) as workers:
             workers.join()
             begun = crafting.begin(chosen, workers)
             each = [row for attack in chosen for row in crafting.rows(attack)]
@@ -212,7 +196,7 @@ class _Evaluation:
             scoring.begin([*each, *alone], workers)
             checked = self._begin_checks(chosen, workers)
             for attack in begun:
-                self.rows += crafting.finished(attack)
+                self.rows += crafting.finished(attack, workers)
             self.rows += each
             drawn = curve_rows(crafting, points, self.rows)
             extra = [row for _, row in drawn if not any(row is known for known in self.rows)]

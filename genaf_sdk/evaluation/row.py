@@ -50,28 +50,28 @@ class Row:
 
 @dataclass(frozen=True)
 class Begun:
-    """A perturbation on its way, and the rows of the report that it makes.
+    """The tries of an attack on their way, and the rows of the report that the strongest makes.
 
     Args:
         column: What the attacker knows.
-        attack: What crafts it.
-        models: Those that it is put before, each in a row.
-        source: Which images it is crafted on.
-        future: The perturbation once it is there.
-        owner: The model on which it is crafted; empty for the published encoder.
+        attack: What crafts them.
+        models: Those that they are put before, each in a row.
+        source: Which images they are crafted on.
+        future: The perturbations once they are there, the one that the attacker would choose first.
+        owner: The model on which they are crafted; empty for the published encoder.
     """
 
     column: Knowledge
     attack: Attack
     models: tuple[EvaluatedModel, ...]
     source: str
-    future: Future[Perturbation]
+    future: Future[list[Perturbation]]
     owner: str = ""
 
     def is_same(self, column: Knowledge, attack: Attack, source: str, owner: str) -> bool:
-        """Return whether it is what this attack makes, on that model and from these images."""
+        """Return whether they are what this attack makes, on that model and from these images."""
         return (self.column, self.attack, self.source, self.owner) == (column, attack, source, owner)
 
-    def made(self) -> Perturbation | None:
-        """Wait for the perturbation; None where it failed."""
-        return None if self.future.exception() is not None else self.future.result()
+    def made(self) -> list[Perturbation]:
+        """Wait for the perturbations; none where crafting failed."""
+        return [] if self.future.exception() is not None else self.future.result()

@@ -129,9 +129,9 @@ class Seeing(EncoderAttack):
     name = "seeing"
     seen: ClassVar[list[Tensor]] = []
 
-    def __call__(self, encoder: nn.Module, surrogate: Tensor, **_: Any) -> Perturbation:
+    def tries(self, encoder: nn.Module, surrogate: Tensor, **_: Any) -> list[Perturbation]:
         self.seen.append(surrogate)
-        return Perturbation(torch.zeros(surrogate.shape[1:], device="cpu"), self.threat)
+        return [Perturbation(torch.zeros(surrogate.shape[1:], device="cpu"), self.threat)]
 
     def run(self, *_: Any) -> Perturbation:
         raise NotImplementedError
@@ -315,6 +315,57 @@ def test_an_attack_that_fails_costs_its_row_and_is_named(
     assert (failure.part, failure.name, failure.column) == ("attack", "broken", "transfer")
     assert "out of memory, say" in failure.error
     assert "NOT DONE: attack broken" in report.verdict
+
+
+@dataclass(frozen=True)
+class Paints(EncoderAttack):
+    """Adds one color after the other, as the attacker cannot tell which does most."""
+
+    name = "paints"
+    source = "here"
+    budget: float = 0.6
+
+    def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> list[Perturbation]:
+        colors = torch.eye(3)[:, :, None, None].expand(-1, -1, *surrogate.shape[2:])
+        return [Perturbation(self.budget * color, self.threat) for color in colors]
+
+
+class Wary(Redness):
+    """Takes redness off where there is some everywhere."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        red = pixels[:, :1]
+        everywhere = red.amin((2, 3), keepdim=True) > 0.55
+        return super().forward(torch.cat([red - 0.6 * everywhere, pixels[:, 1:]], dim=1))
+
+
+def test_of_what_an_attacker_tries_the_strongest_counts_for_each_model(
+    striped: DataSplits, config: EvaluationConfig, tiny_encoder: nn.Module
+) -> None:
+    config = replace(config, checks=False, surrogate_samples=60)
+    model, baseline = Wary(), Redness()
+    report = evaluate(model, striped, attacks=[Paints()], encoder=tiny_encoder, baseline=baseline, config=config)
+    pixels, labels = striped.test.sample()
+    tries = Paints().tries(tiny_encoder, pixels)
+    assert [float(found.values.sum((1, 2)).argmax()) for found in tries] == [0, 1, 2]
+    assert torch.equal(Paints()(tiny_encoder, pixels).values, tries[0].values)
+    rows = rows_of(report, "paints")
+    for row, judged, strongest in zip(rows, (model, baseline), (1, 0), strict=True):
+        left = [int((judged(found.apply(pixels)).argmax(1) == labels).sum()) for found in tries]
+        assert row.correct == min(left)
+        assert left.index(min(left)) == strongest
+        assert torch.equal(report.perturbations[row.perturbation].values, tries[strongest].values)
+    assert set(report.perturbations) == {"noise", *(row.perturbation for row in rows)}
+
+
+def test_an_attack_that_gives_nothing_fails(tiny_encoder: nn.Module) -> None:
+    @dataclass(frozen=True)
+    class Empty(Paints):
+        def run(self, *_: Any) -> list[Perturbation]:
+            return []
+
+    with pytest.raises(AttackError, match=r"'paints' failed\. It gave nothing"):
+        Empty().tries(tiny_encoder, torch.rand(4, 3, 16, 16))
 
 
 def test_images_are_read_once_and_in_batches(config: EvaluationConfig, tiny_encoder: nn.Module) -> None:

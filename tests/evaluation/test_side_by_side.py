@@ -21,7 +21,8 @@ from genaf_sdk.evaluation.workers import MOST_PIXELS, Own, StoppedWorkError, Wor
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.report.robustness import RobustnessReport
 
-ATTACKS = ("advencoder-per:steps=3,noise_maps=2", "uapgd:steps=6", "encoder-patch:steps=4,scout_steps=1,grid=2",
+ATTACKS = ("advencoder-per:steps=3,noise_maps=2", "uapgd:steps=6", "cluster-uap:steps=3,goals=3",
+           "encoder-patch:steps=4,scout_steps=1,grid=2",
            "label-uap:steps=6", "patch-uap:steps=4,scout_steps=1,grid=2", "feature-pgd:steps=3", "pgd:steps=4",
            "patch:steps=4,scout_steps=1", "pap-base:steps=2")  # fmt: skip
 
