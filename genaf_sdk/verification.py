@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from genaf_sdk.report.corruptions import CorruptionSection
     from genaf_sdk.report.scores import Score
 
-FRESH = ("uapgd", "cluster-uap", "encoder-patch", "label-uap", "patch-uap", "pgd", "patch")
+FRESH = ("uapgd", "cluster-uap", "encoder-patch", "cluster-patch", "label-uap", "patch-uap", "pgd", "patch")
 """Attacks of a verifier: on the model's encoder, on the whole model for all images, and for each image. An attack
 starts from what those before it found under the same threat."""
 IMAGES = EvaluationConfig()

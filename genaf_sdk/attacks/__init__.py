@@ -6,6 +6,7 @@ from genaf_sdk.attacks.apgd_ce import ApgdCE
 from genaf_sdk.attacks.apgd_t import ApgdT
 from genaf_sdk.attacks.autoattack import AutoAttack
 from genaf_sdk.attacks.base import Attack, EncoderAttack, UniversalModelAttack
+from genaf_sdk.attacks.cluster_patch import ClusterPatch
 from genaf_sdk.attacks.cluster_uap import ClusterUAP
 from genaf_sdk.attacks.dispersion import Dispersion
 from genaf_sdk.attacks.encoder_patch import EncoderPatch
@@ -43,6 +44,7 @@ __all__ = [
     "ApgdT",
     "Attack",
     "AutoAttack",
+    "ClusterPatch",
     "ClusterUAP",
     "Dispersion",
     "EncoderAttack",

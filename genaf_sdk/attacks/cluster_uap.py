@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.attacks.registry import register
-from genaf_sdk.attacks.targets import ClusterTarget
-from genaf_sdk.attacks.tried_uap import LOOKS, TriedUAP, moved
+from genaf_sdk.attacks.targets import cluster_targets
+from genaf_sdk.attacks.tried_uap import LOOKS, TriedUAP
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.settings import Between, Count
 
@@ -25,8 +25,8 @@ class ClusterUAP(TriedUAP, EncoderAttack):
 
     Features that are driven *away*, as UAPGD does, may go far without a classifier changing its answer. Those that come
     close to another kind of images are answered like these. Each center is tried. Which does most to a classifier
-    cannot be told without labels; the likeliest is the one that brings held-out images closest. The publication pulls
-    to a class by its logits. Native budget 10/255 (ImageNet).
+    cannot be told without labels; the likeliest is the one that most held-out images come closest to. The publication
+    pulls to a class by its logits. Native budget 10/255 (ImageNet).
     """
 
     name = "cluster-uap"
@@ -43,9 +43,10 @@ class ClusterUAP(TriedUAP, EncoderAttack):
         return EncoderAttack.passes(self, images) * self.goals
 
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> list[Perturbation]:
-        """Climb toward each center; return what came closest first."""
-        target = ClusterTarget(encoder, surrogate, self.goals, generator, self.held_out)
-        run, _, noise = self._runner(encoder, target, generator)
-        climbs = [run(partial(target.toward, center), noise(), self.steps, LOOKS) for center in target.centers]
-        closest = sorted(climbs, key=moved, reverse=True)
-        return [Perturbation(made.values, self.threat, details=made.details) for made in closest]
+        """Climb toward each center; return what brought most held-out images there first."""
+        climbs = []
+        for target in cluster_targets(encoder, surrogate, self.goals, generator, self.held_out):
+            run, _, noise = self._runner(encoder, target, generator)
+            climbs.append(run(partial(target.objective, self.loss), noise(), self.steps, LOOKS))
+        likeliest = sorted(climbs, key=lambda made: made.success, reverse=True)
+        return [Perturbation(made.values, self.threat, details=made.details) for made in likeliest]

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 Place = tuple[int, int]
 
-MOVE_STEPS, MOST_MOVES = 10, 16
-"""At every neighbor, and how often a patch looks around at most."""
+MOVE_STEPS = 10
+"""At every neighbor."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class PlacedPatch(UniversalAttack):
     only_outputs = True
     loss: ClassVar[str]
     """What is climbed."""
+    most_moves: ClassVar[int] = 16
+    """How often the patch at the place that is left looks around at most."""
 
     budget: Epsilon = 0.03
     """Share of the area, of all rectangles together."""
@@ -79,7 +81,8 @@ class PlacedPatch(UniversalAttack):
 
     def passes(self, images: int) -> float:
         """Return those of climbing at places and neighbors, of looks, and of the climb at the end."""
-        left, steps, judged = self.grid**2, 10 * MOVE_STEPS, 10 * FEWEST_HELD_OUT + 2 * self.grid**2 * FIRST_JUDGES
+        moves = min(10, self.most_moves)
+        left, steps, judged = self.grid**2, moves * MOVE_STEPS, 10 * FEWEST_HELD_OUT + 2 * self.grid**2 * FIRST_JUDGES
         for number in itertools.count():
             steps += left * self.scout_steps * 2**number
             judged += left * min(2**number * FIRST_JUDGES, FEWEST_HELD_OUT) * (2 if number else 1)
@@ -192,7 +195,7 @@ class _Search:
     def moved(self, found: Candidate) -> Candidate:
         """Move the last rectangle, with what it shows, as long as a neighbor is better; then look half as far."""
         stride = max(1, (max(self.image) - max(self.sides)) // max(1, 2 * (self.attack.grid - 1)))
-        for _ in range(MOST_MOVES):
+        for _ in range(self.attack.most_moves):
             if stride < max(1, min(self.sides) // 8):
                 break
             # The place at hand gets the steps of its neighbors, too: not what climbed longer shall win.

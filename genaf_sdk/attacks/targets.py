@@ -137,11 +137,51 @@ class FeatureTarget(Target):
         return nearest != indices, 1 - similarity
 
 
-class ClusterTarget(FeatureTarget):
-    """An encoder without labels: features have to come close to those of images of another kind, a k-means cluster.
+class ClusterTarget(Target):
+    """An encoder without labels: features have to come close to those of one kind of images, a k-means cluster.
 
     How far features go says little of what a classifier answers there, where it was never trained. How close they come
-    to others says more, and not enough to choose by: see ``EncoderAttack.tries``.
+    to others says more, and not enough to choose a cluster by: see ``EncoderAttack.tries``.
+
+    Args:
+        features: What the clusters are of.
+        centers: Of the clusters, of length 1, (K, D).
+        index: Of the one to reach.
+    """
+
+    def __init__(self, features: FeatureTarget, centers: Tensor, index: int) -> None:
+        self.images, self.crafting, self.held_out = features.images, features.crafting, features.held_out
+        self.features, self.centers, self.index = features, centers, index
+        self.own = (features.directions @ centers.T).argmax(dim=1)
+
+    def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the mean ``cosine`` similarity of the features with the center."""
+        return self.features.toward(self.centers[self.index], attacked, indices)
+
+    def goals(self, most: int, generator: torch.Generator) -> list[Tensor]:
+        """Return the likeliest centers, as for all features."""
+        return self.features.goals(most, generator)
+
+    def toward(self, goal: Tensor, attacked: Tensor, indices: Tensor) -> Tensor:
+        """Return the mean cosine similarity of the features with another center."""
+        return self.features.toward(goal, attacked, indices)
+
+    def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return whether the center is the nearest to an image of another cluster, and how near it is (cosine).
+
+        Where all images are of one cluster: whether another image is nearest, and 1 minus the cosine similarity.
+        """
+        if len(self.centers) == 1:
+            return self.features.outcome(attacked, indices)
+        similarity = F.normalize(in_parts(self.features.encoder, attacked), dim=1) @ self.centers.T
+        arrived = (similarity.argmax(dim=1) == self.index) & (self.own[indices] != self.index)
+        return arrived, similarity[:, self.index]
+
+
+def cluster_targets(
+    encoder: nn.Module, images: Tensor, count: int, generator: torch.Generator, held_out: float = HELD_OUT
+) -> list[ClusterTarget]:
+    """Return a target for each k-means cluster of clean features, the largest first.
 
     Args:
         encoder: Pixels to features.
@@ -150,30 +190,9 @@ class ClusterTarget(FeatureTarget):
         generator: Draws the part that is held out, and where k-means begins.
         held_out: See ``Target``.
     """
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        images: Tensor,
-        count: int,
-        generator: torch.Generator,
-        held_out: float = HELD_OUT,
-    ) -> None:
-        super().__init__(encoder, images, generator, held_out)
-        self.centers = torch.stack(self.goals(count, generator))
-        self.own = (self.directions @ self.centers.T).argmax(dim=1)
-
-    def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return whether another cluster's center is nearer than that of the image's own, and how near it is (cosine).
-
-        Where all images are of one cluster: whether another image is nearest, and 1 minus the cosine similarity.
-        """
-        if len(self.centers) == 1:
-            return super().outcome(attacked, indices)
-        similarity = F.normalize(in_parts(self.encoder, attacked), dim=1) @ self.centers.T
-        own = self.own[indices, None]
-        other = similarity.scatter(1, own, -1.0).amax(dim=1)
-        return other > similarity.gather(1, own)[:, 0], other
+    features = FeatureTarget(encoder, images, generator, held_out)
+    centers = torch.stack(features.goals(count, generator))
+    return [ClusterTarget(features, centers, index) for index in range(len(centers))]
 
 
 class LabelTarget(Target):

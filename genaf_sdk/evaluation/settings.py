@@ -36,6 +36,7 @@ class EvaluationConfig(Settings):
         "uapgd",
         "cluster-uap",
         "encoder-patch",
+        "cluster-patch",
         "plain-patch",
         "label-uap",
         "patch-uap",
