@@ -42,8 +42,8 @@ METHODS = ("default", "strict", "fast", "fine-tuning", "trades", "pgd-at", "univ
 MOSAICS = ("gtsrb", "cifar10")
 STRONG = EvaluationConfig(
     attacks=(
-        *("uapgd", "cluster-uap", "label-uap", "encoder-patch", "cluster-patch", "plain-patch"),
-        "patch-uap",
+        *("uapgd", "cluster-uap", "label-uap", "encoder-patch", "cluster-patch"),
+        *("plain-patch", "patch-uap"),
         *("pgd:budget=4/255", "pgd:budget=8/255", "patch"),
     ),
     surrogate_samples=1024,

@@ -52,8 +52,8 @@ THREATS = (
     *("clean", "universal", "universal, labels", "patch", "patch, each image"),
     *("each image, 8/255", "each image, 4/255"),
 )
-NEWEST, BOUNDED = "cluster-uap", "universal"
-"""Attack that earlier rows lack, and the column that is an upper bound there."""
+NEWEST, BOUNDED = "cluster-patch", ("universal", "patch")
+"""Attack that earlier rows lack, and the columns that are upper bounds there."""
 LABEL_FREE = (Knowledge.TRANSFER, Knowledge.ADAPTIVE)
 
 
@@ -131,7 +131,7 @@ def table(entries: Iterable[Entry]) -> str:
         chosen = [entry for entry in everything if entry.data == data]
         for entry in sorted(chosen, key=lambda entry: -_mean(entry.accuracies.get("universal", [0.0]))):
             cells = [
-                f"{'≤ ' if entry.earlier and threat == BOUNDED else ''}{_cell(entry.accuracies.get(threat, []))}"
+                f"{'≤ ' if entry.earlier and threat in BOUNDED else ''}{_cell(entry.accuracies.get(threat, []))}"
                 for threat in THREATS
             ]
             seeds = len(entry.accuracies.get("clean", []))

@@ -143,6 +143,8 @@ class UniversalAttack(Attack):
             raise AttackError(f"{self.name!r} failed. It gave nothing.", expected="a perturbation, or several")
         seconds = round(time.monotonic() - started, 3)
         record: Details = {"precision": precision, "seed": seed, "seconds": seconds}
+        if len(made) > 1:
+            record["tries"] = len(made)
         return [self._completed(perturbation, images, record) for perturbation in made]
 
     def _completed(self, perturbation: Perturbation, images: Tensor, record: Details) -> Perturbation:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_sdk.attacks import SSP, UAPGD, ClusterUAP, LabelUAP
+from genaf_sdk.attacks import SSP, UAPGD, ClusterPatch, ClusterUAP, LabelUAP
 from genaf_sdk.attacks.climbing import Climb, climb, settled
-from genaf_sdk.attacks.targets import ClusterTarget, FeatureTarget, LabelTarget, Success
+from genaf_sdk.attacks.targets import FeatureTarget, LabelTarget, Success, cluster_targets
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.inputs.threat import Linf, Patch
@@ -90,9 +90,9 @@ class Colors(nn.Module):
         return x.flatten(2).mean(2) * torch.tensor([1.0, 1.0, 10.0])
 
 
-def reds_and_greens() -> Tensor:
+def reds_and_greens(side: int = 4) -> Tensor:
     """Twenty images of one kind, twelve of another."""
-    images = torch.zeros(32, 3, 4, 4)
+    images = torch.zeros(32, 3, side, side)
     images[:20, 0], images[20:, 1] = 0.5, 0.5
     return images + 0.01 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
 
@@ -106,36 +106,41 @@ def test_images_are_sent_to_another_kind_and_not_to_where_nothing_is() -> None:
     assert found[2] < 0.02
 
 
-def test_how_near_features_come_to_another_kind_is_found_by_a_loop(tiny_encoder: nn.Module) -> None:
+def test_how_near_features_come_to_a_kind_is_found_by_a_loop(tiny_encoder: nn.Module) -> None:
     encoder, images = tiny_encoder.eval().requires_grad_(False), surrogate()
-    target = ClusterTarget(encoder, images, 4, torch.Generator().manual_seed(0))
     delta = torch.empty(3, 10, 10).uniform_(-0.3, 0.3, generator=torch.Generator().manual_seed(1))
     clean, moved = encoder(images), encoder((images + delta).clamp(0, 1))
-    left, closeness = 0, list[float]()
-    for row in target.held_out.tolist():
-        before, after = (
-            [float(F.cosine_similarity(features[row], center, dim=0)) for center in target.centers]
-            for features in (clean, moved)
-        )
-        own = before.index(max(before))
-        others = max(value for index, value in enumerate(after) if index != own)
-        left += others > after[own]
-        closeness.append(others)
-    success = target.success(lambda batch: (batch + delta).clamp(0, 1))
-    assert len(target.centers) == 4
-    assert 0 < left == round(success.rate * len(target.held_out))
-    assert success.distance == pytest.approx(sum(closeness) / len(closeness), abs=1e-5)
+    targets = cluster_targets(encoder, images, 4, torch.Generator().manual_seed(0))
+    arrived_at_all = 0
+    for index, target in enumerate(targets):
+        arrived, closeness = 0, list[float]()
+        for row in target.held_out.tolist():
+            before, after = (
+                [float(F.cosine_similarity(features[row], center, dim=0)) for center in target.centers]
+                for features in (clean, moved)
+            )
+            arrived += after.index(max(after)) == index != before.index(max(before))
+            closeness.append(after[index])
+        success = target.success(lambda batch: (batch + delta).clamp(0, 1))
+        assert arrived == round(success.rate * len(target.held_out))
+        assert success.distance == pytest.approx(sum(closeness) / len(closeness), abs=1e-5)
+        climbed = target.objective("cosine", images + delta, torch.arange(len(images)))
+        expected = F.cosine_similarity(encoder(images + delta), target.centers[index], dim=1).mean()
+        torch.testing.assert_close(climbed, expected)
+        arrived_at_all += arrived
+    assert len(targets) == 4
+    assert arrived_at_all > 0
 
 
-def test_every_center_is_tried_and_the_nearest_comes_first(
+def test_every_center_is_tried_and_the_likeliest_comes_first(
     tiny_encoder: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = iter([0.1, 0.2, 0.6, 0.3, 0.5, 0.4])
 
     def climbed(self: ClusterUAP, *_: object) -> tuple[object, object, object]:
         def run(toward: object, begin: Tensor, steps: int, looks: int) -> Climb:
-            success = Success(0.5, next(given), 16)
-            return Climb(torch.full((3, 10, 10), success.distance / 100), success, (success,))
+            success = Success(next(given), 0.5, 16)
+            return Climb(torch.full((3, 10, 10), success.rate / 100), success, (success,))
 
         return run, None, lambda: torch.zeros(3, 10, 10)
 
@@ -146,11 +151,22 @@ def test_every_center_is_tried_and_the_nearest_comes_first(
 
 def test_images_of_one_kind_are_judged_by_how_far_they_go(tiny_encoder: nn.Module) -> None:
     encoder = tiny_encoder.eval().requires_grad_(False)
-    target = ClusterTarget(encoder, surrogate(4), 1, torch.Generator().manual_seed(0))
+    (target,) = cluster_targets(encoder, surrogate(4), 1, torch.Generator().manual_seed(0))
     plain = FeatureTarget(encoder, surrogate(4), torch.Generator().manual_seed(0))
     assert target.success(lambda batch: batch * 0.5) == plain.success(lambda batch: batch * 0.5)
-    alike = ClusterUAP(steps=2, batch_size=2)(encoder, surrogate(1).expand(4, -1, -1, -1))
+    (alike,) = ClusterUAP(steps=2, batch_size=2).tries(encoder, surrogate(1).expand(4, -1, -1, -1))[:1]
     assert alike.details["held_out_rate"] <= 1
+
+
+def test_a_patch_sends_images_to_another_kind() -> None:
+    """A third of the image in green makes the red ones green, and the other way round."""
+    tries = ClusterPatch(budget=0.6, steps=10, goals=2, batch_size=8, precision="fp32").tries(
+        Colors(), reds_and_greens(16)
+    )
+    means = [(found.values * found.mask).flatten(1).sum(1) / found.mask.sum() for found in tries]
+    assert sorted(int(mean[:2].argmax()) for mean in means) == [0, 1]
+    assert all(float(mean[2]) < 0.2 for mean in means)
+    assert all(found.details["held_out_rate"] > 0.3 for found in tries)
 
 
 def test_classes_are_tried_by_how_close_they_are_to_images_of_others() -> None:

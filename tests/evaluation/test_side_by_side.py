@@ -22,6 +22,7 @@ from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.report.robustness import RobustnessReport
 
 ATTACKS = ("advencoder-per:steps=3,noise_maps=2", "uapgd:steps=6", "cluster-uap:steps=3,goals=3",
+           "cluster-patch:steps=3,scout_steps=1,goals=2",
            "encoder-patch:steps=4,scout_steps=1,grid=2",
            "label-uap:steps=6", "patch-uap:steps=4,scout_steps=1,grid=2", "feature-pgd:steps=3", "pgd:steps=4",
            "patch:steps=4,scout_steps=1", "pap-base:steps=2")  # fmt: skip
