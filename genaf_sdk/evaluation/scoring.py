@@ -179,7 +179,8 @@ class Scoring:
         budget = row.perturbation.budget if row.perturbation is not None else row.attack.budget if row.attack else 0.0
         if row.is_sample_wise and row.attack is not None and row.attack.is_patch:
             threat = "patch"
-        converged = row.perturbation.details.get("converged") if row.perturbation is not None else None
+        details = row.perturbation.details if row.perturbation is not None else {}
+        converged, tries = details.get("converged"), details.get("tries")
         n = len(row.predicted)
         return Score(
             row.model.name,
@@ -194,6 +195,7 @@ class Scoring:
             row.seconds,
             threat if row.name else "",  # type: ignore[arg-type]  # the kinds of THREATS
             converged if isinstance(converged, bool) else None,
+            tries if type(tries) is int and tries > 0 else 1,
         )
 
     def point(self, row: Row, budget: float) -> CurvePoint | None:

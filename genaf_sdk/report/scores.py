@@ -66,6 +66,7 @@ class Score:
         threat: Whether the budget is that of an L_inf perturbation (``linf``) or a patch's (``patch``); reports of
             older versions do not say it.
         converged: Whether held-out images had stopped to fall when the attack ended; null where it does not say.
+        tries: Of how many tries of the attack it is the one that did most to training images with labels.
     """
 
     derived: ClassVar[dict[str, str]] = {
@@ -86,6 +87,7 @@ class Score:
     seconds: Amount = 0.0
     threat: Literal["", "linf", "patch"] = ""
     converged: bool | None = None
+    tries: Positive = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", Role(self.model))

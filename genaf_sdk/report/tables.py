@@ -43,6 +43,11 @@ class AttackRow:
         """The attack's name, told from others of the same name by a number."""
         return self.attack if self.run == 1 else f"{self.attack} ({self.run})"
 
+    @property
+    def tries(self) -> int:
+        """Of how many tries the strongest counted."""
+        return max((score.tries for score in self.scores.values()), default=1)
+
 
 @dataclass(frozen=True)
 class ClassRow:

@@ -351,6 +351,7 @@ def test_of_what_an_attacker_tries_the_strongest_counts_for_each_model(
     assert torch.equal(Paints()(tiny_encoder, pixels).values, tries[0].values)
     assert {found.details["tries"] for found in tries} == {3}
     rows = rows_of(report, "paints")
+    assert {row.tries for row in rows} == {3}
     for row, judged, strongest in zip(rows, (model, baseline), (1, 0), strict=True):
         left = [int((judged(found.apply(pixels)).argmax(1) == labels).sum()) for found in tries]
         assert row.correct == min(left)
