@@ -119,18 +119,19 @@ class Crafting:
         return sorted(self.begun, key=lambda one: chosen.index(one.attack))
 
     def finished(self, begun: Begun, workers: Workers) -> Iterator[Row]:
-        """Wait for an attack, and yield a row for each model, with what leaves it fewest training images right.
+        """Wait for an attack; yield rows of what leaves a model fewest training images right, for all of its models.
 
-        What is in a row is kept. There is no row where the attack failed.
+        Where several tries are each the strongest against one model, every model gets a row of each: what is kept says
+        what it does to all. There is no row where the attack failed.
         """
         with self.costs_a_row(begun.attack.name, begun.column, begun.owner):
             images = "" if begun.column == Knowledge.WHITE_BOX else begun.source
-            tries, kept = begun.future.result(), dict[int, Perturbation]()
-            for model in begun.models:
-                found = self._strongest_of(tries, model, workers)
-                if id(found) not in kept:
-                    kept[id(found)] = self.keep(found, begun.column, begun.attack.name, begun.owner, images)
-                yield self._row(model, begun.column, begun.attack, kept[id(found)], begun.source)
+            tries = begun.future.result()
+            against_each = (self._strongest_of(tries, model, workers) for model in begun.models)
+            strongest = {id(found): found for found in against_each}
+            for found in strongest.values():
+                kept = self.keep(found, begun.column, begun.attack.name, begun.owner, images)
+                yield from (self._row(model, begun.column, begun.attack, kept, begun.source) for model in begun.models)
 
     def rows(self, attack: Attack) -> Iterator[Row]:
         """Yield the rows of an attack that perturbs every image by itself, which are filled in later."""

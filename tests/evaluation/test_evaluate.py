@@ -352,12 +352,15 @@ def test_of_what_an_attacker_tries_the_strongest_counts_for_each_model(
     assert {found.details["tries"] for found in tries} == {3}
     rows = rows_of(report, "paints")
     assert {row.tries for row in rows} == {3}
-    for row, judged, strongest in zip(rows, (model, baseline), (1, 0), strict=True):
+    for name, judged, strongest in (("hardened", model, 1), ("undefended", baseline, 0)):
         left = [int((judged(found.apply(pixels)).argmax(1) == labels).sum()) for found in tries]
-        assert row.correct == min(left)
         assert left.index(min(left)) == strongest
-        assert torch.equal(report.perturbations[row.perturbation].values, tries[strongest].values)
-    assert set(report.perturbations) == {"noise", *(row.perturbation for row in rows)}
+        lowest = min((row for row in rows if row.model == name), key=lambda row: row.correct)
+        assert lowest.correct == min(left)
+    found = {name: report.perturbations[name].values for name in report.perturbations if name != "noise"}
+    assert [torch.equal(values, tries[index].values) for values, index in zip(found.values(), (1, 0), strict=True)]
+    said = [(row.model, row.perturbation) for row in rows]
+    assert said == [(model, name) for name in found for model in ("hardened", "undefended")], "of each, for both"
 
 
 def test_an_attack_that_gives_nothing_fails(tiny_encoder: nn.Module) -> None:
