@@ -141,11 +141,11 @@ def adaptive_not_weaker(model: EvaluatedModel, rows: Sequence[Row], labels: Tens
     """
     own = [row for row in rows if row.model is model and row.predicted is not None]
     pairs = [
-        (transferred, adaptive)
+        (_strongest(transferred, labels), adaptive)
         for adaptive in own
         if adaptive.column == Knowledge.ADAPTIVE
         and (adaptive.attack is None or adaptive.attack.needs_gradient)
-        and (transferred := next((row for row in own if _same_attack(row, adaptive)), None)) is not None
+        and (transferred := [row for row in own if _same_attack(row, adaptive)])
     ]
     return _not_weaker("Adaptive attacks are not weaker than transferred ones", pairs, labels)
 
@@ -211,9 +211,10 @@ def _same_attack(transferred: Row, adaptive: Row) -> bool:
     if transferred.column != Knowledge.TRANSFER or transferred.perturbation is None or adaptive.perturbation is None:
         return False
     one, other = transferred.perturbation, adaptive.perturbation
-    return (one.attack, one.threat, one.key.run) == (other.attack, other.threat, other.key.run) and (
-        transferred.source in (adaptive.source, "replayed")
-    )
+    if transferred.attack is not None and adaptive.attack is not None:  # its tries, too, which differ in the run
+        return transferred.attack == adaptive.attack and transferred.source == adaptive.source
+    alike = (one.attack, one.threat, one.key.run) == (other.attack, other.threat, other.key.run)
+    return alike and transferred.source in (adaptive.source, "replayed")
 
 
 def attacks_beat_noise(scores: Sequence[Score], curve: Sequence[CurvePoint]) -> Check | None:

@@ -415,6 +415,11 @@ def test_an_adaptive_attack_weaker_than_the_transferred_one_fails_its_check() ->
     assert passed.passed
     other = row(Knowledge.ADAPTIVE, range(10), run=2)
     assert adaptive_not_weaker(model, [transferred, other], labels) is None, "another attack's"
+    attack = load_attack("cluster-uap")
+    tries = row(Knowledge.TRANSFER, range(10)), row(Knowledge.TRANSFER, range(30), run=2), weaker
+    failed = adaptive_not_weaker(model, [replace(each, attack=attack) for each in tries], labels)
+    assert failed is not None
+    assert not failed.passed, "the second try is the stronger one"
 
 
 def patch_row(column: Knowledge, fooled: range, *, each: bool = False) -> Row:
