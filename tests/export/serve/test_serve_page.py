@@ -29,7 +29,7 @@ STATE = """({
   rows: [...document.querySelectorAll("#result tr")].map((row) => row.cells[0].textContent),
   models: [...(document.getElementById("model")?.options ?? [])].map((option) => option.value),
   injected: document.querySelectorAll("#result b").length,
-  shown: !document.getElementById("picture")?.hidden && document.getElementById("picture")?.naturalWidth,
+  shown: document.getElementById("picture")?.checkVisibility() && document.getElementById("picture").naturalWidth,
 })"""
 
 
@@ -38,7 +38,8 @@ async def drop(page: Page, data: bytes) -> None:
 
 
 async def use(page: Page) -> None:
-    await page.until(STATE, lambda state: state["models"] == ["tiny", "bytes"])
+    state = await page.until(STATE, lambda state: state["models"] == ["tiny", "bytes"])
+    assert state["shown"] is False  # a picture that is not there would show as a broken one
     file = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     Image.fromarray(pixels).save(file, "PNG")
