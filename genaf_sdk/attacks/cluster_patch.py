@@ -35,6 +35,7 @@ class ClusterPatch(PlacedPatch, EncoderAttack):
     goals: Annotated[int, Between(1, 1000)] = 6
     """How many clusters are made, and tried."""
     grid: Count = 3
+    batch_size: Count = 32
 
     def passes(self, images: int) -> float:
         """Return those toward all centers."""

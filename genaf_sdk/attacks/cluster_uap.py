@@ -37,6 +37,7 @@ class ClusterUAP(TriedUAP, EncoderAttack):
     """How many clusters are made, and tried."""
     steps: Count = 150
     """Toward each center, at most."""
+    batch_size: Count = 32
 
     def passes(self, images: int) -> float:
         """Return those toward all centers."""

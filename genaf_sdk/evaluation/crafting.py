@@ -126,10 +126,12 @@ class Crafting:
         """
         with self.costs_a_row(begun.attack.name, begun.column, begun.owner):
             images = "" if begun.column == Knowledge.WHITE_BOX else begun.source
-            tries = begun.future.result()
+            tries = self._tries(begun)
             against_each = (self._strongest_of(tries, model, workers) for model in begun.models)
             strongest = {id(found): found for found in against_each}
             for found in strongest.values():
+                if len(tries) > 1:
+                    found = replace(found, details={**found.details, "tries": len(tries)})
                 kept = self.keep(found, begun.column, begun.attack.name, begun.owner, images)
                 yield from (self._row(model, begun.column, begun.attack, kept, begun.source) for model in begun.models)
 
@@ -305,6 +307,17 @@ class Crafting:
         alike = (one for one in earlier if one.attack.threat == threat and str(one.owner) in owners)
         known += [made for one in alike for made in one.made()]
         return min(known, key=lambda found: self._right(found, model, own), default=None)
+
+    def _tries(self, begun: Begun) -> list[Perturbation]:
+        """Return the tries of an attack; of several, who knows the hardened encoder has those on the public one, too.
+
+        An attack of one try begins at what it made of the public encoder instead.
+        """
+        tries = begun.future.result()
+        if begun.column != Knowledge.ADAPTIVE or len(tries) == 1:
+            return tries
+        alike = (one for one in self.begun if one.is_same(Knowledge.TRANSFER, begun.attack, begun.source, ""))
+        return [*tries, *(found for one in alike for found in one.made())]
 
     def _strongest_of(self, tries: list[Perturbation], model: EvaluatedModel, workers: Workers) -> Perturbation:
         if len(tries) == 1:

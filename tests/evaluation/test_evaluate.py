@@ -363,6 +363,35 @@ def test_of_what_an_attacker_tries_the_strongest_counts_for_each_model(
     assert said == [(model, name) for name in found for model in ("hardened", "undefended")], "of each, for both"
 
 
+@dataclass(frozen=True)
+class Timid(Paints):
+    """Has several tries, and dares nothing on the second encoder that it meets."""
+
+    name = "timid"
+    met: ClassVar[list[nn.Module]] = []
+
+    def run(self, encoder: nn.Module, *others: Any) -> list[Perturbation]:
+        self.met.append(encoder)
+        return [replace(found, values=found.values * (len(self.met) == 1)) for found in super().run(encoder, *others)]
+
+
+def test_who_knows_the_hardened_encoder_has_what_was_tried_on_the_public_one(
+    striped: DataSplits, config: EvaluationConfig, tiny_encoder: nn.Module
+) -> None:
+    pixels, labels = striped.train.sample(40)
+    model = replace(EvaluatedModel.of(Redness(), Role.HARDENED), encoder=tiny_encoder)
+    crafting, workers = Crafting([model], tiny_encoder, {"train": pixels}, labels, 0, str), Workers()
+    Timid.met.clear()
+    begun = crafting.begin([Timid()], workers)
+    assert [one.column for one in begun] == [Knowledge.TRANSFER, Knowledge.ADAPTIVE]
+    (transferred,), (adaptive,) = (list(crafting.finished(one, workers)) for one in begun)
+    assert transferred.perturbation is not None
+    assert adaptive.perturbation is not None
+    assert torch.equal(adaptive.perturbation.values, transferred.perturbation.values)
+    assert (transferred.perturbation.details["tries"], adaptive.perturbation.details["tries"]) == (3, 6)
+    assert adaptive.perturbation.key.knowledge == Knowledge.ADAPTIVE
+
+
 def test_an_attack_that_gives_nothing_fails(tiny_encoder: nn.Module) -> None:
     @dataclass(frozen=True)
     class Empty(Paints):
