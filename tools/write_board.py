@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bounds import AT_MOST, is_earlier
+
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Role, Score, is_universal
@@ -52,8 +54,8 @@ THREATS = (
     *("clean", "universal", "universal, labels", "patch", "patch, each image"),
     *("each image, 8/255", "each image, 4/255"),
 )
-NEWEST, BOUNDED = "cluster-patch", ("universal", "patch")
-"""Attack that earlier rows lack, and the columns that are upper bounds there."""
+BOUNDED = "universal", "patch"
+"""Columns in which earlier rows are upper bounds."""
 LABEL_FREE = (Knowledge.TRANSFER, Knowledge.ADAPTIVE)
 
 
@@ -92,11 +94,6 @@ def worst(scores: Iterable[Score]) -> dict[str, float]:
     return found
 
 
-def is_earlier(scores: Iterable[Score]) -> bool:
-    """Return whether the strongest attack on encoders was not run, as before there was one."""
-    return NEWEST not in {score.attack for score in scores}
-
-
 def own_entries() -> Iterable[Entry]:
     """Yield our entries, in the order of their files."""
     for folder, (data, encoder, command) in FOLDERS.items():
@@ -131,7 +128,7 @@ def table(entries: Iterable[Entry]) -> str:
         chosen = [entry for entry in everything if entry.data == data]
         for entry in sorted(chosen, key=lambda entry: -_mean(entry.accuracies.get("universal", [0.0]))):
             cells = [
-                f"{'≤ ' if entry.earlier and threat in BOUNDED else ''}{_cell(entry.accuracies.get(threat, []))}"
+                f"{AT_MOST if entry.earlier and threat in BOUNDED else ''}{_cell(entry.accuracies.get(threat, []))}"
                 for threat in THREATS
             ]
             seeds = len(entry.accuracies.get("clean", []))

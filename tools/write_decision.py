@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bounds import AT_MOST, is_earlier
+
 from genaf_sdk.rows import Comparison, latest, read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,8 +26,8 @@ TASKS = {
 """Folder in docs/results: the task, and its images for training and validation."""
 PRESETS = ("strict", "default", "fast", "pgd-at", "trades", "fine-tuning")
 """In the order of the table; those that a folder has."""
-NEWEST, BOUNDED = "cluster-patch", "worst DAE"
-"""Attack that came last; the column in which rows that were measured before are an upper bound."""
+BOUNDED = "worst DAE"
+"""Column in which earlier rows are upper bounds."""
 SHOWN = {"clean": "clean", "worst DAE": "worst DAE", "pgd 4/255": "PGD 4/255"}
 
 
@@ -40,8 +42,8 @@ def table() -> str:
         for row in sorted((row for row in rows if row[0] in PRESETS), key=lambda row: PRESETS.index(row[0])):
             cells = dict(zip(columns, row, strict=True))
             measured = (run for run in comparison.rows if run.method == row[0])
-            if any(NEWEST not in {score.attack for score in run.scores} for run in measured):
-                cells[BOUNDED] = f"≤ {cells[BOUNDED]}"
+            if any(is_earlier(run.scores) for run in measured):
+                cells[BOUNDED] = f"{AT_MOST}{cells[BOUNDED]}"
             seconds, shown = comparison.cpu_seconds(row[0]), [cells[name] for name in SHOWN]
             lines.append((*named, f"`{row[0]}`", *shown, f"{seconds:.0f}", f"{1000 * seconds / images:.0f}"))
             named = "", ""

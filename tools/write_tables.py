@@ -12,6 +12,8 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bounds import AT_MOST, is_earlier
+
 from genaf_sdk.report.scores import Role, Score
 from genaf_sdk.rows import latest, read_rows
 
@@ -48,13 +50,11 @@ def strongest_patch(*columns: str) -> Callable[[dict[tuple[str, str], float]], f
 
 
 UNIVERSAL = ("uapgd", "cluster-uap")
-NEWEST = "cluster-patch"
-"""Attack that came last, together with more tries of ``cluster-uap``."""
-AT_MOST = (
+BOUNDED = (
     *("public encoder", "hardened encoder", "patch"),
     *("UAP, transferred", "UAP, adaptive", "patch, transferred", "patch, adaptive"),
 )
-"""Columns in which rows that were measured before are an upper bound."""
+"""Columns in which earlier rows are upper bounds."""
 SHORT = {
     "clean": of("clean", ""),
     "public encoder": strongest_perturbation("transfer"),
@@ -87,9 +87,9 @@ def named(score: Score) -> tuple[str, str]:
 def line(rows: Sequence[ComparisonRow], columns: dict[str, Callable[[dict[tuple[str, str], float]], float]]) -> str:
     """Return a line of a table: accuracies of a method, with their standard deviation where it has several seeds."""
     found = [{named(each): each.accuracy for each in row.scores if each.model == Role.HARDENED} for row in rows]
-    earlier = any(NEWEST not in {attack for _, attack in accuracies} for accuracies in found)
+    earlier = any(is_earlier(row.scores) for row in rows)
     cells = [
-        f"{'≤ ' if earlier and head in AT_MOST else ''}{_cell([100 * pick(accuracies) for accuracies in found])}"
+        f"{AT_MOST if earlier and head in BOUNDED else ''}{_cell([100 * pick(accuracies) for accuracies in found])}"
         for head, pick in columns.items()
     ]
     return " | ".join((f"`{rows[0].method}`", *cells, f"{statistics.median(row.cpu_seconds for row in rows):.0f}"))
