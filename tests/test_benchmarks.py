@@ -348,7 +348,10 @@ def test_of_every_kind_of_sign_it_is_said_what_masks_leave_of_it(load: Load) -> 
 
 
 @pytest.mark.parametrize("tool", ["write_board", "write_decision", "write_tables"])
-def test_a_row_that_was_measured_anew_replaces_the_earlier_one(tool: str, tmp_path: Path) -> None:
+def test_a_row_that_was_measured_anew_replaces_the_earlier_one(
+    tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")
     folder = "methods-bundled-32-digits"
     results = tmp_path / "docs" / "results"
     rows = (ROOT / "docs" / "results" / folder / "comparison.jsonl").read_text().splitlines()
