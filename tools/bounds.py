@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 NEWEST = "cluster-patch"
 """Attack that came last, together with more tries of ``cluster-uap``."""
 AT_MOST = "≤ "
-"""Before a figure without labels of such a row."""
+"""Before a figure of such a row that this attack, or what begins where it ended, may lower."""
 
 
 def is_earlier(scores: Iterable[Score]) -> bool:

@@ -54,7 +54,7 @@ THREATS = (
     *("clean", "universal", "universal, labels", "patch", "patch, each image"),
     *("each image, 8/255", "each image, 4/255"),
 )
-BOUNDED = "universal", "patch"
+BOUNDED = "universal", "universal, labels", "patch", "patch, each image"
 """Columns in which earlier rows are upper bounds."""
 LABEL_FREE = (Knowledge.TRANSFER, Knowledge.ADAPTIVE)
 
