@@ -1,4 +1,4 @@
-"""Harden the bundled encoder on digits, read what it withstands, use it: a few minutes on two CPU cores.
+"""Harden the bundled encoder on digits, read what it withstands, use it: under ten minutes on two CPU cores.
 
 python examples/quickstart.py
 """

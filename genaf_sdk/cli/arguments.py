@@ -38,7 +38,7 @@ class HardenArguments(Command):
 
 @dataclass(frozen=True)
 class DemoArguments(HardenArguments):
-    """Harden the bundled SimCLR encoder on scanned digits: no download, no GPU, a few minutes on two CPU cores."""
+    """Harden the bundled SimCLR encoder on scanned digits: no download, no GPU, under ten minutes on two CPU cores."""
 
     output_dir: Path = Path("demo-output")
     """Folder for model.safetensors, config.json, model.onnx, report.html, report.json and perturbations/."""

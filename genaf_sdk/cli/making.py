@@ -74,7 +74,7 @@ class Check(Harden):
 
 @dataclass(frozen=True)
 class Demo(DemoArguments, Harden):
-    """Harden the bundled SimCLR encoder on scanned digits: no download, no GPU, a few minutes on two CPU cores."""
+    """Harden the bundled SimCLR encoder on scanned digits: no download, no GPU, under ten minutes on two CPU cores."""
 
     def __call__(self) -> int:
         """Run, and say what to look at next."""
