@@ -30,7 +30,7 @@ def main(folder: str) -> None:
     prediction = load_bundle(folder).predict(images.numpy())  # onnxruntime in this process, no server
     print("here:", prediction.labels[0], "true:", labels[0].item())
 
-    command = [sys.executable, "-m", "serve", "--http-port", "0", "--grpc-port", "-1"]
+    command = [sys.executable, "-B", "-m", "serve", "--http-port", "0", "--grpc-port", "-1"]
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as server:
         try:
             events = (json.loads(line) for line in server.stderr)

@@ -18,7 +18,7 @@ from genaf_sdk.export.settings import ExportConfig
 from genaf_sdk.methods import FineTuning, GenAF, Method, presets
 from genaf_sdk.models.heads import DEFAULT, HEADS
 from genaf_sdk.models.tuning import TuningConfig
-from genaf_sdk.registry import nearest
+from genaf_sdk.registry import unknown
 from genaf_sdk.settings import Count, LearningRate, Seed, Settings
 
 
@@ -77,7 +77,7 @@ class HardenConfig(Settings):
         """
         known = presets()
         if name not in known:
-            raise ConfigError(f"There is no preset {name!r}.", expected=f"one of {nearest(name, known, count=5)}")
+            raise unknown(f"There is no preset {name!r}.", name, known, ConfigError)
         method, strength = known[name]
         return cls(method=method().with_(**strength.changes), baseline=BaselineConfig().with_(**strength.baseline))
 

@@ -22,7 +22,7 @@ from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.fingerprint import fingerprint
 from genaf_sdk.models.heads import DEFAULT, build_head
 from genaf_sdk.models.tuning import TuningConfig, freeze
-from genaf_sdk.registry import nearest
+from genaf_sdk.registry import unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,8 +71,9 @@ def resolved(config: HardenConfig | str | None, method: str | Method | None) -> 
         try:
             METHODS[method]
         except ConfigError as error:
-            known = error.expected and f"one of {nearest(method, sorted({*presets(), *METHODS.items()}), count=5)}"
-            raise ConfigError(error.problem, expected=known, remedy=error.remedy) from error
+            if not error.expected:  # it is there, and cannot be loaded
+                raise
+            raise unknown(error.problem, method, sorted({*presets(), *METHODS.items()}), ConfigError) from error
     if config is None or isinstance(config, str):
         config = HardenConfig.preset(config or "default")
     if not isinstance(config, HardenConfig):

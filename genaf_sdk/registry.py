@@ -31,6 +31,13 @@ def nearest(name: object, names: Iterable[str], count: int = 3) -> str:
     return ", ".join(difflib.get_close_matches(str(name), known, n=count) or known)
 
 
+def unknown(problem: str, name: object, names: Iterable[str], error: type[GenafError]) -> GenafError:
+    """Return the error for a name that is none of ``names``: it lists all, and says which are most like it."""
+    known = list(names)
+    near = difflib.get_close_matches(str(name), known, n=5)
+    return error(problem, expected=f"one of {', '.join(known)}", remedy=f"try {', '.join(near)}" if near else "")
+
+
 class Registry(Generic[Item]):
     """Items by name. Other packages add theirs by an entry point, whose name is the item's.
 
@@ -79,7 +86,7 @@ class Registry(Generic[Item]):
                 f"The {self.noun} {name!r} cannot be loaded: {self._broken[name]}.",
                 remedy="fix or uninstall the package that has it",
             )
-        raise self.error(f"There is no {self.noun} {name!r}.", expected=f"one of {nearest(name, known)}")
+        raise unknown(f"There is no {self.noun} {name!r}.", name, known, self.error)
 
     def __contains__(self, name: object) -> bool:
         """Return whether there is an item of that name."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
 from genaf_sdk.errors import ConfigError, GenafError
-from genaf_sdk.registry import nearest
+from genaf_sdk.registry import unknown
 
 
 @dataclass(frozen=True)
@@ -280,10 +280,9 @@ def _is_settings(hint: Any) -> bool:
 
 def _refuse_unknown(owner: type[Any], given: dict[str, Any], path: str, error: type[GenafError]) -> None:
     known = [setting.name for setting in _fields(owner)]
-    unknown = next((name for name in given if name not in known), None)
-    if unknown is not None:
-        near = nearest(str(unknown)[:SHOWN], known, count=5)
-        raise error(f"There is no setting {path}{str(unknown)[:SHOWN]!r}.", expected=f"one of {near}")
+    other = next((str(name)[:SHOWN] for name in given if name not in known), None)
+    if other is not None:
+        raise unknown(f"There is no setting {path}{other!r}.", other, known, error)
 
 
 def _fields(owner: type[Any]) -> tuple[dataclasses.Field[Any], ...]:

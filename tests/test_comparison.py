@@ -294,7 +294,7 @@ def test_rows_survive_json(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_named(tiny_encoder: nn.Module, striped: DataSplits) -> None:
     with pytest.raises(ConfigError, match=r"'tradez'.*trades"):
         compare(tiny_encoder, striped, ["tradez"])
-    with pytest.raises(ConfigError, match=r"'fats'. Expected: one of fast"):
+    with pytest.raises(ConfigError, match=r"'fats'. Expected: one of default, .*To do: try fast"):
         compare(tiny_encoder, striped, ["fats"])
     with pytest.raises(ConfigError, match="at least one"):
         compare(tiny_encoder, striped, [])

@@ -34,7 +34,7 @@ def test_names_are_found_and_the_nearest_are_listed(registry: Registry[type[Alph
     assert registry["alpha"] is Alpha
     assert "alpha" in registry
     assert "beta" not in registry
-    with pytest.raises(AttackError, match=r"no thing 'alfa'.*alpha"):
+    with pytest.raises(AttackError, match=r"no thing 'alfa'. Expected: one of alpha. To do: try alpha."):
         registry["alfa"]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from genaf_sdk.attacks.base import Attack
 from genaf_sdk.errors import AttackError
-from genaf_sdk.registry import Registry, nearest
+from genaf_sdk.registry import Registry, unknown
 from genaf_sdk.settings import converted
 
 ATTACKS: Registry[type[Attack]] = Registry("attack", "genaf_sdk.attacks", AttackError)
@@ -51,9 +51,7 @@ def parsed(text: str) -> tuple[type[Attack], dict[str, Any]]:
         given, _, value = pair.partition("=")
         key = kind.renamed.get(given, given)
         if key not in fields:
-            raise AttackError(
-                f"{name!r} has no setting {given!r}.", expected=f"one of {nearest(given, fields, count=5)}"
-            )
+            raise unknown(f"{name!r} has no setting {given!r}.", given, fields, AttackError)
         if key in settings:
             raise AttackError(f"{text!r} states {key!r} twice.", expected="every setting at most once")
         settings[key] = converted(

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from genaf_sdk.errors import DataError
 from genaf_sdk.inputs.images import image_space
-from genaf_sdk.registry import nearest
+from genaf_sdk.registry import unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ def corrupted(images: Tensor, kind: str, strength: int, keys: Sequence[int]) -> 
         DataError: There is no such kind or strength, or not as many keys as images.
     """
     if kind not in CORRUPTIONS:
-        raise DataError(f"There is no corruption {kind!r}.", expected=f"one of {nearest(kind, CORRUPTIONS, count=5)}")
+        raise unknown(f"There is no corruption {kind!r}.", kind, CORRUPTIONS, DataError)
     if strength not in STRENGTHS or len(keys) != len(images):
         raise DataError(
             f"Strength {strength!r} is asked for, with {len(keys)} keys for {len(images)} images.",

@@ -54,6 +54,11 @@ def test_everything_else_is_refused_with_the_setting_named(text: str) -> None:
     assert text.partition(":")[2].partition("=")[0].removesuffix("_size") in str(caught.value)
 
 
+def test_a_setting_that_there_is_none_of_is_answered_with_all_and_the_nearest() -> None:
+    with pytest.raises(AttackError, match=r"Expected: one of budget, .*precision, .*steps.*To do: try steps"):
+        load_attack("uapgd:stepz=5")
+
+
 def test_what_is_stated_can_be_told_from_what_is_not() -> None:
     assert parsed("pgd:steps=5") == (PGD, {"steps": 5})
     assert parsed("uapgd") == (UAPGD, {})
