@@ -66,7 +66,7 @@ class Export(Command):
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder or Hub id of a hardened model; for --triton the folder that `genaf harden` left, or hf-hub:ORG/NAME."""
-    output: Annotated[Path | None, tyro.conf.Positional, if_given("FILE")] = None
+    output: Annotated[Path | None, tyro.conf.Positional, if_given("[FILE]")] = None
     """ONNX file to write; by default model.onnx, or none where --triton, --kserve or --transformers is given."""
     triton: Annotated[Path | None, if_given("FOLDER")] = None
     """Folder of a Triton model repository to add the model to."""

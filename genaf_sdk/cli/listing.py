@@ -15,7 +15,7 @@ from genaf_sdk.cli.output import CHECK_FAILED, DONE, Command, console
 class Encoders(Command):
     """List the encoder ids that this installation can name."""
 
-    containing: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")] = ""
+    containing: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT]")] = ""
     """Only ids that contain this, in any case."""
 
     def __call__(self) -> int:

@@ -198,11 +198,19 @@ def _open_id(spec: str, root: str | Path | None, *, download: bool, leave_out: P
         near = difflib.get_close_matches(spec, DATA_IDS, n=3)
         raise DataError(
             f"There is no data set and no folder {spec!r}.",
-            expected=f"a torch Dataset or one of {', '.join(DATA_IDS)}",
-            remedy=f"try {', '.join(near)}" if near else "unpack it into a folder" if path.is_file() else "",
+            expected=f"a folder, a torch Dataset or one of {', '.join(DATA_IDS)}",
+            remedy=f"try {', '.join(near)}" if near else _remedy(path),
         )
     parts, names, notes = read_folder(path, leave_out)
     return _Opened(shown(path.resolve().name), parts, names, tuple(notes))
+
+
+def _remedy(path: Path) -> str:
+    """Return what to do about a path that is no folder."""
+    if path.is_file():
+        return "unpack it into a folder"
+    parent = next((folder for folder in path.absolute().parents if folder.is_dir()), None)
+    return "correct the path" + (f"; as far as {shown(parent)} it is there" if parent is not None else "")
 
 
 def _digits() -> tuple[LabeledImages, LabeledImages]:
