@@ -130,7 +130,7 @@ def harden(
             run = Run(engine, config.seed, show_progress=progress, machine=config.machine)
             if preflight:
                 with run.progress:
-                    require_ready(candidate, run.announce("before"))
+                    require_ready(candidate, run.announce("check"))
             run.machine = settled_machine(candidate)
             identity = run_identity(published, data, config)
             run.checkpoints = open_checkpoints(folder, identity, run.processes, resume=resume, overwrite=overwrite)
