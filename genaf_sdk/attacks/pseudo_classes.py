@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_sdk.attacks.batches import outputs_of
+from genaf_sdk.attacks.clusters import k_means
 from genaf_sdk.errors import AttackError
 
 if TYPE_CHECKING:
@@ -32,14 +33,11 @@ def probe_classes(encoder: nn.Module, images: Tensor, generator: torch.Generator
     """
     if len(images) < 2:
         raise AttackError("One surrogate image has no classes to tell apart.", expected="at least two images")
-    from sklearn.cluster import KMeans
-
     features = outputs_of(encoder, images)
     mean, deviation = _statistics(features)
     scaled = (features - mean) / deviation
-    seed = int(torch.randint(2**31, (1,), generator=generator))
-    clusters = KMeans(min(CLUSTERS, len(images)), n_init=4, random_state=seed).fit_predict(scaled.cpu().numpy())
-    targets = torch.from_numpy(clusters).long().to(images.device)
+    _, clusters = k_means(scaled, CLUSTERS, generator, starts=4)
+    targets = clusters.to(images.device)
     weight = torch.zeros(int(targets.max()) + 1, features.shape[1], device=images.device, requires_grad=True)
     bias = torch.zeros(len(weight), device=images.device, requires_grad=True)
     optimizer = torch.optim.Adam([weight, bias], PROBE_RATE, weight_decay=1e-4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genaf_sdk.attacks.batches import READING, features_of, outputs_of
+from genaf_sdk.attacks.clusters import k_means
 from genaf_sdk.attacks.pgd import margin_loss
 from genaf_sdk.models.parts import in_parts
 
@@ -111,18 +111,10 @@ class FeatureTarget(Target):
 
     def goals(self, most: int, generator: torch.Generator) -> list[Tensor]:
         """Return the centers (D,) of k-means clusters of the directions of clean features, the largest first."""
-        from sklearn.cluster import KMeans
-        from sklearn.exceptions import ConvergenceWarning
-
         if not most:
             return []
-        directions = self.directions[self.crafting].float().cpu().numpy()
-        seed = int(torch.randint(2**31, (1,), generator=generator))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different images than clusters
-            found = KMeans(min(most, len(directions)), n_init=1, random_state=seed).fit(directions)
-        centers = torch.from_numpy(found.cluster_centers_).to(self.directions)
-        sizes = torch.from_numpy(found.labels_).long().bincount(minlength=len(centers))
+        centers, own = k_means(self.directions[self.crafting], most, generator)
+        sizes = own.bincount(minlength=len(centers))
         return [F.normalize(centers[index], dim=0) for index in sizes.argsort(descending=True).tolist()]
 
     def toward(self, goal: Tensor, attacked: Tensor, indices: Tensor) -> Tensor:  # noqa: ARG002
