@@ -67,7 +67,8 @@ def evaluate(
     Args:
         model: A ``HardenResult``, any module or callable from pixels (N, C, H, W) in [0, 1] to logits (N, K), or the
             path of an exported bundle. What cannot be differentiated is measured under the transfer column, under
-            ``perturbations`` and under attacks that only query.
+            ``perturbations`` and under attacks that only query. The adaptive column attacks a module's ``encoder``, if
+            that gets pixels as they are.
         data: The task's images. Universal attacks are crafted on training images, scored on test images. Labels are
             matched to the model's classes by name, where the model has class names.
         attacks: Names (``"pgd"``, ``"pgd:steps=50,budget=4/255"``) or instances; by default those of ``config``. A
@@ -93,6 +94,8 @@ def evaluate(
     if baseline is not None:
         models.append(EvaluatedModel.of(baseline, Role.BASELINE))
     data = aligned_to_all(data, {f"the {under_test.name} model": under_test.classify for under_test in models})
+    few, _ = data.train.sample(2)
+    models = [under_test.seen_on(image_space(few).arranged(few)) for under_test in models]
     chosen = chosen_attacks(attacks or config.attacks, config)
     public = published_encoder(encoder, model)
     run = _Evaluation(data, config, seed, models, public, surrogate, on_attack, ahead)
@@ -265,6 +268,8 @@ class _Evaluation:
             notes.append("The attacker crafts on the downstream training images: stronger than the paper's attacker.")
         if self.public is None:
             notes.append("No published encoder was given: the transfer column is empty.")
-        if self.models[0].encoder is None:
-            notes.append("The model's encoder is not known: the adaptive column is empty.")
-        return notes
+        return notes + [
+            f"No encoder is known that the {model.name} model gives pixels as they are: it has no adaptive rows."
+            for model in self.models
+            if model.encoder is None
+        ]

@@ -26,7 +26,8 @@ class EvaluatedModel:
         name: What a report calls it.
         classify: Pixels (N, C, H, W) in [0, 1] to logits (N, K).
         module: The same as a differentiable module, or None (an ONNX file, a remote model).
-        encoder: The encoder inside, which the adaptive column attacks, or None where it is not known.
+        encoder: The encoder inside, from pixels to features, which the adaptive column attacks; None where it is not
+            known.
         device: Where pixels have to be.
         class_names: What the logits stand for; None where the model does not say.
     """
@@ -69,6 +70,31 @@ class EvaluatedModel:
             return self
         module = own(self.module)
         return replace(self, classify=module, module=module)
+
+    def seen_on(self, pixels: Tensor) -> EvaluatedModel:
+        """Return the model, without its encoder where that gets something else than pixels, as they are, from it.
+
+        An attack on an encoder puts pixels into it. One that the model gives normalized images, say, is no function of
+        pixels that is deployed: what is crafted on it does nothing to the model, and would flatter it.
+
+        Args:
+            pixels: A few images (N, C, H, W) in [0, 1].
+
+        Raises:
+            AttackError: The model gives NaN, or something else than logits (N, K).
+        """
+        if self.encoder is None or self.module is None or isinstance(self.encoder, PixelEncoder):
+            return self
+        given: list[Any] = []
+        hook = self.encoder.register_forward_pre_hook(
+            lambda _, plain, named: given.extend((*plain, *named.values())), with_kwargs=True
+        )
+        try:
+            self.logits(pixels)
+        finally:
+            hook.remove()
+        takes_pixels = any(isinstance(value, Tensor) and torch.equal(value.cpu(), pixels.cpu()) for value in given)
+        return self if takes_pixels else replace(self, encoder=None)
 
     def predict(self, pixels: Tensor) -> Tensor:
         """Return the class of each image, int64 (N,) on the CPU.

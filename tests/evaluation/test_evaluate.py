@@ -220,6 +220,31 @@ def test_a_wrapper_with_a_model_inside_is_measured_as_it_is(
     assert report.accuracy("clean") == pytest.approx(expected)
 
 
+class Normalizing(nn.Module):
+    """A user's model that normalizes before its encoder, rather than in it."""
+
+    def __init__(self, encoder: nn.Module, mean: float, std: float) -> None:
+        super().__init__()
+        self.encoder, self.head, self.mean, self.std = encoder, nn.Linear(16, 3), mean, std
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.encoder(x=(pixels - self.mean) / self.std))
+
+
+@pytest.mark.parametrize(("mean", "std", "takes_pixels"), [(0.0, 1.0, True), (0.45, 0.22, False)])
+def test_an_encoder_is_attacked_only_where_the_model_gives_it_pixels(
+    mean: float, std: float, takes_pixels: bool, striped: DataSplits, config: EvaluationConfig, tiny_encoder: nn.Module
+) -> None:
+    """On the other images that a normalizing model gives it, an attack of pixels shows nothing."""
+    model = Normalizing(tiny_encoder, mean, std)
+    quick = replace(config, checks=False)
+    report = evaluate(model, striped, attacks=["uapgd:steps=1"], baseline=Redness(), config=quick)
+    assert bool(report.rows("adaptive")) == takes_pixels
+    said = [note for note in report.notes if "adaptive" in note]
+    assert ["undefended" in note for note in said] == [True] if takes_pixels else [False, True]
+    assert not tiny_encoder._forward_pre_hooks
+
+
 def test_a_result_is_unwrapped(striped: DataSplits, config: EvaluationConfig, tiny_encoder: nn.Module) -> None:
     @dataclass
     class Result:
