@@ -21,6 +21,7 @@ from genaf_sdk.estimates import duration, seconds_of_a_pass
 from genaf_sdk.evaluation.certificates import certify
 from genaf_sdk.evaluation.corrupted import corruption_section
 from genaf_sdk.evaluation.cost import Beside, evaluation_passes
+from genaf_sdk.evaluation.crafting import JUDGING
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.settings import CertificateConfig, EvaluationConfig
 from genaf_sdk.export.consistency import ConfigFile, read_config
@@ -51,8 +52,9 @@ if TYPE_CHECKING:
     from genaf_sdk.report.scores import Score
 
 FRESH = ("uapgd", "cluster-uap", "encoder-patch", "cluster-patch", "label-uap", "patch-uap", "pgd", "patch")
-"""Attacks of a verifier: on the model's encoder, on the whole model for all images, and for each image. An attack
-starts from what those before it found under the same threat."""
+"""Attacks of a verifier: on the model's encoder, on the whole model for all images, and for each image. Of several
+tries the strongest counts, as in an evaluation, and an attack starts from the strongest that those before it found
+under the same threat."""
 IMAGES = EvaluationConfig()
 """On how many images they are crafted, and how many get one of their own: as in an evaluation."""
 MARGIN = 0.02
@@ -258,6 +260,10 @@ def _attacked_anew(
     on_attack(f"fresh attacks, about {duration(passes * seconds_of_a_pass(model, data, passes))} here")
     items: list[Item] = []
     known: dict[Threat, Perturbation] = {}
+
+    def right(found: Perturbation) -> int:
+        return int((weights.predict(found.apply(pixels[:JUDGING])) == labels[:JUDGING]).sum())
+
     for text in FRESH:
         attack = load_attack(text)
         attack = attack.with_budget(_budget(report, attack))
@@ -269,12 +275,16 @@ def _attacked_anew(
             ones, targets = few.sample.first(len(order))
             adversarial = attack(model, ones, targets, seed=seed, start=start)
             items.append(_counted(few, report, attack, Knowledge.WHITE_BOX, [(adversarial, targets)]))
-        elif isinstance(attack, EncoderAttack):
-            known[attack.threat] = attack(model.encoder, pixels, seed=seed, start=start)
-            items.append(_compared(target, report, attack, Knowledge.ADAPTIVE, known[attack.threat].apply))
+            continue
+        if isinstance(attack, EncoderAttack):
+            column, tries = Knowledge.ADAPTIVE, attack.tries(model.encoder, pixels, seed=seed, start=start)
         elif isinstance(attack, UniversalModelAttack):
-            known[attack.threat] = attack(model, pixels, labels, seed=seed, start=start)
-            items.append(_compared(target, report, attack, Knowledge.WHITE_BOX, known[attack.threat].apply))
+            column, tries = Knowledge.WHITE_BOX, [attack(model, pixels, labels, seed=seed, start=start)]
+        else:
+            continue
+        made = min(tries, key=right)
+        items.append(_compared(target, report, attack, column, made.apply))
+        known[attack.threat] = made if start is None else min(made, start, key=right)
     return items
 
 

@@ -594,13 +594,14 @@ def test_fresh_patches_start_from_what_less_knowledge_found(
     )
     monkeypatch.setattr("genaf_sdk.verification.IMAGES", EvaluationConfig(patch_samples=20, sample_wise_samples=30))
     starts: list[Perturbation | None] = []
-    for kind in (EncoderAttack, UniversalModelAttack, SampleWiseAttack):
+    for kind, name in ((EncoderAttack, "tries"), (UniversalModelAttack, "__call__"), (SampleWiseAttack, "__call__")):
+        plain = getattr(kind, name)
 
-        def spied(*args: Any, start: Perturbation | None, call: Any = kind.__call__, **settings: Any) -> Any:
+        def spied(*args: Any, start: Perturbation | None, call: Any = plain, **settings: Any) -> Any:
             starts.append(start)
             return call(*args, start=start, **settings)
 
-        monkeypatch.setattr(kind, "__call__", spied)
+        monkeypatch.setattr(kind, name, spied)
     found = verify(sound, digits, fresh=True, seed=5)
     assert found.agrees, differences(found)
     fresh = [item for item in found.items if item.outcome == Outcome.ATTACKED]
@@ -612,6 +613,36 @@ def test_fresh_patches_start_from_what_less_knowledge_found(
     ]
     assert [start and start.attack for start in starts] == [None, "encoder-patch", None, "patch-uap"]
     assert [re.search(r" of (\d+) right", item.found)[1] for item in fresh[2:]] == ["30", "20"]  # type: ignore[index]
+
+
+def test_of_several_fresh_tries_the_strongest_counts_and_is_gone_on_from(
+    sound: Path, digits: DataSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who knows no labels takes the first; a verifier knows them, as the evaluation that is verified did."""
+    made = list[Perturbation]()
+
+    def tries(attack: EncoderAttack, encoder: Any, pixels: Any, **_: Any) -> list[Perturbation]:
+        values = torch.zeros(pixels.shape[1:])
+        if not made:
+            noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
+            made.extend(Perturbation(0.9 * size * noise.sign(), attack.threat) for size in (0, attack.budget))
+            return made
+        return [Perturbation(values, attack.threat)]
+
+    starts: list[Perturbation | None] = []
+    monkeypatch.setattr(EncoderAttack, "tries", tries)
+    labeled = UniversalModelAttack.__call__
+
+    def spied(*args: Any, start: Perturbation | None, **settings: Any) -> Perturbation:
+        starts.append(start)
+        return labeled(*args, start=start, **settings)
+
+    monkeypatch.setattr(UniversalModelAttack, "__call__", spied)
+    monkeypatch.setattr("genaf_sdk.verification.FRESH", ("cluster-uap", "uapgd", "label-uap:steps=1,goals=0"))
+    found = verify(sound, digits, fresh=True, seed=5)
+    fresh = [int(item.found.split()[0]) for item in found.items if item.outcome == Outcome.ATTACKED]
+    assert fresh[0] < fresh[1], "the second try of the first attack, and the only one of the second"
+    assert starts == [made[1]], "which is stronger than what came last"
 
 
 def test_anyone_can_attack_on_images_of_their_own(
