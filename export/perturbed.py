@@ -83,6 +83,9 @@ def _contradictions(row: Score, perturbation: Perturbation) -> list[str]:
     converged = perturbation.details.get("converged")
     if isinstance(converged, bool) and row.converged is not converged:
         found.append(f"a row says converged: {row.converged}, the file {converged}")
+    tries = perturbation.details.get("tries")
+    if row.tries > 1 and tries != row.tries:
+        found.append(f"a row says the strongest of {row.tries} tries, the file {tries}")
     key = perturbation.key
     if not key.label and (row.column != key.knowledge or (key.model and row.model != key.model)):
         found.append(f"a row is of the {row.model} model in the column {row.column}, the file of {key}")

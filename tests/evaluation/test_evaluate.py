@@ -61,7 +61,7 @@ def test_figures_are_exact_counts_of_the_deployed_function(striped: DataSplits, 
     model = Redness()
     values = torch.zeros(3, 16, 16)
     values[0] = 0.5  # redder than any stripe is green
-    red = Perturbation(values, 0.5, key=PerturbationKey(attack="red"))
+    red = Perturbation(values, 0.5, key=PerturbationKey(attack="red"), details={"tries": 6})
 
     report = evaluate(model, striped, perturbations={"red": red}, config=replace(config, checks=False))
 
@@ -71,6 +71,7 @@ def test_figures_are_exact_counts_of_the_deployed_function(striped: DataSplits, 
     assert row.correct == int((predicted == labels).sum())
     assert row.changed == int((predicted != model(pixels).argmax(1)).sum())
     assert row.n == len(labels) == 60
+    assert row.tries == 1, "it was chosen among six against another model"
     assert report.accuracy("clean") == 1.0
 
 

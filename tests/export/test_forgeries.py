@@ -316,6 +316,10 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: rows(f, lambda row: row.update(changed=0) if row["crafted_on"] == "test" else None),
         "are no longer right, and each of them has changed",
     ),
+    "more tries than there were": (
+        lambda f: rows(f, lambda row: row.update(tries=12) if row["perturbation"] else None),
+        "the strongest of 12 tries, the file None",
+    ),
     "an attack that is said to have ended": (
         lambda f: rows(f, lambda row: row.update(converged=None) if "converged" in row else None),
         "a row says converged: None",
