@@ -51,7 +51,10 @@ if TYPE_CHECKING:
     from genaf_sdk.report.corruptions import CorruptionSection
     from genaf_sdk.report.scores import Score
 
-FRESH = ("uapgd", "cluster-uap", "encoder-patch", "cluster-patch", "label-uap", "patch-uap", "pgd", "patch")
+FRESH = (
+    *("uapgd", "cluster-uap", "encoder-patch", "cluster-patch", "plain-patch"),
+    *("label-uap", "patch-uap", "pgd", "patch"),
+)
 """Attacks of a verifier: on the model's encoder, on the whole model for all images, and for each image. Of several
 tries the strongest counts, as in an evaluation, and an attack starts from the strongest that those before it found
 under the same threat."""

@@ -311,7 +311,7 @@ class Crafting:
     def _tries(self, begun: Begun) -> list[Perturbation]:
         """Return the tries of an attack; of several, who knows the hardened encoder has those on the public one, too.
 
-        An attack of one try begins at what it made of the public encoder instead.
+        An attack of one try may begin at what it made of the public encoder instead.
         """
         tries = begun.future.result()
         if begun.column != Knowledge.ADAPTIVE or len(tries) == 1:
