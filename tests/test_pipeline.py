@@ -193,7 +193,7 @@ def test_nan_in_a_weight_is_refused_by_name(tiny_encoder: nn.Module, striped: Da
 
 
 def test_unknown_presets_and_configs_are_refused(tiny_encoder: nn.Module, striped: DataSplits) -> None:
-    with pytest.raises(ConfigError, match="one of paper"):
+    with pytest.raises(ConfigError, match="try paper"):
         harden(tiny_encoder, striped, "papr")
     with pytest.raises(ConfigError, match="HardenConfig"):
         harden(tiny_encoder, striped, {"seed": 1})  # type: ignore[arg-type]

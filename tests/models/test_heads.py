@@ -49,7 +49,7 @@ def test_a_head_knows_how_it_was_built() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: build_head("liner", 4, 3), "one of linear"),
+        (lambda: build_head("liner", 4, 3), "one of cosine, linear, .*try linear"),
         (lambda: build_head("linear", 4, 3, dropout=0.5), "cannot be built.*dropout"),
         (lambda: build_head("mlp", -1, 3), "cannot be built for -1 features"),
         (lambda: head_choice(nn.Linear(4, 3)), "no name describes.*entry point"),
