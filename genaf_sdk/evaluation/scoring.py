@@ -195,7 +195,7 @@ class Scoring:
             row.seconds,
             threat if row.name else "",  # type: ignore[arg-type]  # the kinds of THREATS
             converged if isinstance(converged, bool) else None,
-            tries if type(tries) is int and tries > 0 and row.attack is not None else 1,  # a replayed one was chosen
+            tries if type(tries) is int and tries > 0 and row.attack is not None else 1,  # chosen here, not replayed
         )
 
     def point(self, row: Row, budget: float) -> CurvePoint | None:
