@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bounds import AT_MOST, is_earlier
+from bounds import AT_MOST, Threat, bounded
 
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.report.robustness import RobustnessReport
@@ -54,14 +54,17 @@ THREATS = (
     *("clean", "universal", "universal, labels", "patch", "patch, each image"),
     *("each image, 8/255", "each image, 4/255"),
 )
-BOUNDED = "universal", "universal, labels", "patch", "patch, each image"
+BOUNDED: dict[str, Threat] = {
+    **dict.fromkeys(("universal", "universal, labels"), "perturbation"),
+    **dict.fromkeys(("patch", "patch, each image"), "patch"),
+}
 """Columns in which earlier rows are upper bounds."""
 LABEL_FREE = (Knowledge.TRANSFER, Knowledge.ADAPTIVE)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the table: accuracies in [0, 1] by threat, one a seed; ``earlier`` lacks an attack of today."""
+    """A line of the table: accuracies (share) by threat, one a seed. Those of ``earlier`` threats are upper bounds."""
 
     data: str
     encoder: str
@@ -69,7 +72,7 @@ class Entry:
     accuracies: dict[str, list[float]]
     cost: str
     command: str
-    earlier: bool
+    earlier: set[Threat]
 
 
 def threat_of(score: Score) -> str | None:
@@ -104,7 +107,8 @@ def own_entries() -> Iterable[Entry]:
             accuracies = {threat: [each[threat] for each in found if threat in each] for threat in THREATS}
             cost = f"{statistics.median(row.cpu_seconds for row in chosen):.0f}"
             again = command.format(method=method, seeds=" ".join(str(row.seed) for row in chosen))
-            yield Entry(data, encoder, method, accuracies, cost, again, any(is_earlier(row.scores) for row in chosen))
+            earlier = {threat for row in chosen for threat in bounded(row.scores)}
+            yield Entry(data, encoder, method, accuracies, cost, again, earlier)
 
 
 def others_entries(folder: Path = THIRD_PARTY) -> Iterable[Entry]:
@@ -114,9 +118,8 @@ def others_entries(folder: Path = THIRD_PARTY) -> Iterable[Entry]:
         name = path.parent.name.replace("--", "/", 1)
         encoder = "" if report.model is None else report.model.encoder
         accuracies = {threat: [value] for threat, value in worst(report.scores).items()}
-        yield Entry(
-            report.data.name, encoder, name, accuracies, "", f"genaf verify hf-hub:{name}", is_earlier(report.scores)
-        )
+        again, earlier = f"genaf verify hf-hub:{name}", bounded(report.scores)
+        yield Entry(report.data.name, encoder, name, accuracies, "", again, earlier)
 
 
 def table(entries: Iterable[Entry]) -> str:
@@ -128,7 +131,7 @@ def table(entries: Iterable[Entry]) -> str:
         chosen = [entry for entry in everything if entry.data == data]
         for entry in sorted(chosen, key=lambda entry: -_mean(entry.accuracies.get("universal", [0.0]))):
             cells = [
-                f"{AT_MOST if entry.earlier and threat in BOUNDED else ''}{_cell(entry.accuracies.get(threat, []))}"
+                f"{AT_MOST if BOUNDED.get(threat) in entry.earlier else ''}{_cell(entry.accuracies.get(threat, []))}"
                 for threat in THREATS
             ]
             seeds = len(entry.accuracies.get("clean", []))

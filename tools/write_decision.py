@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bounds import AT_MOST, is_earlier
+from bounds import AT_MOST, bounded
 
 from genaf_sdk.rows import Comparison, latest, read_rows
 
@@ -42,7 +42,7 @@ def table() -> str:
         for row in sorted((row for row in rows if row[0] in PRESETS), key=lambda row: PRESETS.index(row[0])):
             cells = dict(zip(columns, row, strict=True))
             measured = (run for run in comparison.rows if run.method == row[0])
-            if any(is_earlier(run.scores) for run in measured):
+            if any(bounded(run.scores) for run in measured):
                 cells[BOUNDED] = f"{AT_MOST}{cells[BOUNDED]}"
             seconds, shown = comparison.cpu_seconds(row[0]), [cells[name] for name in SHOWN]
             lines.append((*named, f"`{row[0]}`", *shown, f"{seconds:.0f}", f"{1000 * seconds / images:.0f}"))

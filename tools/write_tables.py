@@ -12,7 +12,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bounds import AT_MOST, is_earlier
+from bounds import AT_MOST, Threat, bounded
 
 from genaf_sdk.report.scores import Role, Score
 from genaf_sdk.rows import latest, read_rows
@@ -50,11 +50,11 @@ def strongest_patch(*columns: str) -> Callable[[dict[tuple[str, str], float]], f
 
 
 UNIVERSAL = ("uapgd", "cluster-uap")
-BOUNDED = (
-    *("public encoder", "hardened encoder", "with labels", "patch"),
-    *("UAP, transferred", "UAP, adaptive", "label UAP"),
-    *("patch, transferred", "patch, adaptive", "patch, label loss", "patch an image"),
-)
+BOUNDED: dict[str, Threat] = {
+    **dict.fromkeys(("public encoder", "hardened encoder", "with labels"), "perturbation"),
+    **dict.fromkeys(("UAP, transferred", "UAP, adaptive", "label UAP"), "perturbation"),
+    **dict.fromkeys(("patch", "patch, transferred", "patch, adaptive", "patch, label loss", "patch an image"), "patch"),
+}
 """Columns in which earlier rows are upper bounds: who has labels begins at what was found without them."""
 SHORT = {
     "clean": of("clean", ""),
@@ -88,9 +88,9 @@ def named(score: Score) -> tuple[str, str]:
 def line(rows: Sequence[ComparisonRow], columns: dict[str, Callable[[dict[tuple[str, str], float]], float]]) -> str:
     """Return a line of a table: accuracies of a method, with their standard deviation where it has several seeds."""
     found = [{named(each): each.accuracy for each in row.scores if each.model == Role.HARDENED} for row in rows]
-    earlier = any(is_earlier(row.scores) for row in rows)
+    earlier = {threat for row in rows for threat in bounded(row.scores)}
     cells = [
-        f"{AT_MOST if earlier and head in BOUNDED else ''}{_cell([100 * pick(accuracies) for accuracies in found])}"
+        f"{AT_MOST if BOUNDED.get(head) in earlier else ''}{_cell([100 * pick(accuracies) for accuracies in found])}"
         for head, pick in columns.items()
     ]
     return " | ".join((f"`{rows[0].method}`", *cells, f"{statistics.median(row.cpu_seconds for row in rows):.0f}"))

@@ -44,5 +44,5 @@ class ClusterPatch(PlacedPatch, EncoderAttack):
     def run(self, encoder: nn.Module, surrogate: Tensor, generator: torch.Generator) -> list[Perturbation]:
         """Search for each center; return what brought most held-out images there first."""
         targets = cluster_targets(encoder, surrogate, self.goals, generator)
-        made = [self.strongest(encoder, target, generator) for target in targets]
+        made = [found for target in targets for found in self.found(encoder, target, generator)]
         return sorted(made, key=lambda found: float(found.details["held_out_rate"] or 0), reverse=True)

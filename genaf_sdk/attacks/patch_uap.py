@@ -35,10 +35,10 @@ class PatchUAP(PlacedPatch, UniversalModelAttack):
 
     def run(self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Perturbation:
         """Try the places, then climb at the best."""
-        return self.strongest(model, LabelTarget(model, pixels, labels, self.clamp, generator), generator)
+        return self.found(model, LabelTarget(model, pixels, labels, self.clamp, generator), generator)[0]
 
     def run_from(
         self, model: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator, start: Perturbation
     ) -> Perturbation:
         """Try the place and the pixels of ``start``, too."""
-        return self.strongest(model, LabelTarget(model, pixels, labels, self.clamp, generator), generator, start)
+        return self.found(model, LabelTarget(model, pixels, labels, self.clamp, generator), generator, start)[0]

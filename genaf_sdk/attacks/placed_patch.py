@@ -1,4 +1,4 @@
-"""What universal patches share: the best third of the places goes on, the last one moves, then climbs to the end."""
+"""What universal patches share: the best third of the places goes on, those left move, then climb to the end."""
 
 from __future__ import annotations
 
@@ -66,13 +66,16 @@ class PlacedPatch(UniversalAttack):
     """Over how many rectangles the area is divided; each takes the best place beside those before it."""
     grid: Count = 8
     """Places along each axis that are tried: with 3 % of the area, two thirds of a side apart. The best third of them
-    is tried again for twice as many steps, until one is left, which moves to a neighbor as long as that is better."""
+    is tried again for twice as many steps, until the finalists are left. Each moves to a neighbor as long as that is
+    better."""
+    finalists: Count = 1
+    """Places, apart from one another, where the attack climbs to the end, each for a patch of its own."""
     scout_steps: Count = 2
     """Steps at every place in the first round."""
     steps: Count = 60
-    """At the place that is left, at most."""
+    """At a place that is left, at most."""
     batch_size: Count = 64
-    """Images of a step at the place that is left; half as many before."""
+    """Images of a step at a place that is left; half as many before."""
     step_size: Epsilon = 0.2
     """Length of the first step, in pixel units."""
     shift: Share = 0.0
@@ -80,30 +83,39 @@ class PlacedPatch(UniversalAttack):
     for one that is printed. 0 is the strongest patch that stays where it is."""
 
     def passes(self, images: int) -> float:
-        """Return those of climbing at places and neighbors, of looks, and of the climb at the end."""
+        """Return those of climbing at places and neighbors, of looks, and of the climbs at the end."""
         moves = min(10, self.most_moves)
-        left, steps, judged = self.grid**2, moves * MOVE_STEPS, 10 * FEWEST_HELD_OUT + 2 * self.grid**2 * FIRST_JUDGES
+        left, steps, judged = self.grid**2, 0, 2 * self.grid**2 * FIRST_JUDGES
         for number in itertools.count():
             steps += left * self.scout_steps * 2**number
             judged += left * min(2**number * FIRST_JUDGES, FEWEST_HELD_OUT) * (2 if number else 1)
             left = math.ceil(left / 3)
-            if left == 1:
+            if left <= self.finalists:
                 break
         scouting = steps * min(self.batch_size / 2, images) + judged / 3  # forth alone
-        return self.patches * scouting + self.steps * min(self.batch_size, images)
+        moving = moves * MOVE_STEPS * min(self.batch_size / 2, images) + 10 * FEWEST_HELD_OUT / 3
+        climbs = self.steps * min(self.batch_size, images)
+        return self.patches * scouting + self.finalists * (self.patches * moving + climbs)
 
-    def strongest(
+    def found(
         self, model: nn.Module, target: Target, generator: torch.Generator, start: Perturbation | None = None
-    ) -> Perturbation:
-        """Return the best patch that was found; one like ``start``, a patch of equal sides, is among the places."""
+    ) -> list[Perturbation]:
+        """Return the patches of the finalists, the best by the held-out images first.
+
+        One like ``start``, a patch of equal sides, is among the places.
+        """
         search = _Search(self, model, target, generator)
-        best = Candidate(self.threat.start(target.images[0], generator), ())
-        for _ in range(self.patches):
-            free = search.beside(best)
-            if start is not None and not best.places and (known := search.like(start)) is not None:
-                free.append(known)
-            best = search.moved(search.chosen(free))
-        best = search.climbed(best, self.steps, looks=10, judges=None)
+        nowhere = Candidate(self.threat.start(target.images[0], generator), ())
+        places, known = search.beside(nowhere), None if start is None else search.like(start)
+        ended = []
+        for one in search.chosen([*places, *([] if known is None else [known])], self.finalists):
+            found = search.moved(one)
+            for _ in range(1, self.patches):
+                found = search.moved(search.chosen(search.beside(found))[0])
+            ended.append(search.climbed(found, self.steps, looks=10, judges=None))
+        return [self._patch(one, search) for one in sorted(ended, key=lambda one: one.judged, reverse=True)]
+
+    def _patch(self, best: Candidate, search: _Search) -> Perturbation:
         mask = search.mask(best.places)
         details: Details = {
             "loss": self.loss,
@@ -168,8 +180,8 @@ class _Search:
         values = start.values.to(self.target.images)
         return Candidate(values, (place,), self.judge(values, (place,), FEWEST_HELD_OUT))
 
-    def chosen(self, candidates: list[Candidate]) -> Candidate:
-        """Climb at all places, go on with the best third for twice as long, and so on until one is left.
+    def chosen(self, candidates: list[Candidate], most: int = 1) -> list[Candidate]:
+        """Climb at all places, go on with the best third for twice as long, and so on while ``most`` are left apart.
 
         Twice as many images judge then, too, up to 128. Plain rectangles compete from the second round on.
         """
@@ -178,10 +190,19 @@ class _Search:
         while True:
             count = math.ceil(len(candidates) / 3)
             candidates = [*(self.climbed(one, steps, judges=judges) for one in candidates), *others]
-            candidates, others = sorted(candidates, key=_moved, reverse=True)[:count], []
-            if count == 1:
-                return candidates[0]
+            ranked, others = sorted(candidates, key=_moved, reverse=True), []
+            candidates = ranked[:count]
+            if count <= most or len(self._separate(candidates, most)) < most:
+                return self._separate(ranked, most)
             steps, judges = 2 * steps, min(2 * judges, FEWEST_HELD_OUT)
+
+    def _separate(self, ranked: list[Candidate], most: int) -> list[Candidate]:
+        """Return the first candidates whose last rectangles do not overlap, at most so many."""
+        separate: list[Candidate] = []
+        for one in ranked:
+            if len(separate) < most and self._apart([other.places[-1] for other in (*separate, one)]):
+                separate.append(one)
+        return separate
 
     def _plain(self, place: Candidate, judges: int) -> list[Candidate]:
         """Return the last rectangle in black and in white.

@@ -254,6 +254,27 @@ def test_the_label_free_patch_moves_features_and_beats_a_random_one(tiny_encoder
     assert strong.distance > 2 * weak.distance
 
 
+def test_places_apart_from_one_another_are_climbed_at() -> None:
+    """Features move most on the left: the first of two tries lies there, as the only one does, the second beside it."""
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(8 * 24, 2, bias=False)).eval()
+    weights = torch.zeros(2, 8, 24)
+    weights[0, 2:6, 1:7], weights[1] = 1.0, 0.01
+    encoder[1].weight.data[:] = weights.flatten(1)
+    surrogate = 0.2 * torch.rand(40, 1, 8, 24, generator=torch.Generator().manual_seed(0))
+    one, tries = (
+        EncoderPatch(budget=16 / 192, steps=4, finalists=finalists).tries(encoder, surrogate) for finalists in (1, 2)
+    )
+    assert len(one) == 1
+    columns = [int(str(found.details["places"]).split(",")[1]) for found in (*one, *tries)]
+    assert [column < 8 for column in columns] == [True, True, False], columns
+    masks = [found.mask for found in tries]
+    assert masks[0] is not None
+    assert masks[1] is not None
+    assert bool((masks[0] + masks[1] <= 1).all())
+    several = EncoderPatch(budget=32 / 192, steps=2, finalists=2, patches=2).tries(encoder, surrogate)
+    assert [str(found.details["places"]).count(",") for found in several] == [2, 2]
+
+
 def test_success_counts_images_that_were_not_crafted_on() -> None:
     model = linear()
     pixels, labels = images(model)

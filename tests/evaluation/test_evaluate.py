@@ -577,6 +577,32 @@ def test_more_knowledge_starts_from_what_less_found(
     assert [row.converged for row in report.scores if "uap" in row.attack] == [False] * 3
 
 
+@dataclass(frozen=True)
+class Forgets(UniversalModelAttack):
+    """Knows labels, and makes nothing of them."""
+
+    name = "forgets"
+    source = "here"
+    budget: float = 0.6
+
+    def run(self, model: nn.Module, pixels: Tensor, *_: Any) -> Perturbation:
+        return Perturbation(torch.zeros(pixels.shape[1:]), self.threat)
+
+
+def test_who_has_labels_keeps_what_was_stronger_without(
+    striped: DataSplits, config: EvaluationConfig, tiny_encoder: nn.Module
+) -> None:
+    report = evaluate(
+        Redness(), striped, attacks=[Forgets(), Paints()], encoder=tiny_encoder, config=replace(config, checks=False)
+    )
+    (labeled,), unlabeled = rows_of(report, "forgets"), rows_of(report, "paints")
+    assert (labeled.column, labeled.tries) == ("white-box", 1)
+    assert labeled.correct == min(row.correct for row in unlabeled) < labeled.n
+    kept = report.perturbations[labeled.perturbation]
+    assert "tries" not in kept.details
+    assert torch.equal(kept.values, report.perturbations[unlabeled[0].perturbation].values)
+
+
 def test_the_default_evaluation_has_perturbations_and_patches_for_all_and_for_each_image() -> None:
     attacks = [load_attack(text) for text in EvaluationConfig().attacks]
     for kind in (EncoderAttack, UniversalModelAttack, SampleWiseAttack):
