@@ -39,8 +39,15 @@ ONNXRUNTIME = frozenset(
 )
 """Those of onnxruntime itself that its optimizer and quantizer write."""
 ALLOWED = {"": STANDARD, "ai.onnx": STANDARD, "com.microsoft": ONNXRUNTIME}
-SIZED = {"ConstantOfShape": 0, "Expand": 1, "OneHot": 1, "Pad": 1, "Range": 0, "Resize": 1, "Tile": 1, "Upsample": 1}
-"""Operators whose output is as large as the values of their inputs say, from this one on."""
+SIZED = dict.fromkeys(("ConstantOfShape", "NonZero", "Range"), 0) | dict.fromkeys(
+    """
+    Compress Expand OneHot Pad ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
+    ReduceSum ReduceSumSquare Reshape Resize Slice Split Squeeze Tile TopK Unsqueeze Upsample
+    """.split(),  # noqa: SIM905
+    1,
+)
+"""Operators whose output has the shape that the values of their inputs say, from this one on. Also where it cannot grow:
+``Shape`` would make a number of it, and that the size of something else."""
 GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
@@ -60,8 +67,9 @@ def check_graph(model: Any, path: Path) -> None:
         raise _refused(path, f"functions of its own, such as {model.functions[0].name[:80]!r}", "plain operators")
     if len(graph.node) > MAX_NODES:
         raise _refused(path, f"{len(graph.node)} nodes", f"at most {MAX_NODES}")
-    pixels = {entry.name for entry in graph.input}  # and what is computed from their values
-    unmade = {name for node in graph.node for name in node.output}
+    weights = {entry.name for entry in graph.initializer}  # which old files list among the inputs, too
+    pixels = {entry.name for entry in graph.input} - weights  # and what is computed from their values
+    unmade = {name for node in graph.node for name in node.output} - {""}  # what a node may leave out has no name
     for node in graph.node:
         if unmade.intersection(node.input):  # onnxruntime sorts nodes; what follows here takes them as they come
             raise _refused(path, f"the node {node.name[:80]!r} before what it takes", "nodes in the order they run in")
@@ -75,7 +83,7 @@ def check_graph(model: Any, path: Path) -> None:
         if pixels.intersection(node.input[first:]):
             raise _refused(path, f"the node {node.name[:80]!r}, whose size depends on pixels", "sizes that do not")
         if node.op_type not in ("Shape", "Size") and pixels.intersection(node.input):
-            pixels.update(node.output)
+            pixels.update(filter(None, node.output))
 
 
 def _refused(path: Path, found: str, expected: str) -> BundleError:

@@ -237,6 +237,32 @@ def sized_by_pixels_out_of_order() -> onnx.ModelProto:
     return model
 
 
+def counted_pixels() -> onnx.ModelProto:
+    """As many zeros as a picture has bright pixels, a million times: none for the black one that is tried."""
+    nodes = [
+        helper.make_node("NonZero", ["features"], ["places"]),
+        helper.make_node("Shape", ["places"], ["bright"], start=1),
+        helper.make_node("Mul", ["bright", "million"], ["many"]),
+        helper.make_node("ConstantOfShape", ["many"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["extra"], keepdims=0),
+    ]
+    return graph(*nodes, million=np.array([10**6]))
+
+
+def cut_by_pixels() -> onnx.ModelProto:
+    """The same, by the length of what is cut off where a pixel says."""
+    nodes = [
+        helper.make_node("ReduceMax", ["features"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["end"], to=TensorProto.INT64),
+        helper.make_node("Unsqueeze", ["end", "zero"], ["ends"]),
+        helper.make_node("Slice", ["row", "zero", "ends"], ["part"]),
+        helper.make_node("Shape", ["part"], ["length"]),
+        helper.make_node("ConstantOfShape", ["length"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["extra"], keepdims=0),
+    ]
+    return graph(*nodes, zero=np.array([0]), row=np.zeros(9, np.float32))
+
+
 def functions() -> onnx.ModelProto:
     model = tiny_graph()
     opset = helper.make_opsetid("", 17)
@@ -256,6 +282,8 @@ def strangers() -> onnx.ModelProto:
         (context, r"operator 'com\.microsoft\.EPContext'"),
         (sized_by_pixels, "size depends on pixels"),
         (sized_by_pixels_out_of_order, "before what it takes"),
+        (counted_pixels, "size depends on pixels"),
+        (cut_by_pixels, "size depends on pixels"),
         (functions, "functions of its own"),
         (strangers, r"operator 'their\.own\.Anything'"),
     ],
@@ -270,6 +298,23 @@ def test_a_graph_of_sizes_that_are_known_is_not(tmp_path: Path) -> None:
     shape = helper.make_node("Shape", ["features"], ["sizes"])
     model = graph(shape, helper.make_node("ConstantOfShape", ["sizes"], ["extra"]))
     onnx.save(model, tmp_path / "model.onnx")
+    logits = load_bundle(tmp_path / "model.onnx", provider="cpu").predict(images(2)).logits
+    np.testing.assert_allclose(logits, reference(images(2)), atol=1e-5)
+
+
+def test_what_a_node_leaves_out_has_no_place_in_the_order(tmp_path: Path) -> None:
+    """Inputs and outputs without a name are not one and the same."""
+    nodes = [
+        helper.make_node("Clip", ["features", "", "most"], ["clipped"]),
+        helper.make_node("LayerNormalization", ["clipped", "scale"], ["normal", "", "deviation"]),
+        helper.make_node("Unsqueeze", ["deviation", "first"], ["row"]),
+        helper.make_node("Resize", ["row", "", "twice"], ["resized"]),
+        helper.make_node("ReduceSum", ["resized"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "zero"], ["extra"]),
+    ]
+    ones = np.ones(3, np.float32)
+    values = {"most": ones[0], "scale": ones, "zero": np.float32(0), "twice": 2 * ones, "first": np.array([0])}
+    (tmp_path / "model.onnx").write_bytes(graph(*nodes, **values).SerializeToString())
     logits = load_bundle(tmp_path / "model.onnx", provider="cpu").predict(images(2)).logits
     np.testing.assert_allclose(logits, reference(images(2)), atol=1e-5)
 
