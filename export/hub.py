@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -19,10 +20,12 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not in __all__
 
-from genaf_sdk.errors import ExportError, HubError, OutputError
+from genaf_sdk.errors import ExportError, GenafError, HubError, OutputError
+from genaf_sdk.export.layout import CHECKSUMS_FILE, is_ours
 from genaf_sdk.export.publication import outgoing
 from genaf_sdk.export.serve import ServeError, open_bundle
-from genaf_sdk.models.checksums import check_listed, check_whole
+from genaf_sdk.export.space import BUNDLE_FOLDER
+from genaf_sdk.models.checksums import check_listed, check_whole, listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +59,8 @@ def push_bundle(
 
     Only files that ``checksums.json`` lists are published, and the signature; links, and files that belong neither to
     the bundle nor to the run that wrote it, are refused. Files that the Hub already has are not sent again, so an
-    interrupted push is resumed by repeating it.
+    interrupted push is resumed by repeating it. What an older bundle left there and this one lacks goes in the same
+    commit: beside it no reader would take the new one. Files that no bundle wrote stay.
 
     Args:
         folder: What ``harden(..., output_dir=...)`` or ``HardenResult.save`` wrote.
@@ -82,9 +86,12 @@ def push_bundle(
 
     def push(ready: Path, files: list[BundleFile]) -> str:
         api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind, space_sdk=sdk)
+        added = [CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=ready / file.name) for file in files]
+        place = {"revision": revision, "repo_type": kind}
+        older = _older_bundle(api, repo_id, f"{BUNDLE_FOLDER}/" if space else "", place)
         commit = api.create_commit(
             repo_id,
-            [CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=ready / file.name) for file in files],
+            [*added, *map(CommitOperationDelete, sorted(older - {file.name for file in files}))],
             commit_message=message,
             revision=revision,
             create_pr=create_pr,
@@ -158,6 +165,18 @@ def local_bundle(source: str) -> Path:
         return fetch_bundle(source)
     check_listed(Path(source))
     return Path(source)
+
+
+def _older_bundle(api: HfApi, repo_id: str, prefix: str, place: dict[str, Any]) -> set[str]:
+    """Return which files of a repository a bundle wrote: those that its list names, or that have a name of ours."""
+    found = set(api.list_repo_files(repo_id, **place))
+    stated: set[str] = set()
+    if f"{prefix}{CHECKSUMS_FILE}" in found:
+        path = api.hf_hub_download(repo_id, f"{prefix}{CHECKSUMS_FILE}", **place)
+        with suppress(GenafError):  # a damaged list: only what has a name of ours is ours
+            stated = set(listed(Path(path).parent))
+    inside = {name.removeprefix(prefix) for name in found if name.startswith(prefix)}
+    return {f"{prefix}{name}" for name in inside if name in stated or is_ours(name)}
 
 
 def _checked(repo_id: str) -> str:

@@ -129,6 +129,8 @@ class Handler(BaseHTTPRequestHandler):
             value = line["value"]
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
             else:
                 files[value["path"]] = self.server.objects[value["oid"]]
         commit = hashlib.sha1(body).hexdigest()
@@ -178,6 +180,7 @@ class Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": path} for path in files]
             self.answer(200, {"id": "/".join(parts[2:4]), "sha": commit, "siblings": siblings, "tags": []})
             return
+        parts = parts[1:] if parts[0] == "spaces" else parts
         repository = self.repository("/".join(parts[:2]))
         if repository is None:
             return

@@ -155,6 +155,36 @@ def test_an_interrupted_push_is_resumed_by_repeating_it(hub: LoopbackHub, bundle
     assert len(hub.repositories[REPO].commits) == 1
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_an_older_bundle_left_goes_in_the_same_commit(
+    damaged: bool, hub: LoopbackHub, bundle: Path, result: HardenResult, tmp_path: Path
+) -> None:
+    """Its perturbations, smaller models and signature: beside them no reader would take the new bundle."""
+    older = shutil.copytree(bundle, tmp_path / "older")
+    (older / "model.int8.onnx").write_bytes(b"of an older version")
+    if not damaged:
+        (older / "notes.txt").write_text("listed, and no name of ours")
+    seal(older)
+    (older / "model.sig").write_text("signed")
+    assert client(hub, tmp_path / "author", PUSH, older, pictures=True).returncode == 0
+    repository = hub.repositories[REPO]
+    files = repository.files[repository.branches["main"]]
+    files["images/of-the-publisher.png"] = b"no bundle wrote it"
+    files[".gitattributes"] = b"the Hub's own"
+    if damaged:
+        files["checksums.json"] = b"{"
+    again = write_bundle(result.model, tmp_path / "new")  # without a report, and what belongs to one
+    pushed = client(hub, tmp_path / "author", PUSH, again)
+    assert pushed.returncode == 0, pushed.stderr
+    assert len(repository.commits) == 2
+    files = repository.files[repository.branches["main"]]
+    wanted = {path.relative_to(again).as_posix() for path in again.rglob("*") if path.is_file()}
+    assert set(files) == wanted | {"images/of-the-publisher.png", ".gitattributes"}
+    del files["images/of-the-publisher.png"]
+    fetched = client(hub, tmp_path / "reader", FETCH)
+    assert fetched.returncode == 0, fetched.stderr
+
+
 def test_pull_requests_and_stale_parents(hub: LoopbackHub, bundle: Path, tmp_path: Path) -> None:
     assert client(hub, tmp_path, PUSH, bundle, create_pr=True).stdout.strip().endswith("/discussions/1")
     assert hub.repositories[REPO].branches["main"] == "0" * 40

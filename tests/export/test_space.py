@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,16 +148,21 @@ def test_a_space_is_pushed_in_one_commit(bundle: Path, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
     command = [sys.executable, "-m", "genaf_sdk", "push", str(bundle), "ORG/NAME", "--space"]
+    options: dict[str, Any] = {"env": environment, "capture_output": True, "text": True, "timeout": 120, "check": False}
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, **options)
+        (repository,) = hub.repositories.values()
+        older = {"bundle/perturbations/older.safetensors": b"", "picture.png": b"of the publisher"}
+        repository.files[repository.branches["main"]] |= older
+        again = subprocess.run(command, **options)
     finally:
         hub.shutdown()
         hub.server_close()
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == again.returncode == 0, done.stderr + again.stderr
     assert "to the Space ORG/NAME (private if it is new)" in done.stderr
-    (repository,) = hub.repositories.values()
-    assert (repository.kind, repository.private, len(repository.commits)) == ("space", True, 1)
+    assert (repository.kind, repository.private, len(repository.commits)) == ("space", True, 2)
     files = repository.files[repository.branches["main"]]
+    assert set(older) & set(files) == {"picture.png"}, "what an older bundle left goes, and nothing else"
     assert {"app.py", "requirements.txt", "README.md", "bundle/model.onnx", "bundle/checksums.json"} <= set(files)
 
 
