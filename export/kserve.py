@@ -13,6 +13,9 @@ from genaf_sdk.files import replacing
 if TYPE_CHECKING:
     from pathlib import Path
 
+SCRATCH = "scratch"
+"""The one folder that the image writes to, where its root may be read only: TensorRT keeps its engines there."""
+
 
 def kserve_manifest(
     name: str,
@@ -71,6 +74,7 @@ def kserve_manifest(
         }
     else:
         predictor["containers"] = [_container(image, resources)]
+        predictor["volumes"] = [{"name": SCRATCH, "emptyDir": {}}]
     metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
@@ -114,4 +118,5 @@ def _container(image: str, resources: dict[str, Any]) -> dict[str, Any]:
             "readOnlyRootFilesystem": True,
             "runAsNonRoot": True,
         },
+        "volumeMounts": [{"name": SCRATCH, "mountPath": "/tmp"}],  # noqa: S108  # the container's
     }

@@ -28,7 +28,7 @@ from genaf_sdk.export.consistency import (
     check_sizes,
     read_config,
 )
-from genaf_sdk.export.layout import MODEL_FILE, REPORT_FILE, model_files
+from genaf_sdk.export.layout import CARD_FILE, MODEL_FILE, REPORT_FILE, SERVE_FOLDER, is_ours, model_files
 from genaf_sdk.export.outcome import Item, Verification, not_replayed, recomputed, replayed
 from genaf_sdk.export.parity import predictions
 from genaf_sdk.export.perturbed import check_perturbations
@@ -102,6 +102,11 @@ def verify_bundle(
             f"{folder} has no rows or no {MODEL_FILE} to replay.", expected="the bundle as it was written"
         )
     items = [recomputed("files", True, f"{len(names)} listed", "each is as it was written; none is unlisted")]
+    items += [
+        not_replayed(name, "listed", "no part of a bundle that this version knows")
+        for name in names
+        if not (is_ours(name) or name == CARD_FILE or name.startswith(f"{SERVE_FOLDER}/"))
+    ]
     graphs = {name: OnnxModel(folder / name) for name in model_files(names)}
     data = aligned(data, config.class_names, model="the bundle")
     items += check_names(folder, config, graphs, report)

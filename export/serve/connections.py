@@ -148,9 +148,12 @@ class Connection(HttpToolsProtocol):
         self.until = self.loop.time() + self._all.write_seconds
 
     def resume_writing(self) -> None:
-        """The client reads."""
+        """The client reads: what is left to wait for is its next request, where this one is answered."""
         super().resume_writing()
-        self.until = math.inf
+        if self not in self._all.silent:
+            self.until = math.inf
+        elif not self._begun:
+            self._expect(KEEP_ALIVE)
 
     def send_400_response(self, msg: str) -> None:
         """Say what is wrong with the head."""

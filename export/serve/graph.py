@@ -46,8 +46,8 @@ SIZED = dict.fromkeys(("ConstantOfShape", "NonZero", "Range"), 0) | dict.fromkey
     """.split(),  # noqa: SIM905
     1,
 )
-"""Operators whose output has the shape that the values of their inputs say, from this one on. Also where it cannot grow:
-``Shape`` would make a number of it, and that the size of something else."""
+"""Operators whose output has the shape that values of their inputs say, from this one on. Also where it cannot grow: by
+``Shape`` it would become a number, and that the size of something else."""
 GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 

@@ -434,6 +434,15 @@ def test_what_was_invented_and_cannot_be_measured_is_listed_as_such(forged: Path
     assert all(item.agrees is None for what, item in items.items() if "square" in what)
 
 
+def test_a_file_that_no_bundle_has_is_listed_as_not_looked_at(forged: Path, digits: DataSplits) -> None:
+    (forged / "modeling.py").write_text("what a reader might run")
+    (forged / "README.md.sh").write_text("the same")
+    seal(forged)
+    items = {item.what: item for item in verify(forged, digits).items}
+    for name in ("modeling.py", "README.md.sh"):
+        assert (items[name].outcome, items[name].agrees) == (Outcome.NOT_REPLAYED, None)
+
+
 def test_weights_that_nothing_can_rebuild_are_said_to_be_unknown(forged: Path, digits: DataSplits) -> None:
     unnamed(forged)
     found = verify(forged, digits)

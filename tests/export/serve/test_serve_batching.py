@@ -172,3 +172,20 @@ def test_no_answer_waits_for_the_run_after_it() -> None:
         assert (await tasks[2])[0, 0] == 3
 
     asyncio.run(main())
+
+
+def test_what_is_not_run_is_not_counted_as_a_run() -> None:
+    runs: list[int] = []
+
+    async def ask() -> None:
+        graph = Graph()
+        options: dict[str, Any] = {"max_batch": 8, "max_delay": 0, "max_queue": 64}
+        subject = Batcher(graph.run, graph.check, observe=lambda images, _: runs.append(images), **options)
+        for pixels, deadline in ((request(-1), float("inf")), (request(1), time.monotonic() - 1)):
+            with pytest.raises(ServeError):
+                await subject.submit(pixels, deadline)
+        await asyncio.gather(subject.submit(request(1, 2)), subject.submit(request(-1)), return_exceptions=True)
+        await asyncio.to_thread(subject.close)
+
+    asyncio.run(ask())
+    assert runs == [2]

@@ -166,6 +166,9 @@ def test_paths_and_methods_that_are_not(served: tuple[int, int]) -> None:
     ):
         found, content, _ = call(served[0], method, path)
         assert (found, bool(content["error"])) == (status, True), (method, path)
+    said = call(served[0], "POST", "/predict")[1]["error"]
+    assert "There is no path '/predict'. Expected: POST /classify" in said
+    assert call(served[0], "GET", INFER)[1]["error"] == f"The path {INFER!r} does not take GET. Expected: POST."
 
 
 def test_compressed_bodies_are_refused(served: tuple[int, int]) -> None:

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import siege
+import uvicorn
 from PIL import Image
 from tiny import SIZE
 from tritonclient.grpc import service_pb2 as pb
+from uvicorn.server import ServerState
 
 from genaf_sdk.export.serve import logs as logs_module
 from genaf_sdk.export.serve import memory as memory_module
@@ -28,6 +30,7 @@ from genaf_sdk.export.serve import protocol
 from genaf_sdk.export.serve.__main__ import main as serve_main
 from genaf_sdk.export.serve.access import Access
 from genaf_sdk.export.serve.batching import Batcher
+from genaf_sdk.export.serve.connections import KEEP_ALIVE, Connection, Connections
 from genaf_sdk.export.serve.errors import (
     DeadlineError,
     ForbiddenError,
@@ -42,6 +45,7 @@ from genaf_sdk.export.serve.headers import measure
 from genaf_sdk.export.serve.images import decode
 from genaf_sdk.export.serve.logs import Sampler, printable
 from genaf_sdk.export.serve.memory import Memory
+from genaf_sdk.export.serve.models import Models
 from genaf_sdk.export.serve.pool import Pool
 from genaf_sdk.export.serve.providers import provider_options
 from genaf_sdk.export.serve.settings import Settings
@@ -445,6 +449,60 @@ def test_listening_to_others_takes_a_key_or_a_word(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
 def test_listening_to_this_machine_does_not(host: str) -> None:
     Settings(host=host)
+
+
+# Connections and the end.
+
+
+class Transport:
+    """A connection's other end, which does not read: ``left`` bytes of its answer wait."""
+
+    left = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.left
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_extra_info(self, *_: object) -> None:
+        return None
+
+
+def test_a_connection_whose_answer_was_large_is_not_kept_for_good() -> None:
+    async def nobody(scope: object, receive: object, send: object) -> None:
+        """Stands for the application."""
+
+    async def answer() -> float:
+        connections = Connections(Settings())
+        config = uvicorn.Config(nobody, log_config=None, ws="none")
+        connection = Connection(connections, config=config, server_state=ServerState(), app_state={})
+        transport = Transport()
+        connection.connection_made(transport)  # type: ignore[arg-type]
+        connection.pause_writing()
+        transport.left = 10**6
+        connection.on_response_complete()
+        assert connection in connections.silent
+        transport.left = 0
+        connection.resume_writing()
+        return connection.until - connection.loop.time()
+
+    assert 0 < asyncio.run(answer()) <= KEEP_ALIVE
+
+
+def test_many_models_end_as_soon_as_one() -> None:
+    """Their graphs cannot be stopped; each is waited for within the same seconds."""
+    told: list[float | None] = []
+
+    def close(seconds: float | None) -> None:
+        told.append(seconds)
+        time.sleep(min(seconds or 0, 0.2))
+
+    models = Models.__new__(Models)
+    models._models = {str(place): SimpleNamespace(close=close) for place in range(5)}  # type: ignore[misc]
+    began = time.monotonic()
+    models.close(0.2)
+    assert (len(told), time.monotonic() - began < 0.6) == (5, True)
 
 
 # Lines and files.

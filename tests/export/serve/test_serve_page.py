@@ -55,6 +55,33 @@ async def use(page: Page) -> None:
     assert state["rows"] == []
 
 
+# The first answer comes when it is let go, after those of pictures that were dropped later.
+HOLD = """{
+const asked = window.fetch;
+window.fetch = (path, options) => window.letGo || !String(path).endsWith("/classify") ? asked(path, options)
+  : new Promise((answer) => { window.letGo = () => answer(asked(path, options)); });
+}"""
+
+
+async def use_in_a_hurry(page: Page) -> None:
+    await page.until(STATE, lambda state: state["models"] == ["tiny", "bytes"])
+    await page.evaluate(HOLD)
+    await drop(page, b"no picture")
+    file = io.BytesIO()
+    Image.new("RGB", (SIZE, SIZE), "white").save(file, "PNG")
+    await page.until("Boolean(window.letGo)", bool)
+    await drop(page, file.getvalue())
+    shown = await page.until(STATE, lambda state: state["rows"])
+    await page.evaluate("window.letGo(), new Promise((done) => setTimeout(done, 1000))")
+    assert await page.evaluate(STATE) == shown
+
+
+def test_an_answer_to_an_earlier_picture_is_not_shown_beside_a_later_one(
+    served: tuple[int, int], tmp_path: Path
+) -> None:
+    visit(tmp_path, f"http://127.0.0.1:{served[0]}/", use_in_a_hurry)
+
+
 def test_a_dropped_picture_is_classified(served: tuple[int, int], tmp_path: Path) -> None:
     visit(tmp_path, f"http://127.0.0.1:{served[0]}/", use)
 

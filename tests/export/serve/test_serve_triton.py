@@ -115,6 +115,10 @@ def test_the_manifest_of_our_own_image() -> None:
     (container,) = predictor["containers"]
     assert (container["name"], container["args"]) == ("kserve-container", ["--open"])
     assert container["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": 8000}
+    # The root is read only, and TensorRT's engines go to /tmp.
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    (mount,) = container["volumeMounts"]
+    assert (mount["mountPath"], predictor["volumes"]) == ("/tmp", [{"name": mount["name"], "emptyDir": {}}])
 
 
 @pytest.mark.parametrize(
