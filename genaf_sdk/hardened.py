@@ -75,7 +75,7 @@ class HardenedModel(Classifier):
         Args:
             pretrained_model_name_or_path: A folder, or ORG/NAME on the Hub, with or without ``hf-hub:``.
             backbone: The encoder's architecture, with any weights; needed only where the hardened encoder was a module
-                of your own rather than an id.
+                of your own rather than an id. It is copied, and left as it is.
             revision: Branch, tag or commit on the Hub.
             token: Hub token, for private repositories.
             cache_dir: Where the Hub's files are kept.

@@ -15,11 +15,11 @@ from genaf_sdk._version import __version__
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, load_data
 from genaf_sdk.encoders import load_encoder
-from genaf_sdk.errors import ConfigError, EncoderError
+from genaf_sdk.errors import ConfigError, DataError, EncoderError
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods import METHODS, Method, presets
 from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.fingerprint import fingerprint
+from genaf_sdk.models.fingerprint import encoder_fingerprint
 from genaf_sdk.models.heads import DEFAULT, build_head
 from genaf_sdk.models.tuning import TuningConfig, freeze
 from genaf_sdk.registry import unknown
@@ -96,8 +96,12 @@ def load_published(encoder: str | nn.Module, tuning: TuningConfig) -> PixelEncod
 
 
 def load_images(dataset: Any, published: PixelEncoder, config: HardenConfig, folder: Path | None = None) -> DataSplits:
-    """Return the images as the encoder takes them; ``folder`` gets the results, and is no part of them."""
-    return load_data(
+    """Return the images as the encoder takes them; ``folder`` gets the results, and is no part of them.
+
+    Raises:
+        DataError: They cannot be used, or were split before and have another number of channels.
+    """
+    data = load_data(
         dataset,
         image_size=published.image_size,
         channels=published.channels,
@@ -106,6 +110,15 @@ def load_images(dataset: Any, published: PixelEncoder, config: HardenConfig, fol
         leave_out=folder,
         **config.loading.to_dict(),
     )
+    channels = data.image_shape[0]
+    if channels != published.channels:
+        raise DataError(
+            f"The images of {data.name!r} have {channels} channels, and the encoder takes {published.channels}.",
+            expected=f"images of {published.channels} channels",
+            remedy=f"load_data(..., channels={published.channels}), or an encoder of load_encoder(..., "
+            f"channels={channels})",
+        )
+    return data
 
 
 def new_classifier(published: PixelEncoder, data: DataSplits, seed: int, *, head: str = DEFAULT) -> HardenedModel:
@@ -157,7 +170,7 @@ def run_identity(published: PixelEncoder, data: DataSplits, config: HardenConfig
         json.dumps(
             {
                 "genaf_sdk": __version__,
-                "encoder": fingerprint(published.state_dict()),
+                "encoder": encoder_fingerprint(published),
                 "data": data.describe()["fingerprint"],
                 "config": {key: value for key, value in config.to_dict().items() if key not in AFTER_TRAINING},
                 **({"frozen": frozen} if frozen else {}),

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk import HardenConfig, HardenedModel, RobustnessReport, evaluate, harden, load_encoder
-from genaf_sdk.data import DataSplits
-from genaf_sdk.errors import ConfigError, EncoderError, ExportError, OutputError
+from genaf_sdk.data import DataSplits, load_data
+from genaf_sdk.errors import ConfigError, DataError, EncoderError, ExportError, OutputError
 from genaf_sdk.export.integrity import seal
 from genaf_sdk.export.outcome import Outcome
 from genaf_sdk.export.runtime import OnnxModel
@@ -183,6 +183,13 @@ def test_encoders_that_cannot_be_used_are_refused(output, message: str, striped:
 
     with pytest.raises(EncoderError, match=message):
         harden(Odd(), striped, evaluate=False)
+
+
+def test_images_of_other_channels_than_the_encoders_are_refused(tiny_encoder: nn.Module) -> None:
+    """Mean and standard deviation of three channels would make three of one, and the model would take no such image."""
+    gray = load_data("digits", channels=1, image_size=(16, 16))
+    with pytest.raises(DataError, match="have 1 channels, and the encoder takes 3"):
+        harden(load_encoder(tiny_encoder, mean=(0.5,) * 3, std=(0.2,) * 3), gray, evaluate=False)
 
 
 def test_nan_in_a_weight_is_refused_by_name(tiny_encoder: nn.Module, striped: DataSplits) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from genaf_sdk.errors import EncoderError
+from genaf_sdk.models.modes import inference_mode_of
 from genaf_sdk.models.modules import require_own_forward, unwrapped
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ IMAGENET_CLASSES = 1000
 
 
 def wrap(module: nn.Module, options: EncoderOptions) -> PixelEncoder:
-    """Return a module of the caller's own as a function of pixels; its mode is left as it is.
+    """Return a module of the caller's own as a function of pixels; the modes of its parts are left as they are.
 
     Wrappers of parallel and compiled runs are taken off, other precisions become float32 in a copy, and the
     normalization is that of timm's ``pretrained_cfg`` (``default_cfg`` of old) or of the ``image_mean`` and
@@ -30,6 +31,7 @@ def wrap(module: nn.Module, options: EncoderOptions) -> PixelEncoder:
             be trained, has no weights in memory, or a normalization that it states cannot be read.
     """
     module = unwrapped(module)
+    modes = [part.training for part in module.modules()]
     _require_trainable_kind(module)
     require_own_forward(module)
     if any(is_lazy(parameter) for parameter in module.parameters()):
@@ -39,9 +41,9 @@ def wrap(module: nn.Module, options: EncoderOptions) -> PixelEncoder:
             remedy="run it once on an image of the right size before it is passed",
         )
     _require_no_classifier(module)
-    training = module.training
     encoder = options.encoder(module, source="", **stated_configuration(module))
-    encoder.backbone.train(training)
+    for part, training in zip(encoder.backbone.modules(), modes, strict=True):
+        part.training = training
     return encoder
 
 
@@ -97,7 +99,8 @@ def _require_trainable_kind(module: nn.Module) -> None:
             remedy="build it outside of torch.device('meta'), and load its weights",
         )
     try:
-        module.train(module.training)
+        with inference_mode_of(module):
+            pass
     except NotImplementedError as error:
         raise EncoderError(
             f"The encoder ({kind}) has no training mode: {error}",

@@ -73,15 +73,21 @@ def from_weights(weights: dict[str, Tensor], path: Path, options: EncoderOptions
     own = {key: value for key, value in own.items() if key.partition(".")[0] not in ("fc", "head")}
     architecture = architecture_of(own, path)
     backbone = build(architecture)
-    missing, unexpected = backbone.load_state_dict(own, strict=False)
-    missing = [key for key in missing if not key.endswith(COUNTER)]
-    if missing or unexpected:
+    needed = backbone.state_dict()
+    doubts = [f"lacks {key!r}" for key in needed if key not in own and not key.endswith(COUNTER)]
+    doubts += [f"also has {key!r}" for key in own if key not in needed]
+    doubts += [
+        f"has {key!r} of shape {tuple(own[key].shape)}, not {tuple(value.shape)}"
+        for key, value in needed.items()
+        if key in own and own[key].shape != value.shape
+    ]
+    if doubts:
         raise EncoderError(
-            f"The checkpoint {str(path)!r} looks like {architecture.partition(':')[0]}, but "
-            f"{'lacks' if missing else 'also has'} {(missing or unexpected)[0]!r}.",
+            f"The checkpoint {str(path)!r} looks like {architecture.partition(':')[0]}, but {doubts[0]}.",
             remedy="pass architecture= with the id it was made from, such as architecture='timm/swin_tiny_patch4_"
             "window7_224'",
         )
+    backbone.load_state_dict(own, strict=False)
     mean, std, image_size = _stated(path)
     _require_stated(path, options, architecture, mean, image_size)
     return options.encoder(
@@ -107,7 +113,7 @@ def architecture_of(weights: dict[str, Tensor], path: Path) -> str:
     if "conv1.weight" in weights and "layer1.0.conv1.weight" in weights:
         depth = "resnet50" if "layer1.0.conv3.weight" in weights else "resnet18"
         return depth if weights["conv1.weight"].shape[-1] == 7 else f"{depth}-cifar"
-    if "patch_embed.proj.weight" in weights and "cls_token" in weights:
+    if all(name in weights for name in ("patch_embed.proj.weight", "cls_token", "pos_embed")):
         width, channels, patch, _ = weights["patch_embed.proj.weight"].shape
         model = next((name for name, known_width in WIDTHS.items() if known_width == width), None)
         if model and channels == 3:

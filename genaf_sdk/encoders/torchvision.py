@@ -34,7 +34,10 @@ def build(name: str) -> nn.Module:
     Raises:
         EncoderError: torchvision has no such classifier, or it does not end in a linear layer.
     """
-    return _without_classifier(_create(name.partition(":")[0], None), name)
+    model, _, requested = name.partition(":")
+    _require_known(model)
+    backbone = _create(model, None, **({} if requested == "random" else _arguments(model, requested)))
+    return _without_classifier(backbone, name)
 
 
 def load(name: str, options: EncoderOptions) -> PixelEncoder:
@@ -45,8 +48,6 @@ def load(name: str, options: EncoderOptions) -> PixelEncoder:
     Raises:
         EncoderError: The weights are unknown or cannot be downloaded, or the images do not have three channels.
     """
-    from torchvision import models
-
     model, _, requested = name.partition(":")
     if options.channels != 3:
         raise EncoderError(
@@ -54,13 +55,7 @@ def load(name: str, options: EncoderOptions) -> PixelEncoder:
             remedy="use timm/NAME, whose models take any number",
         )
     _require_known(model)
-    choices = models.get_model_weights(model)
-    if requested and requested != "random" and requested not in choices.__members__:
-        raise EncoderError(
-            f"torchvision's {model!r} has no weights {requested!r}.",
-            expected=f"one of {', '.join(choices.__members__)}, random",
-        )
-    weights = choices.DEFAULT if requested in ("", "random") else choices[requested]
+    weights = _weights(model, requested)
     try:
         backbone = _create(model, None if requested == "random" else weights)
     except OSError as error:
@@ -77,6 +72,37 @@ def load(name: str, options: EncoderOptions) -> PixelEncoder:
         image_size=_size(recipe),
         interpolation=recipe.interpolation.value,
     )
+
+
+def _arguments(model: str, requested: str) -> dict[str, Any]:
+    """Return what torchvision itself builds an architecture with for some weights: their image size, their scaling.
+
+    Raises:
+        EncoderError: The weights are unknown.
+    """
+    weights = _weights(model, requested)
+    if model.startswith("vit_"):
+        return {"image_size": weights.meta["min_size"][0]}
+    return {"transform_input": True} if model in ("googlenet", "inception_v3") else {}
+
+
+def _weights(model: str, requested: str) -> Any:
+    """Return torchvision's description of weights; of the default ones where none are asked for, or random ones.
+
+    Raises:
+        EncoderError: They are unknown.
+    """
+    from torchvision import models
+
+    choices = models.get_model_weights(model)
+    if requested in ("", "random"):
+        return choices.DEFAULT
+    if requested not in choices.__members__:
+        raise EncoderError(
+            f"torchvision's {model!r} has no weights {requested!r}.",
+            expected=f"one of {', '.join(choices.__members__)}, random",
+        )
+    return choices[requested]
 
 
 def _size(recipe: Any) -> tuple[int, int]:
@@ -97,7 +123,7 @@ def _require_known(model: str) -> None:
         )
 
 
-def _create(model: str, weights: object) -> nn.Module:
+def _create(model: str, weights: object, **arguments: Any) -> nn.Module:
     import warnings
 
     from torchvision import models
@@ -106,7 +132,7 @@ def _create(model: str, weights: object) -> nn.Module:
     with warnings.catch_warnings():
         # GoogLeNet and Inception warn that a future version draws their random weights otherwise.
         warnings.filterwarnings("ignore", category=FutureWarning, module="torchvision")
-        backbone: nn.Module = models.get_model(model, weights=weights)
+        backbone: nn.Module = models.get_model(model, weights=weights, **arguments)
     for auxiliary in ("aux1", "aux2", "AuxLogits"):  # extra classifiers of GoogLeNet and Inception, for training them
         if hasattr(backbone, auxiliary):
             setattr(backbone, auxiliary, None)

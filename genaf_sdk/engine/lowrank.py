@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,9 @@ SCALE = 2
 def low_rank(model: Classifier, stage: Stage, rank: int | None, key: int) -> Iterator[Stage]:
     """Context in which the encoder's layers learn updates of low rank alone; yields the stage that trains these.
 
-    Hu et al., ICLR 2022, by the library peft. Layers are those linear and convolutional ones, of one group, that the
-    encoder calls and the stage trains. The head learns as ever. At the end the updates are added to the weights, and
-    the model is made of the layers that it had. If training fails, it is not.
+    Hu et al., ICLR 2022, by the library peft. Layers are those linear and convolutional ones, of one group and of a
+    weight of their own, that the encoder calls and the stage trains. The head learns as ever. At the end the updates
+    are added to the weights, and the model is made of the layers that it had. If training fails, it is not.
 
     Args:
         model: The classifier, changed in place.
@@ -60,12 +61,15 @@ def low_rank(model: Classifier, stage: Stage, rank: int | None, key: int) -> Ite
 def _layers(model: Classifier) -> list[str]:
     """Return the layers of the encoder that can learn such an update: those whose own ``forward`` is called.
 
-    The weight of a layer that another one reads, as attention layers of torch do, would not see it.
+    The weight of a layer that another one reads, as attention layers of torch do, would not see it; nor would the other
+    place of a weight that has two, nor a weight that a hook computes before every pass, as weight normalization does.
     """
+    places = Counter(id(weight) for _, weight in model.encoder.named_parameters(remove_duplicate=False))
     found = {
         module: name
         for name, module in model.encoder.named_modules()
-        if type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
+        if (type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1))
+        and places[id(module.weight)] == 1
     }
     called: set[nn.Module] = set()
     hooks = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in found]

@@ -13,6 +13,7 @@ from genaf_sdk.engine.adversary import Adversary
 from genaf_sdk.inputs.masks import MaskSet
 from genaf_sdk.methods.against import ADVERSARIES, Against
 from genaf_sdk.methods.mixture import Mixture
+from genaf_sdk.methods.steps import at_least_one
 from genaf_sdk.models.folding import folded_batch_norms
 from genaf_sdk.models.modes import inference_mode_of
 from genaf_sdk.settings import Between, Count, Epsilon, Share
@@ -82,13 +83,13 @@ class MaskedAdversary(Adversary):
         pairs = masks.pairs.to(images.device)[torch.stack(drawn)]
         if len(drawn) == 1:
             return pairs[0]
-        images, labels = images[hidden], batch.labels[hidden]
-        with torch.no_grad(), inference_mode_of(model), folded_batch_norms(model, images):
+        images, labels, *tried = at_least_one(images[hidden], batch.labels[hidden], *pairs)
+        with torch.no_grad(), inference_mode_of(model), folded_batch_norms(model, images[: len(hidden)]):
             losses = [
                 F.cross_entropy(model(masks.hide(images, each, self.fill)).float(), labels, reduction="none")
-                for each in pairs
+                for each in tried
             ]
-        hardest = torch.stack(losses).argmax(dim=0)
+        hardest = torch.stack(losses).argmax(dim=0)[: len(hidden)]
         return pairs[hardest, torch.arange(len(hardest), device=hardest.device)]
 
     def begin(self, done: float) -> None:

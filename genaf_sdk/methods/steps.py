@@ -33,6 +33,14 @@ class SignSteps(Settings):
         return self if budget == 1 else replace(self, epsilon=budget * self.epsilon)
 
 
+def at_least_one(*columns: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors (n, ...) as they are; where n is 0, one row of zeros each: not every encoder takes no images.
+
+    What is computed of that row is dropped. It is there because several processes call the model equally often.
+    """
+    return columns if len(columns[0]) else tuple(column.new_zeros(1, *column.shape[1:]) for column in columns)
+
+
 def ascend(model: nn.Module, inputs: Tensor, target: Tensor, start: Tensor, steps: SignSteps) -> tuple[Tensor, Tensor]:
     """Climb the cross-entropy by sign steps, in eval mode, within an L_inf ball and the range of valid inputs.
 
@@ -48,9 +56,10 @@ def ascend(model: nn.Module, inputs: Tensor, target: Tensor, start: Tensor, step
     Returns:
         The adversarial inputs, and the gradient at the start, both (n, *shape).
     """
-    first = torch.empty(0)
+    first, count = torch.empty(0), len(inputs)
     space, threat = input_space(model, inputs), Linf(steps.epsilon)
     with inference_mode_of(model), folded_batch_norms(model, inputs), torch.enable_grad():
+        inputs, target, start = at_least_one(inputs, target, start)
         adversarial = space.clip(inputs + start)
         for step in range(steps.steps):
             adversarial = adversarial.detach().requires_grad_()
@@ -59,13 +68,14 @@ def ascend(model: nn.Module, inputs: Tensor, target: Tensor, start: Tensor, step
             first = gradient if step == 0 else first
             delta = threat.project(adversarial.detach() + steps.step_size * gradient.sign() - inputs)
             adversarial = space.clip(inputs + delta)
-    return adversarial.detach(), first
+    return adversarial.detach()[:count], first[:count]
 
 
 def input_gradient(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
     """Return the gradient (n, *shape) of the cross-entropy of each input, in eval mode; as for ``ascend``."""
-    variable = inputs.detach().requires_grad_()
     with inference_mode_of(model), folded_batch_norms(model, inputs), torch.enable_grad():
-        loss = F.cross_entropy(model(variable).float(), target, reduction="sum")
+        images, classes = at_least_one(inputs, target)
+        variable = images.detach().requires_grad_()
+        loss = F.cross_entropy(model(variable).float(), classes, reduction="sum")
         (gradient,) = loss_gradients(loss, [variable])
-    return gradient
+    return gradient[: len(inputs)]

@@ -62,8 +62,11 @@ class PixelEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels (N, C, H, W) in [0, 1] to features (N, D)."""
+        return as_feature_vectors(self._output(pixels))
+
+    def _output(self, pixels: Tensor) -> object:
         mean, std = (laid_out_as(pixels, values) for values in (self.mean, self.std))
-        return as_feature_vectors(self.backbone((pixels - mean) / std))
+        return self.backbone((pixels - mean) / std)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PixelEncoder:
         """Return a copy; what cannot be copied is named (``EncoderError``)."""
@@ -87,7 +90,9 @@ class PixelEncoder(nn.Module):
         shape = (2, self.channels, *image_size)
         with inference_mode_of(self):
             try:
-                features = self(torch.full(shape, 0.5, device=self.mean.device))
+                output = self._output(torch.full(shape, 0.5, device=self.mean.device))
+                self._require_channels_first(output)
+                features = as_feature_vectors(output)
             except EncoderError:
                 raise
             except Exception as error:  # an encoder raises whatever its author chose
@@ -105,6 +110,15 @@ class PixelEncoder(nn.Module):
         if not torch.isfinite(features).all():
             raise EncoderError("The encoder gives NaN or infinity for a gray image.", expected="finite features")
         return int(features.shape[1])
+
+    def _require_channels_first(self, output: object) -> None:
+        """Refuse maps (N, h, w, D), as models of timm announce them: rows of theirs would be taken for features."""
+        if isinstance(output, Tensor) and output.ndim == 4 and getattr(self.backbone, "output_fmt", "") == "NHWC":
+            raise EncoderError(
+                f"The encoder gives maps of shape {tuple(output.shape)}, whose channels come last.",
+                expected="features (N, D) or maps (N, D, h, w)",
+                remedy="build it with timm's own pooling (global_pool='avg'), or wrap it in a module that averages",
+            )
 
 
 def as_feature_vectors(output: object) -> Tensor:

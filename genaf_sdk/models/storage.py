@@ -19,7 +19,7 @@ from genaf_sdk.inputs.images import Interpolation
 from genaf_sdk.models.classifier import Classifier
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import DEFAULT, build_head, head_choice
-from genaf_sdk.models.modules import COMPILED, in_single_precision, unwrapped
+from genaf_sdk.models.modules import COMPILED, copied, in_single_precision, unwrapped
 from genaf_sdk.settings import Between, Settings
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def load_classifier(
         folder: Where ``config.json`` and ``model.safetensors`` are.
         kind: ``Classifier``, or a subclass with the same constructor.
         build: Returns the architecture that an encoder's id names, without its weights and without the network.
-        backbone: The architecture, where the encoder was a module of the user's own rather than an id.
+        backbone: The architecture, where the encoder was a module of the user's own rather than an id; it is copied.
 
     Returns:
         The model in eval mode.
@@ -282,7 +282,7 @@ def load_classifier(
     try:
         if backbone is None:
             _require_fitting(stored, weights, build)
-        inner = build(stored.encoder) if backbone is None else in_single_precision(unwrapped(backbone))
+        inner = build(stored.encoder) if backbone is None else in_single_precision(copied(unwrapped(backbone)))
         model = _assemble(kind, stored, weights, inner)
         load_weights(model, weights)
     except EncoderError as error:

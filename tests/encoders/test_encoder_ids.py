@@ -177,6 +177,21 @@ def test_without_network_the_error_says_what_to_fetch_and_where_it_goes(encoder_
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_an_architecture_scales_its_images_as_with_its_weights(name: str) -> None:
+    """torchvision has these two scale their images, but for random weights."""
+    with torch.device("meta"):
+        assert build_backbone(f"torchvision:{name}").transform_input
+        assert not build_backbone(f"torchvision:{name}:random").transform_input
+
+
+@pytest.mark.parametrize(("weights", "tokens"), [("", 197), (":IMAGENET1K_SWAG_E2E_V1", 577), (":random", 197)])
+def test_an_architecture_has_the_image_size_of_its_weights(weights: str, tokens: int) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(f"torchvision:vit_b_16{weights}")
+    assert backbone.state_dict()["encoder.pos_embedding"].shape == (1, tokens, 768)
+
+
 def test_building_and_listing_never_ask_the_network() -> None:
     build_backbone("timm/resnet18.a1_in1k")
     build_backbone("torchvision:shufflenet_v2_x0_5")

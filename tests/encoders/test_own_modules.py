@@ -143,6 +143,24 @@ def test_a_forward_that_refers_to_the_module_is_refused() -> None:
         load_encoder(module)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_norm_that_its_owner_keeps_in_eval_mode_stays_there(precision: torch.dtype) -> None:
+    module = small().to(precision).train()
+    module[1].eval()
+    encoder = load_encoder(module)
+    for taken in (module, encoder.backbone):
+        assert [part.training for part in taken.modules()] == [True, True, False, True, True, True]
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "mambaout_femto"])
+def test_maps_whose_channels_come_last_are_no_features(name: str) -> None:
+    options = {"img_size": 32, "window_size": 1} if name.startswith("swin") else {}
+    module = timm.create_model(name, num_classes=0, global_pool="", **options)
+    encoder = load_encoder(module, image_size=(32, 32))
+    with pytest.raises(EncoderError, match=r"channels come last.*global_pool='avg'"):
+        encoder.feature_dim((32, 32))
+
+
 def test_features_in_double_precision_are_refused() -> None:
     class Double(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

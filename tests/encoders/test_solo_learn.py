@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,30 @@ def test_other_architectures_are_named_and_can_be_passed(tmp_path: Path) -> None
         load_encoder(str(path))
     encoder = load_encoder(str(path), architecture="timm/test_convnext", mean=(0.5,), std=(0.25,), image_size=(32, 32))
     torch.testing.assert_close(encoder.backbone.state_dict(), backbone.state_dict())
+
+
+def without_positions(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in weights.items() if name != "pos_embed"}
+
+
+def without_class_position(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**weights, "pos_embed": weights["pos_embed"][:, 1:]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_positions, "is not known.*architecture="),
+        (without_class_position, r"looks like vit_tiny, but has 'pos_embed' of shape .*architecture="),
+    ],
+)
+def test_a_vit_of_other_positions_is_refused_by_name(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str, tmp_path: Path
+) -> None:
+    weights = change(build_backbone("solo-learn:vit_tiny:patch_size=8,image_size=32x32").state_dict())
+    torch.save({"state_dict": {f"backbone.{name}": value for name, value in weights.items()}}, tmp_path / "vit.ckpt")
+    with pytest.raises(EncoderError, match=message):
+        load_encoder(f"solo-learn:{tmp_path / 'vit.ckpt'}", mean=0.5, std=0.5, image_size=(32, 32))
 
 
 def test_a_stored_id_names_the_architecture_and_is_no_checkpoint() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,35 @@ def test_layers_whose_weights_others_read_learn_nothing(striped: DataSplits) -> 
         if "attention" in name:
             assert torch.equal(after[name], value), name
     assert any(not torch.equal(after[name], before[name]) for name in before if "mlp" in name)
+
+
+class Shared(nn.Module):
+    """Layers whose weight has a second name, a second layer, or is computed anew before every pass; and a plain one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.plain = nn.Conv2d(3, 16, 3, stride=2), nn.Linear(16, 16)
+        self.twice, self.one, self.other = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.again, self.other.weight = self.twice, self.one.weight
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            self.normed = nn.utils.weight_norm(nn.Linear(16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.plain(self.first(x).relu().mean((2, 3)))
+        for layer in (self.twice, self.again, self.one, self.other, self.normed):
+            x = x + layer(x.relu())
+        return x
+
+
+@needs_peft
+def test_layers_that_share_or_compute_their_weight_learn_nothing(striped: DataSplits) -> None:
+    model, logits, before = trained(Shared(), striped)
+    with torch.no_grad():
+        torch.testing.assert_close(model(striped.test.sample()[0]), logits, rtol=1e-5, atol=1e-5)
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    changed = {name.removeprefix("encoder.backbone.") for name in changed if name.startswith("encoder.")}
+    assert changed == {"first.weight", "plain.weight"}
 
 
 @needs_peft

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from genaf_sdk import HardenConfig, harden
 from genaf_sdk.data import DataSplits, LabeledImages
 from genaf_sdk.data.images import Reader
+from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine import fitting
 from genaf_sdk.engine.checkpoints import Checkpoint, open_checkpoints
 from genaf_sdk.engine.processes import ALONE
@@ -146,6 +147,21 @@ def test_a_run_goes_on_with_the_same_weights_frozen(
     tiny_encoder.get_submodule("conv1").requires_grad_(False)
     with pytest.raises(ConfigError, match=r"something else: frozen was not there and is .*conv1\.bias"):
         run(tmp_path, resume=True)
+
+
+def test_a_run_goes_on_with_the_same_normalization(
+    tmp_path: Path, tiny_encoder: nn.Module, striped: DataSplits
+) -> None:
+    quick = CONFIG.with_(method={"schedule": {"epochs": 1}, "adaptability": {"epochs": 0}})
+
+    def start(std: float, *, resume: bool) -> None:
+        encoder = load_encoder(tiny_encoder, mean=0.5, std=std)
+        harden(encoder, striped, quick, output_dir=tmp_path, evaluate=False, progress=False, resume=resume)
+
+    start(0.25, resume=False)
+    start(0.25, resume=True)
+    with pytest.raises(ConfigError, match=r"something else: encoder was "):
+        start(0.5, resume=True)
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_that_is_said(

@@ -13,9 +13,9 @@ from training import tiny_model
 
 from genaf_sdk.engine.adversary import Adversary
 from genaf_sdk.engine.batches import Batch
-from genaf_sdk.engine.processes import ALONE
+from genaf_sdk.engine.processes import ALONE, Processes
 from genaf_sdk.inputs.patches import plain_patches
-from genaf_sdk.methods import PGD, Mixture, bank, mixture
+from genaf_sdk.methods import PGD, Masked, Mixture, bank, mixture
 from genaf_sdk.methods.against import Against
 from genaf_sdk.methods.mixture import MixtureAdversary
 from genaf_sdk.methods.steps import ascend, input_gradient
@@ -42,6 +42,40 @@ def test_a_confident_model_has_gradients_in_half_precision_too() -> None:
     assert torch.equal(found, exact)
     torch.testing.assert_close(rough, slope, rtol=0.05, atol=1e-9)
     torch.testing.assert_close(again, slope, rtol=0.05, atol=1e-9)
+
+
+class OldFashioned(nn.Module):
+    """Flattens by ``view(len(x), -1)``, which fails without images."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.encoder(x)
+        return features.view(len(x), -1)
+
+
+@pytest.mark.parametrize(
+    "against",
+    [
+        Mixture(sample_wise_share=0.5, patch_share=0.25, patch_aim=1.0),
+        Masked(inner=None, share=0.0, candidates=2),
+    ],
+)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_encoder_that_takes_no_empty_batch_is_given_none(
+    against: Against, processes: int, tiny_encoder: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last rows of a batch, as a micro-batch has them, may all be of one share."""
+    monkeypatch.setattr(Processes, "all_gather_rows", lambda _, values, rows, total: values)
+    monkeypatch.setattr(Processes, "all_reduce", lambda _, value: value)
+    model, several = tiny_model(OldFashioned(tiny_encoder)), Processes(0, processes)
+    pixels, labels = torch.rand(2, 3, 16, 16), torch.zeros(2, dtype=torch.int64)
+    adversary = against.adversary(0, several)
+    images = adversary.perturb(model, Batch(pixels, labels, torch.tensor([6, 7]), total=8, processes=several))
+    assert images.shape == pixels.shape
+    adversary.update()
 
 
 def test_ascend_is_pgd_and_touches_no_weight(tiny_encoder: nn.Module) -> None:

@@ -76,6 +76,16 @@ def test_what_is_saved_comes_back(kind: type[nn.Module], head: str, tmp_path: Pa
     assert not loaded.training
 
 
+def test_the_module_that_gives_the_architecture_is_left_as_it_is(tmp_path: Path) -> None:
+    model, module = classifier(Backbone()), Backbone().train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    save_classifier(model, tmp_path)
+    loaded = load_classifier(tmp_path, Classifier, no_build, backbone=module)
+    assert module.training
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert torch.equal(loaded.get_parameter("encoder.backbone.first.weight"), model.encoder.backbone.first.weight)
+
+
 def test_ties_are_saved_once_and_still_hold(tmp_path: Path) -> None:
     save_classifier(classifier(Tied()), tmp_path)
     assert "encoder.backbone.second.weight" not in load_file(tmp_path / WEIGHTS_FILE)
