@@ -113,8 +113,8 @@ def load_images(dataset: Any, published: PixelEncoder, config: HardenConfig, fol
     channels = data.image_shape[0]
     if channels != published.channels:
         raise DataError(
-            f"The images of {data.name!r} have {channels} channels, and the encoder takes {published.channels}.",
-            expected=f"images of {published.channels} channels",
+            f"The images of {data.name!r} have {channels} channel(s), and the encoder takes {published.channels}.",
+            expected=f"images of {published.channels} channel(s)",
             remedy=f"load_data(..., channels={published.channels}), or an encoder of load_encoder(..., "
             f"channels={channels})",
         )

@@ -188,7 +188,7 @@ def test_encoders_that_cannot_be_used_are_refused(output, message: str, striped:
 def test_images_of_other_channels_than_the_encoders_are_refused(tiny_encoder: nn.Module) -> None:
     """Mean and standard deviation of three channels would make three of one, and the model would take no such image."""
     gray = load_data("digits", channels=1, image_size=(16, 16))
-    with pytest.raises(DataError, match="have 1 channels, and the encoder takes 3"):
+    with pytest.raises(DataError, match=r"have 1 channel\(s\), and the encoder takes 3"):
         harden(load_encoder(tiny_encoder, mean=(0.5,) * 3, std=(0.2,) * 3), gray, evaluate=False)
 
 

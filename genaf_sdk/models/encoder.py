@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MEAN_RANGE = (-1.0, 2.0)
 """Where a mean can lie, in units of the pixel range; one of 123.7 is in bytes."""
 LEAST_STD, LARGEST_STD = 1e-6, 4.0
+VIEW = "view size is not compatible"
+"""What torch says of a ``view`` of maps whose channels lie side by side."""
+FLATTEN = "put flatten(1) or reshape in the place of view in its forward pass: the channels of a pixel lie side by side"
 
 
 class PixelEncoder(nn.Module):
@@ -99,7 +102,9 @@ class PixelEncoder(nn.Module):
                 raise EncoderError(
                     f"The encoder refuses images of shape {shape[1:]}: {str(error) or type(error).__name__}.",
                     expected="a module that maps (N, C, H, W) to (N, D)",
-                    remedy="resize the data to the encoder's image size, or pass image_size",
+                    remedy=FLATTEN
+                    if VIEW in str(error)
+                    else "resize the data to the encoder's image size, or pass image_size",
                 ) from error
         if features.dtype != torch.float32:
             raise EncoderError(

@@ -13,6 +13,7 @@ from torch import nn
 
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.errors import EncoderError
+from genaf_sdk.inputs.images import ImageSpace
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -152,13 +153,29 @@ def test_a_norm_that_its_owner_keeps_in_eval_mode_stays_there(precision: torch.d
         assert [part.training for part in taken.modules()] == [True, True, False, True, True, True]
 
 
-@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "mambaout_femto"])
-def test_maps_whose_channels_come_last_are_no_features(name: str) -> None:
-    options = {"img_size": 32, "window_size": 1} if name.startswith("swin") else {}
-    module = timm.create_model(name, num_classes=0, global_pool="", **options)
-    encoder = load_encoder(module, image_size=(32, 32))
-    with pytest.raises(EncoderError, match=r"channels come last.*global_pool='avg'"):
+def test_maps_whose_channels_come_last_are_no_features() -> None:
+    small_swin = {"img_size": 32, "window_size": 4, "embed_dim": 24, "depths": (1, 1), "num_heads": (1, 2)}
+    name = "swin_tiny_patch4_window7_224"
+    encoder = load_encoder(timm.create_model(name, num_classes=0, global_pool="", **small_swin))
+    with pytest.raises(EncoderError, match=r"\(2, 4, 4, 48\), whose channels come last.*global_pool='avg'"):
         encoder.feature_dim((32, 32))
+    assert load_encoder(timm.create_model(name, num_classes=0, **small_swin)).feature_dim((32, 32)) == 48
+
+
+def test_a_view_of_maps_is_refused_with_what_takes_its_place() -> None:
+    """Maps have their channels side by side here, and a view needs them one after the other."""
+
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 8, 3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.convolution(x).view(len(x), -1)
+
+    encoder = ImageSpace((3, 8, 8)).placed(load_encoder(Viewing()))
+    with pytest.raises(EncoderError, match=r"refuses images.*flatten\(1\)"):
+        encoder.feature_dim((8, 8))
 
 
 def test_features_in_double_precision_are_refused() -> None:

@@ -156,7 +156,8 @@ def test_a_run_goes_on_with_the_same_normalization(
 
     def start(std: float, *, resume: bool) -> None:
         encoder = load_encoder(tiny_encoder, mean=0.5, std=std)
-        harden(encoder, striped, quick, output_dir=tmp_path, evaluate=False, progress=False, resume=resume)
+        quiet = {"evaluate": False, "progress": False, "preflight": False}
+        harden(encoder, striped, quick, output_dir=tmp_path, resume=resume, **quiet)
 
     start(0.25, resume=False)
     start(0.25, resume=True)

@@ -68,7 +68,11 @@ def test_an_encoder_that_takes_no_empty_batch_is_given_none(
     against: Against, processes: int, tiny_encoder: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last rows of a batch, as a micro-batch has them, may all be of one share."""
-    monkeypatch.setattr(Processes, "all_gather_rows", lambda _, values, rows, total: values)
+
+    def gathered(_: Processes, values: Tensor, rows: Tensor, total: int) -> Tensor:
+        return values.new_zeros(total, *values.shape[1:]).index_copy(0, rows, values)
+
+    monkeypatch.setattr(Processes, "all_gather_rows", gathered)
     monkeypatch.setattr(Processes, "all_reduce", lambda _, value: value)
     model, several = tiny_model(OldFashioned(tiny_encoder)), Processes(0, processes)
     pixels, labels = torch.rand(2, 3, 16, 16), torch.zeros(2, dtype=torch.int64)
