@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,38 +15,25 @@ from torch import nn
 
 from genaf_sdk.cells import Cells
 from genaf_sdk.config import HardenConfig
+from genaf_sdk.data.settings import LoadingConfig
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
-from genaf_sdk.errors import ConfigError, DataError
+from genaf_sdk.errors import ConfigError
 from genaf_sdk.estimates import seconds_of_evaluation, seconds_of_parts
-from genaf_sdk.evaluation.ahead import Ahead, Transferred, lacking, transferred
-from genaf_sdk.evaluation.evaluate import evaluate
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.files import trial_folder
-from genaf_sdk.models.fingerprint import encoder_fingerprint
-from genaf_sdk.pipeline import harden
-from genaf_sdk.preflight import require_attacks, require_ready
-from genaf_sdk.preparation import load_images, load_published, new_candidate, resolved
-from genaf_sdk.progress import make_display
-from genaf_sdk.rows import (
-    ROWS_FILE,
-    Comparison,
-    ComparisonRow,
-    FailedCell,
-    append_row,
-    identity_of,
-    read_rows,
-    what_moved,
-)
+from genaf_sdk.preflight import require_attacks
+from genaf_sdk.preparation import load_images, new_candidate, resolved
+from genaf_sdk.rows import ROWS_FILE, Comparison, ComparisonRow, FailedCell, append_row, read_rows, what_moved
+from genaf_sdk.trials import Crafting, Group, Measuring, measure, row_without_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from genaf_sdk.cells import Executor
     from genaf_sdk.data import DataSplits
-    from genaf_sdk.data.settings import LoadingConfig
+    from genaf_sdk.evaluation.ahead import Transferred
     from genaf_sdk.methods import Method
-    from genaf_sdk.models.encoder import PixelEncoder
 
 METHODS = ("default", "fast", "fine-tuning", "pgd-at", "trades")
 EVALUATION = EvaluationConfig(attacks=(*EvaluationConfig().attacks, "pgd:budget=4/255"), curve=(), checks=False)
@@ -69,9 +55,10 @@ def compare(
 ) -> Comparison:
     """Train each method with each seed on the same data and put it under the same attacks.
 
-    What is in ``output_dir`` already, with the same settings and data, is not computed again: a comparison that was
-    stopped goes on. Where a row there has other settings, a warning names them. Transferred perturbations are crafted
-    once a seed, adaptive ones on every model's own encoder.
+    What is in ``output_dir`` already is not computed again, so that a comparison that was stopped goes on: rows of the
+    same encoder, images, settings, and settings of each attack, defaults included. Where a row there has others, or
+    does not state them, it is measured anew, a warning names what differs, and the old row is kept. Transferred
+    perturbations are crafted once a seed, adaptive ones on every model's own encoder.
 
     Args:
         encoder: As for ``harden``.
@@ -97,8 +84,7 @@ def compare(
     configs = _configurations(methods, seeds)
     with contextlib.nullcontext() if output_dir is None else trial_folder(Path(output_dir)) as folder:
         public, evaluation = load_encoder(encoder), evaluation or EVALUATION
-        known, own = _known(folder), encoder_fingerprint(public)
-        comparison, groups = Comparison(), []
+        known, comparison, groups = _known(folder), Comparison(), list[Group]()
 
         def add(row: ComparisonRow, *, is_new: bool = True) -> None:
             if is_new and folder is not None:
@@ -108,24 +94,25 @@ def compare(
                 on_row(row)
 
         for seed in seeds:
-            loaded: dict[LoadingConfig, tuple[DataSplits, Transferred, _Group]] = {}
+            loaded: dict[LoadingConfig, tuple[DataSplits, Transferred, Group]] = {}
             for name, chosen in configs.items():
                 config = chosen.with_(seed=seed, evaluation=evaluation)
                 if config.loading not in loaded:
                     data = load_images(dataset, public, config, folder)
-                    groups.append(_Group(encoder, dataset, data.describe()["fingerprint"], {}))
+                    groups.append(Group(encoder, dataset, folder, data.fingerprint, {}))
                     loaded[config.loading] = (data, [], groups[-1])
                 data, crafted, group = loaded[config.loading]
                 public = data.space.placed(public)
                 require_attacks(evaluation.attacks, public, data, seed)
-                identity = identity_of(name, seed, config.to_dict(), own, group.fingerprint)
+                asked = row_without_scores(name, config, public, group.fingerprint)
+                identity = asked.identity
                 known = known if identity in known else _known(folder)  # another process may have added it meanwhile
                 if identity in known:
                     add(known[identity], is_new=False)
                     continue
-                _tell_what_moved(known.values(), name, config, own)
+                _tell_what_moved(known.values(), asked)
                 if executor is None:
-                    add(_measure(name, config, public, data, crafted, progress))
+                    add(measure(name, config, public, data, crafted, progress))
                 else:
                     group.missing[name] = config
         for measured in () if executor is None else _measured_on(executor, groups):
@@ -155,19 +142,25 @@ def seconds_of_comparison(
 
     Raises:
         ConfigError: A method is unknown, or there is none.
-        GenafError: Encoder or images cannot be loaded, or the folder cannot be written.
+        GenafError: Encoder, attacks or images cannot be loaded, or the folder cannot be written.
     """
     configs, public = _configurations(methods, seeds), load_encoder(encoder)
     folder = None if output_dir is None else Path(output_dir)
     with contextlib.nullcontext() if folder is None else trial_folder(folder):
-        rows = [] if folder is None else read_rows(folder / ROWS_FILE)
-    known = {identity_of(row.method, row.seed, row.config, row.encoder) for row in rows}
-    found, own = dict[str, float](), encoder_fingerprint(public)
+        rows = list(_known(folder).values())
+    images, found = dict[tuple[int, LoadingConfig], str](), dict[str, float]()
+
+    def is_there(name: str, config: HardenConfig) -> bool:
+        asked, key = row_without_scores(name, config, public, ""), (config.seed, config.loading)
+        alike = [row for row in rows if replace(row, data="").identity == asked.identity]
+        if alike and key not in images:  # read for this alone where a row depends on it
+            images[key] = load_images(dataset, public, config, folder).fingerprint
+        return any(row.data == images[key] for row in alike)
+
     with own_accelerator("no") as engine, torch.random.fork_rng():
         for name, chosen in configs.items():
             config = chosen.with_(seed=seeds[0], evaluation=evaluation or EVALUATION)
-            wanted = (identity_of(name, seed, config.with_(seed=seed).to_dict(), own) for seed in seeds)
-            missing = sum(identity not in known for identity in wanted)
+            missing = sum(not is_there(name, config.with_(seed=seed)) for seed in seeds)
             if not missing:
                 continue
             data = load_images(dataset, public, config, folder)
@@ -178,71 +171,20 @@ def seconds_of_comparison(
     return found
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Images of one seed, read in one way, and what is still to be measured on them."""
-
-    encoder: str | nn.Module
-    dataset: Any
-    fingerprint: str
-    missing: dict[str, HardenConfig]
-
-    def load(self, config: HardenConfig) -> tuple[PixelEncoder, DataSplits]:
-        """Return encoder and images, in the process that works on them.
-
-        Raises:
-            DataError: The images are not those of the process that compares.
-        """
-        public = load_encoder(self.encoder)
-        data = load_images(self.dataset, public, config)
-        found = replace(data).fingerprint  # anew: what was computed elsewhere travels along
-        if found != self.fingerprint:
-            raise DataError(
-                f"{data.name!r} has the fingerprint {found} where the cell runs, and {self.fingerprint} here.",
-                expected="the same images on every machine",
-            )
-        return data.space.placed(public), data
-
-
-@dataclass(frozen=True)
-class _Crafting:
-    """A cell: perturbations that are transferred to all methods of a group."""
-
-    group: _Group
-
-    def __call__(self) -> Transferred:
-        config = next(iter(self.group.missing.values()))
-        return _transferred(config, *self.group.load(config), progress=False)
-
-
-@dataclass(frozen=True)
-class _Measuring:
-    """A cell: one method with one seed."""
-
-    group: _Group
-    method: str
-    config: HardenConfig
-    crafted: Transferred
-
-    def __call__(self) -> ComparisonRow:
-        public, data = self.group.load(self.config)
-        return _measure(self.method, self.config, public, data, self.crafted, progress=False)
-
-
-def _measured_on(executor: Executor, groups: list[_Group]) -> Iterator[ComparisonRow | FailedCell]:
+def _measured_on(executor: Executor, groups: list[Group]) -> Iterator[ComparisonRow | FailedCell]:
     """Craft for each group, then measure its methods; yield rows, and what failed, as they end."""
-    with Cells[_Crafting | _Measuring](executor) as cells:
+    with Cells[Crafting | Measuring](executor) as cells:
         for group in groups:
             if group.missing:
-                cells.submit(_Crafting(group))
+                cells.submit(Crafting(group))
         for cell, result in cells:
             if isinstance(result, Exception):
-                failed = {cell.method: cell.config} if isinstance(cell, _Measuring) else cell.group.missing
+                failed = {cell.method: cell.config} if isinstance(cell, Measuring) else cell.group.missing
                 reason = " ".join(f"{type(result).__name__}: {result}".split())
                 yield from (FailedCell(name, config.seed, reason) for name, config in failed.items())
-            elif isinstance(cell, _Crafting):
+            elif isinstance(cell, Crafting):
                 for name, config in cell.group.missing.items():
-                    cells.submit(_Measuring(cell.group, name, config, result))
+                    cells.submit(Measuring(cell.group, name, config, result))
             else:
                 yield result
 
@@ -273,70 +215,10 @@ def _known(folder: Path | None) -> dict[str, ComparisonRow]:
     return {} if folder is None else {row.identity: row for row in reversed(read_rows(folder / ROWS_FILE))}
 
 
-def _tell_what_moved(rows: Iterable[ComparisonRow], method: str, config: HardenConfig, encoder: str) -> None:
+def _tell_what_moved(rows: Iterable[ComparisonRow], asked: ComparisonRow) -> None:
     """Warn where there is a row of this method and seed, and it cannot be used; ``rows``: the newest first."""
-    before = next((row for row in rows if (row.method, row.seed) == (method, config.seed)), None)
+    before = next((row for row in rows if (row.method, row.seed) == (asked.method, asked.seed)), None)
     if before is not None:
-        moved = "; ".join(what_moved(before, config, encoder))
-        logger.warning("%s, seed %d is measured anew, as its row has: %s.", method, config.seed, moved)
-
-
-def _transferred(config: HardenConfig, public: PixelEncoder, data: DataSplits, progress: bool | None) -> Transferred:
-    """Craft what is the same for all methods, perturbations from the published encoder; first see that one can train.
-
-    Raises:
-        AttackError: An attack failed.
-    """
-    published = load_published(public, config.tuning)
-    with own_accelerator(config.machine.mixed_precision) as engine:  # before the clock of any row starts
-        require_ready(new_candidate(published, data, config, engine, None, evaluate=False), str)
-    pixels, _ = data.train.sample(config.evaluation.surrogate_samples, seed=config.seed)
-    with make_display(progress) as display:
-        task = display.add_task(f"published encoder, seed {config.seed}:", total=None)
-        return transferred(
-            public, pixels, config.evaluation, config.seed, lambda attack: display.update(task, figures=attack)
-        )
-
-
-def _measure(
-    name: str,
-    config: HardenConfig,
-    public: PixelEncoder,
-    data: DataSplits,
-    crafted: Transferred,
-    progress: bool | None,
-) -> ComparisonRow:
-    """Train one method, and attack it with what is ``crafted`` for all, by the first, and with its own.
-
-    Raises:
-        AttackError: An attack failed.
-    """
-    if not crafted:
-        crafted += _transferred(config, public, data, progress)
-    started, started_cpu = time.monotonic(), time.process_time()
-    result = harden(public, data, config, progress=progress, evaluate=False, preflight=False)
-    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - started_cpu
-    with make_display(progress) as display:
-        task = display.add_task(f"{name}, seed {config.seed}:", total=None)
-        report = evaluate(
-            result.model,
-            data,
-            encoder=public,
-            config=config.evaluation,
-            seed=config.seed,
-            on_attack=lambda attack: display.update(task, figures=attack),
-            ahead=Ahead.of(crafted),
-        )
-    failed = [failure.text for failure in report.failures if failure.part == "attack"]
-    if failed:
-        raise lacking(failed[0])
-    return ComparisonRow(
-        name,
-        config.seed,
-        config.to_dict(),
-        data.describe()["fingerprint"],
-        tuple(report.scores),
-        round(seconds, 3),
-        round(cpu_seconds, 3),
-        encoder_fingerprint(public),
-    )
+        moved = "; ".join(what_moved(before, asked))
+        text = "%s, seed %d is measured anew, as its row has: %s. That row stays in %s."
+        logger.warning(text, asked.method, asked.seed, moved, ROWS_FILE)

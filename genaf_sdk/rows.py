@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import statistics
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.table import Table
 
@@ -17,7 +16,7 @@ from genaf_sdk.engine.checkpoints import differences
 from genaf_sdk.errors import ConfigError, OutputError
 from genaf_sdk.files import replacing
 from genaf_sdk.locks import lock
-from genaf_sdk.report.reading import plain, read
+from genaf_sdk.report.reading import plain, read_document
 from genaf_sdk.report.scores import Score, lowest_accuracy
 from genaf_sdk.report.verdict import budget_text
 
@@ -45,7 +44,12 @@ class ComparisonRow:
         cpu_seconds: Processor time of both stages, over all threads: on a CPU the fairer figure where others compute.
         encoder: SHA-256 of the published encoder, its weights and normalization; empty in older rows, which are never
             taken for those of another run.
+        frozen: The encoder's parameters that its user froze.
+        attacks: Every setting of each attack, by its text in ``config``, which leaves out defaults; empty in older
+            rows, which are never taken for those of another run.
     """
+
+    derived: ClassVar[dict[str, str]] = {"figures": "figures"}
 
     method: str
     seed: int
@@ -55,11 +59,14 @@ class ComparisonRow:
     seconds: float
     cpu_seconds: float
     encoder: str = ""
+    frozen: tuple[str, ...] = ()
+    attacks: dict[str, Any] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
-        """What tells it from others; see ``identity_of``."""
-        return identity_of(self.method, self.seed, self.config, self.encoder, self.data)
+        """What tells it from others, as text: all that decides its figures."""
+        decides = [self.method, self.seed, relevant(self.config), self.encoder, self.frozen, self.attacks, self.data]
+        return json.dumps(decides, sort_keys=True)
 
     @property
     def figures(self) -> dict[str, float]:
@@ -84,17 +91,19 @@ class ComparisonRow:
 
     def to_json(self) -> str:
         """Return one line of JSON."""
-        content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        content["scores"] = plain(self.scores)
-        return json.dumps({**content, "figures": self.figures}, allow_nan=False)
+        return json.dumps(plain(self), allow_nan=False)
 
     @classmethod
-    def from_json(cls, line: str) -> ComparisonRow:
-        """Read what ``to_json`` wrote."""
-        content = json.loads(line)
-        rows = read(tuple[Score, ...], content.pop("scores"), "scores")
-        content.pop("figures")
-        return cls(scores=rows, **content)
+    def from_json(cls, line: str | bytes) -> ComparisonRow:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            OutputError: It is something else.
+        """
+        try:
+            return read_document(cls, json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise OutputError(f"It is no JSON: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -223,13 +232,23 @@ def read_rows(path: Path) -> list[ComparisonRow]:
     """Return the complete rows of a file; a last line that was cut off does not count.
 
     Raises:
-        OutputError: Another line cannot be read.
+        OutputError: The file, or another line, cannot be read.
     """
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     try:
-        return [ComparisonRow.from_json(line) for line in lines if line.endswith("\n")]
-    except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{path} is damaged: {error!r}.", remedy="move it away and start again") from error
+        *lines, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(ComparisonRow.from_json(line))
+        except OutputError as error:
+            raise OutputError(
+                f"{path} is damaged in line {number}. {error.problem}",
+                expected=error.expected,
+                remedy="move it away and start again, or take this line out",
+            ) from error
+    return rows
 
 
 def latest(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
@@ -263,11 +282,6 @@ def append_row(path: Path, row: ComparisonRow) -> ComparisonRow:
     return row
 
 
-def identity_of(method: str, seed: int, content: dict[str, Any], encoder: str, data: str = "") -> str:
-    """Return what tells a row from others, as text: method, seed, settings, SHA-256 of the encoder and of the data."""
-    return json.dumps([method, seed, relevant(content), encoder, data], sort_keys=True)
-
-
 def relevant(content: dict[str, Any]) -> dict[str, Any]:
     """Return what a row depends on, as JSON: not the machine nor the export; later settings have their defaults."""
     with contextlib.suppress(ConfigError):  # a setting that no longer exists: such a row matches nothing
@@ -277,11 +291,17 @@ def relevant(content: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def what_moved(row: ComparisonRow, config: HardenConfig, encoder: str) -> list[str]:
-    """Return in what a row differs from a run of these settings on this encoder: settings, encoder, or the images."""
-    moved = differences(relevant(row.config), relevant(config.to_dict()))
-    moved += ["another encoder"] if row.encoder != encoder else []
-    return moved or ["other images"]
+def what_moved(before: ComparisonRow, now: ComparisonRow) -> list[str]:
+    """Return in what a row differs from one that is asked for: settings, attacks, encoder, images."""
+    moved = differences(relevant(before.config), relevant(now.config))
+    if before.attacks:
+        for text in sorted(before.attacks.keys() & now.attacks):  # others are told with the settings already
+            moved += differences(before.attacks[text], now.attacks[text], f"attacks.{text}")
+    else:
+        moved += ["no settings of its attacks, which may have changed since"]
+    moved += ["another encoder"] if before.encoder != now.encoder else []
+    moved += ["other parts of the encoder frozen"] if before.frozen != now.frozen else []
+    return moved + (["other images"] if before.data != now.data else [])
 
 
 def _title(threat: str) -> str:

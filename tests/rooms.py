@@ -70,6 +70,7 @@ FILES_OF = {
         "result",
         "rows",
         "training",
+        "trials",
         "verification",
     ),
     ENTRY: ("__init__", "__main__"),

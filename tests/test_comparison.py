@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 import genaf_sdk.comparison as comparison_module
+import genaf_sdk.trials as trials_module
 from genaf_sdk import compare
 from genaf_sdk.attacks.label_uap import LabelUAP
 from genaf_sdk.attacks.uapgd import UAPGD
@@ -335,14 +336,14 @@ def test_what_is_tried_beforehand_is_no_cost_of_the_first_method(
     tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    plain = comparison_module.harden
+    plain = trials_module.harden
 
     def training(*arguments: Any, preflight: bool, **options: Any) -> Any:
         order.append("trained and tried" if preflight else "trained")
         return plain(*arguments, preflight=preflight, **options)
 
-    monkeypatch.setattr(comparison_module, "harden", training)
-    monkeypatch.setattr(comparison_module, "require_ready", lambda *_: order.append("tried"))
+    monkeypatch.setattr(trials_module, "harden", training)
+    monkeypatch.setattr(trials_module, "require_ready", lambda *_: order.append("tried"))
     same = {name: quick("fine-tuning", quick_config) for name in ("one", "two")}
     compare(tiny_encoder, striped, same, evaluation=QUICK, progress=False)
     assert order == ["tried", "trained", "trained"]

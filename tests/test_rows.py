@@ -1,0 +1,136 @@
+"""Rows of a comparison: which of a file count today, and how the file is read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+import genaf_sdk.comparison as comparison_module
+from genaf_sdk import compare
+from genaf_sdk.attacks.registry import ATTACKS
+from genaf_sdk.attacks.uapgd import UAPGD
+from genaf_sdk.comparison import seconds_of_comparison
+from genaf_sdk.config import HardenConfig
+from genaf_sdk.data import DataSplits
+from genaf_sdk.errors import AttackError
+from genaf_sdk.evaluation.settings import EvaluationConfig
+from genaf_sdk.preparation import resolved
+from genaf_sdk.report.scores import Score
+from genaf_sdk.rows import ComparisonRow, read_rows
+from genaf_sdk.trials import row_without_scores
+
+QUICK = EvaluationConfig(
+    attacks=("uapgd", "pgd:steps=2"), surrogate_samples=32, sample_wise_samples=10, curve=(), checks=False
+)
+SHORT = {"schedule": {"epochs": 1, "batch_size": 32, "encoder_learning_rate": 1e-2}}
+
+
+@dataclass(frozen=True)
+class Before(UAPGD):
+    """An attack in the version that measured a row."""
+
+    steps: int = 3
+
+
+@dataclass(frozen=True)
+class Since(UAPGD):
+    """The same attack, and the same text, where the default has changed."""
+
+    steps: int = 4
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows have clean images alone, and take no time."""
+
+    def measure(name: str, config: HardenConfig, public: Any, data: DataSplits, *_: object) -> ComparisonRow:
+        scores = (Score("hardened", "clean", "", 0.0, 100, 90, 0),)  # type: ignore[arg-type]
+        return replace(row_without_scores(name, config, public, data.fingerprint), scores=scores)
+
+    monkeypatch.setattr(comparison_module, "measure", measure)
+    monkeypatch.setattr(comparison_module, "seconds_of_parts", lambda _: {"stage 1": 1.0})
+    monkeypatch.setattr(comparison_module, "seconds_of_evaluation", lambda *_, **__: 1.0)
+
+
+@pytest.fixture
+def arguments(tiny_encoder: nn.Module, striped: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What ``compare`` and ``seconds_of_comparison`` are given."""
+    monkeypatch.setattr(ATTACKS, "_items", {**ATTACKS.items(), "uapgd": Before})
+    given = {"encoder": tiny_encoder, "dataset": striped, "evaluation": QUICK, "output_dir": tmp_path}
+    return {**given, "methods": {"fine-tuning": resolved(None, "fine-tuning").with_(method=SHORT)}}
+
+
+def measured_anew(arguments: dict[str, Any]) -> bool:
+    """Return whether a comparison measures; the estimate says so beforehand, and what was in the file stays there."""
+    file: Path = arguments["output_dir"] / "comparison.jsonl"
+    before = file.read_bytes() if file.exists() else b""
+    is_estimated = bool(seconds_of_comparison(**arguments))
+    compare(**arguments, progress=False)
+    after = file.read_bytes()
+    assert after.startswith(before)
+    assert is_estimated == (after != before)
+    return is_estimated
+
+
+def test_a_row_states_every_setting_of_its_attacks(arguments: Any) -> None:
+    (row,) = compare(**arguments, progress=False).rows
+    assert list(row.attacks) == ["uapgd", "pgd:steps=2"]
+    assert row.attacks["uapgd"].items() >= {"name": "uapgd", "budget": 10 / 255, "steps": 3}.items()
+    assert row.attacks["pgd:steps=2"].items() >= {"name": "pgd", "budget": 8 / 255, "steps": 2}.items()
+    assert read_rows(arguments["output_dir"] / "comparison.jsonl") == [row]
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_row_under_an_attack_whose_default_has_changed_is_measured_anew(
+    arguments: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert measured_anew(arguments)
+    monkeypatch.setitem(ATTACKS._items, "uapgd", Since)
+    assert measured_anew(arguments)
+    assert (
+        "fine-tuning, seed 0 is measured anew, as its row has: attacks.uapgd.steps was 3 and is 4. "
+        "That row stays in comparison.jsonl."
+    ) in caplog.messages
+    assert not measured_anew(arguments)
+    monkeypatch.setitem(ATTACKS._items, "uapgd", Before)
+    assert not measured_anew(arguments), "the row of these settings is still there"
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_row_that_does_not_state_its_attacks_is_measured_anew(
+    arguments: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    (row,) = compare(**arguments, progress=False).rows
+    file: Path = arguments["output_dir"] / "comparison.jsonl"
+    of_then = json.loads(row.to_json())
+    del of_then["attacks"], of_then["frozen"]
+    file.write_text(json.dumps(of_then) + "\n")
+    assert measured_anew(arguments)
+    told = "fine-tuning, seed 0 is measured anew, as its row has: no settings of its attacks, which may have changed"
+    assert [message.startswith(told) for message in caplog.messages] == [True]
+    assert [each.attacks for each in read_rows(file)] == [{}, row.attacks]
+    assert not measured_anew(arguments)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_row_of_an_encoder_with_other_frozen_parts_or_of_other_images_is_measured_anew(
+    arguments: Any, striped: DataSplits, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert measured_anew(arguments)
+    next(arguments["encoder"].parameters()).requires_grad_(requires_grad=False)
+    assert measured_anew(arguments)
+    assert "as its row has: other parts of the encoder frozen." in caplog.text
+    arguments["dataset"] = replace(striped, test=striped.validation)
+    assert measured_anew(arguments)
+    assert "as its row has: other images." in caplog.text
+
+
+def test_an_attack_that_is_unknown_is_refused_before_anything_is_timed(arguments: Any) -> None:
+    arguments["evaluation"] = QUICK.with_(attacks=("uapdg",))
+    with pytest.raises(AttackError, match="uapdg"):
+        seconds_of_comparison(**arguments)
