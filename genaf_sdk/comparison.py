@@ -22,6 +22,7 @@ from genaf_sdk.errors import ConfigError
 from genaf_sdk.estimates import seconds_of_evaluation, seconds_of_parts
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.files import trial_folder
+from genaf_sdk.methods import Method
 from genaf_sdk.preflight import require_attacks
 from genaf_sdk.preparation import load_images, new_candidate, resolved
 from genaf_sdk.rows import ROWS_FILE, Comparison, ComparisonRow, FailedCell, append_row, read_rows, what_moved
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from genaf_sdk.cells import Executor
     from genaf_sdk.data import DataSplits
     from genaf_sdk.evaluation.ahead import Transferred
-    from genaf_sdk.methods import Method
 
 METHODS = ("default", "fast", "fine-tuning", "pgd-at", "trades")
 EVALUATION = EvaluationConfig(attacks=(*EvaluationConfig().attacks, "pgd:budget=4/255"), curve=(), checks=False)
@@ -192,9 +192,17 @@ def _measured_on(executor: Executor, groups: list[Group]) -> Iterator[Comparison
 def _configurations(
     methods: Sequence[str | Method] | Mapping[str, HardenConfig], seeds: Sequence[int]
 ) -> dict[str, HardenConfig]:
-    if not methods or not seeds:
-        raise ConfigError(f"methods is {tuple(methods)} and seeds is {tuple(seeds)}.", expected="at least one of each")
-    names = [method if isinstance(method, str) else method.name for method in methods]
+    for name, given in (("methods", methods), ("seeds", seeds)):
+        if isinstance(given, (str, int)) or not given:
+            raise ConfigError(f"{name} is {given!r}.", expected="a list of at least one")
+    odd = [each for each in methods if not isinstance(each, (str, Method))]
+    if odd:
+        raise ConfigError(
+            f"A method is {odd[0]!r:.100}.",
+            expected="a name, or a method",
+            remedy="give configurations as a mapping, by names of your own",
+        )
+    names = [each.name if isinstance(each, Method) else each for each in methods]
     counts: tuple[Counter[str] | Counter[int], ...] = (Counter(names), Counter(seeds))
     for count in counts:
         twice = [value for value, times in count.items() if times > 1]
@@ -205,7 +213,7 @@ def _configurations(
                 remedy="give settings of one method as a mapping, by names of your own",
             )
     if isinstance(methods, Mapping):
-        return dict(methods)
+        return {name: resolved(config, None) for name, config in methods.items()}
     chosen = (resolved(None if isinstance(method, str) else HardenConfig(), method) for method in methods)
     return dict(zip(names, chosen, strict=True))
 

@@ -138,6 +138,12 @@ class Comparison:
         """The methods, in the order they came in."""
         return list(dict.fromkeys(row.method for row in self.rows))
 
+    @property
+    def unlike(self) -> list[ComparisonRow]:
+        """Rows whose attacks, budgets or numbers of images are not those of the last row."""
+        stated = [(row.attacks, relevant(row.config).get("evaluation")) for row in self.rows]
+        return [row for row, own in zip(self.rows, stated, strict=True) if own != stated[-1]]
+
     def figures(self, method: str) -> dict[str, tuple[float, float]]:
         """Return every accuracy of one method as (mean, standard deviation) over its seeds; 0 for a single seed."""
         rows = [row.figures for row in self.rows if row.method == method]
@@ -170,11 +176,16 @@ class Comparison:
         return table
 
     def markdown(self) -> str:
-        """Return the table as Markdown, with a line below for each cell that failed."""
+        """Return the table as Markdown; lines below name cells that failed, and rows that cannot be compared."""
         header, *lines = self.cells()
         rule = ["---", *["---:"] * (len(header) - 1)]
-        table = "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
-        return table + "".join(f"\nNot measured: {cell.text}\n" for cell in self.failed)
+        rows = ([cell.replace("|", "\\|") for cell in line] for line in (header, rule, *lines))
+        table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        remarks = [f"Not measured: {cell.text}" for cell in self.failed]
+        if self.unlike:
+            names = [f"{row.method}, seed {row.seed}" for row in (self.rows[-1], *self.unlike)]
+            remarks.append(f"Not measured under the same attacks as {names[0]}: {'; '.join(names[1:])}")
+        return table + "".join(f"\n{remark}\n" for remark in remarks)
 
     def save(self, folder: Path) -> None:
         """Write the table as Markdown and the plot as SVG.
@@ -223,7 +234,9 @@ class Comparison:
         middle = sum(axes.get_xlim()) / 2
         for (x, y), name in names.items():
             side, offset = ("left", 8) if x < middle else ("right", -8)
-            axes.annotate(name, (x, y), xytext=(offset, 5), textcoords="offset points", ha=side, fontsize=9)
+            axes.annotate(
+                name.replace("$", r"\$"), (x, y), xytext=(offset, 5), textcoords="offset points", ha=side, fontsize=9
+            )
         axes.set(xlabel="clean accuracy in %", ylabel=f"accuracy under {_title(threat)} in %")
         axes.grid(alpha=0.3)
 

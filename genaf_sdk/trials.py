@@ -13,7 +13,7 @@ from torch import nn
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
-from genaf_sdk.errors import DataError
+from genaf_sdk.errors import DataError, RunStoppedError
 from genaf_sdk.evaluation.ahead import Ahead, Transferred, lacking, transferred
 from genaf_sdk.evaluation.crafting import chosen_attacks
 from genaf_sdk.evaluation.evaluate import evaluate
@@ -136,12 +136,19 @@ def measure(
 
     Raises:
         AttackError: An attack failed.
+        RunStoppedError: SIGTERM came.
     """
     row = row_without_scores(name, config, public, data.fingerprint)
     if not crafted:
         crafted += _transferred(config, public, data, progress)
     started, started_cpu = time.monotonic(), time.process_time()
-    result = harden(public, data, config, progress=progress, evaluate=False, preflight=False)
+    try:
+        result = harden(public, data, config, progress=progress, evaluate=False, preflight=False)
+    except RunStoppedError as error:  # which speaks of checkpoints, and a row has none
+        raise RunStoppedError(
+            f"{name}, seed {config.seed} was stopped by SIGTERM; rows that were done before are kept.",
+            remedy="start the same comparison again: it goes on with this row",
+        ) from error
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - started_cpu
     with make_display(progress) as display:
         task = display.add_task(f"{name}, seed {config.seed}:", total=None)

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from torch import nn
 
 import genaf_sdk.comparison as comparison_module
+import genaf_sdk.trials as trials_module
 from genaf_sdk import compare
 from genaf_sdk.attacks.registry import ATTACKS
 from genaf_sdk.attacks.uapgd import UAPGD
 from genaf_sdk.comparison import seconds_of_comparison
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
-from genaf_sdk.errors import AttackError
+from genaf_sdk.engine.termination import stopped
+from genaf_sdk.errors import AttackError, ConfigError, OutputError, RunStoppedError
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.preparation import resolved
 from genaf_sdk.report.scores import Score
-from genaf_sdk.rows import ComparisonRow, read_rows
+from genaf_sdk.rows import Comparison, ComparisonRow, append_row, read_rows
 from genaf_sdk.trials import row_without_scores
 
 QUICK = EvaluationConfig(
@@ -134,3 +139,99 @@ def test_an_attack_that_is_unknown_is_refused_before_anything_is_timed(arguments
     arguments["evaluation"] = QUICK.with_(attacks=("uapdg",))
     with pytest.raises(AttackError, match="uapdg"):
         seconds_of_comparison(**arguments)
+
+
+def clean(method: str, correct: int = 90, **stated: Any) -> ComparisonRow:
+    scores = (Score("hardened", "clean", "", 0.0, 100, correct, 0),)  # type: ignore[arg-type]
+    return ComparisonRow(method, 0, {}, "", scores, 1.0, 1.0, **stated)
+
+
+def test_a_table_names_rows_that_were_measured_under_other_attacks() -> None:
+    then, now = ({"uapgd": {"name": "uapgd", "steps": steps}} for steps in (3, 4))
+    fewer = replace(clean("c", attacks=now), config={"evaluation": {"surrogate_samples": 7}})
+    table = Comparison([clean("a", attacks=then), fewer, clean("b", attacks=now), clean("d", attacks=now)]).markdown()
+    assert table.endswith("|\n\nNot measured under the same attacks as d, seed 0: a, seed 0; c, seed 0\n")
+    assert Comparison([clean("a"), clean("b")]).markdown().endswith("|\n")
+    assert Comparison([]).markdown().startswith("| method | ")
+
+
+def test_a_method_may_have_any_name(tmp_path: Path) -> None:
+    """A bar would end a cell of the table, and dollars would be mathematics, which this is none of."""
+    comparison = Comparison([clean("loss | $\\frac$ 瓷", 50), clean("plain", 90)])
+    comparison.save(tmp_path)
+    header, _, line, _ = (tmp_path / "comparison.md").read_text("utf-8").splitlines()
+    assert line.startswith("| loss \\| $\\frac$ 瓷 | 50.0 |")
+    assert line.replace("\\|", "").count("|") == header.count("|")
+    append_row(tmp_path / "comparison.jsonl", comparison.rows[0])
+    assert read_rows(tmp_path / "comparison.jsonl") == comparison.rows[:1]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("nothing", "It is no JSON"),
+        ("3", "is 3"),
+        ("\udcff", "It is no JSON"),
+        ('{"method": "a"}', "lacks 'seed'"),
+        (clean("a").to_json().replace('"n": 100', '"n": 10'), "are counted of 10 images"),
+        (clean("a").to_json().replace('"config": {}', '"config": 3'), "config is 3"),
+    ],
+)
+def test_a_damaged_line_is_named(line: str, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    text = f"{clean('whole').to_json()}\n{line}\n"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(OutputError, match=rf"rows\.jsonl is damaged in line 2\..*{re.escape(problem)}"):
+        read_rows(file)
+
+
+def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be read: Is a directory"):
+        read_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("methods", "seeds", "told"),
+    [
+        ("fast", (0,), r"methods is 'fast'.*a list"),
+        (["fast"], 0, r"seeds is 0\..*a list"),
+        (["fast"], 3, r"seeds is 3\..*a list"),
+        ([HardenConfig()], (0,), r"A method is HardenConfig.*as a mapping"),
+        ({"mine": 3}, (0,), "config is a int"),
+    ],
+)
+def test_methods_and_seeds_that_are_none_are_refused(methods: Any, seeds: Any, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        compare("bundled:simclr-cifar10", "digits", methods, seeds=seeds)
+
+
+def test_results_among_the_pictures_are_none_of_them_elsewhere_either(
+    arguments: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker reads the images itself, and has to leave out the folder of results as the comparing process does."""
+    for index in range(30):
+        path = tmp_path / "pictures" / ("red", "blue")[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (index, 0, 250 * (index % 2))).save(path)
+    monkeypatch.setattr(trials_module, "measure", lambda name, *_, **__: clean(name))
+    monkeypatch.setattr(trials_module, "_transferred", lambda *_, **__: [])
+    arguments |= {"dataset": tmp_path / "pictures", "output_dir": tmp_path / "pictures" / "results"}
+    with ThreadPoolExecutor(1) as executor:
+        comparison = compare(**arguments, progress=False, executor=executor)
+    assert comparison.failed == []
+    assert comparison.methods == ["fine-tuning"]
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_comparison_that_is_stopped_says_how_it_goes_on(arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are no checkpoints, and no resume=True."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise stopped()
+
+    monkeypatch.setattr(comparison_module, "measure", trials_module.measure)
+    monkeypatch.setattr(trials_module, "_transferred", lambda *_: [])
+    monkeypatch.setattr(trials_module, "harden", stop)
+    told = "fine-tuning, seed 0 was stopped by SIGTERM; rows that were done before are kept. To do: start the same"
+    with pytest.raises(RunStoppedError, match=re.escape(told)):
+        compare(**arguments, progress=False)
