@@ -141,26 +141,27 @@ def test_an_attack_that_is_unknown_is_refused_before_anything_is_timed(arguments
         seconds_of_comparison(**arguments)
 
 
-def clean(method: str, correct: int = 90, **stated: Any) -> ComparisonRow:
-    scores = (Score("hardened", "clean", "", 0.0, 100, correct, 0),)  # type: ignore[arg-type]
-    return ComparisonRow(method, 0, {}, "", scores, 1.0, 1.0, **stated)
+def made(method: str, correct: int = 90, **stated: Any) -> ComparisonRow:
+    clean = Score("hardened", "clean", "", 0.0, 100, correct, 0)  # type: ignore[arg-type]
+    attacked = Score("hardened", "transfer", "uapgd", 0.1, 100, correct - 5, 0, perturbation="transfer-uapgd")  # type: ignore[arg-type]
+    return ComparisonRow(method, 0, {}, "", (clean, attacked), 1.0, 1.0, **stated)
 
 
 def test_a_table_names_rows_that_were_measured_under_other_attacks() -> None:
     then, now = ({"uapgd": {"name": "uapgd", "steps": steps}} for steps in (3, 4))
-    fewer = replace(clean("c", attacks=now), config={"evaluation": {"surrogate_samples": 7}})
-    table = Comparison([clean("a", attacks=then), fewer, clean("b", attacks=now), clean("d", attacks=now)]).markdown()
+    fewer = replace(made("c", attacks=now), config={"evaluation": {"surrogate_samples": 7}})
+    table = Comparison([made("a", attacks=then), fewer, made("b", attacks=now), made("d", attacks=now)]).markdown()
     assert table.endswith("|\n\nNot measured under the same attacks as d, seed 0: a, seed 0; c, seed 0\n")
-    assert Comparison([clean("a"), clean("b")]).markdown().endswith("|\n")
+    assert Comparison([made("a"), made("b")]).markdown().endswith("|\n")
     assert Comparison([]).markdown().startswith("| method | ")
 
 
 def test_a_method_may_have_any_name(tmp_path: Path) -> None:
     """A bar would end a cell of the table, and dollars would be mathematics, which this is none of."""
-    comparison = Comparison([clean("loss | $\\frac$ 瓷", 50), clean("plain", 90)])
+    comparison = Comparison([made("loss | $\\frac$ é", 50), made("plain", 90)])
     comparison.save(tmp_path)
     header, _, line, _ = (tmp_path / "comparison.md").read_text("utf-8").splitlines()
-    assert line.startswith("| loss \\| $\\frac$ 瓷 | 50.0 |")
+    assert line.startswith("| loss \\| $\\frac$ é | 50.0 |")
     assert line.replace("\\|", "").count("|") == header.count("|")
     append_row(tmp_path / "comparison.jsonl", comparison.rows[0])
     assert read_rows(tmp_path / "comparison.jsonl") == comparison.rows[:1]
@@ -173,13 +174,13 @@ def test_a_method_may_have_any_name(tmp_path: Path) -> None:
         ("3", "is 3"),
         ("\udcff", "It is no JSON"),
         ('{"method": "a"}', "lacks 'seed'"),
-        (clean("a").to_json().replace('"n": 100', '"n": 10'), "are counted of 10 images"),
-        (clean("a").to_json().replace('"config": {}', '"config": 3'), "config is 3"),
+        (made("a").to_json().replace('"n": 100', '"n": 10'), "are counted of 10 images"),
+        (made("a").to_json().replace('"config": {}', '"config": 3'), "config is 3"),
     ],
 )
 def test_a_damaged_line_is_named(line: str, problem: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    text = f"{clean('whole').to_json()}\n{line}\n"
+    text = f"{made('whole').to_json()}\n{line}\n"
     file.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(OutputError, match=rf"rows\.jsonl is damaged in line 2\..*{re.escape(problem)}"):
         read_rows(file)
@@ -213,7 +214,7 @@ def test_results_among_the_pictures_are_none_of_them_elsewhere_either(
         path = tmp_path / "pictures" / ("red", "blue")[index % 2] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16), (index, 0, 250 * (index % 2))).save(path)
-    monkeypatch.setattr(trials_module, "measure", lambda name, *_, **__: clean(name))
+    monkeypatch.setattr(trials_module, "measure", lambda name, *_, **__: made(name))
     monkeypatch.setattr(trials_module, "_transferred", lambda *_, **__: [])
     arguments |= {"dataset": tmp_path / "pictures", "output_dir": tmp_path / "pictures" / "results"}
     with ThreadPoolExecutor(1) as executor:
