@@ -159,9 +159,8 @@ class Comparison:
         names = list(dict.fromkeys(name for method in self.methods for name in self.figures(method)))
         lines = [["method", *names, "CPU seconds", "seeds"]]
         for method in self.methods:
-            figures = self.figures(method)
-            cells = [_percent(*figures[name]) if name in figures else "" for name in names]
-            seeds = sum(row.method == method for row in self.rows)
+            figures, seeds = self.figures(method), sum(row.method == method for row in self.rows)
+            cells = [_percent(*figures[name], seeds) if name in figures else "" for name in names]
             lines.append([method, *cells, f"{self.cpu_seconds(method):.0f}", str(seeds)])
         return lines
 
@@ -334,5 +333,5 @@ def _spread(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _percent(mean: float, spread: float) -> str:
-    return f"{100 * mean:.1f}" + (f" ± {100 * spread:.1f}" if spread else "")
+def _percent(mean: float, spread: float, seeds: int) -> str:
+    return f"{100 * mean:.1f}" + (f" ± {100 * spread:.1f}" if seeds > 1 else "")

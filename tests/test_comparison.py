@@ -250,6 +250,7 @@ def test_figures_are_the_worst_of_each_column_and_spread_over_seeds() -> None:
     header, first, second = comparison.cells()
     assert first[header.index("clean")] == "92.0 ± 2.8"
     assert second[header.index("clean")] == "50.0"
+    assert "90.0 ± 0.0" in Comparison([row("a", 0, 90), row("a", 1, 90)]).cells()[1], "two seeds, not one"
     assert comparison.table().row_count == len(header) - 1
     assert [column.header for column in comparison.table().columns] == ["method", "a", "b"]
 
