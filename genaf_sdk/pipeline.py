@@ -128,6 +128,7 @@ def harden(
             writes = folder is not None and engine.is_main_process
             candidate = new_candidate(published, data, config, engine, folder, evaluate=evaluate)
             run = Run(engine, config.seed, show_progress=progress, machine=config.machine)
+            run.termination.saves = folder is not None
             if preflight:
                 with run.progress:
                     require_ready(candidate, run.announce("check"))

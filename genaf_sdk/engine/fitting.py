@@ -18,7 +18,6 @@ from genaf_sdk.engine.metrics import EpochMetrics
 from genaf_sdk.engine.randomness import random_key
 from genaf_sdk.engine.sharding import in_precision, local, make_ready
 from genaf_sdk.engine.state import gather_state, restore_state
-from genaf_sdk.engine.termination import stopped
 from genaf_sdk.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -284,7 +283,7 @@ class Fitting:
         if self.is_inside_an_epoch:
             self.save()
         self.run.processes.any(True)  # nobody leaves before the first process has written
-        raise stopped()
+        raise self.run.termination.stopped()
 
     def end_epoch(self) -> str:
         """Record the epoch that was completed, save, and return its figures as text."""

@@ -23,10 +23,13 @@ class Termination:
 
     While ``deferred``, the signal is only noted, and training loops look at ``asked`` between steps. At other times
     nothing would be lost, and the run ends at once.
+
+    Args:
+        saves: Whether the run has a folder, which it can go on from.
     """
 
-    def __init__(self) -> None:
-        self.asked, self._trainings, self._turns = False, 0, threading.Lock()
+    def __init__(self, *, saves: bool = True) -> None:
+        self.asked, self.saves, self._trainings, self._turns = False, saves, 0, threading.Lock()
 
     @property
     def deferred(self) -> bool:
@@ -48,7 +51,7 @@ class Termination:
             yield
         except BaseException as error:
             if _is_due_to_interruption(error):
-                raise stopped() from error
+                raise self.stopped() from error
             raise
         finally:
             signal.signal(signal.SIGTERM, previous)
@@ -68,7 +71,13 @@ class Termination:
             with self._turns:
                 self._trainings -= 1
         if self.asked:
-            raise stopped()
+            raise self.stopped()
+
+    def stopped(self) -> RunStoppedError:
+        """Return the error that ends the run at somebody's request."""
+        if self.saves:
+            return RunStoppedError("Stopped by SIGTERM; progress was saved.", remedy="go on with resume=True")
+        return RunStoppedError("Stopped by SIGTERM; nothing was saved.", remedy="pass output_dir to be able to go on")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  # the signal module's interface
         self.asked = True
@@ -80,8 +89,3 @@ def _is_due_to_interruption(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, _Interruption):
         error = error.__cause__ or error.__context__
     return error is not None
-
-
-def stopped() -> RunStoppedError:
-    """Return the error that ends a run at somebody's request."""
-    return RunStoppedError("Stopped by SIGTERM; progress was saved.", remedy="go on with resume=True")

@@ -117,6 +117,15 @@ def test_the_time_of_a_run_that_went_on_is_that_of_all_its_processes(
     assert resumed.seconds["stage 2"] < 1000
 
 
+def test_a_run_without_a_folder_promises_nothing(
+    run: Callable[..., HardenResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_step(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(RunStoppedError, match=r"nothing was saved.*output_dir") as ended:
+        run(None)
+    assert "resume" not in str(ended.value)
+
+
 def test_sigterm_at_the_end_of_an_epoch_writes_its_checkpoint_once(
     run: Callable[..., HardenResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
