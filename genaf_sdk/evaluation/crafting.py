@@ -86,7 +86,7 @@ class Crafting:
     known: tuple[Perturbation, ...] = ()
     begun: list[Begun] = field(default_factory=list)
     ahead: tuple[Begun, ...] = ()
-    _counts: dict[tuple[int, str], int] = field(default_factory=dict)
+    _counts: dict[tuple[int, str], tuple[Perturbation, int]] = field(default_factory=dict)
     _turns: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -334,8 +334,9 @@ class Crafting:
         key = id(found), model.name
         if key not in self._counts:
             pixels, labels = self.sources["train"][:JUDGING], self.labels[:JUDGING]
-            self._counts[key] = int((model.copied(own).predict(found.apply(pixels)) == labels).sum())
-        return self._counts[key]
+            right = int((model.copied(own).predict(found.apply(pixels)) == labels).sum())
+            self._counts[key] = found, right  # it is kept, or another one could come to have its id
+        return self._counts[key][1]
 
     @staticmethod
     def _row(model: EvaluatedModel, column: Knowledge, attack: Attack, found: Perturbation, source: str) -> Row:

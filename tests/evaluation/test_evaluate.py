@@ -577,6 +577,20 @@ def test_more_knowledge_starts_from_what_less_found(
     assert [row.converged for row in report.scores if "uap" in row.attack] == [False] * 3
 
 
+def test_the_count_of_a_try_that_is_dropped_is_not_taken_for_that_of_a_later_one(striped: DataSplits) -> None:
+    pixels, labels = striped.train.sample(40)
+    model = EvaluatedModel.of(Redness(), Role.HARDENED)
+    crafting = Crafting([model], None, {"train": pixels}, labels, 0, str)
+
+    def right(strength: float) -> int:
+        color = strength * torch.eye(3)[0][:, None, None].expand(-1, *pixels.shape[2:])
+        return crafting._right(Perturbation(color, Paints().threat), model, lambda module: module)
+
+    counts = [right(strength) for strength in (0.6, 0.0) * 10]
+    assert counts == counts[:2] * 10
+    assert counts[0] < counts[1]
+
+
 @dataclass(frozen=True)
 class Forgets(UniversalModelAttack):
     """Knows labels, and makes nothing of them."""
