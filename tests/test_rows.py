@@ -21,7 +21,7 @@ from genaf_sdk.attacks.uapgd import UAPGD
 from genaf_sdk.comparison import seconds_of_comparison
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
-from genaf_sdk.engine.termination import stopped
+from genaf_sdk.engine.termination import Termination
 from genaf_sdk.errors import AttackError, ConfigError, OutputError, RunStoppedError
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.preparation import resolved
@@ -228,7 +228,7 @@ def test_a_comparison_that_is_stopped_says_how_it_goes_on(arguments: Any, monkey
     """There are no checkpoints, and no resume=True."""
 
     def stop(*_: object, **__: object) -> None:
-        raise stopped()
+        raise Termination().stopped()
 
     monkeypatch.setattr(comparison_module, "measure", trials_module.measure)
     monkeypatch.setattr(trials_module, "_transferred", lambda *_: [])
