@@ -140,9 +140,13 @@ class Comparison:
 
     @property
     def unlike(self) -> list[ComparisonRow]:
-        """Rows whose attacks, budgets or numbers of images are not those of the last row."""
-        stated = [(row.attacks, relevant(row.config).get("evaluation")) for row in self.rows]
-        return [row for row, own in zip(self.rows, stated, strict=True) if own != stated[-1]]
+        """Rows whose attacks, budgets or numbers of images are not those of the last row, as far as both state them."""
+        stated = [(relevant(row.config).get("evaluation"), row.attacks) for row in self.rows]
+        return [
+            row
+            for row, (evaluation, attacks) in zip(self.rows, stated, strict=True)
+            if evaluation != stated[-1][0] or (attacks and stated[-1][1] and attacks != stated[-1][1])
+        ]
 
     def figures(self, method: str) -> dict[str, tuple[float, float]]:
         """Return every accuracy of one method as (mean, standard deviation) over its seeds; 0 for a single seed."""

@@ -153,6 +153,8 @@ def test_a_table_names_rows_that_were_measured_under_other_attacks() -> None:
     table = Comparison([made("a", attacks=then), fewer, made("b", attacks=now), made("d", attacks=now)]).markdown()
     assert table.endswith("|\n\nNot measured under the same attacks as d, seed 0: a, seed 0; c, seed 0\n")
     assert Comparison([made("a"), made("b")]).markdown().endswith("|\n")
+    silent = Comparison([made("a", attacks=now), made("older")]).markdown()
+    assert silent.endswith("|\n"), "of a row that states nothing nobody can tell"
     assert Comparison([]).markdown().startswith("| method | ")
 
 
