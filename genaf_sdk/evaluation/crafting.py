@@ -319,10 +319,11 @@ class Crafting:
         An attack of one try may begin at what it made of the public encoder instead.
         """
         tries = begun.future.result()
-        if begun.column != Knowledge.ADAPTIVE or len(tries) == 1:
+        if begun.column != Knowledge.ADAPTIVE:
             return tries
         alike = (one for one in self.begun if one.is_same(Knowledge.TRANSFER, begun.attack, begun.source, ""))
-        return [*tries, *(found for one in alike for found in one.made())]
+        transferred = [found for one in alike for found in one.made()]
+        return tries if len(tries) == 1 and len(transferred) <= 1 else [*tries, *transferred]
 
     def _strongest_of(self, tries: list[Perturbation], model: EvaluatedModel, workers: Workers) -> Perturbation:
         if len(tries) == 1:
