@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from genaf_sdk.data.sampling import batch_size
 from genaf_sdk.engine.processes import ALONE, Processes
 from genaf_sdk.models.modes import inference_mode_of
 from genaf_sdk.models.parts import in_parts
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from genaf_sdk.data import LabeledImages
-
-EVALUATION_BATCH = 512
 
 
 @torch.no_grad()
@@ -26,9 +25,10 @@ def accuracy(model: nn.Module, images: LabeledImages, device: torch.device, proc
     alone calls it part by part, which is faster on a processor.
     """
     right = torch.zeros((), dtype=torch.int64, device=device)
+    at_once = batch_size(images[0][0].shape) * processes.count
     with inference_mode_of(model):
-        for start in range(0, len(images), EVALUATION_BATCH * processes.count):
-            rows = range(len(images))[start : start + EVALUATION_BATCH * processes.count]
+        for start in range(0, len(images), at_once):
+            rows = range(len(images))[start : start + at_once]
             own = rows[processes.index :: processes.count]
             x, y = images.__getitems__(own or rows[:1])
             x = x.to(device)

@@ -63,7 +63,7 @@ class Guard:
         lab: The model, its data and run.
         attack: Settings of the sample-wise attack.
         perturbations: The universal ones of stage 1, (K, C, H, W); None where it kept none.
-        at_once: How many images are attacked at a time.
+        at_once: How many images are attacked, or classified, at a time.
     """
 
     def __init__(self, lab: Lab, attack: SignSteps, perturbations: Tensor | None, at_once: int = GUARD_IMAGES) -> None:
@@ -96,7 +96,8 @@ class Guard:
     @torch.no_grad()
     def _right(self, pixels: Tensor, labels: Tensor) -> float:
         with inference_mode_of(self.lab.model):
-            correct = in_parts(self.lab.model, pixels).argmax(1) == labels
+            parts = pixels.split(self.at_once)
+            correct = torch.cat([in_parts(self.lab.model, part).argmax(1) for part in parts]) == labels
         return float(correct.float().mean())
 
     def _images(self) -> tuple[Tensor, Tensor]:

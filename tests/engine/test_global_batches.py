@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genaf_sdk.data import LabeledImages
+from genaf_sdk.data import LabeledImages, sampling
 from genaf_sdk.engine.accuracy import accuracy
 from genaf_sdk.engine.batches import Batch, translated
 from genaf_sdk.models import parts
@@ -27,7 +27,10 @@ def test_images_are_moved_by_whole_pixels_and_their_edges_repeated(layout: torch
     assert len(set(map(tuple, offsets.tolist()))) > 10
 
 
-def test_an_accuracy_is_counted_in_parts_that_suit_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("at_once", "parts_asked"), [(500, [20, 20, 20, 10]), (30, [20, 10, 20, 10, 10])])
+def test_an_accuracy_is_counted_in_parts_that_suit_memory_and_the_processor(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, parts_asked: list[int]
+) -> None:
     class Brightness(nn.Module):
         def forward(self, pixels: Tensor) -> Tensor:
             asked.append(len(pixels))
@@ -35,10 +38,11 @@ def test_an_accuracy_is_counted_in_parts_that_suit_the_processor(monkeypatch: py
 
     asked: list[int] = []
     monkeypatch.setattr(parts, "PIXELS_IN_PART", 64 * 20)
+    monkeypatch.setattr(sampling, "MOST_VALUES", 3 * 64 * at_once)
     torch.manual_seed(0)
     pixels = torch.rand(70, 3, 8, 8)
     labels = (pixels.mean((1, 2, 3)) > 0.51).long()
     found = accuracy(Brightness(), LabeledImages.in_memory(pixels, labels), torch.device("cpu"))
     expected = ((pixels.mean((1, 2, 3)) < 0.5) == labels.bool()).float().mean()
     assert found == pytest.approx(float(expected))
-    assert asked == [20, 20, 20, 10]
+    assert asked == parts_asked

@@ -158,6 +158,12 @@ def test_the_guard_counts_what_the_model_gets_right(
     assert guard.clean() == pytest.approx(right[0])
     assert guard.universal() == pytest.approx(min(right)) != pytest.approx(right[0])
     assert guard.sample_wise() < guard.clean()
+    in_fours = Guard(lab, guard.attack, bank, at_once=4)
+    sent: list[int] = []
+    with model.register_forward_pre_hook(lambda _, inputs: sent.append(len(inputs[0]))):
+        assert in_fours.universal() == pytest.approx(min(right))
+        in_fours.sample_wise()
+    assert max(sent) == 4
     assert Guard(lab, guard.attack, None).universal() == 1.0
 
 
