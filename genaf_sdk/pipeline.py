@@ -20,6 +20,7 @@ from genaf_sdk.engine.tracking import Metrics, require_trackers
 from genaf_sdk.engine.train import train
 from genaf_sdk.errors import ConfigError, ExportError, GenafError
 from genaf_sdk.estimates import settled_machine
+from genaf_sdk.evaluation.chosen import stated_attacks
 from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
 from genaf_sdk.export.bundle import save_model, save_report
 from genaf_sdk.export.layout import CHECKSUMS_FILE
@@ -289,6 +290,7 @@ def _measurement(result: HardenResult, surrogate: Tensor | None, report: Robustn
     images = {} if surrogate is None else {"surrogate": surrogate}
     return {
         "evaluation": json.loads(json.dumps(result.config.evaluation.to_dict())),
+        "attacks": stated_attacks(result.config.evaluation),
         "weights": fingerprint({**result.model.state_dict(), **images}),
         "rows": hashlib.sha256(rows.encode()).hexdigest(),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.errors import DataError, RunStoppedError
 from genaf_sdk.evaluation.ahead import Ahead, Transferred, lacking, transferred
-from genaf_sdk.evaluation.crafting import chosen_attacks
+from genaf_sdk.evaluation.chosen import stated_attacks
 from genaf_sdk.evaluation.evaluate import evaluate
 from genaf_sdk.models.fingerprint import encoder_fingerprint
 from genaf_sdk.pipeline import harden
@@ -26,7 +25,6 @@ from genaf_sdk.rows import ComparisonRow
 
 if TYPE_CHECKING:
     from genaf_sdk.data import DataSplits
-    from genaf_sdk.evaluation.settings import EvaluationConfig
     from genaf_sdk.models.encoder import PixelEncoder
 
 
@@ -111,17 +109,6 @@ def row_without_scores(method: str, config: HardenConfig, public: PixelEncoder, 
         frozen=tuple(sorted(frozen_parameters(public))),
         attacks=stated_attacks(config.evaluation),
     )
-
-
-def stated_attacks(config: EvaluationConfig) -> dict[str, Any]:
-    """Return every setting of each attack by its text, as JSON: the text leaves out defaults, which may change.
-
-    Raises:
-        AttackError: An attack, or a setting of one, is unknown.
-    """
-    found = {text: chosen_attacks([text], config)[0].to_dict() for text in config.attacks}
-    stated: dict[str, Any] = json.loads(json.dumps(found, default=repr))  # attacks of others may have any setting
-    return stated
 
 
 def measure(

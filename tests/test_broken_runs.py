@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from training import TinyEncoder, stripes
 
-from genaf_sdk import HardenConfig, HardenedModel, HardenResult
+from genaf_sdk import HardenConfig, HardenedModel, HardenResult, evaluate
 from genaf_sdk.attacks import EncoderAttack
 from genaf_sdk.attacks.registry import ATTACKS
 from genaf_sdk.cli import INTERRUPTED, UNEXPECTED, USAGE_ERROR, main
@@ -320,6 +320,20 @@ def test_what_was_trained_and_measured_outlives_whatever_breaks(
         assert run(resume=True) == DONE
     assert run.steps == broken.left
     require_complete(run, trained)
+
+
+def test_what_attacks_of_other_defaults_measured_is_measured_again(run: Runner) -> None:
+    with run.monkeypatch.context() as patch:
+        BREAKS["checker"].inject(patch)
+        assert run() == CHECK_FAILED
+    attacked = []
+    with run.monkeypatch.context() as patch:
+        patch.setattr("genaf_sdk.pipeline.stated_attacks", lambda _: {"pgd": {"steps": 99}})
+        patch.setattr(
+            "genaf_sdk.pipeline.run_evaluation", lambda *args, **kwargs: attacked.append(1) or evaluate(*args, **kwargs)
+        )
+        assert run(resume=True) == DONE
+    assert attacked == [1]
 
 
 def require_complete(run: Runner, trained: dict[str, Tensor]) -> None:

@@ -12,7 +12,8 @@ import torch
 from genaf_sdk.attacks.base import Attack
 from genaf_sdk.attacks.batches import sharing_features
 from genaf_sdk.errors import AttackError
-from genaf_sdk.evaluation.crafting import Crafting, chosen_attacks
+from genaf_sdk.evaluation.chosen import chosen_attacks
+from genaf_sdk.evaluation.crafting import Crafting
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.row import Begun
 from genaf_sdk.evaluation.scoring import Attacked, Place

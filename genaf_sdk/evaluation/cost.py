@@ -9,7 +9,7 @@ from genaf_sdk.attacks.base import EncoderAttack
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.attacks.sample_wise import FeatureAttack, SampleWise
 from genaf_sdk.data.corruptions import CORRUPTIONS, STRENGTHS
-from genaf_sdk.evaluation.crafting import chosen_attacks
+from genaf_sdk.evaluation.chosen import chosen_attacks
 from genaf_sdk.evaluation.curve import drawn_attacks, shortened
 
 if TYPE_CHECKING:

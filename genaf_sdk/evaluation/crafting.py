@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from genaf_sdk.attacks.base import Attack, EncoderAttack, UniversalModelAttack
-from genaf_sdk.attacks.registry import load_attack, parsed
 from genaf_sdk.attacks.sample_wise import FeatureAttack, SampleWise, SampleWiseAttack
 from genaf_sdk.errors import AttackError, RunStoppedError
 from genaf_sdk.evaluation.model import EvaluatedModel
@@ -26,32 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
 
-    from genaf_sdk.evaluation.settings import EvaluationConfig
     from genaf_sdk.evaluation.workers import Own, Workers
     from genaf_sdk.inputs.threat import Threat
 
 logger = logging.getLogger(__name__)
 JUDGING = 512
 """On how many training images what is known already is compared."""
-
-
-def chosen_attacks(attacks: Sequence[str | Attack], config: EvaluationConfig) -> list[Attack]:
-    """Return attacks with the budgets of ``config``; one that is given as an object or states its budget keeps it.
-
-    Those that need less knowledge come first, so that the others can start from what these found.
-
-    Raises:
-        AttackError: A name or a setting is unknown.
-    """
-    chosen = []
-    for given in attacks:
-        attack = load_attack(given)
-        if isinstance(given, str) and "budget" not in parsed(given)[1] and not attack.is_patch:
-            sample_wise = isinstance(attack, SampleWise)
-            attack = attack.with_budget(config.sample_wise_budget if sample_wise else config.perturbation_budget)
-        chosen.append(attack)
-    kinds = EncoderAttack, UniversalModelAttack, SampleWise
-    return sorted(chosen, key=lambda attack: next(i for i, kind in enumerate(kinds) if isinstance(attack, kind)))
 
 
 @dataclass

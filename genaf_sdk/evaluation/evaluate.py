@@ -18,9 +18,10 @@ from genaf_sdk.data.sampling import Sample, mask_color
 from genaf_sdk.evaluation.ahead import Ahead
 from genaf_sdk.evaluation.certificates import certify
 from genaf_sdk.evaluation.checks import OwnAttacks, begin_own_attacks, gradient_masking_checks
+from genaf_sdk.evaluation.chosen import chosen_attacks
 from genaf_sdk.evaluation.classes import class_counts
 from genaf_sdk.evaluation.corrupted import corruption_section
-from genaf_sdk.evaluation.crafting import Crafting, chosen_attacks
+from genaf_sdk.evaluation.crafting import Crafting
 from genaf_sdk.evaluation.curve import begin_curve, curve_rows
 from genaf_sdk.evaluation.model import EvaluatedModel, published_encoder
 from genaf_sdk.evaluation.pictures import chosen_images, gallery_section
