@@ -19,6 +19,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from devtools import Page, axe_core, visit
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "export")]
@@ -360,6 +361,14 @@ def test_the_banner_is_what_the_tool_draws() -> None:
 def table_cells(table: str) -> list[list[str]]:
     lines = [line.strip("| ").split(" | ") for line in table.strip().splitlines()]
     return [lines[0], *lines[2:]]
+
+
+def test_the_picture_of_the_report_shows_the_run_of_the_tutorial() -> None:
+    tutorial = (ROOT / "docs" / "tutorials" / "first-run.md").read_text("utf-8")
+    with Image.open(ROOT / "docs" / "report.png") as picture:
+        shown = re.findall(r"(\d+\.\d)%(?! of the area)", picture.info["Description"])
+    assert len(set(shown)) > 2
+    assert [number for number in shown if number not in tutorial] == [], "genaf demo, then tools/draw_report.py"
 
 
 def test_the_gallery_is_made_from_its_rows() -> None:

@@ -3,7 +3,8 @@
     genaf demo
     python tools/draw_report.py demo-output
 
-The verdict stands at the left, the lowest accuracies at the right; nothing else of the page is changed.
+The verdict stands at the left, the lowest accuracies at the right; nothing else of the page is changed. The verdict is
+in the picture's description, too, so that a test can hold it against the tutorial.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image, ImageChops
+from PIL.PngImagePlugin import PngInfo
+
+from genaf_sdk.report.robustness import RobustnessReport
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "report.png"
 WIDTH, HEIGHT, SCALE = 1500, 1100, 1.25
@@ -52,7 +56,10 @@ def main(folder: Path) -> int:
     ground = Image.new("RGB", shown.size, shown.getpixel((0, 0)))
     _, _, right, bottom = ImageChops.difference(shown, ground).getbbox() or (0, 0, *shown.size)
     size = min(right + MARGIN, shown.width), min(bottom + MARGIN, shown.height)
-    shown.crop((0, 0, *size)).quantize(64, method=Image.Quantize.MAXCOVERAGE).save(PICTURE, optimize=True)
+    about = PngInfo()
+    about.add_text("Description", RobustnessReport.load(folder).verdict)
+    reduced = shown.crop((0, 0, *size)).quantize(64, method=Image.Quantize.MAXCOVERAGE)
+    reduced.save(PICTURE, optimize=True, pnginfo=about)
     print(f"{PICTURE}: {size[0]} x {size[1]}")
     return 0
 
