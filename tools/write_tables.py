@@ -7,6 +7,7 @@ What stands between the two markers of each table is replaced.
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from genaf_sdk.rows import ComparisonRow
 
+    Columns = dict[str, Callable[[dict[tuple[str, str], float]], float]]
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "methods.md")
 METHODS = (
@@ -29,6 +32,13 @@ METHODS = (
     *("trades", "pgd-at", "mart", "rift", "universal-at"),
 )
 """In the order of the tables; those that a folder has."""
+OTHERS = {
+    "trash, EfficientNet-Lite0, 96 px": "methods-efficientnet_lite0-96-trash",
+    "steel, MobileNetV1, 128 px": "methods-mobilenet_v1_x0.25-128-steel",
+    "signs, bundled encoder, 32 px": "methods-bundled-32-gtsrb",
+}
+OF_OTHERS = ("default", "fine-tuning", "pgd-at")
+"""What README shows in a second table, in the columns of the first."""
 
 
 def of(column: str, attack: str) -> Callable[[dict[tuple[str, str], float]], float]:
@@ -85,7 +95,7 @@ def named(score: Score) -> tuple[str, str]:
     return score.column, f"{score.attack}{budget}"
 
 
-def line(rows: Sequence[ComparisonRow], columns: dict[str, Callable[[dict[tuple[str, str], float]], float]]) -> str:
+def line(rows: Sequence[ComparisonRow], columns: Columns) -> str:
     """Return a line of a table: accuracies of a method, with their standard deviation where it has several seeds."""
     found = [{named(each): each.accuracy for each in row.scores if each.model == Role.HARDENED} for row in rows]
     earlier = {threat for row in rows for threat in bounded(row.scores)}
@@ -101,15 +111,25 @@ def _cell(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.1f}{spread}"
 
 
-def table(folder: str, page: Path) -> str:
-    """Return the rows of a folder of docs/results as Markdown, in the columns of a page."""
+def table(name: str, page: Path) -> str:
+    """Return the rows of a folder of docs/results, or of ``OTHERS``, as Markdown in the columns of a page."""
     columns = SHORT if page.name == "README.md" else FULL
+    numbers = ["---:"] * (len(columns) + 1)
+    if name != "others":
+        lines = [("method", *columns, "CPU s"), ("---", *numbers), *((row,) for row in lines_of(name, columns))]
+    else:
+        lines = [("images, encoder", "method", *columns, "CPU s"), ("---", "---", *numbers)]
+        for label, folder in OTHERS.items():
+            labels = itertools.chain((label,), itertools.repeat(""))
+            lines += zip(labels, lines_of(folder, columns, OF_OTHERS), strict=False)
+    return "".join(f"| {' | '.join(each)} |\n" for each in lines)
+
+
+def lines_of(folder: str, columns: Columns, methods: Sequence[str] = METHODS) -> list[str]:
+    """Return a line for each of some methods, of those that a folder of docs/results has."""
     rows = latest(read_rows(ROOT / "docs" / "results" / folder / "comparison.jsonl"))
-    of_methods = [[row for row in rows if row.method == method] for method in METHODS]
-    heads = " | ".join(("method", *columns, "CPU s"))
-    rule = " | ".join(("---", *["---:"] * (len(columns) + 1)))
-    lines = (heads, rule, *(line(each, columns) for each in of_methods if each))
-    return "".join(f"| {each} |\n" for each in lines)
+    of_methods = [[row for row in rows if row.method == method] for method in methods]
+    return [line(each, columns) for each in of_methods if each]
 
 
 def page(path: Path) -> str:
