@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +34,53 @@ def checkpoints(steps: int) -> list[int]:
     while shares[-1] <= 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
     return sorted({math.ceil(round(share * steps, 9)) for share in shares[1:-1]})
+
+
+def climb_all(
+    model: Classifier,
+    pixels: Tensor,
+    labels: Tensor,
+    attempts: Iterable[LossesOf],
+    *,
+    ball: Linf,
+    steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Climb one loss after the other; an image that one of them fools is left out of the next.
+
+    Args:
+        model: Pixels to logits.
+        pixels: Images (N, C, H, W) in [0, 1].
+        labels: Their classes (N,).
+        attempts: What to climb in each; rows are of all N images.
+        ball: Where the perturbed images have to stay.
+        steps: Gradient steps of an attempt.
+        generator: Draws the starts.
+
+    Returns:
+        Images (N, C, H, W): as they are where the model is wrong already, else as the last attempt left them.
+    """
+    results, left = pixels.clone(), correctly_classified(model, pixels, labels)
+    for losses_of in attempts:
+        if len(left) == 0:
+            break
+        results[left], fooled = apgd(
+            model, pixels[left], labels[left], partial(_of_rows, losses_of, left),
+            ball=ball, steps=steps, generator=generator,
+        )  # fmt: skip
+        left = left[~fooled]
+    return results
+
+
+def _of_rows(losses_of: LossesOf, rows: Tensor, logits: Tensor, index: Tensor) -> Tensor:
+    """Return the losses of images that are ``index`` of ``rows``."""
+    return losses_of(logits, rows[index])
+
+
+@torch.no_grad()
+def correctly_classified(model: Classifier, pixels: Tensor, labels: Tensor) -> Tensor:
+    """Return the indices of the images that the model gets right: there is no point in attacking the others."""
+    return torch.nonzero(model(pixels).argmax(dim=1) == labels).flatten()
 
 
 def apgd(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.attacks.apgd import apgd
-from genaf_sdk.attacks.apgd_ce import correctly_classified
+from genaf_sdk.attacks.apgd import climb_all
 from genaf_sdk.attacks.registry import register
 from genaf_sdk.attacks.sample_wise import SampleWiseAttack
 from genaf_sdk.errors import AttackError
@@ -60,27 +60,13 @@ class ApgdT(SampleWiseAttack):
             logits = model(pixels)
         self._require_classes(logits.shape[1])
         ranking = logits.scatter(1, labels[:, None], -torch.inf).argsort(dim=1, descending=True)
-        results = pixels.clone()
-        open_rows = correctly_classified(model, pixels, labels)
-        for rank in range(min(self.targets, logits.shape[1] - 1)):
-            if len(open_rows) == 0:
-                break
-            right, target = labels[open_rows], ranking[open_rows, rank]
 
-            def losses_of(logits: Tensor, index: Tensor, right: Tensor = right, target: Tensor = target) -> Tensor:
-                return targeted_dlr(logits, right[index], target[index])
+        def losses_of(rank: int, logits: Tensor, index: Tensor) -> Tensor:
+            return targeted_dlr(logits, labels[index], ranking[index, rank])
 
-            results[open_rows], fooled = apgd(
-                model,
-                pixels[open_rows],
-                right,
-                losses_of,
-                ball=Linf(self.budget),
-                steps=self.steps,
-                generator=generator,
-            )
-            open_rows = open_rows[~fooled]
-        return results
+        attempts = (partial(losses_of, rank) for rank in range(min(self.targets, logits.shape[1] - 1)))
+        ball = Linf(self.budget)
+        return climb_all(model, pixels, labels, attempts, ball=ball, steps=self.steps, generator=generator)
 
 
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:

@@ -31,3 +31,10 @@ def high_frequencies(images: Tensor, radius: float) -> Tensor:
     spectrum = torch.fft.fftshift(torch.fft.fft2(images), dim=(-2, -1))
     filtered: Tensor = torch.fft.ifft2(torch.fft.ifftshift(spectrum * outside, dim=(-2, -1))).real
     return filtered
+
+
+def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Largest wrong logit minus the right one, (N, K) -> (N,): positive where the model is fooled."""
+    right = logits.gather(1, labels[:, None])[:, 0]
+    wrong = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+    return wrong - right

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from genaf_sdk.attacks.apgd_ce import correctly_classified
+from genaf_sdk.attacks.apgd import correctly_classified
 from genaf_sdk.attacks.ascent import gradient_of
-from genaf_sdk.attacks.pgd import SUCCESS_MARGIN, margin_loss
+from genaf_sdk.attacks.losses import margin_loss
+from genaf_sdk.attacks.pgd import SUCCESS_MARGIN
 from genaf_sdk.inputs.patches import paste, places_of, window_gains
 from genaf_sdk.models.parts import in_parts
 

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from genaf_sdk.attacks.ascent import gradient_of
+from genaf_sdk.attacks.losses import margin_loss
 from genaf_sdk.attacks.registry import register
 from genaf_sdk.attacks.sample_wise import SampleWiseAttack
 from genaf_sdk.inputs.images import input_space
@@ -75,10 +76,3 @@ class PGD(SampleWiseAttack):
             moved = adversarial.detach()[still] + self.budget * self.relative_step_size * direction
             results[rows] = ball.project_inputs(space, moved, originals)
         return results
-
-
-def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Largest wrong logit minus the right one, (N, K) -> (N,): positive where the model is fooled."""
-    right = logits.gather(1, labels[:, None])[:, 0]
-    wrong = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-    return wrong - right

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from genaf_sdk.attacks.pgd import margin_loss
+from genaf_sdk.attacks.losses import margin_loss
 from genaf_sdk.attacks.registry import register
 from genaf_sdk.attacks.sample_wise import SampleWiseAttack
 from genaf_sdk.inputs.images import input_space

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from genaf_sdk.attacks.batches import READING, features_of, outputs_of
 from genaf_sdk.attacks.clusters import k_means
-from genaf_sdk.attacks.pgd import margin_loss
+from genaf_sdk.attacks.losses import margin_loss
 from genaf_sdk.models.parts import in_parts
 
 Put = Callable[[Tensor], Tensor]
@@ -62,14 +62,6 @@ class Target(ABC):
         """Return the scalar to climb, for images (B, C, H, W) under attack that are ``indices`` (B,) of all."""
 
     @abstractmethod
-    def goals(self, most: int, generator: torch.Generator) -> list[Tensor]:
-        """Return up to so many places where all images could be sent, the likeliest first; ``toward`` takes one."""
-
-    @abstractmethod
-    def toward(self, goal: Tensor, attacked: Tensor, indices: Tensor) -> Tensor:
-        """Return a scalar that grows as images (B, C, H, W) under attack, which are ``indices`` of all, near a goal."""
-
-    @abstractmethod
     def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return, for each held-out image under attack, whether it is lost and by how much it moved; (B,) both."""
 
@@ -110,7 +102,7 @@ class FeatureTarget(Target):
         return F.mse_loss(features, clean)
 
     def goals(self, most: int, generator: torch.Generator) -> list[Tensor]:
-        """Return the centers (D,) of k-means clusters of the directions of clean features, the largest first."""
+        """Return up to ``most`` centers (D,) of k-means clusters of the directions of clean features, largest first."""
         if not most:
             return []
         centers, own = k_means(self.directions[self.crafting], most, generator)
@@ -149,14 +141,6 @@ class ClusterTarget(Target):
     def objective(self, loss: str, attacked: Tensor, indices: Tensor) -> Tensor:  # noqa: ARG002
         """Return the mean ``cosine`` similarity of the features with the center."""
         return self.features.toward(self.centers[self.index], attacked, indices)
-
-    def goals(self, most: int, generator: torch.Generator) -> list[Tensor]:
-        """Return the likeliest centers, as for all features."""
-        return self.features.goals(most, generator)
-
-    def toward(self, goal: Tensor, attacked: Tensor, indices: Tensor) -> Tensor:
-        """Return the mean cosine similarity of the features with another center."""
-        return self.features.toward(goal, attacked, indices)
 
     def outcome(self, attacked: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return whether the center is the nearest to an image of another cluster, and how near it is (cosine).
@@ -209,8 +193,8 @@ class LabelTarget(Target):
             return margin_loss(logits, labels).clamp(max=MARGIN_CAP).mean()
         return F.cross_entropy(logits, labels, reduction="none").clamp(max=self.clamp).mean()
 
-    def goals(self, most: int, generator: torch.Generator) -> list[Tensor]:  # noqa: ARG002
-        """Return the classes with the highest mean log-probability over the clean images of other classes."""
+    def goals(self, most: int, generator: torch.Generator) -> list[Tensor]:  # noqa: ARG002  # as for features
+        """Return up to ``most`` classes, the likeliest for clean images of others first (mean log-probability)."""
         scores = outputs_of(self.model, self.images[self.crafting]).log_softmax(dim=1)
         own = F.one_hot(self.labels[self.crafting], scores.shape[1]).bool()
         closeness = scores.masked_fill(own, 0).sum(dim=0) / (~own).sum(dim=0).clamp(min=1)

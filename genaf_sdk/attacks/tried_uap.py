@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from genaf_sdk.attacks.targets import Success, Target
+    from genaf_sdk.attacks.targets import FeatureTarget, LabelTarget, Success, Target
 
     Objective = Callable[[Tensor, Tensor], Tensor]
     """Images under attack and their indices to the scalar that is climbed."""
@@ -62,7 +62,11 @@ class TriedUAP(UniversalAttack):
         return super().passes(images) * (1 + short / SHORT)
 
     def strongest(
-        self, model: nn.Module, target: Target, generator: torch.Generator, start: Tensor | None = None
+        self,
+        model: nn.Module,
+        target: FeatureTarget | LabelTarget,
+        generator: torch.Generator,
+        start: Tensor | None = None,
     ) -> Perturbation:
         """Return where the long run from the best short one ends, or one from ``start`` if that is not as strong."""
         run, judge, noise = self._runner(model, target, generator)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk.attacks import PGD, AutoAttack, LabelUAP, Square, TargetedUAP
-from genaf_sdk.attacks.pgd import margin_loss
+from genaf_sdk.attacks.losses import margin_loss
 from genaf_sdk.attacks.square import square_side
 from genaf_sdk.errors import AttackError
 
