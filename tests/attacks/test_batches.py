@@ -75,6 +75,33 @@ def test_an_image_without_others_is_attacked_all_the_same(attack: FeaturePGD | U
     assert float(turned(encoder, shown, made if isinstance(made, Tensor) else made.apply(shown))) > float(noise)
 
 
+class Waving(nn.Module):
+    """Features that come back while an image goes on."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(100 * self.encoder(x))
+
+
+def test_feature_pgd_keeps_the_step_of_the_largest_loss(tiny_encoder: nn.Module) -> None:
+    encoder, shown, steps = Waving(tiny_encoder).eval(), images(8, 16), 6
+    seen: list[Tensor] = []
+    hook = encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach().clone()))
+    found = FeaturePGD(budget=0.3, steps=steps, relative_step_size=1.0)(encoder, shown)
+    hook.remove()
+    visited = [each for each in seen if len(each) == 8][-(steps + 1) :]
+    with torch.no_grad():
+        clean, *moved = (nn.functional.normalize(encoder(each), dim=1) for each in (shown, *visited))
+    own = torch.arange(8)
+    losses = torch.stack([nn.functional.cross_entropy(each @ clean.T / 0.1, own, reduction="none") for each in moved])
+    best = losses.argmax(dim=0)
+    assert int((best < steps).sum()) > 0, "some image was farther away before the last step"
+    torch.testing.assert_close(found, torch.stack(visited)[best, own], rtol=0, atol=1e-6)
+
+
 def test_batches_of_images_are_of_one_size(tiny_encoder: nn.Module) -> None:
     asked: list[int] = []
 

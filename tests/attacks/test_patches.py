@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk.attacks import EncoderPatch, ImagePatch, PatchUAP, PlainPatch
+from genaf_sdk.attacks.losses import margin_loss
 from genaf_sdk.attacks.patch_search import PatchSearch
-from genaf_sdk.attacks.pgd import margin_loss
 from genaf_sdk.attacks.targets import FeatureTarget, LabelTarget
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.patches import grid_places, mask_at, paste, patch_sides, places_of, window_gains
@@ -240,6 +240,34 @@ def test_a_walking_patch_finds_the_place() -> None:
     assert torch.equal(stayed, places)
     assert walked.tolist() == [[4, 2]] * 5
     assert bool((high > low).all())
+
+
+def test_a_walking_patch_stays_in_the_image() -> None:
+    """Opposite edges promise most, and half of a patch beyond one of them would lie at the other."""
+    model = linear()
+    weights = torch.zeros(2, 8, 8)
+    weights[1, [0, 7]] = weights[1, :, [0, 7]] = 0.01
+    model[1].weight.data[:] = weights.flatten(1)
+    model[1].bias.data[:] = torch.tensor([10.0, 0.0])
+    pixels, labels = images(model, 4)
+    search = PatchSearch(model, pixels, labels, (3, 3), Patch(9 / 64))
+    places = torch.tensor([[0, 0], [0, 5], [5, 0], [5, 5]])
+    _, walked, _ = search.climb(torch.arange(4), torch.zeros(4, 1, 3, 3), places, [0.2] * 3, walk=1)
+    assert (int(walked.min()), int(walked.max())) == (0, 5)
+
+
+def test_what_a_search_found_is_not_lost_to_what_is_worse() -> None:
+    model = linear()
+    model[1].weight.data[:] = (model[1].weight.view(2, 8, 8) * mask_at((8, 8), (3, 3), (4, 2))).flatten(1).detach()
+    model[1].bias.data[:] = torch.tensor([10.0, 0.0])
+    pixels, labels = images(model, 5)
+    search = PatchSearch(model, pixels, labels, (3, 3), Patch(9 / 64))
+    rows, begin = torch.arange(5), torch.full((5, 1, 3, 3), 0.5)
+    search.climb(rows, begin, torch.tensor([[4, 2]]).repeat(5, 1), [0.2] * 10)
+    best = search.results.clone()
+    search.climb(rows, begin, torch.tensor([[0, 5]]).repeat(5, 1), [0.2])
+    assert torch.equal(search.results, best)
+    torch.testing.assert_close(search.margins, margin_loss(model(best), labels))
 
 
 def test_the_label_free_patch_moves_features_and_beats_a_random_one(tiny_encoder: nn.Module) -> None:

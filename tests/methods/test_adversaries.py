@@ -220,6 +220,20 @@ def test_an_image_counts_alike_with_a_step_of_its_own_and_without(tiny_encoder: 
     torch.testing.assert_close(directions[0], directions[1], rtol=1e-3, atol=1e-5)
 
 
+def test_the_scale_of_an_fp16_loss_plays_no_part(tiny_encoder: nn.Module) -> None:
+    """Gradients of sample-wise steps, to which those of the training step are added, have no scale."""
+    model = tiny_model(tiny_encoder).eval()
+    pixels, labels = torch.full((8, 3, 16, 16), 0.5), torch.arange(8) % 3
+    directions = []
+    for scale in (1.0, 1024.0):
+        adversary = adversary_of(Mixture(sample_wise_share=0.5, patch_share=0.0, bank_size=1))
+        adversarial = adversary.perturb(model, Batch.whole(pixels, labels))
+        (scale * F.cross_entropy(model(adversarial), labels)).backward()
+        adversary.update(scale)
+        directions.append(adversary.state()["perturbation_directions"])
+    torch.testing.assert_close(directions[1], directions[0])
+
+
 def test_away_from_the_prediction_labels_play_no_part(tiny_encoder: nn.Module) -> None:
     model = tiny_model(tiny_encoder).eval().requires_grad_(False)
     against = PGD(epsilon=16 / 255, step_size=8 / 255, steps=4, away_from="prediction")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from genaf_sdk.inputs.threat import Linf
-from genaf_sdk.methods.bank import Bank
+from genaf_sdk.methods.bank import MEMORY, Bank
 
 EPSILON = 0.1
 THREAT = Linf(EPSILON)
@@ -48,6 +50,14 @@ def test_mean_and_step_are_counted_in_images() -> None:
     torch.testing.assert_close(often.directions, once.directions, rtol=0.05, atol=0)
     once.ascend(slope, seen(10_000))
     assert float((once.values - often.values).detach().abs().max()) <= 0.1 * EPSILON + 1e-6  # the longest step
+
+
+def test_a_gradient_is_forgotten_by_the_images_that_follow() -> None:
+    """Of one that lies ``MEMORY`` images back, 37 % are left."""
+    bank = bank_of(1)
+    bank.ascend(torch.ones(1, 3, 4, 4), seen(2))
+    bank.ascend(torch.zeros(1, 3, 4, 4), seen(MEMORY))
+    torch.testing.assert_close(bank.directions, torch.full((1, 3, 4, 4), math.exp(-1)))
 
 
 def test_images_that_give_way_count_more_than_those_that_resist() -> None:

@@ -15,7 +15,7 @@ from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.processes import ALONE, Processes
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.inputs.masks import MaskSet
-from genaf_sdk.methods import Masked, Mixture
+from genaf_sdk.methods import PGD, Masked, Mixture
 
 
 def adversary_of(against: Any) -> Any:
@@ -88,6 +88,13 @@ def test_without_a_share_the_other_adversary_is_as_it_was(tiny_encoder: nn.Modul
             results.append(images.detach())
         assert torch.equal(*results)
     assert torch.equal(plain.state()["perturbations"], masked.state()["perturbations"])
+
+
+def test_the_budget_of_the_other_adversary_rises(tiny_encoder: nn.Module) -> None:
+    adversary, given = adversary_of(Masked(inner=PGD(epsilon=8 / 255, ramp=0.5), share=0.0)), batch()
+    adversary.begin(0.25)
+    changed = (adversary.perturb(tiny_model(tiny_encoder).eval(), given) - given.inputs).abs()
+    assert float(changed.max()) == pytest.approx(0.5 * 8 / 255, abs=1e-6)
 
 
 def test_what_was_learned_is_kept_for_a_resumed_run(tiny_encoder: nn.Module) -> None:

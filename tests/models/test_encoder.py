@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
-from genaf_sdk.models.encoder import PixelEncoder
+from genaf_sdk.errors import EncoderError
+from genaf_sdk.models.encoder import PixelEncoder, as_feature_vectors
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -30,3 +33,14 @@ def test_pixels_are_normalized_alike_to_the_bit_in_any_layout(
     assert torch.equal(seen[0], (plain - means) / stds)
     assert seen[0].is_contiguous(memory_format=layout)
     assert torch.equal(pixels.grad, plain.grad)
+
+
+def test_what_encoders_return_becomes_feature_vectors() -> None:
+    maps, vectors = torch.rand(2, 5, 3, 4), torch.rand(2, 7)
+    torch.testing.assert_close(as_feature_vectors(maps), maps.flatten(2).mean(dim=2))
+    pooled, embedded = SimpleNamespace(pooler_output=vectors), SimpleNamespace(image_embeds=vectors, pooler_output=maps)
+    for given in (vectors, (vectors,), [vectors], {"features": vectors}, pooled, embedded):
+        assert as_feature_vectors(given) is vectors
+    for refused, words in (((vectors, maps), "a tuple"), (maps[0], r"shape \(5, 3, 4\)"), ("text", "a str")):
+        with pytest.raises(EncoderError, match=words):
+            as_feature_vectors(refused)
