@@ -66,7 +66,8 @@ class Fitting:
                 expected="at least one that is not frozen",
                 remedy="look at what is frozen (requires_grad, tuning), and at the method's stages",
             )
-        self.prepared, *self.optimizers = run.accelerator.prepare(model, *self.own_optimizers)
+        with run.turns:  # another thread's training may have the same accelerator
+            self.prepared, *self.optimizers = run.accelerator.prepare(model, *self.own_optimizers)
         self.forward = in_precision(self.prepared, run.accelerator) if run.accelerator.is_fsdp2 else self.prepared
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.started = time.monotonic()
@@ -309,8 +310,9 @@ class Fitting:
     def release(self) -> None:
         """Have the accelerator forget what it prepared, so that a later stage may prepare the same weights."""
         accelerator = self.run.accelerator
-        for kept, own in ((accelerator._models, [self.prepared]), (accelerator._optimizers, self.optimizers)):
-            kept[:] = [thing for thing in kept if not any(thing is mine for mine in own)]
+        with self.run.turns:
+            for kept, own in ((accelerator._models, [self.prepared]), (accelerator._optimizers, self.optimizers)):
+                kept[:] = [thing for thing in kept if not any(thing is mine for mine in own)]
 
 
 def optimizers_of(model: FeaturesAndLogits, stage: Stage) -> list[torch.optim.Optimizer]:

@@ -56,7 +56,7 @@ class Run:
         earlier: Seconds that a stage took before this process went on with it; empty for a run that does not go on.
         seeds_torch: Whether every step seeds torch's own random numbers, which belong to the process; of two trainings
             side by side, one may.
-        turns: Whoever changes or reads ``history`` takes one.
+        turns: Whoever changes or reads ``history``, or what the accelerator has prepared, takes one.
     """
 
     accelerator: Accelerator

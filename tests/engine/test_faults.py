@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from genaf_sdk.engine import batches
 from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.checkpoints import Checkpoint, open_checkpoints
 from genaf_sdk.engine.faults import SERIOUS_EPOCHS, all_finite, require_discerning
+from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.engine.machine import MachineConfig
 from genaf_sdk.engine.processes import ALONE
 from genaf_sdk.engine.run import Run
@@ -234,6 +236,30 @@ def test_an_accelerator_of_ones_own_forgets_a_training_that_failed(
     run = cpu_run()
     with pytest.raises(TrainingError, match="It failed"):
         train(tiny_encoder, striped, run)
+    assert run.accelerator._models == run.accelerator._optimizers == []
+
+
+def test_two_trainings_that_end_at_once_are_both_forgotten(tiny_encoder: nn.Module, striped: DataSplits) -> None:
+    """The second ends in another thread, while the first looks at what the accelerator has prepared."""
+    run, fittings = cpu_run(), []
+    for name in ("first", "second"):
+        model = tiny_model(copy.deepcopy(tiny_encoder))
+        stage = Lab(run, model, striped).stage(name, FineTuning())
+        fittings.append(Fitting(run, FeaturesAndLogits(model), model, striped, stage))
+    first, second = fittings
+    other = threading.Thread(target=second.release)
+
+    class Interrupted(list[object]):
+        def __iter__(self) -> Iterator[object]:
+            seen = [*super().__iter__()]
+            if threading.current_thread() is not other:
+                other.start()
+                other.join(0.3)
+            return iter(seen)
+
+    run.accelerator._models = Interrupted(run.accelerator._models)
+    first.release()
+    other.join()
     assert run.accelerator._models == run.accelerator._optimizers == []
 
 
