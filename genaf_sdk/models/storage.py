@@ -34,7 +34,7 @@ SHOWN = 200
 """How much of a foreign text an error repeats."""
 LONGEST = 2000
 """How long an error about a foreign encoder may be."""
-MOST_SETTINGS = 16
+MOST_SETTINGS, MOST_CLASSES = 16, 100_000
 LARGEST_CONFIG, LARGEST_WEIGHTS = 4 * 2**20, 2**40
 LARGEST_HEADER = 8 * 2**20
 """Bytes of the names and shapes in a file of weights, some 60,000 of them; the library itself takes minutes for ten
@@ -76,10 +76,16 @@ class StoredConfig(Settings):
             if size is not None and len(size) != 2:
                 raise OutputError(f"{name} is {size}.", expected="height and width")
         names = self.class_names
-        if not names or len(set(names)) != len(names):
+        _require_classes(len(names))
+        if len(set(names)) != len(names):
             raise OutputError(f"There are {len(names)} class names, {len(set(names))} of them different.")
         if any(unicodedata.category(sign) == "Cc" for name in names for sign in name):
             raise OutputError("A class name holds control characters.", expected="text of one line")
+
+
+def _require_classes(count: int) -> None:
+    if not 0 < count <= MOST_CLASSES:
+        raise OutputError(f"There are {count} class names.", expected=f"1 to {MOST_CLASSES}")
 
 
 def require_file(path: Path, largest: int) -> None:
@@ -113,6 +119,8 @@ def read_config(path: Path) -> StoredConfig:
     if missing:
         raise OutputError(f"{path} states no {missing[0]!r}.", expected=", ".join(needed))
     try:
+        if isinstance(config["class_names"], list):
+            _require_classes(len(config["class_names"]))  # before each of them is looked at
         return StoredConfig.from_dict({name: config[name] for name in needed if name in config})
     except OutputError as error:
         named = OutputError(f"{path}: {error.problem}", expected=error.expected, remedy=AGAIN)
