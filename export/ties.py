@@ -28,16 +28,17 @@ EXACT, MEDIAN, AGREEMENT = 1e-3, 0.25, 0.8
 which the class is the same."""
 
 
-def trial_images(sample: Sample, perturbations: Mapping[str, Perturbation], seed: int | None = None) -> Tensor:
+def trial_images(sample: Sample, perturbations: Mapping[str, Perturbation]) -> Tensor:
     """Return images that tell two models apart, (N, C, H, W) in [0, 1]: clean, perturbed, and random ones.
+
+    The random ones are of a seed that nobody knew beforehand.
 
     Args:
         sample: Test images.
         perturbations: The bundle's.
-        seed: Of the random images; None draws one that nobody knew beforehand.
     """
     clean = sample.first(CLEAN)[0]
-    generator = torch.Generator().manual_seed(secrets.randbits(62) if seed is None else seed)
+    generator = torch.Generator().manual_seed(secrets.randbits(62))
     uniform = torch.rand((RANDOM, *clean.shape[1:]), generator=generator)
     blurred = torch.nn.functional.interpolate(uniform[:, :, ::4, ::4], clean.shape[2:], mode="bilinear")
     attacked = [perturbation.apply(clean[:PERTURBED]) for perturbation in perturbations.values()]

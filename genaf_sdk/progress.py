@@ -40,7 +40,6 @@ class Display(Protocol):
         self,
         task_id: TaskID,
         *,
-        advance: float | None = None,
         completed: float | None = None,
         description: str | None = None,
         figures: str = "",
@@ -126,7 +125,6 @@ class Lines:
         self,
         task_id: TaskID,
         *,
-        advance: float | None = None,
         completed: float | None = None,
         description: str | None = None,
         figures: str = "",
@@ -137,7 +135,7 @@ class Lines:
             self._show(task, now)  # the last figures of the part that ends here
         enters = task.total is None and figures != task.figures
         task.description, task.figures = description or task.description, figures
-        task.completed = completed if completed is not None else task.completed + (advance or 0)
+        task.completed = task.completed if completed is None else completed
         if enters:
             task.burst = 1 if now - task.entered >= PAUSE_SECONDS else task.burst + 1
             task.entered = now

@@ -26,7 +26,8 @@ def test_a_log_gets_a_line_an_epoch_and_one_a_minute_within() -> None:
         task = display.add_task("stage 1", total=20)
         for step in range(20):
             clock.now += 7
-            display.update(task, advance=1, description=f"stage 1 {step // 10 + 1}/2", figures=f"loss {20 - step}")
+            name, figures = f"stage 1 {step // 10 + 1}/2", f"loss {20 - step}"
+            display.update(task, completed=step + 1, description=name, figures=figures)
         display.remove_task(task)
     assert lines == [
         "stage 1 1/2 loss 12 (45%, 77 s left)",

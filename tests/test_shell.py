@@ -63,7 +63,7 @@ prepare_streams()
 with make_display(wanted=True) as display:
     task = display.add_task("stage 1", total=9)
     for step in range(9):
-        display.update(task, advance=1, figures=f"{step}" * 200, description=f"epoch {step}")
+        display.update(task, completed=step + 1, figures=f"{step}" * 200, description=f"epoch {step}")
 print("trained")
 """
     reading, writing = os.pipe()

@@ -55,9 +55,9 @@ def advisories() -> list[Advisory]:
     ]
 
 
-def asked(root: Path = ROOT) -> list[Asked]:
+def asked() -> list[Asked]:
     """Return every requirement of the package, of building it, of the server's image and of the locks."""
-    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     stated = {
         "pyproject.toml, build": settings["build-system"]["requires"],
         "pyproject.toml, base": settings["project"]["dependencies"],
@@ -65,8 +65,8 @@ def asked(root: Path = ROOT) -> list[Asked]:
     stated |= {
         f"pyproject.toml, extra {name}": lines for name, lines in settings["project"]["optional-dependencies"].items()
     }
-    for path in [*sorted((root / "export" / "serve").glob("requirements-*.txt")), root / "requirements.lock"]:
-        stated[path.relative_to(root).as_posix()] = lines_of(path)
+    for path in [*sorted((ROOT / "export" / "serve").glob("requirements-*.txt")), ROOT / "requirements.lock"]:
+        stated[path.relative_to(ROOT).as_posix()] = lines_of(path)
     return [Asked(place, Requirement(line)) for place, lines in stated.items() for line in lines]
 
 

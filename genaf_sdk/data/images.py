@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DIGEST = 32  # bytes of a SHA-256
 DIGESTED = 64  # images whose digests are made at a time
+READ = 512  # images that are read at a time as they are kept
 
 
 class Reader(Protocol):
@@ -62,7 +63,7 @@ class LabeledImages(Dataset[tuple[Tensor, Tensor]]):
     def batches(
         self, size: int = 500, *, count: int | None = None, seed: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield what ``head(count, seed=seed)`` returns, in the same order, as batches of at most ``size`` images.
+        """Yield what ``sample(count, seed=seed)`` returns, in the same order, as batches of at most ``size`` images.
 
         Only one batch is held, or two for images on disk, of which the next is decoded while one is worked on: peak
         memory does not depend on the number of images.
@@ -91,10 +92,10 @@ class LabeledImages(Dataset[tuple[Tensor, Tensor]]):
         order: list[int] = torch.randperm(len(self), generator=generator_of(seed)).tolist()
         return order
 
-    def raw_batches(self, size: int = 512) -> Iterator[Tensor]:
+    def raw_batches(self) -> Iterator[Tensor]:
         """Yield the pixels (B, C, H, W) of all images in order, as they are kept: uint8 or float32."""
-        for start in range(0, len(self), size):
-            yield self.reader(range(start, min(start + size, len(self))))
+        for start in range(0, len(self), READ):
+            yield self.reader(range(start, min(start + READ, len(self))))
 
     def digests(self) -> Iterator[bytes]:
         """Yield a SHA-256 for each image, in order: of its file where it comes from one, else of its pixels as bytes.

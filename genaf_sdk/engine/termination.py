@@ -22,14 +22,11 @@ class Termination:
     """Whether somebody asked this process to end.
 
     While ``deferred``, the signal is only noted, and training loops look at ``asked`` between steps. At other times
-    nothing would be lost, and the run ends at once.
-
-    Args:
-        saves: Whether the run has a folder, which it can go on from.
+    nothing would be lost, and the run ends at once. ``saves`` is whether the run has a folder, which it can go on from.
     """
 
-    def __init__(self, *, saves: bool = True) -> None:
-        self.asked, self.saves, self._trainings, self._turns = False, saves, 0, threading.Lock()
+    def __init__(self) -> None:
+        self.asked, self.saves, self._trainings, self._turns = False, True, 0, threading.Lock()
 
     @property
     def deferred(self) -> bool:

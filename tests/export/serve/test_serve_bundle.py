@@ -29,7 +29,7 @@ def test_a_bundle_says_what_is_in_it(bundle: Path) -> None:
     assert opened.class_names == tuple(NAMES)
     assert opened.image_size == (SIZE, SIZE)
     assert opened.input_shape == (3, SIZE, SIZE)
-    assert (opened.precision, opened.sdk_version) == ("fp32", "0")
+    assert opened.precision == "fp32"
 
 
 def test_precisions_are_files(bundle: Path) -> None:
