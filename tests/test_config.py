@@ -7,7 +7,7 @@ import pytest
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.engine.machine import MachineConfig
-from genaf_sdk.engine.schedule import Schedule
+from genaf_sdk.engine.schedule import WARM_UP, Schedule
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.methods import MART, PGD, TRADES, GenAF, Mixture, RiFT, presets
@@ -114,6 +114,13 @@ def test_larger_encoders_get_a_smaller_learning_rate_unless_one_is_set() -> None
     assert schedule.encoder_rate(100_000) == schedule.encoder_rate(600_000) == 3e-3
     assert schedule.encoder_rate(2_400_000) == pytest.approx(1.5e-3)
     assert Schedule(encoder_learning_rate=2e-4).encoder_rate(10**9) == 2e-4
+
+
+def test_rates_rise_to_their_height_and_fall_to_nothing_or_by_the_epoch() -> None:
+    cosine, exponential = Schedule(epochs=10), Schedule(epochs=10, decay="exponential")
+    shares = (0.0, WARM_UP / 2, WARM_UP, (1 + WARM_UP) / 2, 1.0)
+    assert [cosine.factor(done) for done in shares] == pytest.approx([0.02, 0.5, 1.0, 0.5, 0.0])
+    assert [exponential.factor(done) for done in (0.0, 0.09, 0.1, 0.3)] == pytest.approx([1, 1, 0.96, 0.96**3])
     with pytest.raises(ConfigError, match="encoder_learning_rate is 0"):
         Schedule(encoder_learning_rate=0.0)
 

@@ -170,7 +170,6 @@ class Fitting:
         """Undo trial steps, the first of which was taken at ``before``."""
         restore_state(before, self.model, self.own_optimizers, self.stage.memory, self.run.accelerator)
         self.done, self.skipped = before.step, 0
-        self.metrics = EpochMetrics(self.stage.name, self.epoch, self.run.processes)
 
     def training_step(self, batch: Batch, current: CurrentBatch, factor: float | None = None) -> None:
         """Take one step down the mean loss of a global batch; in smaller micro-batches if memory runs out.

@@ -218,6 +218,25 @@ def test_gradients_that_overflow_in_fp16_lower_the_scale_where_steps_may_be_skip
     assert "was skipped" not in caplog.text
 
 
+class Kinked(FineTuning):
+    """Has a finite loss and a gradient of NaN."""
+
+    def losses(self, outputs: Outputs, batch: Batch) -> Losses:
+        rows = super().losses(outputs, batch).rows
+        return Losses(rows + torch.sqrt(0 * rows))
+
+
+def test_steps_are_skipped_for_their_gradient_alone_and_no_more_than_a_tenth(
+    tiny_encoder: nn.Module, striped: DataSplits
+) -> None:
+    run, model = cpu_run(machine=MachineConfig(non_finite="skip")), tiny_model(tiny_encoder)
+    before = copy.deepcopy(model.state_dict())
+    schedule = {"epochs": 1, "batch_size": 32, "encoder_learning_rate": 1e-3}
+    with pytest.raises(TrainingError, match=r"2 of 2 steps of stage 1 .*a tenth of all steps"):
+        fine_tune(Kinked().with_(schedule=schedule), run, model, striped)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_a_stage_that_trains_nothing_says_so(tiny_encoder: nn.Module, striped: DataSplits) -> None:
     model, run = tiny_model(tiny_encoder), cpu_run()
     everything = frozenset(name for name, _ in model.named_parameters())

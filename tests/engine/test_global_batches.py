@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from genaf_sdk.data import LabeledImages, sampling
 from genaf_sdk.engine.accuracy import accuracy
-from genaf_sdk.engine.batches import Batch, translated
+from genaf_sdk.engine.batches import Batch, GlobalBatches, translated
+from genaf_sdk.engine.processes import ALONE
 from genaf_sdk.models import parts
 
 
@@ -46,3 +47,23 @@ def test_an_accuracy_is_counted_in_parts_that_suit_memory_and_the_processor(
     expected = ((pixels.mean((1, 2, 3)) < 0.5) == labels.bool()).float().mean()
     assert found == pytest.approx(float(expected))
     assert asked == parts_asked
+
+
+def test_an_epoch_shows_every_image_once_and_every_step_has_random_numbers_of_its_own() -> None:
+    images = LabeledImages.in_memory(torch.arange(7.0).view(7, 1, 1, 1) / 7, torch.arange(7))
+    epochs = GlobalBatches(images, 3, 0, ALONE)
+    batches = [batch for epoch in range(3) for batch in epochs.batches(epoch, 0, torch.device("cpu"))]
+    assert [batch.total for batch in batches] == [3, 2, 2] * 3
+    orders = [torch.cat([batch.labels for batch in batches[3 * epoch : 3 * epoch + 3]]).tolist() for epoch in range(3)]
+    assert all(sorted(order) == list(range(7)) for order in orders)
+    assert len({*map(tuple, orders)}) == 3
+    assert len({batch.key for batch in batches}) == 9
+    (resumed,) = epochs.batches(1, 2, torch.device("cpu"))
+    assert (resumed.key, resumed.labels.tolist()) == (batches[5].key, batches[5].labels.tolist())
+
+
+def test_no_batch_has_one_image() -> None:
+    for count in (2, 3, 5):
+        images = LabeledImages.in_memory(torch.zeros(count, 1, 1, 1), torch.zeros(count, dtype=torch.long))
+        epochs = GlobalBatches(images, 2, 0, ALONE)
+        assert min(batch.total for batch in epochs.batches(0, 0, torch.device("cpu"))) >= 2
