@@ -96,7 +96,13 @@ def load_published(encoder: str | nn.Module, tuning: TuningConfig) -> PixelEncod
 
 
 def load_images(dataset: Any, published: PixelEncoder, config: HardenConfig, folder: Path | None = None) -> DataSplits:
-    """Return the images as the encoder takes them; ``folder`` gets the results, and is no part of them.
+    """Return the images as the encoder takes them.
+
+    Args:
+        dataset: As for ``load_data``.
+        published: The encoder, which states channels, size and interpolation.
+        config: Seed of the splits, and settings of loading.
+        folder: Gets the results, and is no part of the images; None where there is none.
 
     Raises:
         DataError: They cannot be used, or were split before and have another number of channels.
@@ -122,7 +128,17 @@ def load_images(dataset: Any, published: PixelEncoder, config: HardenConfig, fol
 
 
 def new_classifier(published: PixelEncoder, data: DataSplits, seed: int, *, head: str = DEFAULT) -> HardenedModel:
-    """Put a fresh head of that name, drawn by ``seed``, on a copy of the encoder."""
+    """Put a fresh head on a copy of the encoder.
+
+    Args:
+        published: The encoder.
+        data: Its classes and the size of its images count.
+        seed: Of torch's generator, which draws the head's weights and goes on from there.
+        head: As for ``build_head``.
+
+    Raises:
+        EncoderError: The encoder refuses images of that size, or there is no such head.
+    """
     feature_dim = published.feature_dim(data.image_shape[1:])
     torch.manual_seed(seed)
     module = build_head(head, feature_dim, len(data.class_names))
@@ -140,7 +156,16 @@ def new_candidate(
     *,
     evaluate: bool = True,
 ) -> Candidate:
-    """Return the run that is to be tried before it begins."""
+    """Return the run that is to be tried before it begins; torch's generator is left as it was.
+
+    Args:
+        published: The encoder, as ``load_published`` gave it.
+        data: The images, as ``load_images`` gave them.
+        config: Of the run.
+        accelerator: What it computes on.
+        folder: Where it writes; None where it does not.
+        evaluate: Whether a report is wanted, for which there is an undefended classifier, too.
+    """
     with torch.random.fork_rng():
         model = new_classifier(published, data, config.seed, head=config.head)
     return Candidate(published, model, data, config, accelerator, folder, evaluate)
@@ -164,7 +189,16 @@ def frozen_parameters(published: PixelEncoder) -> frozenset[str]:
 
 
 def run_identity(published: PixelEncoder, data: DataSplits, config: HardenConfig) -> dict[str, Any]:
-    """Return what a resumed run must share with the one that was started, as JSON: all that training depends on."""
+    """Return what a resumed run must share with the one that was started, as JSON: all that training depends on.
+
+    Args:
+        published: The encoder: its weights and normalization count, and which weights are frozen.
+        data: Its fingerprint counts.
+        config: All but what is done after training.
+
+    Raises:
+        EncoderError: All parameters of the encoder are frozen.
+    """
     frozen = sorted(frozen_parameters(published))
     identity: dict[str, Any] = json.loads(
         json.dumps(

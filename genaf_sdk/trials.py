@@ -121,6 +121,14 @@ def measure(
 ) -> ComparisonRow:
     """Train one method, and attack it with what is ``crafted`` for all, by the first, and with its own.
 
+    Args:
+        name: Of the method, for the row.
+        config: Its settings, its seed, and the attacks.
+        public: The published encoder, which it trains a copy of.
+        data: The images.
+        crafted: What is the same for all methods of the encoder and the seed; filled by the first of them.
+        progress: As for ``harden``.
+
     Raises:
         AttackError: An attack failed.
         RunStoppedError: SIGTERM came.

@@ -72,10 +72,14 @@ def layers_of(encoder: nn.Module, images: Tensor) -> list[str]:
 def layer_at(encoder: nn.Module, images: Tensor, depth: float, name: str = "") -> str:
     """Return the name of the layer at a relative depth, 0 for the first and 1 for the last; or ``name``, checked.
 
-    A name may be that of any module that the forward pass runs, a whole block for example.
+    Args:
+        encoder: Pixels to features.
+        images: A few, (n, C, H, W) in [0, 1], at the size to attack.
+        depth: A share of the layers, in the order of the forward pass.
+        name: That of any module that the forward pass runs, a whole block for example; empty goes by the depth.
 
     Raises:
-        AttackError: No module has that name; the nearest ones are given.
+        AttackError: There is no layer at all, or no module has that name; the nearest ones are given.
     """
     if not name:
         layers = layers_of(encoder, images)

@@ -49,6 +49,9 @@ class TargetedUAP(UniversalModelAttack):
     def require(self, target: nn.Module, pixels: Tensor, classes: int) -> None:
         """Refuse a target that is no class."""
         super().require(target, pixels, classes)
+        self._require_class(classes)
+
+    def _require_class(self, classes: int) -> None:
         if self.target is not None and not 0 <= self.target < classes:
             raise AttackError(f"The target is {self.target}.", expected=f"a class from 0 to {classes - 1}, or None")
 
@@ -60,9 +63,8 @@ class TargetedUAP(UniversalModelAttack):
         """Choose the class, then descend."""
         scores = outputs_of(model, pixels).log_softmax(dim=1)
         classes = scores.shape[1]
+        self._require_class(classes)
         target = self.target
-        if target is not None and not 0 <= target < classes:
-            raise AttackError(f"The target is {target}.", expected=f"a class from 0 to {classes - 1}, or None")
         if target is None:
             own = F.one_hot(labels, classes).bool()
             closeness = scores.masked_fill(own, 0).sum(dim=0) / (~own).sum(dim=0).clamp(min=1)

@@ -117,6 +117,9 @@ def decode(source: Any, target: Target, *, in_memory: bool) -> Decoded:
     """Bring every image to one size and, if asked for, keep all of them decoded in memory.
 
     Images that cannot be read are left out and named; of data that stays on disk, only headers are looked at now.
+
+    Raises:
+        DataError: There is no image, none can be read, or one is of another type than the first.
     """
     if len(source) == 0:
         raise DataError(f"The data {target.name!r} is empty.", expected="labeled images")

@@ -79,7 +79,11 @@ class _Survey:
     outputs: list[Path] = field(default_factory=list)
 
     def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
-        """Return the subfolders and the pictures of a folder, links followed; all else is counted."""
+        """Return the subfolders and the pictures of a folder, links followed; all else is counted.
+
+        Raises:
+            DataError: The folder cannot be read.
+        """
         folders: list[Path] = []
         pictures: list[Path] = []
         try:

@@ -39,7 +39,11 @@ class HubImages(EncodedImages):
         self.rows, self.image, self.title, self.classes = rows, image, title, classes
 
     def open(self, index: int) -> BufferedReader | BytesIO:
-        """Open the bytes in the table, or the file that the table names."""
+        """Open the bytes in the table, or the file that the table names.
+
+        Raises:
+            OSError: The table names none, or one that cannot be opened.
+        """
         stored = self.rows[index][self.image] or {}
         if stored.get("bytes") is not None:
             return io.BytesIO(stored["bytes"])

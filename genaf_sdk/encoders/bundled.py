@@ -38,7 +38,11 @@ def build(name: str) -> SmallResNet:
 
 
 def load(name: str, options: EncoderOptions) -> PixelEncoder:
-    """Return the encoder; its weights are stored in half precision and used in single precision."""
+    """Return the encoder; its weights are stored in half precision and used in single precision.
+
+    Raises:
+        EncoderError: There is none of that name, or images are to have another number of channels than 3.
+    """
     backbone = build(name)
     weights = load_file(Path(__file__).with_name(f"{name}.safetensors"))
     backbone.load_state_dict(

@@ -68,7 +68,16 @@ def is_solo_learn(weights: dict[str, Tensor]) -> bool:
 
 
 def from_weights(weights: dict[str, Tensor], path: Path, options: EncoderOptions) -> PixelEncoder:
-    """Return the encoder among the weights of a solo-learn module."""
+    """Return the encoder among the weights of a solo-learn module.
+
+    Args:
+        weights: Of the whole module, by name.
+        path: Where they come from, for errors.
+        options: Channels, normalization and size that the caller asks for.
+
+    Raises:
+        EncoderError: There is no such encoder among them, or they do not fit its architecture.
+    """
     own = strip_prefix(weights, "backbone.") or strip_prefix(weights, "encoder.") or weights
     own = {key: value for key, value in own.items() if key.partition(".")[0] not in ("fc", "head")}
     architecture = architecture_of(own, path)

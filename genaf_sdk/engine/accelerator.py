@@ -31,6 +31,11 @@ def own_accelerator(
 
     accelerate keeps one state a process: precision, and whether gradients are being accumulated. What the caller has
     there plays no part and comes back afterwards. Trackers are ended, also where the run fails.
+
+    Args:
+        mixed_precision: ``no``, ``bf16``, ``fp16`` or ``auto``.
+        trackers: As ``require_trackers`` gave them.
+        folder: Where trackers that write files write them; None where none does.
     """
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     device = PartialState(cpu=on_cpu, timeout=PEERS_TIMEOUT).default_device

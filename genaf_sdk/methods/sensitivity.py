@@ -189,7 +189,7 @@ def _margin(wanted: int) -> int:
 
 
 def climbed_layers(model: nn.Module, config: Sensitivity, redundant_fraction: float) -> int:
-    """Return how many layers are measured by climbing."""
+    """Return how many layers ``robust_sensitivity`` measures by climbing; arguments as there."""
     layers = len(layer_weights(model))
     wanted = _count(redundant_fraction, layers)
     return layers if config.method == "exact" else min(wanted, _margin(wanted)) + min(layers - wanted, _margin(wanted))

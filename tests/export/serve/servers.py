@@ -94,12 +94,18 @@ def tritonserver(environment: Path, repository: Path, *, log: Path, seconds: flo
                 time.sleep(0.2)
             yield http, rpc
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(40)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a server by SIGTERM, or by SIGKILL where it does not end."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(40)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _ready(port: int, certificate: Path | None = None) -> bool:
@@ -155,10 +161,4 @@ def our_server(
                 time.sleep(0.05)
             yield *ports, process
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(40)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end(process)
