@@ -252,5 +252,7 @@ def test_stage_2_learns_at_a_third_of_what_stage_1_found(
     lab = Lab(cpu_run(), tiny_model(tiny_encoder), striped)
     stages = method.stages(lab)
     train(lab.run, lab.model, striped, next(stages))
-    rate = next(stages).schedule.encoder_learning_rate
-    assert rate == pytest.approx(lab.run.range_tests["stage 1"].chosen / 3)
+    probe = next(stages)
+    assert probe.schedule.encoder_learning_rate == pytest.approx(lab.run.range_tests["stage 1"].chosen / 3)
+    probe.train_mode(lab.model)
+    assert [type(module) for module in lab.model.modules() if module.training] == [nn.Dropout], "norms stay as they are"
