@@ -135,6 +135,23 @@ def test_an_exchange_that_is_killed_is_undone_by_the_next_write(
     assert set(contents(folder)) == {"model.onnx", "serve/b.py", "checksums.json"}
 
 
+def test_the_list_goes_first_and_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is, all that it lists is there."""
+    folder, moved, move = tmp_path / "bundle", list[str](), staging._move
+
+    def noting(source: Path, target: Path) -> None:
+        moved.append(source.name)
+        move(source, target)
+
+    monkeypatch.setattr(staging, "_move", noting)
+    for _ in range(2):
+        with replacing_bundle(folder) as partial:
+            for name in ("a.txt", "z.txt"):
+                (partial / name).write_text("")
+            seal(partial)
+    assert moved == ["a.txt", "z.txt", "checksums.json", "checksums.json", "a.txt", "z.txt", *moved[:3]]
+
+
 def test_two_who_write_into_one_folder_take_turns(tmp_path: Path) -> None:
     folder, together = tmp_path / "bundle", threading.Barrier(4)
 

@@ -11,14 +11,16 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from genaf_sdk.config import ExportConfig
+from genaf_sdk.data.sampling import Sample
 from genaf_sdk.errors import ConfigError, ExportError
-from genaf_sdk.export import runtime
+from genaf_sdk.export import runtime, variants
 from genaf_sdk.export.bundle import write_bundle
 from genaf_sdk.export.integrity import checksums, publishable
-from genaf_sdk.export.parity import check_parity
+from genaf_sdk.export.parity import check_parity, counted
 from genaf_sdk.export.to_onnx import export_onnx
-from genaf_sdk.export.variants import write_variants
 from genaf_sdk.hardened import HardenedModel
+from genaf_sdk.inputs.perturbation import Perturbation
+from genaf_sdk.inputs.threat import Linf
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.heads import build_head
 from genaf_sdk.report.scores import Failure
@@ -80,10 +82,10 @@ def test_an_encoder_that_cannot_be_traced_is_refused_and_leaves_no_file(tmp_path
 def test_variants_are_kept_only_within_the_tolerance(tmp_path: Path) -> None:
     result = tiny_result(ExportConfig(precisions=("fp16", "int8"), uint8_input=True, tolerance=1.0))
     folder = write_bundle(result.model, tmp_path, result)
-    variants = result.report.onnx.variants  # type: ignore[union-attr]
-    assert [variant.file for variant in variants] == ["model.fp16.onnx", "model.int8.onnx", "model.uint8.onnx"]
-    assert all(variant.written and (folder / variant.file).is_file() for variant in variants)
-    assert variants[0].agreement > 0.95
+    found = result.report.onnx.variants  # type: ignore[union-attr]
+    assert [variant.file for variant in found] == ["model.fp16.onnx", "model.int8.onnx", "model.uint8.onnx"]
+    assert all(variant.written and (folder / variant.file).is_file() for variant in found)
+    assert found[0].agreement > 0.95
 
     # A model whose half-precision weights overflow is no better than chance, and is not shipped.
     with torch.no_grad():
@@ -91,10 +93,32 @@ def test_variants_are_kept_only_within_the_tolerance(tmp_path: Path) -> None:
         result.model.get_parameter("head.5.bias").mul_(1e6)
     export_onnx(result.model, folder / "model.onnx")
     strict = ExportConfig(precisions=("fp16",), tolerance=0.01)
-    (kept,) = write_variants(result.model, folder, result.data, {}, strict, samples=None, seed=0)
+    (kept,) = variants.write_variants(result.model, folder, result.data, {}, strict, samples=None, seed=0)
     assert not kept.written
     assert not (folder / "model.fp16.onnx").exists()
     assert not list(folder.glob(".variant-*"))
+
+
+def test_a_variant_that_loses_accuracy_under_one_perturbation_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clean images are answered alike, and 3 of 60 otherwise under the perturbation."""
+    data = tiny_data()
+    right = Sample.draw(data.test, None, seed=0).labels
+    hurt = torch.where(torch.arange(60) < 3, (right + 1) % 3, right)
+    monkeypatch.setattr(variants, "_make", lambda model, source, target, *_: target.write_bytes(b"graph"))
+    monkeypatch.setattr(variants, "OnnxModel", lambda path: path)
+    monkeypatch.setattr(variants, "_is_finite", lambda *_: True)
+    monkeypatch.setattr(variants, "predictions", lambda _, sample, found: {"": right, **dict.fromkeys(found, hurt)})
+    reference = counted({"": right, "uapgd": right}, right)
+    for tolerance, written in ((0.04, False), (0.06, True)):
+        config = ExportConfig(precisions=("fp16",), tolerance=tolerance)
+        perturbations = {"uapgd": Perturbation(torch.zeros(3, 16, 16), Linf(0.1))}
+        (variant,) = variants.write_variants(
+            new_model(), tmp_path, data, perturbations, config, samples=None, seed=0, reference=reference
+        )
+        assert variant.largest_loss == pytest.approx(0.05)
+        assert (variant.written, (tmp_path / "model.fp16.onnx").exists()) == (written, written)
 
 
 def test_checksums_cover_what_is_published_and_nothing_else(tmp_path: Path) -> None:
@@ -207,7 +231,7 @@ def test_half_precision_that_overflows_on_a_white_picture_is_not_written(tmp_pat
     export_onnx(model, tmp_path / "model.onnx")
     failures: list[Failure] = []
     config = ExportConfig(precisions=("fp16",), tolerance=1.0)
-    write_variants(model, tmp_path, tiny_data(), {}, config, samples=10, seed=0, failures=failures)
+    variants.write_variants(model, tmp_path, tiny_data(), {}, config, samples=10, seed=0, failures=failures)
     assert [failure.name for failure in failures] == ["model.fp16.onnx"]
     assert "white" in failures[0].error
     assert not (tmp_path / "model.fp16.onnx").exists()
