@@ -248,6 +248,9 @@ def test_where_a_probe_decides_on_stage_2_it_alone_is_told_and_that_is_said(
     lab = Lab(cpu_run(), tiny_model(TinyEncoder()), striped)
     probing = quick_config.with_(method={"adaptability": {"probe_epochs": 1}})
     assert 0 < probing.method.later_passes(lab) < quick_config.method.later_passes(lab)
+    rift = HardenConfig.preset("rift").method
+    assert rift.with_(adaptability={"probe_epochs": 1}).later_passes_may_grow
+    assert not rift.later_passes_may_grow
     monkeypatch.setattr("genaf_sdk.preflight.seconds_of_parts", lambda _: {"stage 1": 60.0, "stage 2": 3.0})
     for config, said in ((probing, True), (quick_config, False)):
         (found,) = [f for f in preflight(candidate(striped, config, None)) if f.subject == "time"]

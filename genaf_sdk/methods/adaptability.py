@@ -69,6 +69,11 @@ class Adaptability(Settings):
         """Settings of those attacks."""
         return SignSteps(epsilon=self.epsilon, step_size=self.epsilon / 4, steps=ATTACK_STEPS)
 
+    @property
+    def is_probed(self) -> bool:
+        """Whether a probe decides on stage 2."""
+        return self.epochs > 0 and self.probe_epochs > 0
+
 
 @dataclass(frozen=True)
 class Adaptation:

@@ -125,7 +125,7 @@ class GenAF(Method):
     @property
     def later_passes_may_grow(self) -> bool:
         """Whether a probe decides on stage 2."""
-        return self.adaptability.epochs > 0 and self.adaptability.probe_epochs > 0
+        return self.adaptability.is_probed
 
     def later_passes(self, lab: Lab) -> float:
         """Return those of stage 2."""

@@ -37,6 +37,11 @@ class RiFT(PGDAT):
 
     adaptability: Adaptability = Adaptability(redundant_fraction=1e-6, epochs=10, probe_epochs=0)
 
+    @property
+    def later_passes_may_grow(self) -> bool:
+        """Whether a probe decides on stage 2."""
+        return self.adaptability.is_probed
+
     def later_passes(self, lab: Lab) -> float:
         """Return those of stage 2."""
         return adaptability_passes(lab, self.adaptability)
