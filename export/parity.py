@@ -46,17 +46,16 @@ def parity_text(differences: Mapping[int, float] | Mapping[str, float], toleranc
     return f"Largest relative logit difference, ONNX against PyTorch: {parts}; threshold {tolerance:.0e}."
 
 
-def check_parity(model: Classifier, path: str | Path, pixels: Tensor, *, tolerance: float = TOLERANCE) -> Parity:
+def check_parity(model: Classifier, path: str | Path, pixels: Tensor) -> Parity:
     """Compare logits at batch sizes 1, 2 and 5.
 
     Args:
         model: What was exported.
         path: The ONNX file.
         pixels: At least five images (N, C, H, W) in [0, 1].
-        tolerance: Largest relative difference that passes.
 
     Raises:
-        ExportError: A difference is larger, or not a number.
+        ExportError: A relative difference is larger than ``TOLERANCE``, or not a number.
     """
     onnx_model, reference = OnnxModel(path), copy.deepcopy(model).cpu().eval()
     differences = {}
@@ -65,8 +64,8 @@ def check_parity(model: Classifier, path: str | Path, pixels: Tensor, *, toleran
         with torch.no_grad():
             expected = reference(batch)
         differences[size] = relative_difference(onnx_model(batch), expected)
-    parity = Parity(differences, tolerance)
-    if not all(value <= tolerance for value in differences.values()):
+    parity = Parity(differences, TOLERANCE)
+    if not all(value <= TOLERANCE for value in differences.values()):
         raise ExportError(f"The ONNX file {path} is not the model. {parity.text}", remedy="report this encoder")
     return parity
 

@@ -25,7 +25,7 @@ from genaf_sdk.estimates import (
     seconds_of_parts,
     settled_machine,
 )
-from genaf_sdk.export.parity import check_parity, relative_difference
+from genaf_sdk.export.parity import BATCH_SIZES, check_parity, relative_difference
 from genaf_sdk.export.staging import foreign_files
 from genaf_sdk.export.to_onnx import export_onnx
 from genaf_sdk.hardened import HardenedModel
@@ -176,7 +176,7 @@ def _attacks(candidate: Candidate) -> Iterable[Finding]:
     return ()
 
 
-def require_attacks(attacks: Sequence[str], published: PixelEncoder, data: DataSplits, seed: int = 0) -> None:
+def require_attacks(attacks: Sequence[str], published: PixelEncoder, data: DataSplits, seed: int) -> None:
     """Refuse attacks that could not run.
 
     Args:
@@ -200,7 +200,7 @@ def require_attacks(attacks: Sequence[str], published: PixelEncoder, data: DataS
 
 
 def _export(candidate: Candidate) -> Iterable[Finding]:
-    """Export the untrained model, and compare it on images that a camera could send: random, black and white ones."""
+    """Export the untrained model, and compare it on random, black and white images."""
     if candidate.folder is None or not candidate.is_alone:
         return ()
     model = copy.deepcopy(candidate.model).cpu().eval()
@@ -210,8 +210,9 @@ def _export(candidate: Candidate) -> Iterable[Finding]:
 
 
 def _plain_images(candidate: Candidate) -> Tensor:
-    """Return a random, a black and a white image."""
-    images = torch.rand(3, *candidate.data.image_shape, generator=torch.Generator().manual_seed(0))
+    """Return images (N, C, H, W), as many as the largest batch of ``check_parity``: random, a black and a white one."""
+    count = max(BATCH_SIZES)
+    images = torch.rand(count, *candidate.data.image_shape, generator=torch.Generator().manual_seed(0))
     images[1], images[2] = 0.0, 1.0
     return images
 

@@ -17,6 +17,7 @@ from genaf_sdk import HardenConfig, harden
 from genaf_sdk.cli import main
 from genaf_sdk.data import DataSplits
 from genaf_sdk.errors import AttackError, ConfigError, EncoderError, ExportError, GenafError
+from genaf_sdk.export.parity import BATCH_SIZES
 from genaf_sdk.pipeline import check
 from genaf_sdk.preflight import CHECKS
 
@@ -81,6 +82,16 @@ def test_what_cannot_be_exported_is_known_before_training(
     monkeypatch.setattr("genaf_sdk.pipeline.train", lambda *_: pytest.fail("training began"))
     with pytest.raises(ExportError):
         harden(Defective("branch on values"), striped, quick_config, output_dir=tmp_path, progress=False)
+
+
+def test_the_trial_export_is_compared_in_batches_of_every_size(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    seen: list[int] = []
+    monkeypatch.setattr("genaf_sdk.preflight.check_parity", lambda model, path, images: seen.append(len(images)))
+    check(tiny_encoder, striped, quick_config, output_dir=tmp_path)
+    assert seen == [max(BATCH_SIZES)]
 
 
 @pytest.mark.parametrize(

@@ -252,7 +252,7 @@ def test_a_walking_patch_stays_in_the_image() -> None:
     pixels, labels = images(model, 4)
     search = PatchSearch(model, pixels, labels, (3, 3), Patch(9 / 64))
     places = torch.tensor([[0, 0], [0, 5], [5, 0], [5, 5]])
-    _, walked, _ = search.climb(torch.arange(4), torch.zeros(4, 1, 3, 3), places, [0.2] * 3, walk=1)
+    _, walked, _ = search.climb(torch.arange(4), torch.ones(4, 1, 3, 3), places, [0.2] * 3, walk=1)
     assert (int(walked.min()), int(walked.max())) == (0, 5)
 
 
