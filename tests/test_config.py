@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import ast
 import json
+import re
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import genaf_sdk
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.engine.machine import MachineConfig
 from genaf_sdk.engine.schedule import WARM_UP, Schedule
@@ -13,6 +18,7 @@ from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.methods import MART, PGD, TRADES, GenAF, Mixture, RiFT, presets
 from genaf_sdk.preparation import resolved
 
+PACKAGE = Path(genaf_sdk.__file__).parent
 PRESETS = sorted(presets())
 
 
@@ -138,3 +144,23 @@ def test_what_a_group_does_not_state_is_as_in_its_method_not_as_in_the_group_alo
     method = HardenConfig.from_dict({"method": {"name": "rift", "schedule": {"batch_size": 64}}}).method
     assert method == RiFT().with_(schedule={"batch_size": 64})
     assert method.schedule.epochs == RiFT().schedule.epochs != Schedule().epochs
+
+
+def test_settings_that_messages_name_are_there() -> None:
+    """A setting that was moved would be looked for in vain."""
+    groups = "|".join([*(field.name for field in fields(HardenConfig)), "dual_track"])
+    place = re.compile(rf"(?<![\w./])(?:{groups})(?:\.[a-z_-]+)+(?![\w(])")
+    found = set()
+    files = {*PACKAGE.rglob("*.py"), *(PACKAGE / "export").rglob("*.py")}
+    for path in files - {PACKAGE / "earlier.py", PACKAGE / "__init__.py"}:  # where no message is
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                found |= {name.replace("-", "_") for name in place.findall(node.value)}
+    assert "method.schedule.augmentation" in found
+    for setting in found:
+        config: object = HardenConfig()
+        for name in setting.split("."):
+            assert hasattr(config, name), setting
+            config = getattr(config, name)

@@ -229,7 +229,7 @@ def _random_note(opened: _Opened, target: Target) -> list[str]:
         return []
     return [
         "an image read twice gives two different images, as with a random transform: training and test images are not "
-        "augmented as they are read; use the setting dual_track.augmentation instead"
+        "augmented as they are read; use the setting method.schedule.augmentation instead"
     ]
 
 
