@@ -12,6 +12,7 @@ import pytest
 
 from genaf_sdk.export.serve.batching import LARGE, Batcher
 from genaf_sdk.export.serve.errors import DeadlineError, InputError, ModelError, OverloadedError, ServeError
+from genaf_sdk.export.serve.memory import Memory
 
 Array = np.ndarray[Any, Any]
 
@@ -106,16 +107,21 @@ def test_limits_are_kept_and_given_back() -> None:
 
 
 def test_what_is_too_late_or_cancelled_is_not_run() -> None:
-    graph = Graph()
+    graph, memory = Graph(), Memory(10)
     graph.go.clear()
     late = batcher(graph, max_batch=1)
 
     async def main() -> Any:
+        lease = memory.lease(10)
         first = asyncio.create_task(late.submit(request(1)))
-        gone = asyncio.create_task(late.submit(request(2)))
+        gone = asyncio.create_task(late.submit(request(2), lease=lease))
         expired = asyncio.create_task(late.submit(request(3), time.monotonic() + 0.05))
         await asyncio.sleep(0.1)
+        lease.release()
+        assert (late.waiting, memory.held) == (3, 10)
         gone.cancel()
+        await asyncio.sleep(0.01)
+        assert (late.waiting, memory.held) == (2, 0), "given back while another one is run"
         graph.go.set()
         return await asyncio.gather(first, gone, expired, return_exceptions=True)
 
