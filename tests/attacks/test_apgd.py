@@ -131,6 +131,43 @@ def test_images_already_fooled_cost_nothing_more(attack: ApgdCE | ApgdT) -> None
     assert model.images < 6 * 50 / 2
 
 
+def test_an_image_that_one_attempt_fools_is_left_out_of_the_next() -> None:
+    model = Counting(smooth_net(scale=3.0))
+    pixels = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels, asked = model(pixels).argmax(1), list[int]()
+    for restarts in (1, 3):
+        model.images = 0
+        found = ApgdCE(budget=0.5, steps=50, restarts=restarts)(model, pixels, labels)
+        asked.append(model.images)
+        assert bool((model(found).argmax(1) != labels).all())
+    assert asked[0] == asked[1]
+
+
+class Bright(nn.Module):
+    """Says 1 of images whose mean is above 0.55."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean = images.mean(dim=(1, 2, 3))
+        return torch.stack([torch.full_like(mean, 0.55), mean], dim=1)
+
+
+def test_an_image_that_is_fooled_as_the_loss_falls_is_not_taken_back() -> None:
+    """Its step size is halved in that very step, where others go back to the image of the highest loss."""
+    losses = iter([1.0, 0.0])
+    pixels = torch.full((1, 3, 4, 4), 0.5)
+    found, fooled = apgd(
+        Bright(),
+        pixels,
+        torch.zeros(1, dtype=torch.long),
+        lambda logits, _: next(losses) + logits[:, 1] - logits[:, 1].detach(),
+        ball=Linf(0.1),
+        steps=1,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert bool(fooled.all())
+    assert Bright()(found).argmax(1).tolist() == [1]
+
+
 def test_apgd_t_fools_what_saturated_logits_hide_from_cross_entropy() -> None:
     model = smooth_net(scale=3.0)
     hidden = nn.Sequential(model, Scale(1e4))

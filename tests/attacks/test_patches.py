@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genaf_sdk.attacks import EncoderPatch, ImagePatch, PatchUAP, PlainPatch
+from genaf_sdk.attacks import EncoderPatch, ImagePatch, PatchUAP, PlainPatch, placed_patch
 from genaf_sdk.attacks.losses import margin_loss
 from genaf_sdk.attacks.patch_search import PatchSearch
 from genaf_sdk.attacks.targets import FeatureTarget, LabelTarget
@@ -160,6 +160,22 @@ def test_the_patch_moves_off_the_grid_to_where_the_weights_are() -> None:
     stays = PatchUAP(budget=64 / 576, grid=1, shift=0.1, steps=20)(model, pixels, labels)
     assert stays.mask is not None
     assert int(stays.mask.sum()) == 64
+
+
+def test_a_patch_is_tried_nowhere_beyond_an_edge(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tried = linear(), list[tuple[int, int]]()
+    weights = torch.zeros(2, 8, 8)
+    weights[1, 0, 0] = 1.0
+    model[1].weight.data[:] = weights.flatten(1)
+
+    def noting(image: tuple[int, int], sides: tuple[int, int], place: tuple[int, int]) -> Tensor:
+        tried.append(place)
+        return mask_at(image, sides, place)
+
+    monkeypatch.setattr(placed_patch, "mask_at", noting)
+    found = PatchUAP(budget=9 / 64, grid=3, steps=2)(model, *images(model))
+    assert found.details["places"] == "0,0"
+    assert (min(min(place) for place in tried), max(max(place) for place in tried)) == (0, 5)
 
 
 def test_a_shifted_patch_stays_in_the_image() -> None:

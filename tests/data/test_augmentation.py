@@ -89,3 +89,14 @@ def test_harden_reads_data_as_the_settings_and_the_encoder_say(
     assert len(set(result.data.class_counts())) == 1
     with pytest.raises(ConfigError, match="one of 'none', 'repeat'"):
         LoadingConfig(balance="weights")
+
+
+def test_a_crop_shows_half_of_the_area_at_least() -> None:
+    """Channels tell where a pixel was."""
+    line = torch.linspace(0, 1, 64)
+    places = torch.stack([line[:, None].expand(64, 64), line.expand(64, 64), torch.zeros(64, 64)])
+    cropped = augmented(places.expand(60, -1, -1, -1), "crop", torch.arange(60))
+    sides = cropped.flatten(2).amax(dim=2) - cropped.flatten(2).amin(dim=2)
+    areas = sides[:, 0] * sides[:, 1]
+    assert 0.45 < float(areas.min()) < 0.6
+    assert float(areas.max()) > 0.8
