@@ -128,7 +128,6 @@ def _create(model: str, weights: object, **arguments: Any) -> nn.Module:
 
     from torchvision import models
 
-    _require_known(model)
     with warnings.catch_warnings():
         # GoogLeNet and Inception warn that a future version draws their random weights otherwise.
         warnings.filterwarnings("ignore", category=FutureWarning, module="torchvision")
