@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from genaf_sdk.errors import ConfigError
-from genaf_sdk.settings import Count, Epsilon, Seed, Settings
+from genaf_sdk.settings import Count, Epsilon, Seed, Settings, overlaid
 
 
 @dataclass(frozen=True)
@@ -101,3 +101,15 @@ def test_nested_changes_leave_the_rest() -> None:
         made.with_(inner={"epoch": 9})
     with pytest.raises(ConfigError, match="'inne'"):
         made.with_(inne=3)
+
+
+def test_settings_of_a_file_are_laid_over_those_of_a_preset_group_by_group() -> None:
+    base = {"seed": 1, "inner": {"epochs": 80, "deep": {"a": 1, "b": 2}}, "kind": {"name": "kind", "size": 5}}
+    over = {"inner": {"deep": {"b": 3}}, "kind": {"size": 6}}
+    assert overlaid(base, over) == {
+        "seed": 1,
+        "inner": {"epochs": 80, "deep": {"a": 1, "b": 3}},
+        "kind": {"name": "kind", "size": 6},
+    }
+    assert overlaid(base, {"kind": {"name": "other"}})["kind"] == {"name": "other"}, "of which nothing is known"
+    assert base["inner"] == {"epochs": 80, "deep": {"a": 1, "b": 2}}
