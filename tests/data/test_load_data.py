@@ -18,6 +18,7 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from genaf_sdk.data import DATA_IDS, DataSplits, LabeledImages, decoding, known_data, load_data
+from genaf_sdk.data.sampling import mask_color
 from genaf_sdk.data.splits import stratified_split
 from genaf_sdk.errors import DataError
 from genaf_sdk.export.serve.images import decode
@@ -357,3 +358,8 @@ def test_hub_data(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(data.test.sample()[0], noise(6, 6, 5, 3, seed=1).permute(0, 3, 1, 2).float() / 255)
     with pytest.raises(DataError, match="hf download none/here --repo-type dataset"):
         load_data("hub:none/here")
+
+
+def test_the_color_of_masks_has_four_digits_in_every_file_that_states_it() -> None:
+    train = LabeledImages.in_memory(torch.full((7, 3, 2, 2), 1 / 3), torch.zeros(7, dtype=torch.long))
+    assert mask_color(train, 0) == (0.3333,) * 3
