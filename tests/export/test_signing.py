@@ -27,7 +27,7 @@ from genaf_sdk.export.serve import ServeError, load_bundle, open_bundle
 from genaf_sdk.export.serve.__main__ import main as serve_main
 from genaf_sdk.export.serve.errors import BundleError, SettingsError
 from genaf_sdk.export.signing import Signer, require_signature, sign_bundle
-from genaf_sdk.models.checksums import check_whole
+from genaf_sdk.models.checksums import check_whole, digest
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.verification import verify
 
@@ -235,6 +235,19 @@ def test_a_signature_that_leaves_files_out_is_refused(forged: Path, key: Path, p
     config = signing.Config().set_hashing_config(settings).use_elliptic_key_signer(private_key=key)
     config.sign(forged, forged / SIGNATURE_FILE)
     both_refuse(forged, public, "'model.safetensors' in .* is not signed")
+
+
+def test_a_list_that_names_what_is_never_signed_is_refused(forged: Path, key: Path, public: str) -> None:
+    """What a run leaves beside its bundle may be changed by anybody, whatever the list says of it."""
+    (forged / "metrics.jsonl").write_text("{}")
+    content = json.loads((forged / CHECKSUMS_FILE).read_text())
+    content["sha256"]["metrics.jsonl"] = digest(forged / "metrics.jsonl")
+    (forged / CHECKSUMS_FILE).write_text(json.dumps(content))
+    settings = hashing.Config().use_file_serialization().set_ignored_paths(paths=["metrics.jsonl", SIGNATURE_FILE])
+    config = signing.Config().set_hashing_config(settings).use_elliptic_key_signer(private_key=key)
+    config.sign(forged, forged / SIGNATURE_FILE)
+    with pytest.raises(ExportError, match=r"metrics\.jsonl in .* is not signed"):
+        require_signature(forged, public)
 
 
 @pytest.mark.parametrize("form", [{"hashing_algorithm": "blake2"}, {"shard_size": 1000}], ids=["blake2", "shards"])
