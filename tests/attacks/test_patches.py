@@ -14,6 +14,7 @@ from genaf_sdk.attacks.patch_search import PatchSearch
 from genaf_sdk.attacks.targets import FeatureTarget, LabelTarget
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.patches import grid_places, mask_at, paste, patch_sides, places_of, window_gains
+from genaf_sdk.inputs.space import InputSpace
 from genaf_sdk.inputs.threat import Patch
 
 
@@ -186,6 +187,24 @@ def test_a_shifted_patch_stays_in_the_image() -> None:
     assert int(found.mask.sum()) == 9
     rows, columns = (torch.nonzero(found.mask[0].any(dim=axis)).flatten() for axis in (1, 0))
     assert len(rows) == len(columns) == 3  # one rectangle, which nothing has wrapped around an edge
+
+
+def test_a_patch_that_is_displaced_goes_around_no_edge(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shown, apply = linear(), set[tuple[int, ...]](), Patch.apply
+    weights = torch.zeros(2, 8, 8)
+    weights[1, 0, 0] = 1.0
+    model[1].weight.data[:] = weights.flatten(1)
+
+    def noting(patch: Patch, space: InputSpace, inputs: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        assert mask is not None
+        inside = torch.nonzero(mask[0])
+        shown.add((*inside.amin(dim=0).tolist(), *(inside.amax(dim=0) - inside.amin(dim=0) + 1).tolist()))
+        return apply(patch, space, inputs, values, mask)
+
+    monkeypatch.setattr(Patch, "apply", noting)
+    PatchUAP(budget=9 / 64, shift=0.25, grid=2, steps=8)(model, *images(model))
+    assert {tuple(sides) for _, _, *sides in shown} == {(3, 3)}
+    assert {(0, 0), (1, 2), (5, 5)} <= {(top, left) for top, left, *_ in shown}
 
 
 def test_a_patch_that_is_given_is_never_lost() -> None:
