@@ -9,64 +9,24 @@ import re
 from collections.abc import Callable
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
 import torch
+from forging import Json, differences, edit, perturbations, report, rewrite, rows, sealed
 from safetensors.torch import load_file, save_file
 
-from genaf_sdk.attacks.base import EncoderAttack, UniversalModelAttack
-from genaf_sdk.attacks.sample_wise import SampleWiseAttack
 from genaf_sdk.cli import CHECK_FAILED, DONE, USAGE_ERROR, main
 from genaf_sdk.data import DataSplits
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.errors import ExportError, GenafError
-from genaf_sdk.evaluation.settings import EvaluationConfig
-from genaf_sdk.export.card import model_card
-from genaf_sdk.export.consistency import facts_of, read_config
 from genaf_sdk.export.integrity import seal
 from genaf_sdk.export.layout import BILL_FILE, EVAL_RESULTS_FILE
-from genaf_sdk.export.outcome import WEIGHTS_TIE, Outcome, Verification
+from genaf_sdk.export.outcome import WEIGHTS_TIE, Outcome
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.verification import verify
-
-Json = dict[str, Any]
-
-
-def edit(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
-    content = json.loads((folder / name).read_text())
-    changed = change(content)
-    (folder / name).write_text(json.dumps(content if changed is None else changed))
-
-
-def rewrite(folder: Path) -> None:
-    """Write everything that follows from the report anew, as a forger who knows this package does, and seal it."""
-    report = RobustnessReport.load(folder)
-    report.save(folder)
-    config = read_config(folder)
-    (folder / "README.md").write_text(model_card(facts_of(config, report), report, license_id="mit"))
-    seal(folder)
-
-
-def rows(folder: Path, change: Callable[[Json], object]) -> None:
-    """Change the rows of the hardened model and rewrite the bundle."""
-
-    def each(content: Json) -> None:
-        for row in content["scores"]:
-            if row["model"] == "hardened":
-                change(row)
-
-    edit(folder, "report.json", each)
-    rewrite(folder)
-
-
-def perturbations(folder: Path, change: Callable[[Perturbation], Perturbation]) -> None:
-    for path in (folder / "perturbations").glob("*.safetensors"):
-        change(Perturbation.load(path)).save(path)
-    seal(folder)
 
 
 def graph(folder: Path, name: str, change: Callable[[onnx.ModelProto], None]) -> None:
@@ -219,24 +179,6 @@ def reverse_names_in_files(folder: Path) -> None:
     edit(folder, "config.json", lambda config: config.update(class_names=config["class_names"][::-1]))
 
 
-def sealed(change: Callable[[Path], object]) -> Callable[[Path], None]:
-    def changed(folder: Path) -> None:
-        change(folder)
-        seal(folder)
-
-    return changed
-
-
-def report(change: Callable[[Json], object]) -> Callable[[Path], None]:
-    """Change the report and write everything that follows from it anew."""
-
-    def changed(folder: Path) -> None:
-        edit(folder, "report.json", lambda content: (change(content), content)[1])
-        rewrite(folder)
-
-    return changed
-
-
 def milder(content: Json) -> None:
     """Count the classes under noise, and call it the strongest attack."""
     noise = next(row for row in content["scores"] if row["column"] == "noise")
@@ -355,10 +297,6 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
         "it is missing",
     ),
 }
-
-
-def differences(found: Verification) -> str:
-    return " | ".join(f"{item.what}: {item.stated}: {item.found}" for item in found.differences)
 
 
 def test_a_sound_bundle_agrees_and_says_what_was_not_replayed(sound: Path, digits: DataSplits) -> None:
@@ -575,129 +513,6 @@ def test_nothing_is_downloaded_because_a_report_says_so(forged: Path, monkeypatc
     seal(forged)
     assert main(["verify", str(forged)]) == USAGE_ERROR
     assert not (forged.parent / "data").exists()
-
-
-def test_fresh_attacks_find_what_replays_cannot(
-    forged: Path, sound: Path, digits: DataSplits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("genaf_sdk.verification.FRESH", ("uapgd:steps=5", "pgd:steps=5"))
-    told: list[str] = []
-    honest = verify(sound, digits, fresh=True, seed=5, on_attack=told.append)
-    assert re.fullmatch(r"fresh attacks, about \d+ (s|min) here", told[0])
-    assert told[1:] == ["fresh: uapgd", "fresh: pgd"]
-    assert honest.agrees, differences(honest)
-    assert honest.count(Outcome.ATTACKED) == 2
-
-    clean = json.loads((forged / "report.json").read_text())["scores"][0]
-    rows(forged, lambda row: row.update(correct=28, changed=0) if row["crafted_on"] == "test" else None)
-    assert clean["n"] > 28
-    found = verify(forged, digits, fresh=True, seed=5)
-    assert "fresh: white-box pgd" in differences(found)
-
-
-def test_a_fresh_attack_is_held_to_the_strongest_row_of_its_kind(
-    forged: Path, digits: DataSplits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One attack is lucky or not; and leaving the row of one out leaves the promise of the others."""
-    monkeypatch.setattr("genaf_sdk.verification.FRESH", ("pgd:steps=2",))
-
-    def fresh(**changed: Any) -> tuple[bool | None, str]:
-        rows(forged, lambda row: row.update(changed) if row["crafted_on"] == "test" else None)
-        items = verify(forged, digits, fresh=True, seed=5).items
-        return next((item.agrees, item.stated) for item in items if item.outcome == Outcome.ATTACKED)
-
-    agrees, said = fresh(attack="square")
-    assert agrees
-    assert said.endswith(" by square"), said
-    agrees, said = fresh(correct=30, changed=0)
-    assert not agrees, "whatever the row is called"
-
-    honest = json.loads((forged / "report.json").read_text())["scores"]
-    lucky = next(row for row in honest if row["attack"] == "square" and row["model"] == "hardened")
-    edit(forged, "report.json", lambda report: report["scores"].append(lucky | {"attack": "pgd", "correct": 1}))
-    rewrite(forged)
-    edit(forged, "report.json", lambda report: report["scores"][-1].update(attack="apgd-ce"))
-    agrees, said = fresh()
-    assert agrees, said
-    assert said.endswith(" by apgd-ce"), said
-
-
-def test_fresh_patches_start_from_what_less_knowledge_found(
-    sound: Path, digits: DataSplits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "genaf_sdk.verification.FRESH",
-        (
-            *("encoder-patch:steps=8,grid=1", "patch-uap:steps=8,grid=1", "pgd:steps=2"),
-            "patch:steps=4,grid=1,windows=1,finalists=1",
-        ),
-    )
-    monkeypatch.setattr("genaf_sdk.verification.IMAGES", EvaluationConfig(patch_samples=20, sample_wise_samples=30))
-    starts: list[Perturbation | None] = []
-    for kind, name in ((EncoderAttack, "tries"), (UniversalModelAttack, "__call__"), (SampleWiseAttack, "__call__")):
-        plain = getattr(kind, name)
-
-        def spied(*args: Any, start: Perturbation | None, call: Any = plain, **settings: Any) -> Any:
-            starts.append(start)
-            return call(*args, start=start, **settings)
-
-        monkeypatch.setattr(kind, name, spied)
-    found = verify(sound, digits, fresh=True, seed=5)
-    assert differences(found).startswith("fresh: adaptive encoder-patch"), "the only patch of the report had one epoch"
-    fresh = [item for item in found.items if item.outcome == Outcome.ATTACKED]
-    assert [item.what.removeprefix("fresh: ") for item in fresh] == [
-        "adaptive encoder-patch, 3.0% of the area",
-        "white-box patch-uap, 3.0% of the area",
-        "white-box pgd, 8/255",
-        "white-box patch, 3.0% of the area",
-    ]
-    assert [start and start.attack for start in starts] == [None, "encoder-patch", None, "patch-uap"]
-    assert [re.search(r" of (\d+) right", item.found)[1] for item in fresh[2:]] == ["30", "20"]  # type: ignore[index]
-
-
-def test_of_several_fresh_tries_the_strongest_counts_and_is_gone_on_from(
-    sound: Path, digits: DataSplits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who knows no labels takes the first; a verifier knows them, as the evaluation that is verified did."""
-    made = list[Perturbation]()
-
-    def tries(attack: EncoderAttack, encoder: Any, pixels: Any, **_: Any) -> list[Perturbation]:
-        values = torch.zeros(pixels.shape[1:])
-        if not made:
-            noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
-            made.extend(Perturbation(0.9 * size * noise.sign(), attack.threat) for size in (0, attack.budget))
-            return made
-        return [Perturbation(values, attack.threat)]
-
-    starts: list[Perturbation | None] = []
-    monkeypatch.setattr(EncoderAttack, "tries", tries)
-    labeled = UniversalModelAttack.__call__
-
-    def spied(*args: Any, start: Perturbation | None, **settings: Any) -> Perturbation:
-        starts.append(start)
-        return labeled(*args, start=start, **settings)
-
-    monkeypatch.setattr(UniversalModelAttack, "__call__", spied)
-    monkeypatch.setattr("genaf_sdk.verification.FRESH", ("cluster-uap", "uapgd", "label-uap:steps=1,goals=0"))
-    found = verify(sound, digits, fresh=True, seed=5)
-    fresh = [int(item.found.split()[0]) for item in found.items if item.outcome == Outcome.ATTACKED]
-    assert fresh[0] < fresh[1], "the second try of the first attack, and the only one of the second"
-    assert starts == [made[1]], "which is stronger than what came last"
-
-
-def test_anyone_can_attack_on_images_of_their_own(
-    sound: Path, digits: DataSplits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import dataclasses
-
-    monkeypatch.setattr("genaf_sdk.verification.FRESH", ("uapgd:steps=2",))
-    own = dataclasses.replace(digits, test=digits.validation, name="mine")
-    with pytest.raises(GenafError, match="--fresh"):
-        verify(sound, own)
-    found = verify(sound, own, fresh=True, seed=1)
-    assert found.count(Outcome.REPLAYED) == 0
-    assert found.count(Outcome.ATTACKED) == 1
-    assert not found.differences
 
 
 def test_the_command_lists_everything_and_its_exit_code_says_whether_it_agrees(
