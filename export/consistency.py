@@ -164,9 +164,12 @@ def check_exported(folder: Path, report: RobustnessReport) -> list[Item]:
     text = parity_text(section.parity.differences, section.parity.tolerance)
     items = [_same("parity in words", section.text, text)]
     full = {row.perturbation: row.correct / row.n for row in section.replay}
+    wanted = sorted({"", *report.perturbations})
     for file, rows in {MODEL_FILE: section.replay, **{v.file: v.replay for v in section.variants}}.items():
         follow = all(math.isclose(row.accuracy, row.correct / row.n) for row in rows)
         items.append(recomputed(f"shares of {file}", follow, "", "" if follow else "they do not follow from counts"))
+        rows_of = sorted(row.perturbation for row in rows)
+        items.append(_same(f"what {file} was put under", rows_of, wanted))
     for variant in section.variants:
         losses = [full.get(row.perturbation, 1.0) - row.correct / row.n for row in variant.replay]
         found = max(losses, default=1.0)

@@ -91,7 +91,7 @@ class Verification:
         if self.differences:
             return f"{len(self.differences)} of {len(self.items)} statements DIFFER ({counts})."
         if not self.agrees:
-            return f"Nothing was replayed ({counts})."
+            return f"Nothing differs, but nothing was replayed ({counts}): no row of the report is confirmed."
         untied = any(item.what == WEIGHTS_TIE and item.agrees is None for item in self.items)
         but = f", but for {WEIGHTS_FILE}, which could not be compared" if untied else ""
         signers = [item.found for item in self.items if item.outcome == Outcome.SIGNED]

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 UNIVERSAL = ("surrogate", "train", "replayed")
 """Images that one perturbation for all others is crafted on; every attack that does so leaves a file."""
-LEAST_USED = 0.9
-"""Share of its budget that a perturbation has to use: attacks end at the edge of it."""
+LEAST_USED, LEAST_MEAN = 0.9, 0.25
+"""Shares of its budget that a perturbation has to use, at its largest value and on average: attacks end at the edge of
+it nearly everywhere, and none of this package uses less than half."""
 
 
 def check_perturbations(report: RobustnessReport) -> list[Item]:
@@ -62,9 +63,11 @@ def _covers(report: RobustnessReport, perturbation: Perturbation, rows: list[Sco
 def _unused(perturbation: Perturbation) -> list[str]:
     """Return what of its threat a perturbation leaves unused: one that is weaker than stated flatters the model."""
     if perturbation.mask is None:
-        largest = float(perturbation.values.abs().max())
-        if largest < LEAST_USED * perturbation.budget:
-            return [f"its largest value is {largest * 255:.3g}/255, {largest / perturbation.budget:.0%} of the budget"]
+        used = perturbation.values.abs() / perturbation.budget
+        for what, share, least in (("largest", used.max(), LEAST_USED), ("mean", used.mean(), LEAST_MEAN)):
+            if not share >= least:
+                size = float(share) * perturbation.budget * 255
+                return [f"its {what} value is {size:.3g}/255, {float(share):.0%} of the budget"]
         return []
     pixels, height, width = float(perturbation.mask.sum()), *perturbation.mask.shape[1:]
     if (math.sqrt(pixels) + 1) ** 2 <= perturbation.budget * height * width:
@@ -81,7 +84,7 @@ def _contradictions(row: Score, perturbation: Perturbation) -> list[str]:
     if row.attack != (perturbation.attack or "unnamed"):
         found.append(f"a row says {row.attack}, the file {perturbation.attack}")
     converged = perturbation.details.get("converged")
-    if isinstance(converged, bool) and row.converged is not converged:
+    if row.converged is not (converged if isinstance(converged, bool) else None):
         found.append(f"a row says converged: {row.converged}, the file {converged}")
     tries = perturbation.details.get("tries")
     if row.tries > 1 and tries != row.tries:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genaf_sdk._version import __version__
 from genaf_sdk.attacks.base import EncoderAttack, UniversalModelAttack
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.attacks.sample_wise import SampleWiseAttack
+from genaf_sdk.claims import check_claims
 from genaf_sdk.data import DATA_IDS, load_data
 from genaf_sdk.data.alignment import aligned
 from genaf_sdk.data.sampling import Sample
@@ -18,24 +20,24 @@ from genaf_sdk.data.settings import LoadingConfig
 from genaf_sdk.encoders import bundled, load_encoder
 from genaf_sdk.errors import DataError, EncoderError, OutputError
 from genaf_sdk.estimates import duration, seconds_of_a_pass
-from genaf_sdk.evaluation.certificates import certify
-from genaf_sdk.evaluation.corrupted import corruption_section
 from genaf_sdk.evaluation.cost import Beside, evaluation_passes
 from genaf_sdk.evaluation.crafting import JUDGING
 from genaf_sdk.evaluation.model import EvaluatedModel
-from genaf_sdk.evaluation.settings import CertificateConfig, EvaluationConfig
+from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.export.consistency import ConfigFile, read_config
 from genaf_sdk.export.layout import SIGNATURE_FILE
-from genaf_sdk.export.outcome import Item, Outcome, Verification, not_replayed, recomputed, replayed
+from genaf_sdk.export.outcome import Item, Outcome, Verification, not_replayed
 from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.signing import require_signature
-from genaf_sdk.export.verify import LEAST_IMAGES, tolerance, verify_bundle
+from genaf_sdk.export.verify import tolerance, verify_bundle
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.models.checksums import check_whole
 from genaf_sdk.models.fingerprint import fingerprint
+from genaf_sdk.remeasured import replayed_beside
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Role
+from genaf_sdk.report.verdict import budget_text
 from genaf_sdk.settings import Seed, converted
 
 if TYPE_CHECKING:
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
     from genaf_sdk.data import DataSplits
     from genaf_sdk.inputs.perturbation import Perturbation
     from genaf_sdk.inputs.threat import Threat
-    from genaf_sdk.report.certificate import CertificateSection
-    from genaf_sdk.report.corruptions import CorruptionSection
     from genaf_sdk.report.scores import Score
 
 FRESH = (
@@ -60,6 +60,8 @@ tries the strongest counts, as in an evaluation, and an attack starts from the s
 under the same threat."""
 IMAGES = EvaluationConfig()
 """On how many images they are crafted, and how many get one of their own: as in an evaluation."""
+MOST_BUDGETS = 3
+"""At how many of the budgets that a report states for one kind, the largest."""
 MARGIN = 0.02
 """How much lower than stated, beyond chance, a fresh attack may leave the accuracy: attacks are lucky or not."""
 SAFE_DATA = tuple(name for name in DATA_IDS if ":" not in name)
@@ -104,7 +106,10 @@ def verify(
     report, config = RobustnessReport.load(folder), read_config(folder)
     images = verifiers_data(data, report, config)
     found = verify_bundle(folder, images, backbone=backbone, foreign_data=fresh)
-    found.items += [*signature, *_encoder_by_hash(report)]
+    claims = check_claims(report, same_version=config.genaf_sdk == __version__)
+    decided = {item.what: item for item in claims}
+    found.items = [decided.pop(item.what, item) for item in found.items]
+    found.items += [*decided.values(), *signature, *_encoder_by_hash(report)]
     found.items += replayed_beside(folder, report, aligned(images, config.class_names, model="the bundle"))
     if fresh:
         chosen = secrets.randbelow(2**31) if seed is None else seed
@@ -170,67 +175,6 @@ def _encoder_by_hash(report: RobustnessReport) -> list[Item]:
     return [Item(what, Outcome.RECOMPUTED, found == report.provenance.encoder_sha256, shown, found[:16])]
 
 
-def replayed_beside(folder: Path, report: RobustnessReport, data: DataSplits) -> list[Item]:
-    """Certify the ONNX file anew, and corrupt the images again: counts are compared, as those of the rows.
-
-    Args:
-        folder: A bundle's folder.
-        report: Its report.
-        data: The verifier's images, their classes in the order of the model's.
-    """
-    certificate, corruptions = report.certificate, report.corruptions
-    if certificate is None and corruptions is None:
-        return []
-    graph = OnnxModel(folder)
-    items = [] if certificate is None else [_same_color(graph, certificate)]
-    if data.fingerprint != report.data.fingerprint:
-        stated = [] if certificate is None else ["certificate"]
-        stated += [] if corruptions is None else [f"corruption: {row.kind}" for row in corruptions.of(Role.HARDENED)]
-        return items + [not_replayed(what, "", "other images") for what in stated]
-    sample = Sample.draw(data.test, None, seed=report.seed)
-    items += [] if certificate is None else [_certified_again(graph, certificate, sample)]
-    return items + ([] if corruptions is None else _corrupted_again(graph, corruptions, sample))
-
-
-def _certified_again(graph: OnnxModel, stated: CertificateSection, sample: Sample) -> Item:
-    config = CertificateConfig(patch=stated.area, masks=stated.masks_per_axis, samples=stated.n)
-    found = certify(graph, sample, config, tuple(stated.fill))
-    apart = max(abs(getattr(found, name) - getattr(stated, name)) for name in ("clean", "answered", "certified"))
-    agrees = apart <= tolerance(stated.n) and stated.n >= min(LEAST_IMAGES, len(sample))
-    agrees &= all(getattr(found, name) == getattr(stated, name) for name in ("n", "image", "patch", "mask", "masks"))
-    return replayed("certificate", agrees, *(
-        f"{section.certified} of {section.n} certified, {section.answered} right, {section.patch_text}"
-        for section in (stated, found)
-    ))  # fmt: skip
-
-
-def _same_color(graph: OnnxModel, stated: CertificateSection) -> Item:
-    """Compare the color that the certificate masks with to that of the file, which a server masks with."""
-    what, shown, color = "certificate: color of the masks", _color(stated.fill), graph.mean_color
-    if not color:
-        return not_replayed(what, shown, f"{graph.path.name} states none")
-    return recomputed(what, tuple(stated.fill) == color, shown, f"{_color(color)} in {graph.path.name}")
-
-
-def _color(fill: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in fill)
-
-
-def _corrupted_again(graph: OnnxModel, stated: CorruptionSection, sample: Sample) -> list[Item]:
-    rows = stated.of(Role.HARDENED)
-    n = max(row.n for row in rows) if rows else 0
-    found = {row.kind: row for row in corruption_section([EvaluatedModel.of(graph, Role.HARDENED)], sample, n).rows}
-    items = []
-    for row in rows:
-        again = found.get(row.kind)
-        apart = row.n if again is None else abs(sum(again.correct) - sum(row.correct))
-        agrees = again is not None and row.n == again.n and apart <= tolerance(5 * row.n)
-        agrees &= row.n >= min(LEAST_IMAGES, len(sample))
-        said = "there is no such corruption" if again is None else f"{again.accuracy:.1%} of {again.n}"
-        items.append(replayed(f"corruption: {row.kind}", agrees, f"{row.accuracy:.1%} of {row.n}", said))
-    return items
-
-
 @dataclass(frozen=True)
 class _Target:
     """Weights and file of one bundle, and the images that both are measured on."""
@@ -259,7 +203,8 @@ def _attacked_anew(
     same = data.fingerprint == report.data.fingerprint
     target = _Target(weights, OnnxModel(folder), Sample.draw(data.test, None, seed=seed), same)
     pixels, labels = data.train.sample(IMAGES.surrogate_samples, seed=seed)
-    passes = evaluation_passes(replace(IMAGES, attacks=FRESH, curve=()), data, Beside(public=False, baseline=False))
+    attacks = _at_stated_budgets(report)
+    passes = evaluation_passes(replace(IMAGES, attacks=attacks, curve=()), data, Beside(public=False, baseline=False))
     on_attack(f"fresh attacks, about {duration(passes * seconds_of_a_pass(model, data, passes))} here")
     items: list[Item] = []
     known: dict[Threat, Perturbation] = {}
@@ -267,9 +212,7 @@ def _attacked_anew(
     def right(found: Perturbation) -> int:
         return int((weights.predict(found.apply(pixels[:JUDGING])) == labels[:JUDGING]).sum())
 
-    for text in FRESH:
-        attack = load_attack(text)
-        attack = attack.with_budget(_budget(report, attack))
+    for attack in map(load_attack, attacks):
         on_attack(f"fresh: {attack.name}")
         start = known.get(attack.threat)
         if isinstance(attack, SampleWiseAttack):
@@ -277,24 +220,64 @@ def _attacked_anew(
             few = replace(target, sample=Sample(data.test, order))
             ones, targets = few.sample.first(len(order))
             adversarial = attack(model, ones, targets, seed=seed, start=start)
-            items.append(_counted(few, report, attack, Knowledge.WHITE_BOX, [(adversarial, targets)]))
+            items.append(_counted(few, report, attack, [(adversarial, targets)]))
             continue
         if isinstance(attack, EncoderAttack):
-            column, tries = Knowledge.ADAPTIVE, attack.tries(model.encoder, pixels, seed=seed, start=start)
+            tries = attack.tries(model.encoder, pixels, seed=seed, start=start)
         elif isinstance(attack, UniversalModelAttack):
-            column, tries = Knowledge.WHITE_BOX, [attack(model, pixels, labels, seed=seed, start=start)]
+            tries = [attack(model, pixels, labels, seed=seed, start=start)]
         else:
             continue
         made = min(tries, key=right)
-        items.append(_compared(target, report, attack, column, made.apply))
+        items.append(_compared(target, report, attack, made.apply))
         known[attack.threat] = made if start is None else min(made, start, key=right)
-    return items
+    return items + _not_attacked(report, [load_attack(text) for text in attacks])
 
 
-def _budget(report: RobustnessReport, attack: Attack) -> float:
-    """Return the budget that the report states for this attack, or else for one of its kind; else the attack's own."""
-    kind = [row for row in _of_kind(report.rows(), attack) if row.budget > 0]
-    return next((row.budget for row in sorted(kind, key=lambda row: row.attack != attack.name)), attack.budget)
+def _at_stated_budgets(report: RobustnessReport) -> tuple[str, ...]:
+    """Return the fresh attacks, each at every budget that the rows of its knowledge and kind state, as text.
+
+    One row more, at a budget that is easily borne, would keep what the others state from being tried.
+    """
+    return tuple(
+        f"{text}{',' if ':' in text else ':'}budget={budget!r}"
+        for text in FRESH
+        for budget in _budgets(report, load_attack(text))
+    )
+
+
+def _budgets(report: RobustnessReport, attack: Attack) -> list[float]:
+    """Return the largest budgets of the rows of the attack's kind, or else of a column that knows less; or its own."""
+    kind = [row for row in _of_kind(report.rows(), attack) if row.budget > 0 and row.column != Knowledge.NOISE]
+    own = [row for row in kind if row.column == _column(attack)]
+    return sorted({row.budget for row in own or kind}, reverse=True)[:MOST_BUDGETS] or [attack.budget]
+
+
+def _column(attack: Attack) -> Knowledge:
+    """Return what a verifier who attacks has: the model's encoder, or all of it."""
+    return Knowledge.ADAPTIVE if isinstance(attack, EncoderAttack) else Knowledge.WHITE_BOX
+
+
+def _not_attacked(report: RobustnessReport, attacks: Sequence[Attack]) -> list[Item]:
+    """List the rows under which no fresh attack was run: of its knowledge, its kind and its budget."""
+    tried = [row for one in attacks for row in _rows_like(report, one)]
+    left = [row for row in report.rows() if row.budget > 0 and row.column != Knowledge.NOISE and row not in tried]
+    return [
+        not_replayed(
+            f"fresh: {row.column} {row.attack}, {budget_text(row)}",
+            f"{row.accuracy:.1%} of {row.n}",
+            "the published encoder is not in the bundle"
+            if row.column == Knowledge.TRANSFER
+            else "no fresh attack is of its kind and budget",
+        )
+        for row in left
+    ]
+
+
+def _rows_like(report: RobustnessReport, attack: Attack) -> list[Score]:
+    """Return the rows of the attack's knowledge, kind and budget, whatever their attack is called."""
+    rows = _of_kind(report.rows(_column(attack)), attack)
+    return [row for row in rows if math.isclose(row.budget, attack.budget)]
 
 
 def _of_kind(rows: Sequence[Score], attack: Attack) -> list[Score]:
@@ -303,15 +286,11 @@ def _of_kind(rows: Sequence[Score], attack: Attack) -> list[Score]:
     return [row for row in rows if row.is_patch == attack.is_patch and (row.crafting_data == "test") == each]
 
 
-def _compared(
-    target: _Target, report: RobustnessReport, attack: Attack, column: Knowledge, apply: Callable[[Tensor], Tensor]
-) -> Item:
-    return _counted(
-        target, report, attack, column, ((apply(pixels), labels) for pixels, labels in target.sample.batches())
-    )
+def _compared(target: _Target, report: RobustnessReport, attack: Attack, apply: Callable[[Tensor], Tensor]) -> Item:
+    return _counted(target, report, attack, ((apply(pixels), labels) for pixels, labels in target.sample.batches()))
 
 
-def _counted(target: _Target, report: RobustnessReport, attack: Attack, column: Knowledge, batches: Any) -> Item:
+def _counted(target: _Target, report: RobustnessReport, attack: Attack, batches: Any) -> Item:
     """Count what weights and file get right, and compare with the strongest row of that knowledge and threat.
 
     One attack is lucky or not. What a report promises is that nothing of its kind does more than its strongest row.
@@ -321,7 +300,7 @@ def _counted(target: _Target, report: RobustnessReport, attack: Attack, column: 
         by_weights += int((target.weights.predict(pixels) == labels).sum())
         by_file += int((target.graph(pixels).argmax(dim=1) == labels).sum())
     n = len(target.sample)
-    rows = [row for row in _of_kind(report.rows(column), attack) if math.isclose(row.budget, attack.budget)]
+    rows = _rows_like(report, attack)
     strongest = min(rows, key=lambda row: row.accuracy, default=None)
     agrees = abs(by_weights - by_file) <= tolerance(n)
     found = f"{by_file} of {n} right ({by_file / n:.1%}) by the file, {by_weights} by the weights"
@@ -334,7 +313,8 @@ def _counted(target: _Target, report: RobustnessReport, attack: Attack, column: 
             named.append((strongest, f" by {strongest.attack}, the strongest"))
         said = "; ".join(f"{row.accuracy:.1%} of {row.n}{by}" for row, by in named)
         said += "" if target.same_data else ", on other images"
-    return Item(f"fresh: {column} {attack.name}, {attack.threat.text()}", Outcome.ATTACKED, agrees, said, found)
+    what = f"fresh: {_column(attack)} {attack.name}, {attack.threat.text()}"
+    return Item(what, Outcome.ATTACKED, agrees, said, found)
 
 
 def _least(row: Score, n: int) -> float:

@@ -58,6 +58,7 @@ FILES_OF = {
     ),
     FLOWS: (
         "cells",
+        "claims",
         "comparison",
         "config",
         "doctor",
@@ -67,6 +68,7 @@ FILES_OF = {
         "pipeline",
         "preflight",
         "preparation",
+        "remeasured",
         "result",
         "rows",
         "training",

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 UNBOUNDED, UNBOUNDED_IMAGES = PGD(budget=1.0, steps=50, relative_step_size=0.05), 100
 AREAS = 0.01, 0.03, 0.1, 0.6
 """Shares of an image that patches of rising size cover; nothing should survive the last."""
+UNBOUNDED_CHECK, AREA_CHECK = "An unbounded attack succeeds", "Accuracy does not rise with the area of a patch"
+LARGE_CHECK = "A large patch succeeds"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class OwnAttacks:
     images: tuple[Tensor, Tensor]
     unbounded: Future[int] | None = None
     areas: dict[float, Future[int]] = field(default_factory=dict)
+
+
+def always_checked(*, patches: bool) -> tuple[str, ...]:
+    """Return the names of the checks that no module goes without, and those of an evaluation with ``patches``."""
+    return (UNBOUNDED_CHECK, AREA_CHECK, LARGE_CHECK) if patches else (UNBOUNDED_CHECK,)
 
 
 def begin_own_attacks(
@@ -270,17 +277,17 @@ def larger_areas(right: dict[float, int], n: int) -> Check:
     """
     passed = all(after - before <= Z_95**2 for before, after in pairwise(right.values()))
     text = "one for each image: " + ", ".join(f"{area:.0%}: {count / n:.1%}" for area, count in right.items())
-    return Check("Accuracy does not rise with the area of a patch", passed, f"{text} of {n}")
+    return Check(AREA_CHECK, passed, f"{text} of {n}")
 
 
 def _large_patch(right: dict[float, int], n: int) -> Check:
     """A patch over most of the image leaves (almost) nothing right."""
     area, count = max(right), right[max(right)]
     text = f"a patch over {area:.0%} leaves {count / n:.1%} of {n}"
-    return Check("A large patch succeeds", count <= 0.02 * n, text)
+    return Check(LARGE_CHECK, count <= 0.02 * n, text)
 
 
 def _unbounded(right: int, n: int) -> Check:
     """An attack without a bound leaves (almost) nothing right."""
     share = right / n
-    return Check("An unbounded attack succeeds", share <= 0.02, f"PGD at budget 1.0 leaves {share:.1%} of {n}")
+    return Check(UNBOUNDED_CHECK, share <= 0.02, f"PGD at budget 1.0 leaves {share:.1%} of {n}")

@@ -52,6 +52,7 @@ def made(digits: DataSplits) -> Made:
     assert not report.failures
     config = SimpleNamespace(evaluation=settings, export=ExportConfig(precisions=("fp16",), tolerance=1.0), seed=0)
     stated = {"seed": 0, "validation_fraction": 0.15, "loading": {"balance": "none"}, "export": {"license": "mit"}}
+    stated |= {"evaluation": settings.to_dict()}
     config.export = config.export.with_(license="mit")
     what = provenance(load_encoder("bundled:simclr-cifar10"), digits, stated)
     report.complete({"config": stated, "model": describe_architecture(model), "provenance": what})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import marshal
@@ -9,6 +10,7 @@ import re
 from collections.abc import Callable
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -16,6 +18,7 @@ import torch
 from forging import Json, differences, edit, perturbations, report, rewrite, rows, sealed
 from safetensors.torch import load_file, save_file
 
+from genaf_sdk.claims import check_claims
 from genaf_sdk.cli import CHECK_FAILED, DONE, USAGE_ERROR, main
 from genaf_sdk.data import DataSplits
 from genaf_sdk.encoders import load_encoder
@@ -26,6 +29,7 @@ from genaf_sdk.export.outcome import WEIGHTS_TIE, Outcome
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.report.robustness import RobustnessReport
+from genaf_sdk.report.scores import Check, Failure
 from genaf_sdk.verification import verify
 
 
@@ -186,6 +190,26 @@ def milder(content: Json) -> None:
     counted.update({name: noise[name] for name in ("column", "attack", "perturbation")})
 
 
+def dotted(found: Perturbation) -> Perturbation:
+    """Keep one value at the edge of the budget, and nothing else."""
+    values = torch.zeros_like(found.values)
+    values[0, 0, 0] = found.budget
+    return found if found.mask is not None else Perturbation(values, found.threat, None, found.key, found.details)
+
+
+def without(section: str, attack: str) -> Callable[[Path], None]:
+    """Leave out what rows or points say of an attack."""
+    return report(lambda r: r.update({section: [row for row in r[section] if row["attack"] != attack]}))
+
+
+def of_pgd(**changes: Any) -> Callable[[Path], None]:
+    return lambda f: rows(f, lambda row: row.update(changes) if row["attack"] == "pgd" else None)
+
+
+def passed(name: str) -> Callable[[Path], None]:
+    return report(lambda r: r.update(checks=[{"name": name, "passed": True, "figures": "all is well"}]))
+
+
 HUGE_CLASSES = {"n": [10**6] * 10, "clean": [10**6] * 10, "attacked": None}
 FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "rows that flatter": (flattered, "hardened adaptive uapgd"),
@@ -292,6 +316,37 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
         variants(written=False),
         "model.fp16.onnx: not written: it is in the bundle",
     ),
+    "perturbations of one value": (lambda f: perturbations(f, dotted), "its mean value is 0.013/255, 0% of the budget"),
+    "an attack that is left out": (without("scores", "pgd"), "no row of white-box pgd, 8/255"),
+    "a curve that leaves an attack out": (without("curve", "pgd"), "no point of white-box pgd at 16/255"),
+    "an attack at a larger budget": (of_pgd(budget=16 / 255), "no row of white-box pgd, 8/255"),
+    "an attack on fewer images": (of_pgd(n=1, correct=1, changed=0), "white-box pgd: n is 1 instead of 30"),
+    "a perturbation that is said to be a patch": (of_pgd(threat="patch"), "pgd: it makes a perturbation"),
+    "an attack that is said to know less": (of_pgd(column="transfer"), "pgd: it is of the column white-box"),
+    "an attack that is said to perturb each image by itself": (
+        lambda f: rows(f, lambda row: row.update(crafted_on="test") if row["attack"] == "uapgd" else None),
+        "hardened adaptive uapgd: it perturbs all images alike",
+    ),
+    "a point that is not what the table says": (
+        report(lambda r: [p.update(correct=p["correct"] - 40) for p in r["curve"] if p["column"] == "adaptive"]),
+        "adaptive uapgd at 10/255 is not what the table says",
+    ),
+    "a check that is said to have passed": (
+        lambda f: (
+            passed("Every attack is at least as strong as noise")(f),
+            rows(f, lambda row: row.update(correct=0, changed=450) if row["column"] == "noise" else None),
+        ),
+        "check: Every attack is at least as strong as noise: all is well: noise 0.0%",
+    ),
+    "checks of which some are left out": (passed("invented"), "An unbounded attack succeeds"),
+    "a smaller file under fewer perturbations": (
+        report(lambda r: r["onnx"]["variants"][0].update(replay=r["onnx"]["variants"][0]["replay"][:1])),
+        "what model.fp16.onnx was put under",
+    ),
+    "an attack that is said to have converged": (
+        lambda f: rows(f, lambda row: row.update(converged=True) if row["attack"] == "advencoder-pat" else None),
+        "a row says converged: True, the file None",
+    ),
     "a perturbation that is missing": (
         sealed(lambda f: next((f / "perturbations").glob("adaptive-uapgd*")).unlink()),
         "it is missing",
@@ -352,6 +407,42 @@ def test_a_forgery_is_refused_with_the_reason(name: str, forged: Path, digits: D
     forge, reason = FORGERIES[name]
     forge(forged)
     assert reason in refusal(forged, digits)
+
+
+def claims(report: RobustnessReport, *, same_version: bool = True) -> str:
+    items = check_claims(report, same_version=same_version)
+    return " | ".join(f"{item.what}: {item.found}" for item in items if item.agrees is False)
+
+
+def test_an_attack_that_failed_and_one_of_another_package_are_accounted_for(sound: Path) -> None:
+    report = RobustnessReport.load(sound)
+    assert claims(report) == ""
+    report.scores = [row for row in report.scores if row.attack != "pgd"]
+    assert claims(report) == "attacks of the settings: no row of white-box pgd, 8/255"
+    report.failures = [Failure("attack", "pgd", "out of memory", "white-box", "hardened")]
+    assert claims(report) == ""
+    assert report.config is not None
+    report.config["evaluation"]["attacks"] += ["mine:steps=2"]
+    assert claims(report) == "attacks of the settings: no row of mine"
+    report.scores.append(dataclasses.replace(report.scores[-1], attack="mine"))
+    assert claims(report) == ""
+
+
+def test_of_a_report_that_says_nothing_of_its_evaluation_nothing_is_missed(sound: Path) -> None:
+    report = RobustnessReport.load(sound)
+    assert report.config is not None
+    for stated, why in ((None, "does not say"), ({"attacks": ["pgd:steps=x"]}, "steps of 'pgd'"), ({"x": 1}, "x")):
+        report.config["evaluation"] = stated
+        unknown = next(item for item in check_claims(report, same_version=True) if "settings" in item.what)
+        assert unknown.outcome == Outcome.NOT_REPLAYED
+        assert why in unknown.found
+
+
+def test_checks_of_another_version_are_not_judged(sound: Path) -> None:
+    report = RobustnessReport.load(sound)
+    report.checks = [Check("invented", True, "")]
+    assert "which checks there are: " in claims(report)
+    assert claims(report, same_version=False) == ""
 
 
 def test_what_was_invented_and_cannot_be_measured_is_listed_as_such(forged: Path, digits: DataSplits) -> None:

@@ -66,6 +66,36 @@ def test_a_fresh_attack_is_held_to_the_strongest_row_of_its_kind(
     assert said.endswith(" by apgd-ce"), said
 
 
+def test_a_fresh_attack_is_run_at_every_budget_that_is_stated(
+    forged: Path, digits: DataSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row at a budget that is easily borne would else keep the promise at a larger one from being tried."""
+    monkeypatch.setattr("genaf_sdk.verification.FRESH", ("pgd:steps=2",))
+    rows(forged, lambda row: row.update(correct=28, changed=0) if row["attack"] == "pgd" else None)
+
+    def decoys(content: Any) -> None:
+        easy = next(row for row in content["scores"] if row["attack"] == "pgd") | {"model": "hardened"}
+        content["scores"][:0] = [easy | {"budget": size / 255} for size in (0.25, 0.5, 1, 2)]
+
+    edit(forged, "report.json", decoys)
+    rewrite(forged)
+    items = {item.what: item for item in verify(forged, digits, fresh=True, seed=5).items}
+    assert items["fresh: white-box pgd, 8/255"].agrees is False
+    for size, outcome in (("2", Outcome.ATTACKED), ("1", Outcome.ATTACKED), ("0.5", Outcome.NOT_REPLAYED)):
+        assert items[f"fresh: white-box pgd, {size}/255"].outcome == outcome
+
+
+def test_rows_under_which_nothing_fresh_is_run_are_listed(
+    sound: Path, digits: DataSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genaf_sdk.verification.FRESH", ("uapgd:steps=5",))
+    items = {item.what: item for item in verify(sound, digits, fresh=True, seed=5).items}
+    assert items["fresh: adaptive uapgd, 10/255"].outcome == Outcome.ATTACKED
+    assert items["fresh: transfer uapgd, 10/255"].found == "the published encoder is not in the bundle"
+    for what in ("white-box pgd, 8/255", "adaptive advencoder-pat, 3.0% of the area"):
+        assert items[f"fresh: {what}"].found == "no fresh attack is of its kind and budget"
+
+
 def test_fresh_patches_start_from_what_less_knowledge_found(
     sound: Path, digits: DataSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import cast
 
 import onnx
 import pytest
@@ -19,10 +20,11 @@ from genaf_sdk.evaluation.corrupted import corruption_section
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.settings import CertificateConfig
 from genaf_sdk.export.runtime import OnnxModel
+from genaf_sdk.export.ties import check_ties
 from genaf_sdk.inputs.masks import MaskSet
+from genaf_sdk.remeasured import replayed_beside
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Role
-from genaf_sdk.verification import replayed_beside
 
 FILL = (0.3, 0.3, 0.3)
 
@@ -40,7 +42,7 @@ def test_certificates_and_corruptions_are_found_again(
     proven: RobustnessReport, sound: Path, digits: DataSplits
 ) -> None:
     items = replayed_beside(sound, proven, digits)
-    assert len(items) == 14
+    assert len(items) == 15
     assert all(item.agrees for item in items), [item for item in items if not item.agrees]
 
 
@@ -61,15 +63,28 @@ def test_the_color_of_the_masks_is_that_of_the_file(
 
 
 @pytest.mark.parametrize(
-    "claim", ["certified", "smaller masks", "few images", "color", "corruption", "unknown corruption"]
+    "claim",
+    [
+        *("certified", "smaller masks", "few images", "color"),
+        *("corruption", "corruption by strength", "unknown corruption", "no corruption", "one corruption twice"),
+    ],
 )
 def test_a_false_claim_is_found_out(claim: str, proven: RobustnessReport, sound: Path, digits: DataSplits) -> None:
     report = copy.deepcopy(proven)
     if "corruption" in claim:
         report.certificate = None
         assert report.corruptions is not None
-        row = report.corruptions.rows[3]
-        row.kind, row.correct = ("sunshine", row.correct) if "unknown" in claim else (row.kind, [100] * 5)
+        row, total = report.corruptions.rows[3], sum(report.corruptions.rows[3].correct)
+        if claim == "unknown corruption":
+            row.kind = "sunshine"
+        elif claim == "no corruption":
+            report.corruptions.rows = []
+        elif claim == "one corruption twice":
+            report.corruptions.rows.append(row)
+        elif "strength" in claim:
+            row.correct = [total // 5] * 4 + [total - 4 * (total // 5)]
+        else:
+            row.correct = [100] * 5
         assert [item.agrees for item in replayed_beside(sound, report, digits)].count(False) == 1
         return
     report.corruptions = None
@@ -85,6 +100,19 @@ def test_a_false_claim_is_found_out(claim: str, proven: RobustnessReport, sound:
         config = CertificateConfig(patch=0.02, masks=2, samples=9)
         report.certificate = certify(graph, sample, config, graph.mean_color)
     assert [item.agrees for item in replayed_beside(sound, report, digits)].count(False) == 1
+
+
+def test_one_huge_answer_hides_no_other() -> None:
+    """Weights and graph are compared image by image: one whose logits are huge would else excuse all others."""
+    images = torch.eye(3)
+    said = torch.tensor([[1e6, 0.0], [0.1, 0.9], [0.2, 0.8]])
+
+    def weights(_: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[1e6, 0.0], [0.9, 0.1], [0.8, 0.2]])
+
+    graphs = cast("dict[str, OnnxModel]", {"model.onnx": lambda _: said})
+    (item,) = check_ties(graphs, lambda: weights, images, named=True)
+    assert item.agrees is False
 
 
 def test_on_other_images_nothing_is_known(proven: RobustnessReport, sound: Path, digits: DataSplits) -> None:
