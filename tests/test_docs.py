@@ -28,6 +28,8 @@ from blocks import blocks  # noqa: E402
 from hub_server import TOKEN, LoopbackHub  # noqa: E402
 
 from genaf_sdk.cli import COMMANDS  # noqa: E402
+from genaf_sdk.inputs.keys import Knowledge  # noqa: E402
+from genaf_sdk.report.scores import Role, Score  # noqa: E402
 from genaf_sdk.rows import Comparison, read_rows  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -316,6 +318,23 @@ def test_the_board_is_made_from_the_rows() -> None:
     beginnings = {command.partition(" --seeds")[0] for command in commands}
     assert beginnings <= {entry.command.partition(" --seeds")[0] for entry in entries}
     assert all(0 < entry.accuracies["patch"][0] < entry.accuracies["clean"][0] for entry in entries)
+
+
+def test_figures_that_an_attack_may_lower_are_marked_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row without the attacks of today, or with fewer tries of them, is an upper bound; so is one that lacks one."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    bounded = runpy.run_path(str(ROOT / "tools" / "bounds.py"))["bounded"]
+
+    def scores(**tries: int) -> list[Score]:
+        return [
+            Score(Role.HARDENED, Knowledge.ADAPTIVE, name.replace("_", "-"), 0.03, 9, 5, 5, tries=count)
+            for name, count in tries.items()
+        ]
+
+    assert bounded(scores(uapgd=1)) == {"perturbation", "patch"}
+    assert bounded(scores(cluster_patch=12, encoder_patch=6)) == set()
+    assert bounded(scores(cluster_patch=12, encoder_patch=1)) == {"patch"}
+    assert bounded(scores(cluster_patch=12)) == {"patch"}, "one that failed would have left less"
 
 
 def test_a_row_of_somebody_else_stands_on_the_board_with_the_command_that_verifies_it(

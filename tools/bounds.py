@@ -27,4 +27,4 @@ def bounded(scores: Iterable[Score]) -> set[Threat]:
     if NEWEST not in {score.attack for score in chosen}:
         return {"perturbation", "patch"}
     places = [score for score in chosen if score.attack == OF_SEVERAL_PLACES and score.column == Knowledge.ADAPTIVE]
-    return {"patch"} if any(score.tries == 1 for score in places) else set()
+    return {"patch"} if not places or any(score.tries == 1 for score in places) else set()
