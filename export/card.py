@@ -61,18 +61,18 @@ def model_card(model: ModelFacts, report: RobustnessReport | None, *, license_id
         report: What was measured, or None.
         license_id: The Hub's identifier of the model's license; empty states none.
     """
-    dataset = _hub_id(report.data.name) if report is not None else None
+    dataset, method = _hub_id(report.data.name) if report is not None else None, _method(report)
     metadata = ModelCardData(
         library_name="genaf-sdk",
         pipeline_tag="image-classification",
-        tags=["adversarial-robustness", "onnx", "gen-af", "image-classification"],
+        tags=["adversarial-robustness", "onnx", *([OURS] if method == OURS else []), "image-classification"],
         base_model=_hub_id(model.encoder),
         datasets=None if dataset is None else [dataset],
         license=license_id or None,
         model_name="Hardened image classifier" if report is not None else None,
         eval_results=_model_index(report) if report is not None else None,
     )
-    sections = [_what(model), _figures(report), _use(model), _intended_use(), _verify(report)]
+    sections = [_what(model, method), _figures(report), _use(model), _intended_use(), _verify(report)]
     return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
@@ -150,16 +150,30 @@ def _model_index(report: RobustnessReport) -> list[EvalResult]:
     ]
 
 
-def _what(model: ModelFacts) -> str:
+OURS = "gen-af"
+
+
+def _method(report: RobustnessReport | None) -> str:
+    """Return the name of the method that a report says the model was made with; empty where it does not say."""
+    stated = ((report.config if report is not None else None) or {}).get("method")
+    name = stated.get("name") if isinstance(stated, dict) else ""
+    return name if isinstance(name, str) else ""
+
+
+def _what(model: ModelFacts, method: str) -> str:
     names = [escaped(name) for name in model.class_names[:SHOWN_CLASSES]]
     more = f" and {len(model.class_names) - SHOWN_CLASSES} more" if len(model.class_names) > SHOWN_CLASSES else ""
     source = escaped(model.encoder.partition(":{")[0])
     height, width = model.image_size
+    made = f"fine-tuned with the method {escaped(method)}." if method else "fine-tuned."
+    if method == OURS:
+        made = (
+            "fine-tuned with Gen-AF (Zhou et al., IEEE S&P 2024) to withstand perturbations that an attacker crafts "
+            "from that encoder alone."
+        )
     return (
         "# Hardened image classifier\n\n"
-        f"An image classifier on top of the public encoder {source}, fine-tuned with Gen-AF (Zhou et al., IEEE S&P "
-        "2024) to withstand perturbations that an attacker crafts from that encoder alone. "
-        f"Made with genaf-sdk {model.version}.\n\n"
+        f"An image classifier on top of the public encoder {source}, {made} Made with genaf-sdk {model.version}.\n\n"
         f"- Input: `pixels`, float32 (batch, {model.channels}, {height}, {width}) in [0, 1]; normalization is "
         "inside.\n"
         f"- Output: `logits`, float32 (batch, {len(model.class_names)}).\n"

@@ -53,6 +53,17 @@ def test_the_metadata_are_what_the_client_takes_and_come_back_unchanged(text: st
     assert all(isinstance(tag, str) for tag in data.tags)
 
 
+def test_a_card_names_the_method_that_made_the_model(made: Made, report: RobustnessReport) -> None:
+    """PGD-AT, say, is not Gen-AF, whose tag and paper would lend it what it has not."""
+    facts, config = ModelFacts.of(made.model), report.config
+    for method, said in ((None, "fine-tuned."), ("pgd-at", "with the method pgd-at."), ("gen-af", "with Gen-AF (Zhou")):
+        report.config = None if method is None else {**(config or {}), "method": {"name": method}}
+        text = model_card(facts, report)
+        assert said in text
+        assert ("Gen-AF" in text) == ("gen-af" in card_metadata(text)["tags"]) == (method == "gen-af")
+    assert "Gen-AF" not in model_card(facts, None)
+
+
 @pytest.mark.parametrize("interpolation", get_args(Interpolation))
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_the_code_for_pictures_makes_what_the_server_makes(
