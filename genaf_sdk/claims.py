@@ -51,7 +51,7 @@ def check_claims(report: RobustnessReport, *, same_version: bool) -> list[Item]:
     return [
         *items,
         recomputed("attacks of the settings", not rows, f"{len(config.attacks)} attacks", "; ".join(rows)),
-        recomputed("curve of the settings", not points, f"{len(config.curve)} budgets", "; ".join(points)),
+        recomputed("points of the settings", not points, f"{len(config.curve)} budgets", "; ".join(points)),
     ]
 
 

@@ -1,19 +1,27 @@
-"""Certificates and corruptions of a bundle measured again, on the verifier's images, by the file that is served."""
+"""Certificates, corruptions and gallery of a bundle made again: the verifier's images, by the file that is served."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
+from genaf_sdk._version import __version__
 from genaf_sdk.data.corruptions import CORRUPTIONS
 from genaf_sdk.data.sampling import Sample
 from genaf_sdk.evaluation.certificates import certify
 from genaf_sdk.evaluation.corrupted import corruption_section
 from genaf_sdk.evaluation.model import EvaluatedModel
+from genaf_sdk.evaluation.pictures import chosen_images
 from genaf_sdk.evaluation.settings import CertificateConfig
 from genaf_sdk.export.outcome import Item, not_replayed, recomputed, replayed
 from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.verify import LEAST_IMAGES, tolerance
-from genaf_sdk.report.scores import Role
+from genaf_sdk.report.gallery import reduced, stored_images
+from genaf_sdk.report.scores import Role, is_universal
+
+PICTURE_TOLERANCE = 2 / 255
+"""Pictures are stored in 256 gray levels, and reduced by libraries that round otherwise."""
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +31,11 @@ if TYPE_CHECKING:
     from genaf_sdk.report.certificate import CertificateSection
     from genaf_sdk.report.corruptions import CorruptionRow, CorruptionSection
     from genaf_sdk.report.robustness import RobustnessReport
+    from genaf_sdk.report.sections import GallerySection
 
 
 def replayed_beside(folder: Path, report: RobustnessReport, data: DataSplits) -> list[Item]:
-    """Certify the ONNX file anew, and corrupt the images again: counts are compared, as those of the rows.
+    """Certify the ONNX file anew, corrupt the images again, and look at the gallery: all as in the report, or not.
 
     Args:
         folder: A bundle's folder.
@@ -34,16 +43,18 @@ def replayed_beside(folder: Path, report: RobustnessReport, data: DataSplits) ->
         data: The verifier's images, their classes in the order of the model's.
     """
     certificate, corruptions = report.certificate, report.corruptions
-    if certificate is None and corruptions is None:
+    if certificate is None and corruptions is None and report.gallery is None:
         return []
     graph = OnnxModel(folder)
     items = [] if certificate is None else [_same_color(graph, certificate)]
     if data.fingerprint != report.data.fingerprint:
         stated = [] if certificate is None else ["certificate"]
         stated += [] if corruptions is None else [f"corruption: {row.kind}" for row in corruptions.of(Role.HARDENED)]
+        stated += [] if report.gallery is None else ["gallery"]
         return items + [not_replayed(what, "", "other images") for what in stated]
     sample = Sample.draw(data.test, None, seed=report.seed)
     items += [] if certificate is None else [_certified_again(graph, certificate, sample)]
+    items += [] if report.gallery is None else [_shown_again(graph, report, report.gallery, sample)]
     return items + ([] if corruptions is None else _corrupted_again(graph, corruptions, sample))
 
 
@@ -69,6 +80,30 @@ def _same_color(graph: OnnxModel, stated: CertificateSection) -> Item:
 
 def _color(fill: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in fill)
+
+
+def _shown_again(graph: OnnxModel, report: RobustnessReport, stated: GallerySection, sample: Sample) -> Item:
+    """Compare the gallery, which is what people look at: whose pictures these are, and what the file says of them."""
+    n = max(row.n for row in report.rows())
+    places = chosen_images(sample.labels[:n], (sample.shape[1], sample.shape[2]))
+    images, labels = sample.at(places)
+    what, shown = "gallery", f"{len(stated.images)} images"
+    if [image.label for image in stated.images] != labels.tolist():
+        if report.versions.get("genaf-sdk") != __version__:
+            return not_replayed(what, shown, "another version chose them")
+        return replayed(what, False, shown, "not the first of each class")
+    pictures = stored_images(report)
+    if not (pictures - torch.stack([reduced(image) for image in images])).abs().max() <= PICTURE_TOLERANCE:
+        return replayed(what, False, shown, "other pictures than the test images of these classes")
+    left_out = {row.perturbation for row in report.rows() if is_universal(row)} - set(stated.predictions)
+    apart = 0
+    for name, models in stated.predictions.items():
+        if name and name not in report.perturbations:
+            return replayed(what, False, shown, f"there is no perturbation {name!r} to show")
+        said = graph(report.perturbations[name].apply(images) if name else images).argmax(dim=1)
+        apart += int((said != torch.tensor(models.get(Role.HARDENED, [-1] * len(images)))).sum())
+    found = f"{apart} predictions differ" + (f"; left out: {', '.join(sorted(left_out))}" if left_out else "")
+    return replayed(what, apart <= tolerance(len(images)) and not left_out, shown, found)
 
 
 def _corrupted_again(graph: OnnxModel, stated: CorruptionSection, sample: Sample) -> list[Item]:

@@ -106,11 +106,11 @@ def verify(
     report, config = RobustnessReport.load(folder), read_config(folder)
     images = verifiers_data(data, report, config)
     found = verify_bundle(folder, images, backbone=backbone, foreign_data=fresh)
-    claims = check_claims(report, same_version=config.genaf_sdk == __version__)
-    decided = {item.what: item for item in claims}
+    again = check_claims(report, same_version=config.genaf_sdk == __version__)
+    again += replayed_beside(folder, report, aligned(images, config.class_names, model="the bundle"))
+    decided = {item.what: item for item in again}
     found.items = [decided.pop(item.what, item) for item in found.items]
     found.items += [*decided.values(), *signature, *_encoder_by_hash(report)]
-    found.items += replayed_beside(folder, report, aligned(images, config.class_names, model="the bundle"))
     if fresh:
         chosen = secrets.randbelow(2**31) if seed is None else seed
         found.items += _attacked_anew(folder, report, config, images, chosen, backbone, on_attack)
@@ -177,12 +177,13 @@ def _encoder_by_hash(report: RobustnessReport) -> list[Item]:
 
 @dataclass(frozen=True)
 class _Target:
-    """Weights and file of one bundle, and the images that both are measured on."""
+    """Weights and file of one bundle, the images that both are measured on, and the seed of the attacks."""
 
     weights: EvaluatedModel
     graph: OnnxModel
     sample: Sample
     same_data: bool
+    seed: int
 
 
 def _attacked_anew(
@@ -201,7 +202,7 @@ def _attacked_anew(
     data = aligned(images, config.class_names, model="the bundle")
     weights = EvaluatedModel.of(model, Role.HARDENED)
     same = data.fingerprint == report.data.fingerprint
-    target = _Target(weights, OnnxModel(folder), Sample.draw(data.test, None, seed=seed), same)
+    target = _Target(weights, OnnxModel(folder), Sample.draw(data.test, None, seed=seed), same, seed)
     pixels, labels = data.train.sample(IMAGES.surrogate_samples, seed=seed)
     attacks = _at_stated_budgets(report)
     passes = evaluation_passes(replace(IMAGES, attacks=attacks, curve=()), data, Beside(public=False, baseline=False))
@@ -303,7 +304,7 @@ def _counted(target: _Target, report: RobustnessReport, attack: Attack, batches:
     rows = _rows_like(report, attack)
     strongest = min(rows, key=lambda row: row.accuracy, default=None)
     agrees = abs(by_weights - by_file) <= tolerance(n)
-    found = f"{by_file} of {n} right ({by_file / n:.1%}) by the file, {by_weights} by the weights"
+    found = f"{by_file} of {n} right ({by_file / n:.1%}) by the file, {by_weights} by the weights (seed {target.seed})"
     said = "no such row"
     if strongest is not None:
         agrees &= not target.same_data or by_file / n >= _least(strongest, n)

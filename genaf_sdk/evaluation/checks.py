@@ -7,7 +7,7 @@ from collections import defaultdict
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -123,7 +123,7 @@ def gradient_masking_checks(
 
 
 def larger_budgets(curve: Sequence[CurvePoint]) -> Check | None:
-    """Accuracy does not rise with the budget by more than chance allows.
+    """Accuracy does not rise with the budget by more than chance allows, from the lowest point before.
 
     The points share their images: up to three more that are right are no finding, whichever differ (McNemar).
     """
@@ -134,11 +134,16 @@ def larger_budgets(curve: Sequence[CurvePoint]) -> Check | None:
         return None
     passed, texts = True, []
     for (column, attack), points in lines.items():
-        for before, after in pairwise(points):
+        lowest = accumulate(points, _lower)
+        for before, after in zip(lowest, points[1:], strict=False):
             few = after.n == before.n and after.correct - before.correct <= Z_95**2
             passed &= few or after.accuracy <= wilson_interval(before.correct, before.n)[1]
         texts.append(f"{column} {attack} " + ", ".join(f"{p.budget * 255:.3g}: {p.accuracy:.1%}" for p in points))
     return Check("Accuracy does not rise with the budget", passed, "; ".join(texts))
+
+
+def _lower(one: CurvePoint, other: CurvePoint) -> CurvePoint:
+    return min(one, other, key=lambda point: point.accuracy)
 
 
 def adaptive_not_weaker(model: EvaluatedModel, rows: Sequence[Row], labels: Tensor) -> Check | None:
@@ -269,13 +274,14 @@ def patches_beat_random_ones(
 
 
 def larger_areas(right: dict[float, int], n: int) -> Check:
-    """Accuracy does not rise with the area of a patch by more than chance allows.
+    """Accuracy does not rise with the area of a patch by more than chance allows, from the lowest before.
 
     Args:
         right: By area, rising: how many of the same ``n`` images are right; three more are no finding (McNemar).
         n: Number of images.
     """
-    passed = all(after - before <= Z_95**2 for before, after in pairwise(right.values()))
+    counts = list(right.values())
+    passed = all(after - lowest <= Z_95**2 for lowest, after in zip(accumulate(counts, min), counts[1:], strict=False))
     text = "one for each image: " + ", ".join(f"{area:.0%}: {count / n:.1%}" for area, count in right.items())
     return Check(AREA_CHECK, passed, f"{text} of {n}")
 

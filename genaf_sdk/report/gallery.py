@@ -64,7 +64,7 @@ def draw_gallery(report: Report) -> Gallery:
     if stored is None or not stored.images:
         return Gallery([], 0)
     labels = [image.label for image in stored.images]
-    images = _stored_images(report)
+    images = stored_images(report)
     scores = {s.perturbation: s for s in report.rows() if is_universal(s)}
     rows = [GalleryRow(None, "", 0.0, _pictures(images, labels, stored.predictions[""]))]
     spent, omitted = 0, 0
@@ -95,7 +95,7 @@ def without_pictures(report: Report) -> None:
 
 def stored_picture(image: Tensor) -> str:
     """Return an image (1 or 3, H, W) in [0, 1], reduced to ``LARGEST`` pixels, as PNG in base64."""
-    return base64.b64encode(png(_reduced(image))).decode()
+    return base64.b64encode(png(reduced(image))).decode()
 
 
 def amplified(perturbation: Perturbation) -> Tensor:
@@ -129,7 +129,8 @@ def _pictures(images: Tensor, labels: list[int], predictions: dict[str, list[int
     ]
 
 
-def _reduced(image: Tensor) -> Tensor:
+def reduced(image: Tensor) -> Tensor:
+    """Return an image (C, H, W) at the size at which it is shown: no side has more than ``LARGEST`` pixels."""
     longest = max(image.shape[1:])
     if longest <= LARGEST:
         return image
@@ -145,7 +146,12 @@ def _resized(perturbation: Perturbation, height: int, width: int) -> Perturbatio
     return replace(perturbation, values=values, mask=mask)
 
 
-def _stored_images(report: Report) -> Tensor:
+def stored_images(report: Report) -> Tensor:
+    """Return the pictures of a report, (M, C, H, W) in [0, 1].
+
+    Raises:
+        OutputError: One is no PNG of at most ``LARGEST`` pixels a side, or of another kind than the data.
+    """
     stored = report.gallery.images if report.gallery is not None else []
     channels, height, width = report.data.image_shape
     shrink = min(1.0, LARGEST / max(height, width))

@@ -16,6 +16,7 @@ from genaf_sdk.report.scores import CurvePoint, Role, Score
         ((300, 270, 200), True),
         ((200, 210, 150), True),
         ((200, 225, 150), False),
+        ((200, 210, 222), False),  # in two steps, each of which were chance
         ((447, 450, 448), True),  # three
         ((446, 450, 448), False),  # four: none is wrong any more
         ((430, 400, 449), False),
@@ -35,7 +36,13 @@ def test_accuracy_may_rise_with_the_budget_as_far_as_chance_allows(correct: tupl
 
 @pytest.mark.parametrize(
     ("correct", "passed"),
-    [((90, 60, 20, 0), True), ((0, 3, 1, 0), True), ((90, 94, 20, 0), False), ((9, 5, 9, 0), False)],
+    [
+        ((90, 60, 20, 0), True),
+        ((0, 3, 1, 0), True),
+        ((90, 94, 20, 0), False),
+        ((0, 3, 6, 0), False),
+        ((9, 5, 9, 0), False),
+    ],
 )
 def test_accuracy_does_not_rise_with_the_area_of_a_patch(correct: tuple[int, ...], passed: bool) -> None:
     check = larger_areas(dict(zip((0.01, 0.03, 0.1, 0.6), correct, strict=True)), 100)

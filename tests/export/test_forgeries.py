@@ -210,6 +210,11 @@ def passed(name: str) -> Callable[[Path], None]:
     return report(lambda r: r.update(checks=[{"name": name, "passed": True, "figures": "all is well"}]))
 
 
+def all_right(gallery: Json) -> None:
+    for models in gallery["predictions"].values():
+        models["hardened"] = [image["label"] for image in gallery["images"]]
+
+
 HUGE_CLASSES = {"n": [10**6] * 10, "clean": [10**6] * 10, "attacked": None}
 FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "rows that flatter": (flattered, "hardened adaptive uapgd"),
@@ -346,6 +351,15 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "an attack that is said to have converged": (
         lambda f: rows(f, lambda row: row.update(converged=True) if row["attack"] == "advencoder-pat" else None),
         "a row says converged: True, the file None",
+    ),
+    "a gallery in which all is right": (report(lambda r: all_right(r["gallery"])), "gallery: 6 images: "),
+    "a gallery of other images": (
+        report(lambda r: r["gallery"]["images"][0].update(png=r["gallery"]["images"][1]["png"])),
+        "other pictures than the test images",
+    ),
+    "a gallery that leaves a perturbation out": (
+        report(lambda r: r["gallery"]["predictions"].pop("adaptive-uapgd-hardened")),
+        "left out: adaptive-uapgd-hardened",
     ),
     "a perturbation that is missing": (
         sealed(lambda f: next((f / "perturbations").glob("adaptive-uapgd*")).unlink()),

@@ -91,6 +91,7 @@ def test_rows_under_which_nothing_fresh_is_run_are_listed(
     monkeypatch.setattr("genaf_sdk.verification.FRESH", ("uapgd:steps=5",))
     items = {item.what: item for item in verify(sound, digits, fresh=True, seed=5).items}
     assert items["fresh: adaptive uapgd, 10/255"].outcome == Outcome.ATTACKED
+    assert items["fresh: adaptive uapgd, 10/255"].found.endswith("(seed 5)"), "which one was drawn, to try it again"
     assert items["fresh: transfer uapgd, 10/255"].found == "the published encoder is not in the bundle"
     for what in ("white-box pgd, 8/255", "adaptive advencoder-pat, 3.0% of the area"):
         assert items[f"fresh: {what}"].found == "no fresh attack is of its kind and budget"

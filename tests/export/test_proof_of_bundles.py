@@ -42,7 +42,7 @@ def test_certificates_and_corruptions_are_found_again(
     proven: RobustnessReport, sound: Path, digits: DataSplits
 ) -> None:
     items = replayed_beside(sound, proven, digits)
-    assert len(items) == 15
+    assert len(items) == 16
     assert all(item.agrees for item in items), [item for item in items if not item.agrees]
 
 

@@ -342,7 +342,7 @@ def test_what_is_proven_stands_apart_from_what_was_measured(report: RobustnessRe
     section = text.partition('<section id="proven"')[2].partition("</section>")[0]
     for share in (proof.clean / proof.n, proof.answered / proof.n, proof.accuracy):
         assert f"{share:.1%}" in section
-    assert proof.patch_text in section
+    assert f"on how many of these test images {proof.patch_text}" in section
     section = text.partition('<section id="corruptions"')[2].partition("</section>")[0]
     for row in corruptions.rows:
         assert f"{row.accuracy:.1%}" in section
