@@ -20,9 +20,6 @@ from genaf_sdk.export.verify import LEAST_IMAGES, tolerance
 from genaf_sdk.report.gallery import reduced, stored_images
 from genaf_sdk.report.scores import Role, is_universal
 
-PICTURE_TOLERANCE = 2 / 255
-"""Pictures are stored in 256 gray levels, and reduced by libraries that round otherwise."""
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -32,6 +29,9 @@ if TYPE_CHECKING:
     from genaf_sdk.report.corruptions import CorruptionRow, CorruptionSection
     from genaf_sdk.report.robustness import RobustnessReport
     from genaf_sdk.report.sections import GallerySection
+
+PICTURE_TOLERANCE = 2 / 255
+"""Pictures are stored in 256 gray levels, and reduced by libraries that round otherwise."""
 
 
 def replayed_beside(folder: Path, report: RobustnessReport, data: DataSplits) -> list[Item]:
