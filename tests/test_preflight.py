@@ -107,6 +107,7 @@ def test_an_attack_that_cannot_run_is_known_before_training(
     attack: str, words: str, tiny_encoder: nn.Module, striped: DataSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("genaf_sdk.pipeline.train", lambda *_: pytest.fail("training began"))
+    monkeypatch.setitem(CHECKS, "time", lambda _: pytest.fail("more was tried after what failed"))
     config = HardenConfig().with_(evaluation={"attacks": ("uapgd", attack)})
     with pytest.raises(AttackError, match=words):
         harden(tiny_encoder, striped, config, progress=False)

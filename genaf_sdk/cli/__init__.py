@@ -15,7 +15,9 @@ from genaf_sdk.cli.output import CHECK_FAILED, DONE, INTERRUPTED, UNEXPECTED, US
 from genaf_sdk.cli.plain_help import describe
 from genaf_sdk.cli.settings import starting_evaluation, starting_settings, with_fractions
 from genaf_sdk.cli.streams import prepare_streams
+from genaf_sdk.errors import ConfigError
 from genaf_sdk.files import user_path
+from genaf_sdk.registry import unknown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,6 +108,8 @@ def _listed(name: str) -> type[Any]:
 def _parsed(given: list[str]) -> Any:
     """Return the command that ``given`` asks for, ready to be called; ends the program where that is its help."""
     name = given[0] if given else ""
+    if name and name not in COMMANDS and not name.startswith("-"):
+        raise unknown(f"There is no command {name!r}.", name, COMMANDS, ConfigError)
     options: dict[str, Any] = {"config": (tyro.conf.OmitSubcommandPrefixes,), "registry": with_fractions()}
     if name in COMMANDS:
         kind, start = _command(name, given)

@@ -50,7 +50,7 @@ def test_a_triton_repository_and_a_manifest_are_written(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--max-batch", "8"], "Options of --triton were given without it"),
+        (["--max-batch", "8"], "Without --triton there is nothing to do for --max-batch"),
         (["--storage-uri", "s3://models"], "Options of --kserve were given without it"),
         (["--triton", "repository", "--max-delay", "-1"], "max_delay is -1"),
         (["--triton", "repository", "--name", "../up"], "'../up'"),
