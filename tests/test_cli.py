@@ -9,9 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from genaf_sdk.cli import CHECK_FAILED, COMMANDS, DONE, INTERRUPTED, UNEXPECTED, USAGE_ERROR, listing, main
+from genaf_sdk.cli import (
+    CHECK_FAILED,
+    COMMANDS,
+    DONE,
+    INTERRUPTED,
+    STOPPED,
+    UNEXPECTED,
+    USAGE_ERROR,
+    listing,
+    main,
+)
 from genaf_sdk.cli.settings import starting_settings
-from genaf_sdk.errors import ConfigError
+from genaf_sdk.errors import ConfigError, RunStoppedError
 from genaf_sdk.export.integrity import seal
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.methods import PGD, presets
@@ -162,6 +172,8 @@ def test_the_settings_of_a_report_can_be_run_again(tmp_path: Path) -> None:
         ("sed: 1", "seed"),
         ("seed: high", "seed"),
         ("a: [", "cannot be read"),
+        ("a: &a [*a]", "cannot be read"),
+        ("evaluation: {curve: [2]}", r"use for example \[4/255, 10/255, 16/255\], the default"),
         ("preset: papr", "paper"),
     ],
 )
@@ -207,6 +219,9 @@ def test_every_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert "Traceback" not in err
     assert main(["data", "--debug"]) == UNEXPECTED
     assert "Traceback" in capsys.readouterr().err
+    code, out, err = ends_with(RunStoppedError("Stopped by SIGTERM; progress was saved."))
+    assert code == STOPPED == 143
+    assert json.loads(out)["error"]["type"] == "RunStoppedError"
     code, _, err = ends_with(KeyboardInterrupt())
     assert code == INTERRUPTED == 130
     assert err == "genaf: interrupted"
