@@ -153,15 +153,15 @@ def _weights(candidate: Candidate) -> Iterable[Finding]:
     for parameter in trained.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=0.01 * float(parameter.abs().mean()))
     backbone = None if trained.encoder.source else copy.deepcopy(candidate.published.backbone).cpu()
-    try:
-        with _scratch(candidate) as folder:
-            save_classifier(trained, folder)
+    with _scratch(candidate) as folder:
+        save_classifier(trained, folder)
+        try:
             loaded = HardenedModel.from_pretrained(folder, backbone=backbone)
-    except OutputError as error:
-        raise EncoderError(
-            f"The encoder's weights cannot be saved and loaded again: {error.problem}",
-            expected="a module whose state_dict holds all of its weights and buffers",
-        ) from error
+        except OutputError as error:
+            raise EncoderError(
+                f"The encoder's weights cannot be saved and loaded again: {error.problem}",
+                expected="a module whose state_dict holds all of its weights and buffers",
+            ) from error
     if relative_difference(loaded(images), trained.eval()(images)) <= SAME:
         return ()
     lost = [name for name, value in trained.named_buffers() if not torch.equal(value, loaded.get_buffer(name))]

@@ -16,7 +16,7 @@ import genaf_sdk
 from genaf_sdk import HardenConfig, harden
 from genaf_sdk.cli import main
 from genaf_sdk.data import DataSplits
-from genaf_sdk.errors import AttackError, ConfigError, EncoderError, ExportError, GenafError
+from genaf_sdk.errors import AttackError, ConfigError, EncoderError, ExportError, GenafError, OutputError
 from genaf_sdk.export.parity import BATCH_SIZES
 from genaf_sdk.pipeline import check
 from genaf_sdk.preflight import CHECKS
@@ -92,6 +92,17 @@ def test_the_trial_export_is_compared_in_batches_of_every_size(
     monkeypatch.setattr("genaf_sdk.preflight.check_parity", lambda model, path, images: seen.append(len(images)))
     check(tiny_encoder, striped, quick_config, output_dir=tmp_path)
     assert seen == [max(BATCH_SIZES)]
+
+
+def test_a_full_disk_is_no_defect_of_the_encoder(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("model.safetensors cannot be written: No space left on device.", remedy="free space")
+
+    monkeypatch.setattr("genaf_sdk.preflight.save_classifier", full)
+    with pytest.raises(OutputError, match=r"^model\.safetensors cannot be written.*To do: free space"):
+        harden(tiny_encoder, striped, quick_config, progress=False)
 
 
 @pytest.mark.parametrize(

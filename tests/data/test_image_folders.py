@@ -254,6 +254,10 @@ def test_files_that_are_no_images_are_noted(tmp_path: Path) -> None:
 def test_layouts_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"no folder.*To do: correct the path; as far as {tmp_path} it is there"):
         load_data(tmp_path / "missing" / "more")
+    with pytest.raises(DataError, match=f"no folder.*To do: correct the path; as far as {tmp_path} it is there"):
+        load_data(f"folder:{tmp_path / 'missing'}")
+    with pytest.raises(DataError, match="no folder ''"):
+        load_data("")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no images"):
         load_data(tmp_path / "empty")
