@@ -61,6 +61,10 @@ def kserve_manifest(
     fewest, most = replicas
     if gpus < 0 or not 0 <= fewest <= most or most < 1:
         raise ExportError(f"gpus is {gpus} and replicas {replicas}.", expected="gpus >= 0 and 0 <= fewest <= most")
+    for option, amount in (("cpu", cpu), ("memory", memory)):
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?([munkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]+)?", amount):
+            expected = "an amount as Kubernetes writes it, such as 500m or 4Gi"
+            raise ExportError(f"{option} is {amount!r}.", expected=expected)
     amounts: dict[str, Any] = {"cpu": cpu, "memory": memory} | ({"nvidia.com/gpu": gpus} if gpus else {})
     resources = {"requests": amounts, "limits": dict(amounts)}
     predictor: dict[str, Any] = {"minReplicas": fewest, "maxReplicas": most}

@@ -64,7 +64,7 @@ class HardenConfig(Settings):
             ConfigError: There is none of that name.
         """
         if self.head not in HEADS:
-            raise ConfigError(f"There is no head {self.head!r}.", expected=f"one of {', '.join(HEADS.items())}")
+            raise unknown(f"There is no head {self.head!r}.", self.head, HEADS.items(), ConfigError)
 
     @classmethod
     def preset(cls, name: str) -> Self:

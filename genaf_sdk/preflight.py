@@ -77,12 +77,15 @@ class Finding:
         return cls("error", subject, f"{error.problem}{expected}", error.remedy, error)
 
 
-def preflight(candidate: Candidate, announce: Callable[[str], object] = str) -> list[Finding]:
+def preflight(
+    candidate: Candidate, announce: Callable[[str], object] = str, *, to_the_end: bool = True
+) -> list[Finding]:
     """Try encoder, attacks, export, output folder, memory and time of a run; nothing of it is left behind.
 
     Args:
         candidate: The run.
         announce: Called with the name of what is looked at.
+        to_the_end: Whether the rest is tried, too, where something was found that the run would fail of.
 
     Returns:
         What was found, worst first; the last note says how long each check took.
@@ -98,8 +101,9 @@ def preflight(candidate: Candidate, announce: Callable[[str], object] = str) -> 
             except GenafError as error:
                 findings.append(Finding.of(subject, error))
             seconds[subject] = time.monotonic() - started
-            if subject == "encoder" and any(finding.level == "error" for finding in findings):
-                break  # whatever else is tried fails for the same reason
+            failed = any(finding.level == "error" for finding in findings)
+            if failed and (subject == "encoder" or not to_the_end):
+                break  # without a sound encoder whatever else is tried fails for the same reason
     listed = ", ".join(f"{subject} {taken:.1f}" for subject, taken in seconds.items())
     findings.append(Finding("note", "preflight", f"Trying took {sum(seconds.values()):.1f} s: {listed}."))
     order = ("error", "warning", "note")
@@ -112,7 +116,7 @@ def require_ready(candidate: Candidate, announce: Callable[[str], object]) -> No
     Raises:
         GenafError: The run would fail, or its result would be wrong.
     """
-    for finding in preflight(candidate, announce):
+    for finding in preflight(candidate, announce, to_the_end=False):
         if finding.error is not None:
             raise finding.error
         if finding.level == "note":
@@ -149,15 +153,15 @@ def _weights(candidate: Candidate) -> Iterable[Finding]:
     for parameter in trained.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=0.01 * float(parameter.abs().mean()))
     backbone = None if trained.encoder.source else copy.deepcopy(candidate.published.backbone).cpu()
-    try:
-        with _scratch(candidate) as folder:
-            save_classifier(trained, folder)
+    with _scratch(candidate) as folder:
+        save_classifier(trained, folder)
+        try:
             loaded = HardenedModel.from_pretrained(folder, backbone=backbone)
-    except OutputError as error:
-        raise EncoderError(
-            f"The encoder's weights cannot be saved and loaded again: {error.problem}",
-            expected="a module whose state_dict holds all of its weights and buffers",
-        ) from error
+        except OutputError as error:
+            raise EncoderError(
+                f"The encoder's weights cannot be saved and loaded again: {error.problem}",
+                expected="a module whose state_dict holds all of its weights and buffers",
+            ) from error
     if relative_difference(loaded(images), trained.eval()(images)) <= SAME:
         return ()
     lost = [name for name, value in trained.named_buffers() if not torch.equal(value, loaded.get_buffer(name))]

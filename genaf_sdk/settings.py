@@ -338,6 +338,8 @@ def _plain(value: Any) -> Any:
 
 def shown(value: Any) -> str:
     """Write a setting as a reader would: budgets that are no short decimal as gray levels, ``8/255``."""
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(shown, value))}]"
     levels = round(value * 255) if isinstance(value, float) else 0
     is_budget = 0 < levels < 255 and value == levels / 255 and len(repr(value)) > len("0.12345")
     return f"{levels}/255" if is_budget else repr(value)

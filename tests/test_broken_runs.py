@@ -23,7 +23,7 @@ from training import TinyEncoder, stripes
 from genaf_sdk import HardenConfig, HardenedModel, HardenResult, evaluate
 from genaf_sdk.attacks import EncoderAttack
 from genaf_sdk.attacks.registry import ATTACKS
-from genaf_sdk.cli import INTERRUPTED, UNEXPECTED, USAGE_ERROR, main
+from genaf_sdk.cli import INTERRUPTED, STOPPED, UNEXPECTED, USAGE_ERROR, main
 from genaf_sdk.cli.making import Harden
 from genaf_sdk.cli.output import CHECK_FAILED, DONE
 from genaf_sdk.data import DataSplits, LabeledImages
@@ -383,7 +383,7 @@ def test_a_killed_run_leaves_what_it_had_trained(
     if number == signal.SIGKILL:
         assert os.WIFSIGNALED(status)
     else:
-        assert os.WEXITSTATUS(status) == USAGE_ERROR, "said in a line, and not 0"
+        assert os.WEXITSTATUS(status) == STOPPED, "said in a line, and not 0"
     if name in ("an attack", "saving the report", "the export"):
         assert run.predicts_as(trained)
     assert run(resume=True) == DONE

@@ -9,9 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from genaf_sdk.cli import CHECK_FAILED, COMMANDS, DONE, INTERRUPTED, UNEXPECTED, USAGE_ERROR, listing, main
+from genaf_sdk.cli import (
+    CHECK_FAILED,
+    COMMANDS,
+    DONE,
+    INTERRUPTED,
+    STOPPED,
+    UNEXPECTED,
+    USAGE_ERROR,
+    listing,
+    main,
+)
 from genaf_sdk.cli.settings import starting_settings
-from genaf_sdk.errors import ConfigError
+from genaf_sdk.errors import ConfigError, RunStoppedError
 from genaf_sdk.export.integrity import seal
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.methods import PGD, presets
@@ -99,6 +109,8 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
         (["harden", "--data", "nowhere"], "nowhere"),
         (["harden", "--encoder", "torchvision:resnet81"], "torchvision:resnet"),
         (["harden", "--preset", "papr"], "paper"),
+        (["harden", "--head", "mpl"], "To do: try mlp."),
+        (["harden", "--log-with", "tensorbord"], "To do: try tensorboard."),
         (["harden", "--method.schedule.epochs", "0"], "at least 1"),
         (["harden", "--config", "missing.json"], "missing.json cannot be read"),
         (["attack", "uapg"], "uapgd"),
@@ -160,6 +172,8 @@ def test_the_settings_of_a_report_can_be_run_again(tmp_path: Path) -> None:
         ("sed: 1", "seed"),
         ("seed: high", "seed"),
         ("a: [", "cannot be read"),
+        ("a: &a [*a]", "cannot be read"),
+        ("evaluation: {curve: [2]}", r"use for example \[4/255, 10/255, 16/255\], the default"),
         ("preset: papr", "paper"),
     ],
 )
@@ -205,6 +219,9 @@ def test_every_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert "Traceback" not in err
     assert main(["data", "--debug"]) == UNEXPECTED
     assert "Traceback" in capsys.readouterr().err
+    code, out, err = ends_with(RunStoppedError("Stopped by SIGTERM; progress was saved."))
+    assert code == STOPPED == 143
+    assert json.loads(out)["error"]["type"] == "RunStoppedError"
     code, _, err = ends_with(KeyboardInterrupt())
     assert code == INTERRUPTED == 130
     assert err == "genaf: interrupted"
@@ -338,10 +355,9 @@ def test_every_option_says_what_it_is(
 
 
 def test_a_misspelt_command_is_answered_with_all_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["srve", "demo-output"])
-    assert stopped.value.code == 2
-    assert ", ".join(COMMANDS) in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert main(["srve", "demo-output", "--open"]) == USAGE_ERROR
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"There is no command 'srve'. Expected: one of {', '.join(COMMANDS)}. To do: try serve" in said
 
 
 @pytest.mark.parametrize("command", ["serve", "bench-serve"])

@@ -16,7 +16,7 @@ import genaf_sdk
 from genaf_sdk import HardenConfig, harden
 from genaf_sdk.cli import main
 from genaf_sdk.data import DataSplits
-from genaf_sdk.errors import AttackError, ConfigError, EncoderError, ExportError, GenafError
+from genaf_sdk.errors import AttackError, ConfigError, EncoderError, ExportError, GenafError, OutputError
 from genaf_sdk.export.parity import BATCH_SIZES
 from genaf_sdk.pipeline import check
 from genaf_sdk.preflight import CHECKS
@@ -94,6 +94,17 @@ def test_the_trial_export_is_compared_in_batches_of_every_size(
     assert seen == [max(BATCH_SIZES)]
 
 
+def test_a_full_disk_is_no_defect_of_the_encoder(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("model.safetensors cannot be written: No space left on device.", remedy="free space")
+
+    monkeypatch.setattr("genaf_sdk.preflight.save_classifier", full)
+    with pytest.raises(OutputError, match=r"^model\.safetensors cannot be written.*To do: free space"):
+        harden(tiny_encoder, striped, quick_config, progress=False)
+
+
 @pytest.mark.parametrize(
     ("attack", "words"),
     [
@@ -107,6 +118,7 @@ def test_an_attack_that_cannot_run_is_known_before_training(
     attack: str, words: str, tiny_encoder: nn.Module, striped: DataSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("genaf_sdk.pipeline.train", lambda *_: pytest.fail("training began"))
+    monkeypatch.setitem(CHECKS, "time", lambda _: pytest.fail("more was tried after what failed"))
     config = HardenConfig().with_(evaluation={"attacks": ("uapgd", attack)})
     with pytest.raises(AttackError, match=words):
         harden(tiny_encoder, striped, config, progress=False)

@@ -11,23 +11,35 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
-from genaf_sdk.cli.output import CHECK_FAILED, DONE, INTERRUPTED, UNEXPECTED, USAGE_ERROR, console, show_error
+from genaf_sdk.cli.output import (
+    CHECK_FAILED,
+    DONE,
+    INTERRUPTED,
+    STOPPED,
+    UNEXPECTED,
+    USAGE_ERROR,
+    console,
+    show_error,
+)
 from genaf_sdk.cli.plain_help import describe
 from genaf_sdk.cli.settings import starting_evaluation, starting_settings, with_fractions
 from genaf_sdk.cli.streams import prepare_streams
+from genaf_sdk.errors import ConfigError
 from genaf_sdk.files import user_path
+from genaf_sdk.registry import unknown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CHECK_FAILED", "DONE", "INTERRUPTED", "UNEXPECTED", "USAGE_ERROR", "main"]
+__all__ = ["CHECK_FAILED", "DONE", "INTERRUPTED", "STOPPED", "UNEXPECTED", "USAGE_ERROR", "main"]
 
 DESCRIPTION = """Image classifiers that withstand downstream-agnostic adversarial examples.
 
 `genaf COMMAND --help` lists a command's options.
 
 Exit codes: 0 done; 1 a check or a part of a run failed, which is named; 2 something given cannot be used;
-3 an unexpected error; 130 interrupted. --debug shows the traceback, --version what is installed.
+3 an unexpected error; 130 interrupted; 143 stopped by SIGTERM. --debug shows the traceback, --version
+what is installed.
 
 Completion for your shell: `genaf --tyro-print-completion bash` (or zsh)."""
 
@@ -106,11 +118,12 @@ def _listed(name: str) -> type[Any]:
 def _parsed(given: list[str]) -> Any:
     """Return the command that ``given`` asks for, ready to be called; ends the program where that is its help."""
     name = given[0] if given else ""
+    if name and name not in COMMANDS and not name.startswith("-"):
+        raise unknown(f"There is no command {name!r}.", name, COMMANDS, ConfigError)
     options: dict[str, Any] = {"config": (tyro.conf.OmitSubcommandPrefixes,), "registry": with_fractions()}
     if name in COMMANDS:
         kind, start = _command(name, given)
-        if {"-h", "--help"} & set(given):
-            describe(kind, start.get("default"))
+        describe(kind, start.get("default"))
         return tyro.cli(kind, prog=f"genaf {name}", args=given[1:], **start, **options)
     whole = any(argument.startswith("--tyro-") for argument in given)  # a shell completes settings, too
     every = [

@@ -27,17 +27,17 @@ class TritonOptions:
     """How tritonserver runs the model (with --triton)."""
 
     precision: str = "fp32"
-    """Which of the bundle's files: fp32, fp16, int8 or uint8."""
+    """With --triton: which of the bundle's files, fp32, fp16, int8 or uint8."""
     max_batch: int = 32
-    """Most images of one run."""
+    """With --triton: most images of one run."""
     max_delay: float = 0.0
-    """Seconds that a batch waits to fill up."""
+    """With --triton: seconds that a batch waits to fill up."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where it runs; auto is a GPU where there is one."""
+    """With --triton: where it runs; auto is a GPU where there is one."""
     instances: int = 1
-    """Copies on each device that run at the same time."""
+    """With --triton: copies on each device that run at the same time."""
     tensorrt: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Run by TensorRT inside onnxruntime, at the precision of the file."""
+    """With --triton: run by TensorRT inside onnxruntime, at the precision of the file."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ class KServeOptions:
     """What Kubernetes gives the service (with --kserve)."""
 
     storage_uri: str = ""
-    """Where the Triton repository will lie, such as s3://bucket/repository."""
+    """With --kserve: where the Triton repository will lie, such as s3://bucket/repository."""
     image: str = ""
-    """Instead of --storage-uri: a container image built from the bundle's serve/Dockerfile."""
+    """With --kserve, instead of --storage-uri: a container image built from the bundle's serve/Dockerfile."""
     namespace: str = ""
-    """Namespace of the service; empty is kubectl's own."""
+    """With --kserve: namespace of the service; empty is kubectl's own."""
     cpu: str = "2"
-    """Cores of a replica, as Kubernetes writes them."""
+    """With --kserve: cores of a replica, as Kubernetes writes them."""
     memory: str = "4Gi"
-    """Memory of a replica, as Kubernetes writes it."""
+    """With --kserve: memory of a replica, as Kubernetes writes it."""
     gpus: int = 0
-    """NVIDIA GPUs of a replica."""
+    """With --kserve: NVIDIA GPUs of a replica."""
     replicas: tuple[int, int] = (1, 1)
-    """How many replicas there are: fewest and most."""
+    """With --kserve: how many replicas there are, fewest and most."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,10 @@ class Export(Command):
     def __call__(self) -> int:
         """Run."""
         for target, options in (("triton", self.triton_options), ("kserve", self.kserve_options)):
-            if getattr(self, target) is None and options != type(options)():
-                raise ConfigError(f"Options of --{target} were given without it.", remedy=f"add --{target}")
+            given = [each.name for each in dataclasses.fields(options) if getattr(options, each.name) != each.default]
+            if getattr(self, target) is None and given:
+                named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+                raise ConfigError(f"Without --{target} there is nothing to do for {named}.", remedy=f"add --{target}")
         output = self.output
         if output is None and not (self.triton or self.kserve or self.transformers):
             output = DEFAULT_OUTPUT

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from genaf_sdk.errors import GenafError
+from genaf_sdk.errors import GenafError, RunStoppedError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from genaf_sdk.report.robustness import RobustnessReport
 
-DONE, CHECK_FAILED, USAGE_ERROR, UNEXPECTED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, CHECK_FAILED, USAGE_ERROR, UNEXPECTED, INTERRUPTED, STOPPED = 0, 1, 2, 3, 130, 143
 
 
 def if_given(metavar: str) -> Any:
@@ -94,4 +94,6 @@ def show_error(error: Exception, *, as_json: bool, debug: bool) -> int:
         parts = {name: getattr(error, name, "") for name in ("problem", "expected", "remedy")}
         print_json({"error": {"type": type(error).__name__, **parts, "problem": parts["problem"] or problem}})
     console(stderr=True).print(f"genaf: {problem}{hint}", style="red", highlight=False)
+    if isinstance(error, RunStoppedError):
+        return STOPPED
     return USAGE_ERROR if known else UNEXPECTED

@@ -81,9 +81,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, or holds something else.
     """
     try:
-        content = plain_yaml.load(path.read_text(encoding="utf-8-sig"))
+        content = _numbers(plain_yaml.load(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or " ".join(str(error).replace('in "<unicode string>", ', "").split())
         raise ConfigError(
             f"The settings in {path} cannot be read: {reason}.", expected="a YAML or JSON file"
         ) from error
@@ -93,7 +93,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds a {type(content).__name__}.", expected="settings by name, such as `seed: 1`")
-    return {str(name): _numbers(value) for name, value in content.items()}
+    return content
 
 
 def number(text: str) -> float:

@@ -194,8 +194,8 @@ def _open_id(spec: str, root: str | Path | None, *, download: bool, leave_out: P
         parts, names, notes = open_hub(spec.removeprefix("hub:"), download=download)
         return _Opened(spec, parts, names, tuple(notes))
     path = user_path(spec.removeprefix("folder:"))
-    if not path.is_dir():
-        near = difflib.get_close_matches(spec, DATA_IDS, n=3)
+    if not spec or not path.is_dir():  # the path '' would be this folder, which nobody named
+        near = [] if spec.startswith("folder:") else difflib.get_close_matches(spec, DATA_IDS, n=3)
         raise DataError(
             f"There is no data set and no folder {spec!r}.",
             expected=f"a folder, a torch Dataset or one of {', '.join(DATA_IDS)}",

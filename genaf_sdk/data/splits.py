@@ -54,7 +54,13 @@ class DataSplits:
         object.__setattr__(self, "class_names", checked_names(self.class_names, f"the data {self.name!r}"))
         count = len(self.class_names)
         if count < 2:
-            raise DataError(f"The data {self.name!r} has {count} class(es).", expected="at least two classes")
+            raise DataError(
+                f"The data {self.name!r} has one class alone: {self.class_names[0]!r}."
+                if count
+                else f"The data {self.name!r} has no class.",
+                expected="at least two classes",
+                remedy="a folder holds one folder for each class",
+            )
         for name, split in self.splits().items():
             if len(split) == 0:
                 raise DataError(f"The {name} split of {self.name!r} is empty.", expected="at least one image a class")
@@ -151,8 +157,9 @@ def stratified_split(
         count = max(1, round(fraction * len(members)))
         if count >= len(members):
             raise DataError(
-                f"Class {_called(label, class_names)} has {len(members)} image(s) to divide.",
-                expected="enough for training, validation and test each",
+                f"Class {_called(label, class_names)} has too few images: with {count} of {len(members)} set aside,"
+                " none is left.",
+                expected="an image of every class for training, validation and test each",
                 remedy="give more images of that class, or remove the class",
             )
         aside += members[:count].tolist()

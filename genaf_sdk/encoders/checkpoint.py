@@ -43,7 +43,9 @@ def load(name: str, options: EncoderOptions, *, build: Callable[[str], nn.Module
         raise EncoderError(
             f"There is no checkpoint {name!r}.",
             expected=f"the path of a file ({', '.join(SUFFIXES)})",
-            remedy="checkpoint:ARCHITECTURE names an architecture without weights; give the file it came from",
+            remedy="correct the path"
+            if path.suffix in SUFFIXES
+            else "checkpoint:ARCHITECTURE names an architecture without weights; give the file it came from",
         )
     if path.suffix == ".pt2":
         return load_program(path, options)

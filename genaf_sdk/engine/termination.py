@@ -73,7 +73,9 @@ class Termination:
     def stopped(self) -> RunStoppedError:
         """Return the error that ends the run at somebody's request."""
         if self.saves:
-            return RunStoppedError("Stopped by SIGTERM; progress was saved.", remedy="go on with resume=True")
+            return RunStoppedError(
+                "Stopped by SIGTERM; progress was saved.", remedy="go on with resume=True (--resume)"
+            )
         return RunStoppedError("Stopped by SIGTERM; nothing was saved.", remedy="pass output_dir to be able to go on")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  # the signal module's interface

@@ -14,6 +14,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_availa
 
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.files import replacing
+from genaf_sdk.registry import unknown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,7 @@ def require_trackers(log_with: LogWith, folder: Path | None) -> list[Any]:
         if isinstance(name, GeneralTracker):
             continue
         if name not in LOGGER_TYPE_TO_CLASS:
-            raise ConfigError(f"There is no tracker {name!r}.", expected=f"one of {', '.join(LOGGER_TYPE_TO_CLASS)}")
+            raise unknown(f"There is no tracker {name!r}.", name, map(str, LOGGER_TYPE_TO_CLASS), ConfigError)
         if name not in installed:
             raise ConfigError(f"The tracker {name!r} is not installed.", remedy=f"pip install {name}")
         if LOGGER_TYPE_TO_CLASS[name].requires_logging_directory and folder is None:

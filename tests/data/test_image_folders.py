@@ -254,6 +254,10 @@ def test_files_that_are_no_images_are_noted(tmp_path: Path) -> None:
 def test_layouts_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"no folder.*To do: correct the path; as far as {tmp_path} it is there"):
         load_data(tmp_path / "missing" / "more")
+    with pytest.raises(DataError, match=f"no folder.*To do: correct the path; as far as {tmp_path} it is there"):
+        load_data(f"folder:{tmp_path / 'missing'}")
+    with pytest.raises(DataError, match="no folder ''"):
+        load_data("")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no images"):
         load_data(tmp_path / "empty")
@@ -268,6 +272,10 @@ def test_layouts_that_cannot_be_used(tmp_path: Path) -> None:
     (hollow / "ant").mkdir()
     with pytest.raises(DataError, match="ant holds no images"):
         load_data(hollow)
+    for index in range(8):
+        picture(tmp_path / "lone" / "cat" / f"{index}.png", index)
+    with pytest.raises(DataError, match=r"one class alone: 'cat'.*one folder for each class"):
+        load_data(tmp_path / "lone")
 
 
 def test_published_folders_carry_their_names(tmp_path: Path) -> None:
@@ -291,7 +299,7 @@ def test_a_class_of_too_few_images_is_called_by_its_name(tmp_path: Path) -> None
         (tmp_path / name).mkdir()
         for index in range(count):
             Image.new("RGB", (4, 4)).save(tmp_path / name / f"{index}.png")
-    with pytest.raises(DataError, match="Class 'bee' has 1 image"):
+    with pytest.raises(DataError, match="Class 'bee' has too few images: with 1 of 1 set aside, none is left"):
         load_data(tmp_path)
     with pytest.raises(DataError, match="class 'ant' are in one group"):
         load_data(tmp_path, groups=lambda path: path.parent.name)

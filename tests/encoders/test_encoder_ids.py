@@ -140,7 +140,7 @@ def test_hardened_models_of_ids_load_without_their_module(name: str, tmp_path) -
         ("torchvision:resnet0", "no classifier 'resnet0'"),
         ("bundled:other", "bundled:simclr-cifar10"),
         ("./no/such/folder", "folder with config.json"),
-        ("no/such.ckpt", "no checkpoint"),
+        ("no/such.ckpt", "no checkpoint.*correct the path"),
         (3, "is a int"),
     ],
 )

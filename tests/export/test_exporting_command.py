@@ -50,13 +50,14 @@ def test_a_triton_repository_and_a_manifest_are_written(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--max-batch", "8"], "Options of --triton were given without it"),
-        (["--storage-uri", "s3://models"], "Options of --kserve were given without it"),
+        (["--max-batch", "8"], "Without --triton there is nothing to do for --max-batch"),
+        (["--storage-uri", "s3://models"], "Without --kserve there is nothing to do for --storage-uri"),
         (["--triton", "repository", "--max-delay", "-1"], "max_delay is -1"),
         (["--triton", "repository", "--name", "../up"], "'../up'"),
         (["--triton", "repository", "--precision", "bf16"], "model.bf16.onnx"),
         (["--triton", "repository", "--tensorrt", "--device", "cpu"], "TensorRT"),
         (["--kserve", "service.yaml"], "storage"),
+        (["--kserve", "service.yaml", "--image", "x/y:1", "--memory", "4 GB"], "memory is '4 GB'"),
         (["--kserve", "service.yaml", "--name", "A_b", "--image", "x/y:1"], "--name"),
     ],
 )

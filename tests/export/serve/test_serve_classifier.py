@@ -345,6 +345,9 @@ def test_bench_measures_every_batch_size(bundle: Path, capsys: pytest.CaptureFix
 def test_bench_says_what_cannot_be_measured(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(bundle), "--precisions", "int8", "--providers", "cpu"]) == 2
     assert "model.int8.onnx" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([str(bundle), "--seconds", "-1"])
+    assert "--seconds: -1.0 is no length of time" in capsys.readouterr().err
     seal(bundle)
     assert main([str(bundle), "--batches", "0"]) == 2
     assert "at least 1" in capsys.readouterr().err

@@ -5,13 +5,16 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import re
 import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,15 +25,16 @@ from servers import free_ports, our_server
 from tiny import NAMES, SIZE, images, make_bundle, reference
 from tritonclient.utils import InferenceServerException
 
+import genaf_sdk.export.serve
 from genaf_sdk.export.serve.__main__ import main
 from genaf_sdk.export.serve.errors import SettingsError
 from genaf_sdk.export.serve.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 INFER = "/v2/models/tiny/infer"
+SERVE = Path(genaf_sdk.export.serve.__file__).parent
 
 
 def call(
@@ -340,6 +344,20 @@ def test_tls(tmp_path: Path) -> None:
         )
         assert client.is_model_ready("tiny")
         client.close()
+        assert checked_health(port) == 0
+
+
+def checked_health(port: int) -> int:
+    """Run what the image's HEALTHCHECK runs, with another port; return its exit status."""
+    found = re.search(r'^HEALTHCHECK .* CMD \["python", (.*), "8000"\]$', (SERVE / "Dockerfile").read_text(), re.M)
+    assert found is not None
+    arguments = json.loads(f"[{found[1]}]")
+    return subprocess.run([sys.executable, *arguments, str(port)], cwd=SERVE.parent, check=False).returncode
+
+
+def test_the_image_asks_for_health_with_tls_or_without(served: tuple[int, int]) -> None:
+    assert checked_health(served[0]) == 0  # with TLS: test_tls
+    assert checked_health(free_ports(1)[0]) == 1
 
 
 @contextmanager

@@ -76,6 +76,22 @@ async def use_in_a_hurry(page: Page) -> None:
     assert await page.evaluate(STATE) == shown
 
 
+REFUSED = """window.fetch = async () =>
+  new Response(null, { status: 431, statusText: "Request Header Fields Too Large" });"""
+
+
+async def use_in_vain(page: Page) -> None:
+    await page.until(STATE, lambda state: state["models"] == ["tiny", "bytes"])
+    await page.evaluate(REFUSED)
+    await drop(page, b"a picture")
+    state = await page.until(STATE, lambda state: state["error"])
+    assert state["error"] == "The server answered 431 Request Header Fields Too Large."
+
+
+def test_an_answer_without_content_is_told_by_its_status(served: tuple[int, int], tmp_path: Path) -> None:
+    visit(tmp_path, f"http://127.0.0.1:{served[0]}/", use_in_vain)
+
+
 def test_an_answer_to_an_earlier_picture_is_not_shown_beside_a_later_one(
     served: tuple[int, int], tmp_path: Path
 ) -> None:
