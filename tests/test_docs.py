@@ -400,7 +400,8 @@ def test_the_banner_is_what_the_tool_draws() -> None:
 
 
 def table_cells(table: str) -> list[list[str]]:
-    lines = [line.strip("| ").split(" | ") for line in table.strip().splitlines()]
+    """Return the cells of each row, heads included; remarks below the table are none."""
+    lines = [line.strip("| ").split(" | ") for line in table.strip().splitlines() if line.startswith("|")]
     return [lines[0], *lines[2:]]
 
 

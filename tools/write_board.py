@@ -111,9 +111,9 @@ def own_entries() -> Iterable[Entry]:
             yield Entry(data, encoder, method, accuracies, cost, again, earlier)
 
 
-def others_entries() -> Iterable[Entry]:
+def others_entries(folder: Path = THIRD_PARTY) -> Iterable[Entry]:
     """Yield the entries that others handed in."""
-    for path in sorted(THIRD_PARTY.glob("*--*/report.json")):
+    for path in sorted(folder.glob("*--*/report.json")):
         report = RobustnessReport.from_dict(json.loads(path.read_text(encoding="utf-8")))
         name = path.parent.name.replace("--", "/", 1)
         encoder = "" if report.model is None else report.model.encoder
