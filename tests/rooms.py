@@ -64,6 +64,7 @@ FILES_OF = {
         "doctor",
         "earlier",
         "estimates",
+        "fresh_attacks",
         "hardened",
         "pipeline",
         "preflight",

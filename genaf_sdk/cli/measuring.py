@@ -167,6 +167,9 @@ class Verify(Command):
     """Attack anew, with your own seed: the way to check a bundle of somebody else's. Any images of the task do."""
     seed: Annotated[int | None, if_given("INT")] = None
     """Seed of the fresh attacks; by default one that nobody could know."""
+    encoder: Annotated[str | None, if_given("ID")] = None
+    """With --fresh: the published encoder, from which attacks are transferred; by default that of this package, where
+    the report names it."""
     signed_by: Annotated[str | None, if_given("KEY")] = None
     """Refuse a bundle that is not signed with this key: PEM file of a public key, or of the certificate of an
     authority; or sigstore:IDENTITY,ISSUER, which needs the network."""
@@ -188,7 +191,13 @@ class Verify(Command):
 
             show("what the bundle states")
             found = verify(
-                folder, self.data, fresh=self.fresh, seed=self.seed, signed_by=self.signed_by, on_attack=show
+                folder,
+                self.data,
+                fresh=self.fresh,
+                seed=self.seed,
+                signed_by=self.signed_by,
+                encoder=self.encoder,
+                on_attack=show,
             )
         table = Table("what", "was", "stated", "found", "agrees")
         for item in found.items:
