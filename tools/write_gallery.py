@@ -15,6 +15,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bounds import AT_MOST
+
+from genaf_sdk import HardenConfig
+from genaf_sdk.config import EvaluationConfig
+from genaf_sdk.evaluation.chosen import stated_attacks
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.report.gallery import without_pictures
 from genaf_sdk.report.robustness import RobustnessReport
@@ -35,9 +40,11 @@ before and after hardening, under the attack that leaves the least; the report h
 {table}
 *Public encoder* and *own encoder* are one perturbation or patch for all images, crafted without labels on the encoder
 that everybody has, or on the one inside the attacked model. *Single images* is the strongest attack on each image by
-itself. A report without pictures is of a data set whose license does not let them be passed on. Times in the reports
-are by the clock, on a machine that others used: how long a run takes, [Decide](how-to/decide.md) says.
+itself. {bound}A report without pictures is of a data set whose license does not let them be passed on.
+Times in the reports are by the clock, on a machine that others used: how long a run takes, [Decide](how-to/decide.md)
+says.
 """
+BOUND = "Figures with ≤ are from before today's attacks, and may be lower. "
 LINKS = (
     (
         ROOT / "README.md",
@@ -76,6 +83,7 @@ def row_of(report: RobustnessReport, name: str, title: str, command: str, machin
             for column in (Knowledge.TRANSFER, Knowledge.ADAPTIVE)
         },
         "single_images": lowest(lambda score: score.crafting_data == "test"),
+        "attacks": stated_attacks(HardenConfig.from_dict(report.config).evaluation),
     }
 
 
@@ -133,11 +141,13 @@ def table() -> str:
     notes = []
     for row in read_rows():
         height, width = row["image_size"]
+        bound = "" if is_of_today(row) else AT_MOST
         lines.append(
             (
                 f"{row['title']}: {row['classes']} classes, {row['training_images']:,} images",
                 f"{row['encoder']}, {height} x {width}",
-                *(shown(row[part]) for part in ("clean", Knowledge.TRANSFER, Knowledge.ADAPTIVE, "single_images")),
+                shown(row["clean"]),
+                *(shown(row[part], bound) for part in (Knowledge.TRANSFER, Knowledge.ADAPTIVE, "single_images")),
                 f"[open](gallery/{row['name']}.html)",
             )
         )
@@ -145,19 +155,24 @@ def table() -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n" + "\n".join(notes) + "\n"
 
 
-def shown(cell: dict[str, Any]) -> str:
-    """Return an accuracy before and after: `98.2 → 96.5 % (uapgd, 10/255, n = 450)`."""
+def is_of_today(row: dict[str, Any]) -> bool:
+    """Return whether a run was attacked as a run is by default today, with every setting of every attack."""
+    return bool(row["attacks"] == stated_attacks(EvaluationConfig()))
+
+
+def shown(cell: dict[str, Any], bound: str = "") -> str:
+    """Return an accuracy before and after: `98.2 → 96.5 % (uapgd, 10/255, n = 450)`; ``bound`` comes first."""
     before, after = cell[Role.BASELINE], cell[Role.HARDENED]
     if after is None:
         return "not measured"
     about = ", ".join(filter(None, (after["attack"], after["budget"], f"n = {after['n']}")))
     was = "" if before is None else f"{100 * before['accuracy']:.1f} → "
-    return f"{was}{100 * after['accuracy']:.1f} % ({about})"
+    return f"{bound}{was}{100 * after['accuracy']:.1f} % ({about})"
 
 
 def page() -> str:
     """Return the page."""
-    return TEXT.format(table=table())
+    return TEXT.format(table=table(), bound="" if all(map(is_of_today, read_rows())) else BOUND)
 
 
 def main() -> None:

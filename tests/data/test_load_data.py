@@ -225,7 +225,7 @@ def test_class_imbalance_is_said_and_evened_out_only_if_asked() -> None:
         ((noise(9, 3, 2, 2), labels_of(9) + 0.5), {}, "label of image 0 of 'arrays' is 0.5"),
         ((noise(9, 3, 2, 2), labels_of(9)), {"balance": "sampler"}, "'none' or 'repeat'"),
         ((noise(9, 3, 2, 2), labels_of(9)), {"interpolation": "cubic"}, "one of nearest"),
-        ((noise(3, 3, 2, 2), labels_of(3)), {}, "Class 0 has 1 image"),
+        ((noise(3, 3, 2, 2), labels_of(3)), {}, "Class 0 has too few images"),
         ((noise(0, 3, 2, 2), labels_of(0)), {}, "no image that can be read"),
     ],
 )

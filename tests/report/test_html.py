@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import itertools
+import json
 import re
 import runpy
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import browser
 import pytest
@@ -18,7 +20,9 @@ import torch
 from devtools import axe_core
 from PIL import Image
 
+from genaf_sdk.config import EvaluationConfig
 from genaf_sdk.errors import OutputError
+from genaf_sdk.evaluation.chosen import stated_attacks
 from genaf_sdk.evaluation.pictures import chosen_images, gallery_section
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.inputs.threat import Linf
@@ -366,9 +370,19 @@ def test_a_notebook_shows_the_page_in_a_frame(report: RobustnessReport, tmp_path
     assert html.unescape(shown) == html_report(report)
 
 
-def test_a_run_in_the_gallery_keeps_its_accuracies_and_not_its_pictures(bundle: Path, tmp_path: Path) -> None:
-    tool = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "write_gallery.py"))
-    tool["add"].__globals__.update(FOLDER=tmp_path, ROWS=tmp_path / "runs.jsonl")
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What writes the gallery, into a folder of the test's own."""
+    tools = Path(__file__).parents[2] / "tools"
+    monkeypatch.syspath_prepend(tools)
+    found = runpy.run_path(str(tools / "write_gallery.py"))
+    found["add"].__globals__.update(FOLDER=tmp_path, ROWS=tmp_path / "runs.jsonl")
+    return found
+
+
+def test_a_run_in_the_gallery_keeps_its_accuracies_and_not_its_pictures(
+    bundle: Path, tmp_path: Path, tool: dict[str, Any]
+) -> None:
     about = {"title": "Colors", "command": "genaf harden", "machine": "one core"}
     for pictures in (True, False):
         tool["add"](bundle, "colors", pictures=pictures, **about)
@@ -382,6 +396,11 @@ def test_a_run_in_the_gallery_keeps_its_accuracies_and_not_its_pictures(bundle: 
         assert row[column]["hardened"]["accuracy"] == min(universal)
     assert f"{100 * report.accuracy('clean'):.1f} % (n = 24)" in tool["page"]()
     assert "[open](gallery/colors.html)" in tool["page"]()
+    assert tool["page"]().count("| ≤ ") == 3, "other attacks than today's: transfer, adaptive, single images"
+    assert "before today's attacks" in tool["page"]()
+    of_today = json.dumps(row | {"attacks": stated_attacks(EvaluationConfig())})
+    (tmp_path / "runs.jsonl").write_text(of_today)
+    assert "≤" not in tool["page"]()
     tool["link"].__globals__["LINKS"] = ((tmp_path / "README.md", "Runs", ": [here](docs/gallery.md)"),)
     (tmp_path / "README.md").write_text("Runs.")
     for _ in range(2):
@@ -392,9 +411,9 @@ def test_a_run_in_the_gallery_keeps_its_accuracies_and_not_its_pictures(bundle: 
 @pytest.mark.parametrize(
     "path", ["/home/me/pictures", "hf-hub:/srv/models/x:{}", "C:\\Users\\me\\x", "in /srv/pictures/1.png"]
 )
-def test_no_gallery_page_names_a_path_of_the_machine(path: str, bundle: Path, tmp_path: Path) -> None:
-    tool = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "write_gallery.py"))
-    tool["add"].__globals__.update(FOLDER=tmp_path, ROWS=tmp_path / "runs.jsonl")
+def test_no_gallery_page_names_a_path_of_the_machine(
+    path: str, bundle: Path, tmp_path: Path, tool: dict[str, Any]
+) -> None:
     report = RobustnessReport.load(bundle)
     report.data.notes = (*report.data.notes, path)
     report.save(tmp_path / "run")
