@@ -157,7 +157,7 @@ def table() -> str:
 
 def is_of_today(row: dict[str, Any]) -> bool:
     """Return whether a run was attacked as a run is by default today, with every setting of every attack."""
-    return bool(row["attacks"] == stated_attacks(EvaluationConfig()))
+    return bool(row.get("attacks") == stated_attacks(EvaluationConfig()))
 
 
 def shown(cell: dict[str, Any], bound: str = "") -> str:
