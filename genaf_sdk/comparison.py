@@ -203,14 +203,15 @@ def _configurations(
             remedy="give configurations as a mapping, by names of your own",
         )
     names = [each.name if isinstance(each, Method) else each for each in methods]
+    remedies = "give settings of one method as a mapping, by names of your own", "give each seed once"
     counts: tuple[Counter[str] | Counter[int], ...] = (Counter(names), Counter(seeds))
-    for count in counts:
+    for count, remedy in zip(counts, remedies, strict=True):
         twice = [value for value, times in count.items() if times > 1]
         if twice:
             raise ConfigError(
                 f"{twice[0]!r} is there twice.",
                 expected="methods of different names, and different seeds",
-                remedy="give settings of one method as a mapping, by names of your own",
+                remedy=remedy,
             )
     if isinstance(methods, Mapping):
         return {name: resolved(config, None) for name, config in methods.items()}
