@@ -90,7 +90,7 @@ def _exchange(folder: Path) -> None:
     partial, previous = folder / PARTIAL, folder / PREVIOUS
     new = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if not path.is_dir())
     new.sort(key=lambda name: name == CHECKSUMS_FILE)  # the list comes last: where it is, everything else is complete
-    old = sorted(_of_older_bundle(folder), key=lambda name: name != CHECKSUMS_FILE)
+    old = sorted(_of_older_bundle(folder), key=lambda name: (name != CHECKSUMS_FILE, name))
     in_the_way = sorted(set(new) & found_files(folder) - set(old))
     if in_the_way:
         raise _not_ours(folder, in_the_way[0])
@@ -126,7 +126,7 @@ def _roll_back(folder: Path) -> None:
         if isinstance(name, str) and not (partial / name).exists() and is_inside(folder, name):
             (folder / name).unlink(missing_ok=True)
     write_json(previous / NAMES, [])  # what is put back now is not to be removed, should this end here and begin anew
-    for name in sorted(old, key=lambda name: name == CHECKSUMS_FILE):
+    for name in sorted(old, key=lambda name: (name == CHECKSUMS_FILE, name)):
         _move(kept / name, folder / name)
     shutil.rmtree(previous)
 
