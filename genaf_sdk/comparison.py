@@ -27,6 +27,7 @@ from genaf_sdk.preflight import require_attacks
 from genaf_sdk.preparation import load_images, new_candidate, resolved
 from genaf_sdk.rows import ROWS_FILE, Comparison, ComparisonRow, FailedCell, append_row, read_rows, what_moved
 from genaf_sdk.trials import Crafting, Group, Measuring, measure, row_without_scores
+from genaf_sdk.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,10 +56,11 @@ def compare(
 ) -> Comparison:
     """Train each method with each seed on the same data and put it under the same attacks.
 
-    What is in ``output_dir`` already is not computed again, so that a comparison that was stopped goes on: rows of the
-    same encoder, images, settings, and settings of each attack, defaults included. Where a row there has others, or
-    does not state them, it is measured anew, a warning names what differs, and the old row is kept. Transferred
-    perturbations are crafted once a seed, adaptive ones on every model's own encoder.
+    What is in ``output_dir`` already is not computed again, so that a comparison that was stopped goes on, with the row
+    that it was at, too. Rows count that are of the same encoder, images, settings, and settings of each attack,
+    defaults included. Where a row there has others, or does not state them, it is measured anew, a warning names what
+    differs, and the old row is kept. Transferred perturbations are crafted once a seed, adaptive ones on every model's
+    own encoder.
 
     Args:
         encoder: As for ``harden``.
@@ -67,8 +69,9 @@ def compare(
         seeds: Of training and evaluation.
         evaluation: Attacks; by default those of ``evaluate``, and PGD at half its budget.
         output_dir: Gets ``comparison.jsonl``, a line for each row as soon as it is there, and at the end
-            ``comparison.md`` and ``comparison.svg``. Other processes may write there, too: a row is there once. A new
-            folder that gets no row is not left behind.
+            ``comparison.md`` and ``comparison.svg``; meanwhile ``unfinished``, with checkpoints and perturbations of
+            rows that are not there yet. Other processes may write there, too: a row is there once. A new folder that
+            gets nothing is not left behind.
         progress: As for ``harden``.
         on_row: Called with every row, those that were there already included.
         executor: Runs the cells, each a method with a seed: any of ``concurrent.futures``, or what has its ``submit``.
@@ -85,10 +88,12 @@ def compare(
     with contextlib.nullcontext() if output_dir is None else trial_folder(Path(output_dir)) as folder:
         public, evaluation = load_encoder(encoder), evaluation or EVALUATION
         known, comparison, groups = _known(folder), Comparison(), list[Group]()
+        unfinished = Unfinished(folder)
 
         def add(row: ComparisonRow, *, is_new: bool = True) -> None:
             if is_new and folder is not None:
                 row = append_row(folder / ROWS_FILE, row)
+                unfinished.forget(row)
             comparison.rows.append(row)
             if on_row is not None:
                 on_row(row)
@@ -112,7 +117,7 @@ def compare(
                     continue
                 _tell_what_moved(known.values(), asked)
                 if executor is None:
-                    add(measure(name, config, public, data, crafted, progress))
+                    add(measure(name, config, public, data, crafted, folder, progress))
                 else:
                     group.missing[name] = config
         for measured in () if executor is None else _measured_on(executor, groups):
@@ -124,6 +129,7 @@ def compare(
         comparison.rows.sort(key=lambda row: order.index((row.method, row.seed)))
         if folder is not None:
             comparison.save(folder)
+        unfinished.end()
         return comparison
 
 

@@ -13,15 +13,14 @@ import torch
 
 from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.engine.checkpoints import open_checkpoints
-from genaf_sdk.engine.cost import CostMeter
-from genaf_sdk.engine.faults import require_discerning
+from genaf_sdk.engine.cost import CostMeter, Spent
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.tracking import Metrics, require_trackers
-from genaf_sdk.engine.train import train
 from genaf_sdk.errors import ConfigError, ExportError, GenafError
 from genaf_sdk.estimates import settled_machine
 from genaf_sdk.evaluation.chosen import stated_attacks
 from genaf_sdk.evaluation.evaluate import evaluate as run_evaluation
+from genaf_sdk.evaluation.kept import Kept
 from genaf_sdk.export.bundle import save_model, save_report
 from genaf_sdk.export.layout import CHECKSUMS_FILE
 from genaf_sdk.export.staging import require_free
@@ -143,10 +142,7 @@ def harden(
                 attack = run.checkpoints.noted(MEASURED) is None
                 both_trained = trainings(run, candidate, clock, surrogate, attack=attack)
                 with run.progress, torch.random.fork_rng(), both_trained as both:
-                    for stage in both.stages():
-                        train(run, both.model, data, stage)
-                    both.end()
-                    require_discerning(both.model, "hardened", data.validation, config.method.schedule.epochs)
+                    both.complete()
                     _save_trained(run, both.model, folder if writes else None)
                     result = HardenResult(
                         both.model,
@@ -258,14 +254,17 @@ def _measured(
     before = None if folder is None else _measured_before(noted, result, surrogate, folder)
     report: RobustnessReport | None = run.processes.broadcast(before)
     if report is None:
-        report = evaluate_result(run, result, surrogate, ahead)
-        clock.stop("evaluation")
+        kept = Kept(run.checkpoints.attacks)
+        report = evaluate_result(run, result, surrogate, ahead, kept)
+        clock.stop("evaluation", Spent(kept.seconds))
         report.complete(describe(result) | {"cost": cost.read(went_on=bool(run.earlier))})
         if folder is not None:
             if (folder / CHECKSUMS_FILE).exists():  # the whole bundle, whose report was measured otherwise
                 save_model(result.model, folder)
             save_report(report, folder)
             run.checkpoints.note(MEASURED, _measurement(result, surrogate, report))
+            if not any(failure.part == "attack" for failure in report.failures):  # which a resumed run tries again
+                kept.clear()
     run.metrics.scores(run.history, report.to_dict()["scores"])
     return report
 
@@ -297,9 +296,9 @@ def _measurement(result: HardenResult, surrogate: Tensor | None, report: Robustn
 
 
 def evaluate_result(
-    run: Run, result: HardenResult, surrogate: Tensor | None, ahead: Ahead | None = None
+    run: Run, result: HardenResult, surrogate: Tensor | None, ahead: Ahead | None = None, kept: Kept | None = None
 ) -> RobustnessReport:
-    """Attack the hardened and the undefended classifier, which ``ahead`` may have begun."""
+    """Attack the hardened and the undefended classifier, which ``ahead`` may have begun; ``kept`` has what was done."""
     return run_evaluation(
         result.model,
         result.data,
@@ -310,4 +309,5 @@ def evaluate_result(
         seed=result.config.seed,
         on_attack=ahead.on_attack if ahead is not None else run.announce("evaluation"),
         ahead=ahead,
+        kept=kept,
     )

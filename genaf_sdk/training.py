@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+from genaf_sdk.engine.cost import Spent
+from genaf_sdk.engine.faults import require_discerning
 from genaf_sdk.engine.lowrank import low_rank
 from genaf_sdk.engine.train import train
 from genaf_sdk.errors import RunStoppedError
 from genaf_sdk.estimates import pays_side_by_side
 from genaf_sdk.evaluation.ahead import Ahead
 from genaf_sdk.evaluation.evaluate import begin_ahead
+from genaf_sdk.evaluation.kept import Kept
 from genaf_sdk.evaluation.workers import Workers
 from genaf_sdk.methods.lab import Clock, Lab
 from genaf_sdk.preparation import Candidate, frozen_parameters, new_classifier
@@ -61,7 +64,19 @@ class Trainings:
             with low_rank(self.model, stage, rank, lab.key("lora")) as adapted:
                 yield adapted
             rank = None  # later stages train single layers
-            lab.clock.stop(stage.name, self.run.earlier.get(stage.name, 0.0))
+            lab.clock.stop(stage.name, self.run.earlier.get(stage.name, Spent()))
+
+    def complete(self) -> None:
+        """Train the hardened classifier, stage by stage, and wait for the other training.
+
+        Raises:
+            TrainingError: Training had to stop, or the classifier cannot tell images apart.
+            RunStoppedError: SIGTERM came; what was done is saved.
+        """
+        for stage in self.stages():
+            train(self.run, self.model, self.data, stage)
+        self.end()
+        require_discerning(self.model, "hardened", self.data.validation, self.config.method.schedule.epochs)
 
     def begin(self, workers: Workers, surrogate: Tensor | None, *, attack: bool) -> None:
         """Train the undefended classifier, or have a worker do it beside the hardened one, and then attack it."""
@@ -76,6 +91,7 @@ class Trainings:
             self.ahead = begin_ahead(
                 self.undefended, self.data, workers, encoder=candidate.published, surrogate=surrogate,
                 config=config.evaluation, seed=config.seed, on_attack=on_attack,
+                kept=Kept(self.run.checkpoints.attacks),
             )  # fmt: skip
 
     def end(self) -> None:
@@ -104,7 +120,7 @@ class Trainings:
         stage = lab.stage(UNDEFENDED, self.config.standard_fine_tuning())
         with low_rank(self.undefended, stage, self.config.tuning.lora_rank, lab.key("lora")) as adapted:
             train(run, self.undefended, self.data, adapted)
-        lab.clock.stop(UNDEFENDED, run.earlier.get(UNDEFENDED, 0.0))
+        lab.clock.stop(UNDEFENDED, run.earlier.get(UNDEFENDED, Spent()))
         return lab.clock.seconds
 
     def _in_a_worker(self, own: object) -> dict[str, float]:

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
-from genaf_sdk.errors import DataError, RunStoppedError
+from genaf_sdk.engine.checkpoints import FOLDER, open_checkpoints
+from genaf_sdk.engine.run import Run
+from genaf_sdk.errors import ConfigError, DataError, RunStoppedError
+from genaf_sdk.estimates import settled_machine
 from genaf_sdk.evaluation.ahead import Ahead, Transferred, lacking, transferred
 from genaf_sdk.evaluation.chosen import stated_attacks
 from genaf_sdk.evaluation.evaluate import evaluate
+from genaf_sdk.evaluation.kept import Kept
+from genaf_sdk.memory import reused_memory
+from genaf_sdk.methods.lab import Clock
 from genaf_sdk.models.fingerprint import encoder_fingerprint
-from genaf_sdk.pipeline import harden
 from genaf_sdk.preflight import require_ready
-from genaf_sdk.preparation import frozen_parameters, load_images, load_published, new_candidate
+from genaf_sdk.preparation import frozen_parameters, load_images, load_published, new_candidate, run_identity
 from genaf_sdk.progress import make_display
 from genaf_sdk.rows import ComparisonRow
+from genaf_sdk.training import Trainings, trainings
+from genaf_sdk.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from genaf_sdk.data import DataSplits
+    from genaf_sdk.engine.checkpoints import Checkpoints
     from genaf_sdk.models.encoder import PixelEncoder
 
 
@@ -72,7 +80,7 @@ class Crafting:
     def __call__(self) -> Transferred:
         """Craft."""
         config = next(iter(self.group.missing.values()))
-        return _transferred(config, *self.group.load(config), progress=False)
+        return _transferred(config, *self.group.load(config), self.group.folder, progress=False)
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class Measuring:
     def __call__(self) -> ComparisonRow:
         """Train and attack."""
         public, data = self.group.load(self.config)
-        return measure(self.method, self.config, public, data, self.crafted, progress=False)
+        return measure(self.method, self.config, public, data, self.crafted, self.group.folder, progress=False)
 
 
 def row_without_scores(method: str, config: HardenConfig, public: PixelEncoder, fingerprint: str) -> ComparisonRow:
@@ -117,6 +125,7 @@ def measure(
     public: PixelEncoder,
     data: DataSplits,
     crafted: Transferred,
+    folder: Path | None,
     progress: bool | None,
 ) -> ComparisonRow:
     """Train one method, and attack it with what is ``crafted`` for all, by the first, and with its own.
@@ -127,6 +136,7 @@ def measure(
         public: The published encoder, which it trains a copy of.
         data: The images.
         crafted: What is the same for all methods of the encoder and the seed; filled by the first of them.
+        folder: Of the comparison. What is done there already is not done again; None keeps nothing.
         progress: As for ``harden``.
 
     Raises:
@@ -135,34 +145,76 @@ def measure(
     """
     row = row_without_scores(name, config, public, data.fingerprint)
     if not crafted:
-        crafted += _transferred(config, public, data, progress)
-    started, started_cpu = time.monotonic(), time.process_time()
-    try:
-        result = harden(public, data, config, progress=progress, evaluate=False, preflight=False)
-    except RunStoppedError as error:  # which speaks of checkpoints, and a row has none
-        raise RunStoppedError(
-            f"{name}, seed {config.seed} was stopped by SIGTERM; rows that were done before are kept.",
-            remedy="start the same comparison again: it goes on with this row",
-        ) from error
-    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - started_cpu
-    with make_display(progress) as display:
-        task = display.add_task(f"{name}, seed {config.seed}:", total=None)
-        report = evaluate(
-            result.model,
-            data,
-            encoder=public,
-            config=config.evaluation,
-            seed=config.seed,
-            on_attack=lambda attack: display.update(task, figures=attack),
-            ahead=Ahead.of(crafted),
-        )
+        crafted += _transferred(config, public, data, folder, progress)
+    clock = Clock()
+    with Unfinished(folder).cell(row) as own:
+        trained = _trained(row, config, public, data, own, clock, progress)
+        with make_display(progress) as display:
+            task = display.add_task(f"{name}, seed {config.seed}:", total=None)
+            report = evaluate(
+                trained.model,
+                data,
+                encoder=public,
+                config=config.evaluation,
+                seed=config.seed,
+                on_attack=lambda attack: display.update(task, figures=attack),
+                ahead=Ahead.of(crafted),
+                kept=Kept(trained.run.checkpoints.attacks),
+            )
     failed = [failure.text for failure in report.failures if failure.part == "attack"]
     if failed:
         raise lacking(failed[0])
-    return replace(row, scores=tuple(report.scores), seconds=round(seconds, 3), cpu_seconds=round(cpu_seconds, 3))
+    seconds, cpu_seconds = (round(sum(parts.values()), 3) for parts in (clock.seconds, clock.cpu_seconds))
+    return replace(row, scores=tuple(report.scores), seconds=seconds, cpu_seconds=cpu_seconds)
 
 
-def _transferred(config: HardenConfig, public: PixelEncoder, data: DataSplits, progress: bool | None) -> Transferred:
+@reused_memory()
+def _trained(
+    row: ComparisonRow, config: HardenConfig, public: PixelEncoder, data: DataSplits, folder: Path | None,
+    clock: Clock, progress: bool | None,
+) -> Trainings:  # fmt: skip
+    """Train one method as ``harden`` does, or go on with what is in ``folder``.
+
+    Raises:
+        RunStoppedError: SIGTERM came.
+    """
+    published = load_published(public, config.tuning)
+    with own_accelerator(config.machine.mixed_precision) as engine:
+        candidate = new_candidate(published, data, config, engine, None, evaluate=False)
+        run = Run(engine, config.seed, show_progress=progress, machine=settled_machine(candidate))
+        if folder is not None:
+            run.checkpoints = _checkpoints(folder, run_identity(published, data, config), run)
+        try:
+            with (
+                run.termination.listening(),
+                run.progress,
+                torch.random.fork_rng(),
+                trainings(run, candidate, clock) as both,
+            ):
+                both.complete()
+        except RunStoppedError as error:
+            told = f"{row.method}, seed {row.seed} was stopped by SIGTERM; "
+            if folder is None:
+                raise RunStoppedError(
+                    f"{told}nothing was saved.", remedy="pass output_dir to be able to go on"
+                ) from error
+            remedy = "start the same comparison again: it goes on with this row"
+            raise RunStoppedError(f"{told}progress was saved.", remedy=remedy) from error
+        both.model.cpu().eval()
+        return both
+
+
+def _checkpoints(folder: Path, identity: dict[str, Any], run: Run) -> Checkpoints:
+    """Return those of a row; what another version kept there is replaced."""
+    try:
+        return open_checkpoints(folder, identity, run.processes, resume=(folder / FOLDER).is_dir())
+    except ConfigError:
+        return open_checkpoints(folder, identity, run.processes, resume=False, overwrite=True)
+
+
+def _transferred(
+    config: HardenConfig, public: PixelEncoder, data: DataSplits, folder: Path | None, progress: bool | None
+) -> Transferred:
     """Craft what is the same for all methods, perturbations from the published encoder; first see that one can train.
 
     Raises:
@@ -175,5 +227,10 @@ def _transferred(config: HardenConfig, public: PixelEncoder, data: DataSplits, p
     with make_display(progress) as display:
         task = display.add_task(f"published encoder, seed {config.seed}:", total=None)
         return transferred(
-            public, pixels, config.evaluation, config.seed, lambda attack: display.update(task, figures=attack)
+            public,
+            pixels,
+            config.evaluation,
+            config.seed,
+            lambda attack: display.update(task, figures=attack),
+            Kept(Unfinished(folder).transferred),
         )

@@ -74,6 +74,7 @@ FILES_OF = {
         "rows",
         "training",
         "trials",
+        "unfinished",
         "verification",
     ),
     ENTRY: ("__init__", "__main__"),

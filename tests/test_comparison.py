@@ -11,6 +11,7 @@ import runpy
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from genaf_sdk.cli import USAGE_ERROR, main
 from genaf_sdk.comparison import seconds_of_comparison
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, load_data
+from genaf_sdk.encoders import load_encoder
+from genaf_sdk.engine import fitting
 from genaf_sdk.engine.batches import Batch
 from genaf_sdk.engine.stage import Losses, Outputs
 from genaf_sdk.errors import AttackError, ConfigError, GenafError, OutputError
@@ -37,6 +40,8 @@ from genaf_sdk.preparation import resolved
 from genaf_sdk.report.scores import Score
 from genaf_sdk.rows import Comparison, ComparisonRow, append_row, read_rows
 from genaf_sdk.terminal import PlainConsole
+from genaf_sdk.training import trainings
+from genaf_sdk.unfinished import Unfinished
 
 QUICK = EvaluationConfig(
     attacks=("uapgd:steps=3", "label-uap:steps=3", "pgd:steps=2"), surrogate_samples=32, curve=(), checks=False
@@ -95,6 +100,126 @@ def test_a_comparison_that_was_stopped_goes_on(
     assert compare(tiny_encoder, striped, changed, **kept).rows[0] != both.rows[1]  # type: ignore[arg-type]
     assert len(read_rows(file)) == 3
     assert "fast, seed 0 is measured anew, as its row has: method.adaptability.epochs was 0 and is 1." in caplog.text
+
+
+class KilledError(BaseException):
+    """Ends a comparison as abruptly as an exception can."""
+
+
+@pytest.mark.parametrize("place", ["transferred", "training", "attacks"])
+def test_a_comparison_goes_on_within_a_row(
+    place: str,
+    tiny_encoder: nn.Module,
+    striped: DataSplits,
+    quick_config: HardenConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is done is not done again, figures are those of an undisturbed one, and nothing is left beside the rows."""
+    config = quick("fine-tuning", quick_config).with_(method={"schedule": {"epochs": 3}})
+    given: dict[str, Any] = {"evaluation": QUICK, "progress": False}
+    (undisturbed,) = compare(tiny_encoder, striped, {"fine-tuning": config}, **given).rows
+    steps, attacks = list[int](), list[str]()
+    train, tries, labeled = fitting.Fitting.training_step, UAPGD.tries, LabelUAP.__call__
+
+    def step(*arguments: Any) -> None:
+        steps.append(1)
+        if place == "training" and len(steps) == 5:  # of three steps an epoch
+            raise KilledError
+        train(*arguments)
+
+    def craft(*arguments: Any, **options: Any) -> Any:
+        attacks.append("uapgd")
+        return tries(*arguments, **options)
+
+    def craft_with_labels(*arguments: Any, **options: Any) -> Any:
+        attacks.append("label-uap")
+        if place == "attacks":
+            raise KilledError
+        return labeled(*arguments, **options)
+
+    def try_out(*_: object) -> None:
+        if place == "transferred" and attacks == ["uapgd"]:
+            raise KilledError
+
+    monkeypatch.setattr(UAPGD, "tries", craft)
+    monkeypatch.setattr(LabelUAP, "__call__", craft_with_labels)
+    monkeypatch.setattr(trials_module, "require_ready", lambda *_: None)
+    monkeypatch.setattr(fitting.Fitting, "training_step", step)
+    monkeypatch.setattr(trials_module, "trainings", lambda *all_: (try_out(), trainings(*all_))[1])
+    with pytest.raises(KilledError):
+        compare(tiny_encoder, striped, {"fine-tuning": config}, output_dir=tmp_path, **given)
+    done, place = {"transferred": (0, 1), "training": (3, 1), "attacks": (9, 2)}[place], ""
+    steps.clear()
+    attacks.clear()
+    (row,) = compare(tiny_encoder, striped, {"fine-tuning": config}, output_dir=tmp_path, **given).rows
+    assert (9 - len(steps), 3 - len(attacks)) == done
+    assert [replace(score, seconds=0.0) for score in row.scores] == [
+        replace(score, seconds=0.0) for score in undisturbed.scores
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"comparison.jsonl", "comparison.md", "comparison.svg"}
+
+
+def test_training_that_went_on_states_the_time_of_all_processes(
+    tiny_encoder: nn.Module,
+    striped: DataSplits,
+    quick_config: HardenConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    configs = {"fine-tuning": quick("fine-tuning", quick_config)}
+    given: dict[str, Any] = {"evaluation": QUICK, "output_dir": tmp_path, "progress": False}
+    with monkeypatch.context() as patch:
+        patch.setattr(trials_module, "evaluate", die)
+        with pytest.raises(KilledError):
+            compare(tiny_encoder, striped, configs, **given)
+    (metadata,) = tmp_path.glob("unfinished/*/checkpoints/*/*/metadata.json")
+    noted = json.loads(metadata.read_text())
+    assert noted["cpu_seconds"] > 0
+    history = [{**record, "seconds": 100.0} for record in noted["history"]]
+    metadata.write_text(json.dumps(noted | {"cpu_seconds": 200.0, "history": history}))
+    (row,) = compare(tiny_encoder, striped, configs, **given).rows
+    assert 100 <= row.seconds < 150
+    assert 200 <= row.cpu_seconds < 250
+
+
+def die(*_: object, **__: object) -> None:
+    raise KilledError
+
+
+def test_of_two_processes_at_one_row_one_keeps_what_it_does(
+    tiny_encoder: nn.Module,
+    striped: DataSplits,
+    quick_config: HardenConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    configs = {"fine-tuning": quick("fine-tuning", quick_config)}
+    given: dict[str, Any] = {"evaluation": QUICK, "output_dir": tmp_path, "progress": False}
+    config = configs["fine-tuning"].with_(evaluation=QUICK)
+    public = load_encoder(tiny_encoder)
+    row = trials_module.row_without_scores("fine-tuning", config, public, striped.fingerprint)
+    with Unfinished(tmp_path).cell(row) as own:
+        assert own is not None
+        (found,) = compare(tiny_encoder, striped, configs, **given).rows
+    assert found.scores
+    assert "fine-tuning, seed 0 keeps nothing of what it does: The output folder" in caplog.text
+
+
+def test_what_another_version_kept_is_replaced(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, tmp_path: Path
+) -> None:
+    configs = {"fine-tuning": quick("fine-tuning", quick_config)}
+    given: dict[str, Any] = {"evaluation": QUICK, "output_dir": tmp_path, "progress": False}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trials_module, "evaluate", die)
+        with pytest.raises(KilledError):
+            compare(tiny_encoder, striped, configs, **given)
+    (run,) = tmp_path.glob("unfinished/*/checkpoints/run.json")
+    run.write_text(json.dumps(json.loads(run.read_text()) | {"genaf_sdk": "0.0.1"}))
+    (row,) = compare(tiny_encoder, striped, configs, **given).rows
+    assert row.scores
+    assert not (tmp_path / "unfinished").exists()
 
 
 def test_a_row_of_another_encoder_is_not_taken_for_this_one(
@@ -337,13 +462,13 @@ def test_what_is_tried_beforehand_is_no_cost_of_the_first_method(
     tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    plain = trials_module.harden
+    plain = trials_module.trainings
 
-    def training(*arguments: Any, preflight: bool, **options: Any) -> Any:
-        order.append("trained and tried" if preflight else "trained")
-        return plain(*arguments, preflight=preflight, **options)
+    def training(*arguments: Any) -> Any:
+        order.append("trained")
+        return plain(*arguments)
 
-    monkeypatch.setattr(trials_module, "harden", training)
+    monkeypatch.setattr(trials_module, "trainings", training)
     monkeypatch.setattr(trials_module, "require_ready", lambda *_: order.append("tried"))
     same = {name: quick("fine-tuning", quick_config) for name in ("one", "two")}
     compare(tiny_encoder, striped, same, evaluation=QUICK, progress=False)

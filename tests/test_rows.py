@@ -27,6 +27,7 @@ from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.preparation import resolved
 from genaf_sdk.report.scores import Score
 from genaf_sdk.rows import Comparison, ComparisonRow, append_row, read_rows
+from genaf_sdk.training import Trainings
 from genaf_sdk.trials import row_without_scores
 
 QUICK = EvaluationConfig(
@@ -227,14 +228,16 @@ def test_results_among_the_pictures_are_none_of_them_elsewhere_either(
 
 @pytest.mark.usefixtures("untrained")
 def test_a_comparison_that_is_stopped_says_how_it_goes_on(arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There are no checkpoints, and no resume=True."""
+    """Not with resume=True, which a run without comparison would take."""
 
     def stop(*_: object, **__: object) -> None:
         raise Termination().stopped()
 
     monkeypatch.setattr(comparison_module, "measure", trials_module.measure)
     monkeypatch.setattr(trials_module, "_transferred", lambda *_: [])
-    monkeypatch.setattr(trials_module, "harden", stop)
-    told = "fine-tuning, seed 0 was stopped by SIGTERM; rows that were done before are kept. To do: start the same"
-    with pytest.raises(RunStoppedError, match=re.escape(told)):
-        compare(**arguments, progress=False)
+    monkeypatch.setattr(Trainings, "complete", stop)
+    endings = "progress was saved. To do: start the same", "nothing was saved. To do: pass output_dir"
+    for folder, ending in zip((arguments["output_dir"], None), endings, strict=True):
+        told = f"fine-tuning, seed 0 was stopped by SIGTERM; {ending}"
+        with pytest.raises(RunStoppedError, match=re.escape(told)):
+            compare(**{**arguments, "output_dir": folder}, progress=False)

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from training import TinyEncoder, cpu_run, tiny_model
 
 from genaf_sdk import HardenConfig, HardenResult, harden
+from genaf_sdk.attacks.base import EncoderAttack
+from genaf_sdk.attacks.label_uap import LabelUAP
 from genaf_sdk.data import DataSplits
 from genaf_sdk.engine import fitting
 from genaf_sdk.engine.batches import Batch
@@ -117,6 +119,50 @@ def test_side_by_side_ends_in_the_weights_and_figures_of_one_after_the_other(
     assert same(alone, beside)
     assert timeless(alone) == timeless(beside)
     assert list(beside.seconds) == ["undefended", "stage 1", "evaluation"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_evaluation_that_was_killed_goes_on(
+    threads: int, run: Callable[..., HardenResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Side by side, attacks on the undefended classifier are over before the hardened one is trained."""
+    crafted, turns = list[str](), threading.Lock()
+
+    def counting(plain: Callable[..., Any], fails_at: int = -1) -> Callable[..., Any]:
+        def craft(attack: Any, *arguments: Any, **options: Any) -> Any:
+            with turns:
+                crafted.append(attack.name)
+            if attack.name == "label-uap" and crafted.count("label-uap") == fails_at:
+                raise KilledError
+            return plain(attack, *arguments, **options)
+
+        return craft
+
+    tries, labeled = EncoderAttack.tries, LabelUAP.__call__
+    monkeypatch.setattr(EncoderAttack, "tries", counting(tries))
+    monkeypatch.setattr(LabelUAP, "__call__", counting(labeled))
+    undisturbed = run()
+    total = len(crafted)
+    crafted.clear()
+    torch.set_num_threads(threads)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(LabelUAP, "__call__", counting(labeled, fails_at=2))
+            with pytest.raises(KilledError):
+                run(tmp_path)
+        done = len(list(tmp_path.glob("checkpoints/attacks/*/complete.json")))
+        crafted.clear()
+        resumed = run(tmp_path, resume=True)
+    finally:
+        torch.set_num_threads(1)
+    assert done >= 6  # transferred and adaptive, by two attacks and on two models
+    assert len(crafted) == total - done
+    assert timeless(undisturbed) == timeless(resumed)
+    assert not (tmp_path / "checkpoints" / "attacks").exists()
+
+
+class KilledError(BaseException):
+    """Ends a run as abruptly as an exception can."""
 
 
 @pytest.mark.usefixtures("two_threads")

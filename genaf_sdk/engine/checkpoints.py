@@ -5,6 +5,7 @@ A checkpoint is a folder of ``tensors.safetensors`` and ``metadata.json``, which
     OUTPUT_DIR/checkpoints/run.json                  what the run was started with
                            stage-1/00000120/         after 120 steps of stage 1
                            sensitivity.json          results that are no weights
+                           attacks/                  what an evaluation has crafted, until it is over
                            finished.json             once the run is over
 """
 
@@ -28,7 +29,6 @@ from genaf_sdk.files import read_json, write_json
 from genaf_sdk.settings import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -60,6 +60,11 @@ class Checkpoints:
 
     def __init__(self, folder: Path | None = None, processes: Processes = ALONE) -> None:
         self.folder, self.processes = folder, processes
+
+    @property
+    def attacks(self) -> Path | None:
+        """Where an evaluation may keep what it has crafted."""
+        return None if self.folder is None else self.folder / "attacks"
 
     def save(self, stage: str, checkpoint: Checkpoint) -> None:
         """Write a checkpoint and remove the oldest beyond ``KEPT``.
@@ -111,17 +116,6 @@ class Checkpoints:
         if step is None or found is not None:
             return found
         return read_checkpoint(self.folder / _slug(stage) / f"{step:08d}")
-
-    def load_or_compute(self, name: str, compute: Callable[[], Any]) -> Any:
-        """Return what an earlier process of this run computed under ``name``, or compute and keep it (as JSON).
-
-        What the first process has is what all processes get.
-        """
-        value = self.noted(name)
-        if value is None:
-            value = self.processes.broadcast(compute())
-            self.note(name, value)
-        return value
 
     def note(self, name: str, value: Any) -> None:
         """Keep something of this run, as JSON."""

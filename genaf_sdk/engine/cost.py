@@ -1,9 +1,10 @@
-"""What a run costs beside time: peak memory, and energy where the machine lets it be read."""
+"""What a run costs: time, peak memory, and energy where the machine lets it be read."""
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +13,7 @@ import torch
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Self
 
 POWERCAP = Path("/sys/class/powercap")
 SAMPLE_SECONDS = 30.0
@@ -19,6 +21,30 @@ SAMPLE_SECONDS = 30.0
 
 
 WENT_ON = "the run was stopped and resumed, and what it had taken before is not known"
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Time that something took.
+
+    Args:
+        seconds: On the wall.
+        cpu_seconds: Of processors, over all threads of this process.
+    """
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    @classmethod
+    def until_now(cls) -> Self:
+        """Return the time since moments that never change while a process runs; differences count."""
+        return cls(time.monotonic(), time.process_time())
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds)
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.seconds - other.seconds, self.cpu_seconds - other.cpu_seconds)
 
 
 class Counter(Protocol):

@@ -13,6 +13,7 @@ from genaf_sdk.engine.accuracy import accuracy
 from genaf_sdk.engine.backward import backward
 from genaf_sdk.engine.batches import Batch, GlobalBatches, augmented_batch
 from genaf_sdk.engine.checkpoints import Checkpoint
+from genaf_sdk.engine.cost import Spent
 from genaf_sdk.engine.faults import all_finite, free_memory, halved_micro_batches, require_finite
 from genaf_sdk.engine.metrics import EpochMetrics
 from genaf_sdk.engine.randomness import random_key
@@ -70,7 +71,7 @@ class Fitting:
             self.prepared, *self.optimizers = run.accelerator.prepare(model, *self.own_optimizers)
         self.forward = in_precision(self.prepared, run.accelerator) if run.accelerator.is_fsdp2 else self.prepared
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
-        self.started = time.monotonic()
+        self.started, self.began = time.monotonic(), Spent.until_now()
 
     @property
     def epoch(self) -> int:
@@ -106,7 +107,9 @@ class Fitting:
             self.run.history[:] = [*others, *metadata["history"]]
         self.metrics = EpochMetrics(name, self.epoch, self.run.processes, metadata["sums"])
         self.started -= metadata["seconds"]
-        self.run.earlier[name] = sum(record["seconds"] for record in metadata["history"]) + metadata["seconds"]
+        seconds = sum(record["seconds"] for record in metadata["history"]) + metadata["seconds"]
+        self.run.earlier[name] = Spent(seconds, metadata["cpu_seconds"])
+        self.began -= self.run.earlier[name]
 
     def save(self) -> None:
         """Write a checkpoint of finite weights.
@@ -125,6 +128,7 @@ class Fitting:
             "history": self.records,
             "sums": self.metrics.sums,
             "seconds": time.monotonic() - self.started,
+            "cpu_seconds": (Spent.until_now() - self.began).cpu_seconds,
             "processes": self.run.processes.count,
         }
         self.run.checkpoints.save(self.stage.name, Checkpoint(self.done, tensors, metadata))

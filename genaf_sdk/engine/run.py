@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate import Accelerator
 
 from genaf_sdk.engine.checkpoints import Checkpoints
+from genaf_sdk.engine.cost import Spent
 from genaf_sdk.engine.machine import MachineConfig
 from genaf_sdk.engine.processes import Processes
 from genaf_sdk.engine.termination import Termination
@@ -53,7 +54,8 @@ class Run:
         history: One record an epoch: stage, epoch, mean losses, accuracies, seconds.
         metrics: Is told every record.
         range_tests: What decided on the encoder's learning rate, by stage.
-        earlier: Seconds that a stage took before this process went on with it; empty for a run that does not go on.
+        earlier: What a stage, or a result that was kept, took before this process went on with it; empty for a run that
+            does not go on.
         seeds_torch: Whether every step seeds torch's own random numbers, which belong to the process; of two trainings
             side by side, one may.
         turns: Whoever changes or reads ``history``, or what the accelerator has prepared, takes one.
@@ -68,7 +70,7 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: Metrics = field(default_factory=Metrics)
     range_tests: dict[str, RangeTest] = field(default_factory=dict)
-    earlier: dict[str, float] = field(default_factory=dict)
+    earlier: dict[str, Spent] = field(default_factory=dict)
     seeds_torch: bool = True
     turns: threading.RLock = field(default_factory=threading.RLock)
 
@@ -81,6 +83,20 @@ class Run:
         other = copy.copy(self)
         other.seeds_torch = False
         return other
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return what an earlier process of this run computed under ``name``, or compute and keep it (as JSON).
+
+        What the first process has is what all processes get.
+        """
+        noted = self.checkpoints.noted(name)
+        if noted is not None:
+            self.earlier[name] = Spent(**noted["spent"])
+            return noted["value"]
+        started = Spent.until_now()
+        value = self.processes.broadcast(compute())
+        self.checkpoints.note(name, {"value": value, "spent": asdict(Spent.until_now() - started)})
+        return value
 
     def announce(self, stage: str) -> Callable[[str], None]:
         """Return a function that shows a line of text under ``stage`` in the progress bar."""

@@ -63,9 +63,7 @@ def train(run: Run, model: Classifier, data: DataSplits, stage: Stage) -> None:
         ending.callback(fitting.release)  # also where training fails: the accelerator may be the caller's
         fitting.restore()
         if stage.schedule.encoder_learning_rate == "auto" and fitting.trains_the_encoder:
-            found = run.checkpoints.load_or_compute(
-                f"range test of {stage.name}", lambda: range_test(fitting, current).to_dict()
-            )
+            found = run.once(f"range test of {stage.name}", lambda: range_test(fitting, current).to_dict())
             run.range_tests[stage.name] = RangeTest(**found)
             fitting.set_encoder_rate(found["chosen"])
         task = run.progress.add_task(stage.name, total=fitting.total, completed=fitting.done, figures="")

@@ -14,6 +14,7 @@ from genaf_sdk.attacks.batches import sharing_features
 from genaf_sdk.errors import AttackError
 from genaf_sdk.evaluation.chosen import chosen_attacks
 from genaf_sdk.evaluation.crafting import Crafting
+from genaf_sdk.evaluation.kept import Kept
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.row import Begun
 from genaf_sdk.evaluation.scoring import Attacked, Place
@@ -60,7 +61,12 @@ class Ahead:
 
 
 def transferred(
-    encoder: nn.Module, images: Tensor, config: EvaluationConfig, seed: int, on_attack: Callable[[str], object] = str
+    encoder: nn.Module,
+    images: Tensor,
+    config: EvaluationConfig,
+    seed: int,
+    on_attack: Callable[[str], object] = str,
+    kept: Kept | None = None,
 ) -> Transferred:
     """Return all that an evaluation crafts on a published encoder.
 
@@ -70,13 +76,14 @@ def transferred(
         config: Which attacks; those that are not on encoders are passed over.
         seed: Of every random choice.
         on_attack: Called with a line of text before each attack.
+        kept: What was crafted before; gets what is crafted now.
 
     Raises:
         AttackError: An attack failed.
     """
     images = image_space(images).arranged(images)
     under_test = EvaluatedModel.of(encoder, Role.HARDENED)
-    crafting = Crafting([under_test], encoder, {"train": images}, torch.empty(0), seed, on_attack)
+    crafting = Crafting([under_test], encoder, {"train": images}, torch.empty(0), seed, on_attack, kept=kept or Kept())
     attacks = chosen_attacks(config.attacks, config)
     with sharing_features(), Workers.suited([encoder], images.shape[-2] * images.shape[-1]) as workers:
         begun = [one for attack in attacks for one in crafting.begin_transferred(attack, workers)]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from genaf_sdk.attacks.base import Attack, EncoderAttack, UniversalModelAttack
 from genaf_sdk.attacks.sample_wise import FeatureAttack, SampleWise, SampleWiseAttack
 from genaf_sdk.errors import AttackError, RunStoppedError
+from genaf_sdk.evaluation.kept import Kept
 from genaf_sdk.evaluation.model import EvaluatedModel
 from genaf_sdk.evaluation.row import Begun, Row
 from genaf_sdk.inputs.keys import Knowledge, PerturbationKey
@@ -51,6 +52,7 @@ class Crafting:
         known: What there was before anything was begun.
         begun: What is crafted, in the order in which it was begun.
         ahead: What was begun before, on the same images and by the same seed, and is not begun again.
+        kept: What an evaluation that was stopped had crafted already.
     """
 
     models: list[EvaluatedModel]
@@ -65,6 +67,7 @@ class Crafting:
     known: tuple[Perturbation, ...] = ()
     begun: list[Begun] = field(default_factory=list)
     ahead: tuple[Begun, ...] = ()
+    kept: Kept = field(default_factory=Kept)
     _counts: dict[tuple[int, str], tuple[Perturbation, int]] = field(default_factory=dict)
     _turns: threading.Lock = field(default_factory=threading.Lock)
 
@@ -219,7 +222,10 @@ class Crafting:
     ) -> list[Perturbation]:  # fmt: skip
         start = self.strongest(attack.threat, model, own, earlier)
         self.announce(f"white-box: {attack.name} ({model.name})")
-        made = attack(own(module), pixels, labels, seed=self.seed, start=start)
+        target, given = own(module), (pixels, labels)
+        (made,) = self.kept.made(
+            attack, target, given, self.seed, start, lambda: [attack(target, *given, seed=self.seed, start=start)]
+        )
         if start is None or self._right(made, model, own) <= self._right(start, model, own):
             return [made]
         # Its few held-out images preferred another place: who has labels counts on more, and stays where it began.
@@ -265,7 +271,11 @@ class Crafting:
         def work(own: Own) -> list[Perturbation]:
             begin = start()
             self.announce(text)
-            return attack.tries(own(encoder).to(device), images.to(device), seed=self.seed, start=begin)
+            target, given = own(encoder).to(device), images.to(device)
+            return self.kept.made(
+                attack, target, (given,), self.seed, begin,
+                lambda: attack.tries(target, given, seed=self.seed, start=begin),
+            )  # fmt: skip
 
         return workers.submit(work)
 

@@ -23,6 +23,7 @@ from genaf_sdk.evaluation.classes import class_counts
 from genaf_sdk.evaluation.corrupted import corruption_section
 from genaf_sdk.evaluation.crafting import Crafting
 from genaf_sdk.evaluation.curve import begin_curve, curve_rows
+from genaf_sdk.evaluation.kept import Kept
 from genaf_sdk.evaluation.model import EvaluatedModel, published_encoder
 from genaf_sdk.evaluation.pictures import chosen_images, gallery_section
 from genaf_sdk.evaluation.row import Row
@@ -59,6 +60,7 @@ def evaluate(
     seed: int = 0,
     on_attack: Callable[[str], object] = str,
     ahead: Ahead | None = None,
+    kept: Kept | None = None,
 ) -> RobustnessReport:
     """Measure a classifier on clean and attacked test images.
 
@@ -84,6 +86,7 @@ def evaluate(
         seed: Of every random choice.
         on_attack: Called with a line of text before each attack.
         ahead: What was begun before, with the same baseline, data, encoder, surrogate, config and seed.
+        kept: Perturbations of an evaluation that was stopped; gets those of this one.
 
     Raises:
         AttackError: The model or the attacker's images cannot be used, or an attack or a setting of one is unknown; the
@@ -99,7 +102,7 @@ def evaluate(
     models = [under_test.seen_on(image_space(few).arranged(few)) for under_test in models]
     chosen = chosen_attacks(attacks or config.attacks, config)
     public = published_encoder(encoder, model)
-    run = _Evaluation(data, config, seed, models, public, surrogate, on_attack, ahead)
+    run = _Evaluation(data, config, seed, models, public, surrogate, on_attack, ahead, kept or Kept())
     return run.measure(chosen, perturbations or {}, own_images=surrogate is not None)
 
 
@@ -113,6 +116,7 @@ def begin_ahead(
     config: EvaluationConfig | None = None,
     seed: int = 0,
     on_attack: Callable[[str], object] = str,
+    kept: Kept | None = None,
 ) -> Ahead:
     """Begin what an evaluation can do without the model: attacks on the published encoder and on the baseline.
 
@@ -127,10 +131,11 @@ def begin_ahead(
         config: As for ``evaluate``.
         seed: As for ``evaluate``.
         on_attack: As for ``evaluate``.
+        kept: As for ``evaluate``.
     """
     config = config or EvaluationConfig()
     models = [EvaluatedModel.of(baseline, Role.BASELINE)]
-    run = _Evaluation(data, config, seed, models, encoder, surrogate, on_attack)
+    run = _Evaluation(data, config, seed, models, encoder, surrogate, on_attack, kept=kept or Kept())
     chosen = [attack for attack in chosen_attacks(config.attacks, config) if not attack.draws_from_torch]
     with sharing_features():
         begun = run.crafting.begin(chosen, workers)
@@ -151,6 +156,7 @@ class _Evaluation:
     surrogate: Tensor | None
     on_attack: Callable[[str], object]
     ahead: Ahead | None = None
+    kept: Kept = field(default_factory=Kept)
     rows: list[Row] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -160,7 +166,7 @@ class _Evaluation:
         sources = {"train": image_space(pixels).arranged(pixels)}
         if self.surrogate is not None:
             sources = {"surrogate": self._chosen(self.surrogate, image_space(pixels)), **sources}
-        self.crafting = Crafting(self.models, self.public, sources, labels, self.seed, self.on_attack)
+        self.crafting = Crafting(self.models, self.public, sources, labels, self.seed, self.on_attack, kept=self.kept)
         self.scoring = Scoring(self.sample, self.config.sample_wise_samples, self.config.patch_samples, self.crafting)
         if self.ahead is not None:
             self.crafting.ahead, self.scoring.ahead = self.ahead.begun, dict(self.ahead.each)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from torch import Tensor, nn
 
+from genaf_sdk.engine.cost import Spent
 from genaf_sdk.methods.fine_tuning import FineTuning
 from genaf_sdk.methods.guard import GUARD_IMAGES, Guard, Interpolation, WeightPath, measured_points, select
 from genaf_sdk.methods.sensitivity import (
@@ -126,7 +127,7 @@ def adaptability_stages(lab: Lab, settings: Adaptability, first: Stage) -> Itera
             return
     contributions = _sensitivity(lab, settings, at_once)
     lab.findings["sensitivity"] = contributions
-    lab.clock.stop("sensitivity")
+    lab.clock.stop("sensitivity", lab.run.earlier.get("sensitivity", Spent()))
     layers = redundant_layers(contributions, settings.redundant_fraction)
     before = _weights(lab, layers)
     yield _clean_stage(lab, "stage 2", schedule, layers)
@@ -208,7 +209,7 @@ def _probe(lab: Lab, settings: Adaptability, schedule: Schedule, guard: Guard) -
             rises = first_order_rises(lab.model, images, labels, settings.sensitivity, min(guard.at_once, AT_ONCE))
         return redundant_layers(rises, settings.redundant_fraction)
 
-    layers: list[str] = run.checkpoints.load_or_compute("probed layers", least_sensitive)
+    layers: list[str] = run.once("probed layers", least_sensitive)
     before = _weights(lab, layers)
     yield _clean_stage(lab, "probe", schedule.with_(epochs=settings.probe_epochs), layers)
     path = WeightPath(lab, before, _weights(lab, layers))
@@ -250,7 +251,7 @@ def _sensitivity(lab: Lab, settings: Adaptability, at_once: int) -> dict[str, fl
                 at_once=min(at_once, AT_ONCE),
             )
 
-    contributions: dict[str, float] = run.checkpoints.load_or_compute("sensitivity", measured)
+    contributions: dict[str, float] = run.once("sensitivity", measured)
     return contributions
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from genaf_sdk.data import DataSplits
+from genaf_sdk.engine.cost import Spent
 from genaf_sdk.engine.randomness import random_key
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.stage import Stage
@@ -23,20 +23,23 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Seconds of parts of a run that follow one another, by name."""
+    """Seconds of parts of a run that follow one another, by name: on the wall, and of processors."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
         self.start()
 
     def start(self) -> None:
         """Begin the next part; what passed since the last stop belongs to none."""
-        self._started = time.monotonic()
+        self._started = Spent.until_now()
 
-    def stop(self, part: str, earlier: float = 0.0) -> None:
+    def stop(self, part: str, earlier: Spent = Spent()) -> None:  # noqa: B008  # it never changes
         """Add the time since the last stop to ``part``, and what it took ``earlier``, before a run went on."""
-        now = time.monotonic()
-        self.seconds[part] = round(self.seconds.get(part, 0.0) + earlier + now - self._started, 3)
+        now = Spent.until_now()
+        spent = earlier + now - self._started
+        self.seconds[part] = round(self.seconds.get(part, 0.0) + spent.seconds, 3)
+        self.cpu_seconds[part] = round(self.cpu_seconds.get(part, 0.0) + spent.cpu_seconds, 3)
         self._started = now
 
 
