@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from genaf_sdk.attacks.uapgd import UAPGD
 from genaf_sdk.cli import (
     CHECK_FAILED,
     COMMANDS,
@@ -22,6 +23,7 @@ from genaf_sdk.cli import (
 )
 from genaf_sdk.cli.settings import starting_settings
 from genaf_sdk.errors import ConfigError, RunStoppedError
+from genaf_sdk.evaluation.scoring import Scoring
 from genaf_sdk.export.integrity import seal
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.methods import PGD, presets
@@ -91,6 +93,15 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
     assert re.search(r"The evaluation takes about \d+ (s|min) here\. Shorter:", captured.err)
     assert captured.out.rstrip().endswith("second.")
     assert json.loads((tmp_path / "second" / "report.json").read_text())["scores"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scoring, "universal", killed)
+        with pytest.raises(KilledError):
+            main(["evaluate", str(folder), *evaluation, str(tmp_path / "third")])
+        patch.undo()
+        patch.setattr(UAPGD, "tries", lambda *_, **__: pytest.fail("crafted again"))
+        assert main(["evaluate", str(folder), *evaluation, str(tmp_path / "third")]) == DONE
+    assert {path.name for path in (tmp_path / "third").iterdir()} == {"report.json", "report.html", "perturbations"}
+    capsys.readouterr()
 
     # A report that claims what the file does not hold is found out.
     for row in report["scores"]:
@@ -101,6 +112,14 @@ def test_the_demo_path_at_reduced_size(tmp_path: Path, capsys: pytest.CaptureFix
     seal(folder)
     assert main(["verify", str(folder)]) == CHECK_FAILED
     assert "NO" in capsys.readouterr().out
+
+
+class KilledError(BaseException):
+    """Ends a command as abruptly as an exception can."""
+
+
+def killed(*_: object, **__: object) -> None:
+    raise KilledError
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from genaf_sdk.models.encoder import PixelEncoder
     from genaf_sdk.report.robustness import RobustnessReport
 
+UNFINISHED = "unfinished"
+"""Below the output folder: what an evaluation has crafted, until its report is there."""
 SHORTER_ATTACK = "Shorter: fewer steps of the attack, or fewer images (--samples)."
 SHORTER_EVALUATION = "Shorter: fewer attacks (--attacks), no curve (--curve), or fewer images (--test-samples)."
 
@@ -33,7 +35,8 @@ class Evaluate(Command):
     encoder: Annotated[str | None, if_given("ID")] = None
     """Published encoder for the transfer column; by default the bundled one, where the model was made from that."""
     output_dir: Annotated[Path | None, if_given("FOLDER")] = None
-    """Folder for report.json, report.html and perturbations/; by default nothing is written."""
+    """Folder for report.json, report.html and perturbations/, where an evaluation that was stopped goes on; by default
+    nothing is written."""
     seed: int = 0
     """Random seed for the attacks and the validation split."""
     config: Annotated[Path | None, if_given("FILE")] = None
@@ -46,6 +49,7 @@ class Evaluate(Command):
         from genaf_sdk.encoders import own_source
         from genaf_sdk.estimates import duration, seconds_of_evaluation
         from genaf_sdk.evaluation.evaluate import evaluate
+        from genaf_sdk.evaluation.kept import Kept
         from genaf_sdk.export.bundle import save_report
         from genaf_sdk.files import trial_folder
         from genaf_sdk.hardened import HardenedModel
@@ -73,11 +77,16 @@ class Evaluate(Command):
                 def show(attack: str) -> None:
                     display.update(task, figures=attack)
 
-                report = evaluate(model, data, encoder=encoder, config=self.settings, seed=self.seed, on_attack=show)
+                kept = Kept(None if folder is None else folder / UNFINISHED)
+                report = evaluate(
+                    model, data, encoder=encoder, config=self.settings, seed=self.seed, on_attack=show, kept=kept
+                )
             if encoder is None and source:
                 report.notes.append(f"The transfer column needs the published encoder: --encoder {source}")
             if folder is not None:
                 save_report(report, folder)
+            if not report.failures:  # which another call tries again
+                kept.clear()
             self.answer_report(report)
             if folder is not None and not self.json:
                 console().print(f"Everything is in {folder}.")
