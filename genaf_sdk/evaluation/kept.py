@@ -14,7 +14,7 @@ import sys
 import threading
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -75,10 +75,9 @@ class Kept:
             start: What the attack begins with.
             craft: Runs the attack.
         """
-        code = _code_of(type(attack).__module__)
-        if self.folder is None or code is None:
+        folder = self._folder(attack, target, given, seed, start)
+        if folder is None:
             return craft()
-        folder = self.folder / self._hash(attack, target, given, seed, start, code)
         try:
             found = _read(folder)
         except OutputError as error:
@@ -101,23 +100,29 @@ class Kept:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _hash(
+    def _folder(
         self, attack: UniversalAttack, target: nn.Module, given: Sequence[Tensor], seed: int,
-        start: Perturbation | None, code: str,
-    ) -> str:  # fmt: skip
-        with attack_mode(target), torch.no_grad():  # outputs tell apart what weights do not, such as normalization
-            outputs = target(given[0][:2])
-        weights = {**dict(target.named_parameters()), **dict(target.named_buffers())}
-        parts = {
-            "attack": [attack.name, attack.to_dict()],
-            "target": fingerprint({**weights, "outputs": outputs}),
-            "given": [self._hash_of(tensor) for tensor in given],
-            "seed": seed,
-            "start": None if start is None else [start.threat.to_dict(), _tensors(start)],
-            "code": code,
-            "environment": [environment(), str(given[0].device)],
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:32]
+        start: Perturbation | None,
+    ) -> Path | None:  # fmt: skip
+        """Return where all that decides has its place; None where nothing is kept, or something cannot be hashed."""
+        code = None if self.folder is None else _code_of(type(attack).__module__)
+        if self.folder is None or code is None:
+            return None
+        try:
+            parts = {
+                "attack": [attack.name, attack.to_dict()],
+                "target": _described(target, given[0][:2]),
+                "given": [self._hash_of(tensor) for tensor in given],
+                "seed": seed,
+                "start": None if start is None else [start.threat.to_dict(), _tensors(start)],
+                "code": code,
+                "environment": [environment(), str(given[0].device)],
+            }
+            text = json.dumps(parts, sort_keys=True, default=repr)
+        except Exception as error:  # whatever a user's module, or a tensor of a kind of its own, raises
+            logger.warning("What %s makes is not kept for a run that goes on: %r", attack.name, error)
+            return None
+        return self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def _hash_of(self, tensor: Tensor) -> str:
         """Return a hash of images, which many attacks share, once."""
@@ -125,6 +130,18 @@ class Kept:
             if id(tensor) not in self._hashes:
                 self._hashes[id(tensor)] = tensor, fingerprint({"": tensor})  # it is held, and so is its id
             return self._hashes[id(tensor)][1]
+
+
+def _described(target: nn.Module, images: Tensor) -> list[Any]:
+    """Return, for JSON, what tells modules apart: weights, layers, and roughly what they make of ``images``.
+
+    Outputs tell apart what weights do not, such as normalization; a device may round them otherwise in another process.
+    """
+    with attack_mode(target), torch.no_grad():
+        outputs = target(images).float()
+    weights = {**dict(target.named_parameters()), **dict(target.named_buffers())}
+    layers = [f"{name}: {type(module).__qualname__}" for name, module in target.named_modules()]
+    return [fingerprint(weights), layers, f"{float(outputs.abs().mean()):.3g}"]
 
 
 def _tensors(perturbation: Perturbation) -> str:
@@ -140,14 +157,14 @@ def _read(folder: Path) -> list[Perturbation]:
     """
     if not (folder / COMPLETE_FILE).is_file():
         return []
-    return [Perturbation.load(folder / name) for name in read_json(folder / COMPLETE_FILE)]
+    count = read_json(folder / COMPLETE_FILE)["tries"]
+    return [Perturbation.load(folder / f"{index}.safetensors") for index in range(count)]
 
 
 def _write(folder: Path, made: list[Perturbation]) -> None:
-    names = [f"{index}.safetensors" for index in range(len(made))]
-    for name, perturbation in zip(names, made, strict=True):
-        perturbation.save(folder / name)
-    write_json(folder / COMPLETE_FILE, names)
+    for index, perturbation in enumerate(made):
+        perturbation.save(folder / f"{index}.safetensors")
+    write_json(folder / COMPLETE_FILE, {"tries": len(made)})
 
 
 @cache

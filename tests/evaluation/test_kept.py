@@ -129,6 +129,42 @@ def test_an_attack_of_a_notebook_is_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_target_that_cannot_be_hashed_costs_no_row(
+    tiny_encoder: nn.Module,
+    images: Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(_: object) -> str:
+        raise NotImplementedError("no bytes")
+
+    monkeypatch.setattr(kept_module, "fingerprint", refuse)
+    assert crafted(tmp_path, PixelEncoder(tiny_encoder), images, UAPGD(steps=2)).attack == "uapgd"
+    assert "is not kept for a run that goes on: NotImplementedError('no bytes')" in caplog.text
+
+
+def test_modules_of_the_same_weights_are_told_apart_by_what_they_do(
+    images: Tensor, tmp_path: Path, counted: type[Counting]
+) -> None:
+    """A user's encoder may be normalized in its own code."""
+
+    class Scaled(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.factor, self.layer = factor, nn.Linear(3 * 16 * 16, 4)
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            features: Tensor = self.layer(self.factor * pixels.flatten(1))
+            return features
+
+    small = nn.functional.interpolate(images, (16, 16))
+    for factor in (1.0, 1.0, 2.0):
+        crafted(tmp_path, Scaled(factor), small, counted(steps=2))
+    assert counted.crafted == 2
+
+
 def test_labels_count(tiny_encoder: nn.Module, striped: DataSplits, tmp_path: Path) -> None:
     pixels, labels = (part[:12] for part in striped.train.sample())
     model = new_classifier(PixelEncoder(tiny_encoder), striped, 0).eval()
@@ -158,7 +194,7 @@ def test_what_is_damaged_is_crafted_anew(
     crafted(tmp_path, encoder, images, attack)
     pattern = "*/*.safetensors" if spoil == "values" else "*/complete.json"
     for path in tmp_path.glob(pattern):
-        path.write_bytes(path.read_bytes()[:20])
+        path.write_bytes(path.read_bytes()[:5])
     crafted(tmp_path, encoder, images, attack)
     assert counted.crafted == 2
     assert "crafted anew" in caplog.text
