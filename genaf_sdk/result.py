@@ -14,15 +14,21 @@ from genaf_sdk.export.bundle import write_bundle
 from genaf_sdk.export.hub import push_bundle
 from genaf_sdk.files import require_writable
 from genaf_sdk.hardened import HardenedModel
+from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.models.classifier import describe_architecture
 from genaf_sdk.models.encoder import PixelEncoder
 from genaf_sdk.models.fingerprint import fingerprint
 from genaf_sdk.report.provenance import settings_digest
 from genaf_sdk.report.reading import plain
 from genaf_sdk.report.robustness import RobustnessReport
+from genaf_sdk.report.scores import lowest_accuracy
 
 if TYPE_CHECKING:
     from genaf_sdk.methods.adaptability import Adaptation
+
+
+LONGEST = "strict"
+FEW_IMAGES, FAR_LESS = 5_000, 0.1
 
 
 @dataclass
@@ -63,6 +69,28 @@ class HardenResult:
         """What stage 2 trained and kept; None where there was none."""
         found: Adaptation | None = self.findings.get("adaptation")
         return found
+
+    @property
+    def advice(self) -> str:
+        """What to try next where one perturbation for all images leaves far less than clean images; else empty.
+
+        More passes over few images are what helped most in ``benchmarks/robustness.py``.
+        """
+        clean = None if self.report is None else self.report.strongest_attack(Knowledge.CLEAN)
+        if self.report is None or clean is None:
+            return ""
+        columns = Knowledge.TRANSFER, Knowledge.ADAPTIVE
+        rows = [
+            row for row in self.report.rows() if row.column in columns and row.perturbation and row.threat == "linf"
+        ]
+        worst, longest = lowest_accuracy(rows), HardenConfig.preset(LONGEST).method.schedule.epochs
+        few, short = len(self.data.train) <= FEW_IMAGES, self.config.method.schedule.epochs < longest
+        if worst is None or clean.accuracy - worst.accuracy < FAR_LESS or not (few and short):
+            return ""
+        return (
+            f"One perturbation for all images ({worst.attack}, {worst.column}) leaves {worst.accuracy:.1%} of "
+            f"{clean.accuracy:.1%}. The preset {LONGEST!r} has {longest} epochs, which keep more where images are few."
+        )
 
     def save(self, folder: str | Path) -> Path:
         """Write the model, its ONNX file and the report with its perturbations into ``folder`` and return it.

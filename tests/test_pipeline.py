@@ -17,6 +17,7 @@ from genaf_sdk.export.integrity import seal
 from genaf_sdk.export.outcome import Outcome
 from genaf_sdk.export.runtime import OnnxModel
 from genaf_sdk.export.verify import verify_bundle
+from genaf_sdk.report.scores import Score
 from genaf_sdk.result import HardenResult
 
 
@@ -53,6 +54,23 @@ def test_the_report_holds_the_three_columns_before_and_after(result: HardenResul
     assert content["adaptation"]["layers"]
     assert [record["stage"] for record in content["history"]].count("stage 1") == 16
     assert RobustnessReport.load(bundle).to_dict() == content
+
+
+def test_longer_training_is_advised_where_few_images_keep_little(result: HardenResult) -> None:
+    def advice(correct: int, *, threat: str = "linf", epochs: int = 20, column: str = "adaptive") -> str:
+        scores = [
+            Score("hardened", "clean", "", 0.0, 100, 90, 0),  # type: ignore[arg-type]
+            Score("hardened", column, "uapgd", 0.04, 100, correct, 0, perturbation="one", threat=threat),  # type: ignore[arg-type]
+        ]
+        config = result.config.with_(method={"schedule": {"epochs": epochs}})
+        return replace(result, report=RobustnessReport(result.report.data, scores), config=config).advice  # type: ignore[union-attr]
+
+    told = "One perturbation for all images (uapgd, adaptive) leaves 79.0% of 90.0%. The preset 'strict' has 80 epochs"
+    assert advice(79).startswith(told)
+    assert advice(81) == advice(79, threat="patch") == advice(79, epochs=80) == advice(79, column="white-box") == ""
+    assert replace(result, report=None).advice == ""
+    many = replace(result.data, train=result.data.train.subset(list(range(96)) * 60))
+    assert replace(result, data=many).advice == ""
 
 
 def test_the_model_learned_the_task(result: HardenResult) -> None:

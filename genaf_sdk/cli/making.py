@@ -46,6 +46,8 @@ class Harden(HardenArguments):
             parts = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in result.seconds.items())
             if result.report.onnx is not None:
                 console().print(result.report.onnx.text)
+            if result.advice:
+                console().print(result.advice)
             console().print(f"{time.monotonic() - started:.0f} s: {parts}. Everything is in {self.output_dir}.")
         return CHECK_FAILED if result.report.failures else DONE
 
