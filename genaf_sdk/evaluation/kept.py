@@ -12,7 +12,7 @@ import logging
 import shutil
 import sys
 import threading
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ class Kept:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder, self.seconds = folder, 0.0
-        self._hashes: dict[int, tuple[Tensor, str]] = {}
+        self._known: dict[int, tuple[Any, Any]] = {}
         self._turns = threading.Lock()
 
     def made(
@@ -111,8 +111,8 @@ class Kept:
         try:
             parts = {
                 "attack": [attack.name, attack.to_dict()],
-                "target": _described(target, given[0][:2]),
-                "given": [self._hash_of(tensor) for tensor in given],
+                "target": self._once(target, partial(_described, target, given[0][:2])),
+                "given": [self._once(each, partial(fingerprint, {"": each})) for each in given],
                 "seed": seed,
                 "start": None if start is None else [start.threat.to_dict(), _tensors(start)],
                 "code": code,
@@ -124,12 +124,12 @@ class Kept:
             return None
         return self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
 
-    def _hash_of(self, tensor: Tensor) -> str:
-        """Return a hash of images, which many attacks share, once."""
+    def _once(self, given: Tensor | nn.Module, describe: Callable[[], Any]) -> Any:
+        """Return what describes images, or a module, which many attacks share."""
         with self._turns:
-            if id(tensor) not in self._hashes:
-                self._hashes[id(tensor)] = tensor, fingerprint({"": tensor})  # it is held, and so is its id
-            return self._hashes[id(tensor)][1]
+            if id(given) not in self._known:
+                self._known[id(given)] = given, describe()  # it is held, or another one could come to have its id
+            return self._known[id(given)][1]
 
 
 def _described(target: nn.Module, images: Tensor) -> list[Any]:
