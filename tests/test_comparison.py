@@ -206,6 +206,17 @@ def test_of_two_processes_at_one_row_one_keeps_what_it_does(
     assert "fine-tuning, seed 0 keeps nothing of what it does: The output folder" in caplog.text
 
 
+@pytest.mark.parametrize("folder", [None, Path("nowhere")])
+def test_a_machine_without_the_folder_keeps_nothing(folder: Path | None, tmp_path: Path) -> None:
+    row = ComparisonRow("fast", 0, {}, "", (), 0.0, 0.0)
+    unfinished = Unfinished(None if folder is None else tmp_path / folder)
+    with unfinished.cell(row) as own:
+        assert own is unfinished.transferred is None
+    unfinished.forget(row)
+    unfinished.end()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_another_version_kept_is_replaced(
     tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, tmp_path: Path
 ) -> None:
