@@ -16,6 +16,7 @@ from genaf_sdk.engine.checkpoints import open_checkpoints
 from genaf_sdk.engine.cost import CostMeter, Spent
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.tracking import Metrics, require_trackers
+from genaf_sdk.engine.train import train
 from genaf_sdk.errors import ConfigError, ExportError, GenafError
 from genaf_sdk.estimates import settled_machine
 from genaf_sdk.evaluation.chosen import stated_attacks
@@ -142,7 +143,9 @@ def harden(
                 attack = run.checkpoints.noted(MEASURED) is None
                 both_trained = trainings(run, candidate, clock, surrogate, attack=attack)
                 with run.progress, torch.random.fork_rng(), both_trained as both:
-                    both.complete()
+                    for stage in both.stages():
+                        train(run, both.model, data, stage)
+                    both.end()
                     _save_trained(run, both.model, folder if writes else None)
                     result = HardenResult(
                         both.model,

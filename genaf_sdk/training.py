@@ -66,18 +66,6 @@ class Trainings:
             rank = None  # later stages train single layers
             lab.clock.stop(stage.name, self.run.earlier.get(stage.name, Spent()))
 
-    def complete(self) -> None:
-        """Train the hardened classifier, stage by stage, and wait for the other training.
-
-        Raises:
-            TrainingError: Training had to stop, or the classifier cannot tell images apart.
-            RunStoppedError: SIGTERM came; what was done is saved.
-        """
-        for stage in self.stages():
-            train(self.run, self.model, self.data, stage)
-        self.end()
-        require_discerning(self.model, "hardened", self.data.validation, self.config.method.schedule.epochs)
-
     def begin(self, workers: Workers, surrogate: Tensor | None, *, attack: bool) -> None:
         """Train the undefended classifier, or have a worker do it beside the hardened one, and then attack it."""
         candidate, config = self.candidate, self.config
@@ -98,13 +86,14 @@ class Trainings:
         """Wait for the other training, and put records and seconds into the order of one after the other.
 
         Raises:
-            TrainingError: It had to stop.
+            TrainingError: It had to stop, or the hardened classifier puts all images into one class.
             RunStoppedError: SIGTERM came; what was done is saved.
         """
         if self._beside is not None:
             self._seconds = self._beside.result()
             self.run.history.sort(key=lambda record: record["stage"] != UNDEFENDED)
         self.lab.clock.seconds = {**self._seconds, **self.lab.clock.seconds}
+        require_discerning(self.model, "hardened", self.data.validation, self.config.method.schedule.epochs)
 
     def give_up(self, error: BaseException) -> None:
         """Have the other training end, too; if it failed first, that is the reason."""

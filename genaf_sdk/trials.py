@@ -14,6 +14,7 @@ from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.engine.checkpoints import FOLDER, open_checkpoints
 from genaf_sdk.engine.run import Run
+from genaf_sdk.engine.train import train
 from genaf_sdk.errors import ConfigError, DataError, RunStoppedError
 from genaf_sdk.estimates import settled_machine
 from genaf_sdk.evaluation.ahead import Ahead, Transferred, lacking, transferred
@@ -191,7 +192,9 @@ def _trained(
                 torch.random.fork_rng(),
                 trainings(run, candidate, clock) as both,
             ):
-                both.complete()
+                for stage in both.stages():
+                    train(run, both.model, data, stage)
+                both.end()
         except RunStoppedError as error:
             told = f"{row.method}, seed {row.seed} was stopped by SIGTERM; "
             if folder is None:

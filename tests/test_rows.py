@@ -235,7 +235,7 @@ def test_a_comparison_that_is_stopped_says_how_it_goes_on(arguments: Any, monkey
 
     monkeypatch.setattr(comparison_module, "measure", trials_module.measure)
     monkeypatch.setattr(trials_module, "_transferred", lambda *_: [])
-    monkeypatch.setattr(Trainings, "complete", stop)
+    monkeypatch.setattr(Trainings, "stages", stop)
     endings = "progress was saved. To do: start the same", "nothing was saved. To do: pass output_dir"
     for folder, ending in zip((arguments["output_dir"], None), endings, strict=True):
         told = f"fine-tuning, seed 0 was stopped by SIGTERM; {ending}"
