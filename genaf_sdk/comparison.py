@@ -93,7 +93,7 @@ def compare(
         def add(row: ComparisonRow, *, is_new: bool = True) -> None:
             if is_new and folder is not None:
                 row = append_row(folder / ROWS_FILE, row)
-                unfinished.forget(row)
+            unfinished.forget(row)
             comparison.rows.append(row)
             if on_row is not None:
                 on_row(row)

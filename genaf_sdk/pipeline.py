@@ -257,7 +257,7 @@ def _measured(
     before = None if folder is None else _measured_before(noted, result, surrogate, folder)
     report: RobustnessReport | None = run.processes.broadcast(before)
     if report is None:
-        kept = Kept(run.checkpoints.attacks)
+        kept = Kept(run.checkpoints.attacks, writes=run.processes.is_first)
         report = evaluate_result(run, result, surrogate, ahead, kept)
         clock.stop("evaluation", Spent(kept.seconds))
         report.complete(describe(result) | {"cost": cost.read(went_on=bool(run.earlier))})

@@ -79,7 +79,7 @@ class Trainings:
             self.ahead = begin_ahead(
                 self.undefended, self.data, workers, encoder=candidate.published, surrogate=surrogate,
                 config=config.evaluation, seed=config.seed, on_attack=on_attack,
-                kept=Kept(self.run.checkpoints.attacks),
+                kept=Kept(self.run.checkpoints.attacks, writes=self.run.processes.is_first),
             )  # fmt: skip
 
     def end(self) -> None:

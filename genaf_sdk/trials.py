@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from torch import nn
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
-from genaf_sdk.engine.checkpoints import FOLDER, open_checkpoints
+from genaf_sdk.engine.checkpoints import FOLDER, Checkpoints, open_checkpoints
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.train import train
 from genaf_sdk.errors import ConfigError, DataError, RunStoppedError
@@ -28,13 +29,15 @@ from genaf_sdk.preflight import require_ready
 from genaf_sdk.preparation import frozen_parameters, load_images, load_published, new_candidate, run_identity
 from genaf_sdk.progress import make_display
 from genaf_sdk.rows import ComparisonRow
-from genaf_sdk.training import Trainings, trainings
+from genaf_sdk.training import trainings
 from genaf_sdk.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from genaf_sdk.data import DataSplits
-    from genaf_sdk.engine.checkpoints import Checkpoints
+    from genaf_sdk.hardened import HardenedModel
     from genaf_sdk.models.encoder import PixelEncoder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -149,18 +152,18 @@ def measure(
         crafted += _transferred(config, public, data, folder, progress)
     clock = Clock()
     with Unfinished(folder).cell(row) as own:
-        trained = _trained(row, config, public, data, own, clock, progress)
+        model, attacks = _trained(row, config, public, data, own, clock, progress)
         with make_display(progress) as display:
             task = display.add_task(f"{name}, seed {config.seed}:", total=None)
             report = evaluate(
-                trained.model,
+                model,
                 data,
                 encoder=public,
                 config=config.evaluation,
                 seed=config.seed,
                 on_attack=lambda attack: display.update(task, figures=attack),
                 ahead=Ahead.of(crafted),
-                kept=Kept(trained.run.checkpoints.attacks),
+                kept=Kept(attacks),
             )
     failed = [failure.text for failure in report.failures if failure.part == "attack"]
     if failed:
@@ -173,8 +176,8 @@ def measure(
 def _trained(
     row: ComparisonRow, config: HardenConfig, public: PixelEncoder, data: DataSplits, folder: Path | None,
     clock: Clock, progress: bool | None,
-) -> Trainings:  # fmt: skip
-    """Train one method as ``harden`` does, or go on with what is in ``folder``.
+) -> tuple[HardenedModel, Path | None]:  # fmt: skip
+    """Train one method as ``harden`` does, or go on with what is in ``folder``; and where its attacks are kept.
 
     Raises:
         RunStoppedError: SIGTERM came.
@@ -183,8 +186,7 @@ def _trained(
     with own_accelerator(config.machine.mixed_precision) as engine:
         candidate = new_candidate(published, data, config, engine, None, evaluate=False)
         run = Run(engine, config.seed, show_progress=progress, machine=settled_machine(candidate))
-        if folder is not None:
-            run.checkpoints = _checkpoints(folder, run_identity(published, data, config), run)
+        run.checkpoints = _checkpoints(folder, run_identity(published, data, config), run)
         try:
             with (
                 run.termination.listening(),
@@ -197,21 +199,26 @@ def _trained(
                 both.end()
         except RunStoppedError as error:
             told = f"{row.method}, seed {row.seed} was stopped by SIGTERM; "
-            if folder is None:
-                raise RunStoppedError(
-                    f"{told}nothing was saved.", remedy="pass output_dir to be able to go on"
-                ) from error
+            if run.checkpoints.folder is None:
+                remedy = "pass output_dir, where no other process is at this row, to be able to go on"
+                raise RunStoppedError(f"{told}nothing was saved.", remedy=remedy) from error
             remedy = "start the same comparison again: it goes on with this row"
             raise RunStoppedError(f"{told}progress was saved.", remedy=remedy) from error
         both.model.cpu().eval()
-        return both
+        return both.model, run.checkpoints.attacks
 
 
-def _checkpoints(folder: Path, identity: dict[str, Any], run: Run) -> Checkpoints:
-    """Return those of a row; what another version kept there is replaced."""
+def _checkpoints(folder: Path | None, identity: dict[str, Any], run: Run) -> Checkpoints:
+    """Return those of a row; what another version, or machine, kept there is replaced.
+
+    Several processes of accelerate keep none: one of them has the folder, and all would have to go on alike.
+    """
+    if folder is None or run.processes.count > 1:
+        return Checkpoints()
     try:
         return open_checkpoints(folder, identity, run.processes, resume=(folder / FOLDER).is_dir())
-    except ConfigError:
+    except ConfigError as error:
+        logger.warning("%s The row is trained anew.", error.problem)
         return open_checkpoints(folder, identity, run.processes, resume=False, overwrite=True)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genaf_sdk.errors import OutputError
+from genaf_sdk.files import trial_folder
 from genaf_sdk.locks import locked_folder
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Unfinished:
         with contextlib.ExitStack() as ending:
             if folder is not None:
                 try:
+                    ending.enter_context(trial_folder(folder))
                     ending.enter_context(locked_folder(folder))
                 except OutputError as error:
                     logger.warning("%s, seed %d keeps nothing of what it does: %s", row.method, row.seed, error.problem)
@@ -58,16 +60,21 @@ class Unfinished:
             yield folder
 
     def forget(self, row: ComparisonRow) -> None:
-        """Remove what a row had done: it is there."""
+        """Remove what a row had done: it is there. What another process works with stays until that is done, too."""
         folder = self._of(row)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None and folder.is_dir():
+            with contextlib.suppress(OutputError):
+                with locked_folder(folder):
+                    pass
+                shutil.rmtree(folder, ignore_errors=True)
 
     def end(self) -> None:
         """Remove the rest, if no row needs it."""
         folder = self.folder
         if folder is not None and folder.is_dir() and all(each.name == TRANSFERRED for each in folder.iterdir()):
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder / TRANSFERRED, ignore_errors=True)
+            with contextlib.suppress(OSError):  # a row that another process has begun meanwhile
+                folder.rmdir()
 
     def _of(self, row: ComparisonRow) -> Path | None:
         return None if self.folder is None else self.folder / hashlib.sha256(row.identity.encode()).hexdigest()[:16]

@@ -2,6 +2,8 @@
 
 An attack is a function of its settings, its seed, its target, its images, what it begins with, and the code. What it
 made is kept under a hash of all these, so that nothing is taken for what another setting, model or version would make.
+Code is that of this package and of the attack's own. A module of somebody else is told by its weights, its layers and,
+roughly, its outputs.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import logging
 import shutil
 import sys
 import threading
+import time
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,24 +38,37 @@ if TYPE_CHECKING:
 PACKAGE = "genaf_sdk"
 COMPLETE_FILE = "complete.json"
 """Comes last: where it is, all perturbations are."""
+IMPORTED = time.time()
+"""Files that changed later are not the code that runs here."""
 
 logger = logging.getLogger(__name__)
+_versions = cache(environment)
 
 
 class Kept:
     """Perturbations for all images, each attack's in a folder of its own.
 
+    It is for one evaluation, whose modules and images stay as they are: they are hashed once.
+
     Args:
         folder: Where they are; made with the first. None keeps nothing.
-
-    Attributes:
-        seconds: What crafting took that was done before.
+        writes: Whether this process keeps what it makes, as the first of several does; all take what is there.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder, self.seconds = folder, 0.0
+    def __init__(self, folder: Path | None = None, *, writes: bool = True) -> None:
+        self.folder, self.writes = folder, writes
+        self._spared: list[tuple[float, float]] = []
         self._known: dict[int, tuple[Any, Any]] = {}
         self._turns = threading.Lock()
+
+    @property
+    def seconds(self) -> float:
+        """What crafting took that was done before; of attacks side by side, time counts once."""
+        total = until = 0.0
+        for began, ended in sorted(self._spared):
+            total += max(0.0, ended - max(began, until))
+            until = max(until, ended)
+        return total
 
     def made(
         self,
@@ -82,22 +98,23 @@ class Kept:
             found = _read(folder)
         except OutputError as error:
             logger.warning("%s What %s made before is crafted anew.", error, attack.name)
-            found = []
-        if found:
-            spared = found[0].details.get("seconds")
-            with self._turns:
-                self.seconds += spared if isinstance(spared, float) else 0.0
-            return found
+            found = None
+        if found is not None:
+            crafted, spared = found
+            self._spared.append(spared)
+            return crafted
+        began = time.time()
         crafted = craft()
-        try:
-            _write(folder, crafted)
-        except OutputError as error:
-            logger.warning("What %s made is not kept for a run that goes on: %s", attack.name, error)
+        if self.writes:
+            try:
+                _write(folder, crafted, began)
+            except Exception as error:  # of the disk, or of details of a user's attack that are no JSON
+                logger.warning("What %s made is not kept for a run that goes on: %s", attack.name, error)
         return crafted
 
     def clear(self) -> None:
         """Remove all of it, of an evaluation that is over."""
-        if self.folder is not None:
+        if self.folder is not None and self.writes:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _folder(
@@ -105,8 +122,7 @@ class Kept:
         start: Perturbation | None,
     ) -> Path | None:  # fmt: skip
         """Return where all that decides has its place; None where nothing is kept, or something cannot be hashed."""
-        code = None if self.folder is None else _code_of(type(attack).__module__)
-        if self.folder is None or code is None:
+        if self.folder is None:
             return None
         try:
             parts = {
@@ -115,8 +131,8 @@ class Kept:
                 "given": [self._once(each, partial(fingerprint, {"": each})) for each in given],
                 "seed": seed,
                 "start": None if start is None else [start.threat.to_dict(), _tensors(start)],
-                "code": code,
-                "environment": [environment(), str(given[0].device)],
+                "code": _code_of(type(attack)),
+                "environment": [_versions(), str(given[0].device)],
             }
             text = json.dumps(parts, sort_keys=True, default=repr)
         except Exception as error:  # whatever a user's module, or a tensor of a kind of its own, raises
@@ -149,37 +165,47 @@ def _tensors(perturbation: Perturbation) -> str:
     return fingerprint({name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
-def _read(folder: Path) -> list[Perturbation]:
-    """Return what was kept; nothing where it is not complete.
+def _read(folder: Path) -> tuple[list[Perturbation], tuple[float, float]] | None:
+    """Return what was kept, and when crafting it began and ended; None where it is not complete.
 
     Raises:
         OutputError: It is damaged.
     """
     if not (folder / COMPLETE_FILE).is_file():
-        return []
-    count = read_json(folder / COMPLETE_FILE)["tries"]
-    return [Perturbation.load(folder / f"{index}.safetensors") for index in range(count)]
+        return None
+    about = read_json(folder / COMPLETE_FILE)
+    made = [Perturbation.load(folder / f"{index}.safetensors") for index in range(about["tries"])]
+    return made, (about["began"], about["ended"])
 
 
-def _write(folder: Path, made: list[Perturbation]) -> None:
+def _write(folder: Path, made: list[Perturbation], began: float) -> None:
+    ended = time.time()
     for index, perturbation in enumerate(made):
         perturbation.save(folder / f"{index}.safetensors")
-    write_json(folder / COMPLETE_FILE, {"tries": len(made)})
+    write_json(folder / COMPLETE_FILE, {"tries": len(made), "began": began, "ended": ended})
+
+
+def _code_of(attack: type) -> list[str]:
+    """Return hashes of the code of this package, and of what else an attack is from.
+
+    Raises:
+        LookupError: Nobody can tell what it is.
+    """
+    tops = {each.__module__.partition(".")[0] for each in attack.__mro__} - sys.stdlib_module_names
+    return [_hash_of(top) for top in (PACKAGE, *sorted(tops - {PACKAGE}))]
 
 
 @cache
-def _code_of(module: str) -> str | None:
-    """Return a hash of this package's code, and of the attack's own where it is somebody else's; None without files."""
-    files = sorted(Path(str(sys.modules[PACKAGE].__file__)).parent.rglob("*.py"))
-    if module.partition(".")[0] != PACKAGE:
-        foreign = getattr(sys.modules.get(module), "__file__", None)
-        if foreign is None or module == "__main__":
-            return None
-        files.append(Path(foreign))
+def _hash_of(top: str) -> str:
+    """Return a hash of a package's code, or of the one file that a module is."""
+    home = getattr(sys.modules.get(top), "__file__", None)
+    if home is None or top == "__main__":  # a notebook's cells are in no file, and a script may go on otherwise
+        raise LookupError(f"the code of {top} may have changed")
+    path = Path(home)
+    files = sorted(path.parent.rglob("*.py")) if path.stem == "__init__" else [path]
+    if not files or any(file.stat().st_mtime > IMPORTED for file in files):
+        raise LookupError(f"the code of {top} is in no files, or has changed since this process began")
     digest = hashlib.sha256()
-    try:
-        for file in files:
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    except OSError:
-        return None
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()

@@ -122,7 +122,7 @@ def adaptability_stages(lab: Lab, settings: Adaptability, first: Stage) -> Itera
     schedule = _schedule(lab, settings, first)
     if settings.probe_epochs:
         reason = yield from _probe(lab, settings, schedule, guard)
-        lab.clock.stop("probe")
+        lab.clock.stop("probe", lab.run.earlier.get("probed layers", Spent()))
         if reason:
             return
     contributions = _sensitivity(lab, settings, at_once)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -215,6 +217,84 @@ def test_a_full_disk_costs_no_row(
     monkeypatch.setattr(Perturbation, "save", full)
     assert crafted(tmp_path, PixelEncoder(tiny_encoder), images, UAPGD(steps=2)).attack == "uapgd"
     assert "is not kept for a run that goes on: No space left" in caplog.text
+
+
+def test_details_that_are_no_json_cost_no_row(
+    tiny_encoder: nn.Module, images: Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Perturbation(torch.zeros(3, 16, 16), Linf(10 / 255), details={"path": [tmp_path]})  # type: ignore[dict-item]
+    attack, encoder = UAPGD(steps=2), PixelEncoder(tiny_encoder)
+    for _ in range(2):
+        assert Kept(tmp_path).made(attack, encoder, (images,), 0, None, lambda: [made]) == [made]
+    assert caplog.text.count("What uapgd made is not kept for a run that goes on: ") == 2
+
+
+def test_of_several_processes_the_first_keeps_and_clears(
+    tiny_encoder: nn.Module, images: Tensor, tmp_path: Path, counted: type[Counting]
+) -> None:
+    encoder, attack = PixelEncoder(tiny_encoder), counted(steps=2)
+
+    def made(kept: Kept) -> None:
+        kept.made(attack, encoder, (images,), 0, None, lambda: attack.tries(encoder, images, seed=0))
+
+    other, first = Kept(tmp_path / "kept", writes=False), Kept(tmp_path / "kept")
+    made(other)
+    assert list(tmp_path.iterdir()) == []
+    made(first)
+    made(other)
+    assert counted.crafted == 2
+    other.clear()
+    assert len(list(tmp_path.glob("kept/*/complete.json"))) == 1
+    first.clear()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_time_of_attacks_side_by_side_counts_once(tiny_encoder: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    encoder, attack = PixelEncoder(tiny_encoder), UAPGD(steps=2)
+    for seed in range(4):
+        crafted(tmp_path, encoder, images, attack, seed)
+    times = (10.0, 20.0), (12.0, 18.0), (15.0, 30.0), (50.0, 51.0)
+    for path, (began, ended) in zip(tmp_path.glob("*/complete.json"), times, strict=True):
+        path.write_text(json.dumps({"tries": 1, "began": began, "ended": ended}))
+    kept = Kept(tmp_path)
+    for seed in range(4):
+        kept.made(attack, encoder, (images,), seed, None, list)
+    assert kept.seconds == 21.0
+
+
+def test_code_that_changed_since_it_was_loaded_is_not_hashed(
+    tiny_encoder: nn.Module,
+    images: Tensor,
+    tmp_path: Path,
+    counted: type[Counting],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What runs is the old one, and what it makes would be taken for the new one's."""
+    kept_module._hash_of.cache_clear()
+    monkeypatch.setattr(kept_module, "IMPORTED", 0.0)
+    crafted(tmp_path, PixelEncoder(tiny_encoder), images, counted(steps=2))
+    assert list(tmp_path.iterdir()) == []
+    assert "has changed since this process began" in caplog.text
+
+
+def test_all_of_the_package_that_an_attack_is_from_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what it is a subclass of, and what its module imports."""
+    for name in ("base_of_attacks.py", "own_attacks/__init__.py", "own_attacks/helpers.py", "own_attacks/attack.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "base_of_attacks.py").write_text("from genaf_sdk.attacks.uapgd import UAPGD\nclass Base(UAPGD): pass\n")
+    (tmp_path / "own_attacks/attack.py").write_text("from base_of_attacks import Base\nclass Own(Base): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(kept_module, "IMPORTED", float("inf"))
+    own = importlib.import_module("own_attacks.attack").Own
+    found = []
+    for name in ("none", "own_attacks/helpers.py", "base_of_attacks.py"):
+        (tmp_path / name).write_text("# changed")
+        kept_module._hash_of.cache_clear()
+        found.append(str(kept_module._code_of(own)))
+    kept_module._hash_of.cache_clear()
+    assert len(set(found)) == 3
 
 
 @pytest.mark.parametrize("killed_at", range(1, 8, 2))
