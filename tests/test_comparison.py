@@ -14,7 +14,8 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -42,6 +43,9 @@ from genaf_sdk.rows import Comparison, ComparisonRow, append_row, read_rows
 from genaf_sdk.terminal import PlainConsole
 from genaf_sdk.training import trainings
 from genaf_sdk.unfinished import Unfinished
+
+if TYPE_CHECKING:
+    from genaf_sdk.engine.run import Run
 
 QUICK = EvaluationConfig(
     attacks=("uapgd:steps=3", "label-uap:steps=3", "pgd:steps=2"), surrogate_samples=32, curve=(), checks=False
@@ -202,8 +206,38 @@ def test_of_two_processes_at_one_row_one_keeps_what_it_does(
     with Unfinished(tmp_path).cell(row) as own:
         assert own is not None
         (found,) = compare(tiny_encoder, striped, configs, **given).rows
+        assert own.is_dir(), "who holds it still works there"
     assert found.scores
     assert "fine-tuning, seed 0 keeps nothing of what it does: The output folder" in caplog.text
+    (own / "checkpoints").mkdir(parents=True)  # it was killed
+    compare(tiny_encoder, striped, configs, **given)
+    assert not (tmp_path / "unfinished").exists()
+
+
+def test_what_is_over_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    one, other = (ComparisonRow("fast", seed, {}, "", (), 0.0, 0.0) for seed in range(2))
+    unfinished = Unfinished(tmp_path)
+    with pytest.raises(KilledError), unfinished.cell(one):
+        raise KilledError
+    assert list(tmp_path.iterdir()) == [], "it was killed before it did anything"
+    (tmp_path / "unfinished" / "transferred").mkdir(parents=True)
+    for row in (one, other):
+        with unfinished.cell(row) as own:
+            assert own is not None
+            (own / "checkpoints").mkdir()
+    unfinished.forget(one)
+    unfinished.end()
+    assert {path.name for path in tmp_path.glob("unfinished/*")} == {"transferred", own.name}
+    unfinished.forget(other)
+    unfinished.end()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_processes_of_accelerate_keep_nothing_of_a_row(tmp_path: Path) -> None:
+    """One of them has the folder, and would wait for the others."""
+    run = cast("Run", SimpleNamespace(processes=SimpleNamespace(count=2, is_first=True)))
+    assert trials_module._checkpoints(tmp_path, {}, run).folder is None
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("folder", [None, Path("nowhere")])
@@ -218,7 +252,11 @@ def test_a_machine_without_the_folder_keeps_nothing(folder: Path | None, tmp_pat
 
 
 def test_what_another_version_kept_is_replaced(
-    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, tmp_path: Path
+    tiny_encoder: nn.Module,
+    striped: DataSplits,
+    quick_config: HardenConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     configs = {"fine-tuning": quick("fine-tuning", quick_config)}
     given: dict[str, Any] = {"evaluation": QUICK, "output_dir": tmp_path, "progress": False}
@@ -230,6 +268,8 @@ def test_what_another_version_kept_is_replaced(
     run.write_text(json.dumps(json.loads(run.read_text()) | {"genaf_sdk": "0.0.1"}))
     (row,) = compare(tiny_encoder, striped, configs, **given).rows
     assert row.scores
+    assert "was started with something else: genaf_sdk was '0.0.1' and is" in caplog.text
+    assert "The row is trained anew." in caplog.text
     assert not (tmp_path / "unfinished").exists()
 
 

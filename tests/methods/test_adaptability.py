@@ -12,6 +12,7 @@ from training import cpu_run, fine_tune, tiny_model
 from genaf_sdk import harden
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits
+from genaf_sdk.engine.cost import Spent
 from genaf_sdk.engine.machine import MachineConfig
 from genaf_sdk.engine.train import train
 from genaf_sdk.methods import PGDAT, adaptability
@@ -209,11 +210,13 @@ def test_a_probe_that_gains_nothing_is_undone_and_says_so(
     stages = method.stages(lab)
     train(lab.run, model, striped, next(stages))
     before = copy.deepcopy(model.state_dict())
+    lab.run.earlier["probed layers"] = Spent(100.0, 200.0)
     probe = next(stages)
     assert probe.name == "probe"
     train(lab.run, model, striped, probe)
     assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert next(stages, None) is None
+    assert (lab.clock.seconds["probe"] >= 100.0, lab.clock.cpu_seconds["probe"] >= 200.0) == (True, True)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert lab.findings["adaptation"].skipped == adaptability.NO_GAIN
     assert "sensitivity" not in lab.findings
