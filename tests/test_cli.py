@@ -21,7 +21,7 @@ from genaf_sdk.cli import (
     listing,
     main,
 )
-from genaf_sdk.cli.settings import starting_settings
+from genaf_sdk.cli.settings import starting_evaluation, starting_settings
 from genaf_sdk.errors import ConfigError, RunStoppedError
 from genaf_sdk.evaluation.scoring import Scoring
 from genaf_sdk.export.integrity import seal
@@ -185,9 +185,26 @@ def test_the_settings_of_a_report_can_be_run_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("encoder", "data", "missing"),
+    [("torchvision:resnet18", "digits", "encoder"), ("bundled:simclr-cifar10", "pictures", "data")],
+)
+def test_the_report_of_another_run_wants_its_encoder_and_data_named(
+    tmp_path: Path, encoder: str, data: str, missing: str
+) -> None:
+    path = tmp_path / "report.json"
+    content = {"schema": 1, "config": {"seed": 5}, "provenance": {"encoder": encoder}, "data": {"name": data}}
+    path.write_text(json.dumps(content))
+    arguments = ["harden", "--config", str(path)]
+    with pytest.raises(ConfigError, match=f"the {missing} .* --{missing} beside it"):
+        starting_settings(arguments)
+    assert starting_settings([*arguments, f"--{missing}", "mine"])[0].seed == 5
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("- 1", "list"),
+        ("{schema: 1, scores: []}", "a report without settings"),
         ("sed: 1", "seed"),
         ("seed: high", "seed"),
         ("a: [", "cannot be read"),
@@ -201,6 +218,14 @@ def test_a_file_of_settings_that_cannot_be_used_is_refused(tmp_path: Path, conte
     path.write_text(content)
     with pytest.raises(ConfigError, match=message):
         starting_settings(["harden", "--config", str(path)])
+
+
+@pytest.mark.parametrize("content", ["evalution: {attacks: [pgd]}", "{schema: 1, scores: []}"])
+def test_an_evaluation_passes_over_no_settings(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match="evalution|without settings"):
+        starting_evaluation(["evaluate", "model", "--config", str(path)])
 
 
 def test_budgets_may_be_written_as_fractions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

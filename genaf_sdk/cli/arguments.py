@@ -25,7 +25,7 @@ class HardenArguments(Command):
     """Settings to start from (`genaf compare --list` describes them); every one can be overridden below."""
     config: Annotated[Path | None, if_given("FILE")] = None
     """YAML or JSON file of settings (any of those below, and encoder, data, output_dir, preset), or the report.json
-    of a run to repeat. It overrides the preset; options override it."""
+    of a run to repeat, with its --encoder and --data. It overrides the preset; options override it."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on from the last checkpoint in the output folder, with the same encoder, data and settings."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,11 @@ import yaml
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from genaf_sdk.cli import plain_yaml
+from genaf_sdk.cli.arguments import HardenArguments
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.files import user_path
+from genaf_sdk.registry import unknown
 from genaf_sdk.settings import overlaid, shown
 
 if TYPE_CHECKING:
@@ -36,15 +39,20 @@ def starting_settings(arguments: Sequence[str]) -> tuple[HardenConfig, dict[str,
         Settings, and arguments of ``genaf harden`` that the file states.
 
     Raises:
-        ConfigError: The preset or the file does not exist, or a setting in the file is unknown or out of range.
+        ConfigError: The preset or the file does not exist, a setting in the file is unknown or out of range, or it is
+            the report of a run whose encoder or data are not named.
     """
     from genaf_sdk.config import HardenConfig
     from genaf_sdk.earlier import settings_of_today
 
-    preset_name, content = _stated(arguments)
+    given = _given(arguments)
+    content = {} if given.config is None else _read(given.config)
+    if _is_report(content):
+        _require_named(given, content)
+        content = content["config"]
     run: dict[str, Any] = {name: _text(name, content.pop(name)) for name in RUN if name in content}
     run |= {"output_dir": user_path(run["output_dir"])} if "output_dir" in run else {}
-    preset = HardenConfig.preset(preset_name or _text("preset", content.pop("preset", "default")))
+    preset = HardenConfig.preset(given.preset or _text("preset", content.pop("preset", "default")))
     content.pop("preset", None)
     base = preset.to_dict()
     return HardenConfig.from_dict(overlaid(base, settings_of_today(content, base))), run
@@ -56,20 +64,48 @@ def starting_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
     Raises:
         ConfigError: The file does not exist, or a setting in it is unknown or out of range.
     """
-    _, content = _stated(arguments)
+    given = _given(arguments)
+    if given.config is None:
+        return EvaluationConfig()
+    from genaf_sdk.config import HardenConfig
+    from genaf_sdk.earlier import MOVED
+
+    content = read_settings(given.config)
+    known = (*RUN, "preset", *(field.name for field in fields(HardenConfig)), *(name.split(".")[0] for name in MOVED))
+    for name in content:
+        if name not in known:
+            raise unknown(f"There is no setting {name!r}.", name, known, ConfigError)
     return EvaluationConfig.from_dict(content.get("evaluation", {}), "evaluation.")
 
 
-def _stated(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
-    """Return what --preset says, and what is in the file of --config."""
+def _given(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return what of the command line decides where its other options start; None is what it does not say."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--preset")
+    for name in ("--preset", "--encoder", "--data"):
+        early.add_argument(name)
     early.add_argument("--config", type=Path)
     try:
-        known, _ = early.parse_known_args(arguments)
+        return early.parse_known_args(arguments)[0]
     except argparse.ArgumentError as error:
         raise ConfigError(f"The arguments cannot be read: {error}.") from error
-    return known.preset, {} if known.config is None else read_settings(known.config)
+
+
+def _is_report(content: dict[str, Any]) -> bool:
+    return "schema" in content and ("config" in content or "scores" in content)
+
+
+def _require_named(given: argparse.Namespace, report: dict[str, Any]) -> None:
+    """Refuse to run the settings of a report on the default encoder or data where they were of others."""
+    for name, section, key in (("encoder", "provenance", "encoder"), ("data", "data", "name")):
+        found = report.get(section)
+        stated = found.get(key) if isinstance(found, dict) else None
+        if getattr(given, name) is None and stated not in (None, getattr(HardenArguments, name)):
+            raise ConfigError(
+                f"{given.config} is the report of a run with the {name} {str(stated)[:80]!r}, and a report is read for "
+                "its settings alone.",
+                expected=f"--{name} beside it",
+                remedy=f"add --{name} and what it shall be",
+            )
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -80,6 +116,11 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file is missing, or holds something else.
     """
+    content = _read(path)
+    return content["config"] if _is_report(content) else content
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         content = _numbers(plain_yaml.load(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -87,12 +128,12 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"The settings in {path} cannot be read: {reason}.", expected="a YAML or JSON file"
         ) from error
-    if isinstance(content, dict) and {"schema", "config"} <= set(content):
-        content = content["config"]
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds a {type(content).__name__}.", expected="settings by name, such as `seed: 1`")
+    if _is_report(content) and not isinstance(content.get("config"), dict):
+        raise ConfigError(f"{path} is a report without settings.", expected="the report of a run of `genaf harden`")
     return content
 
 
