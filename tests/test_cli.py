@@ -220,11 +220,11 @@ def test_a_file_of_settings_that_cannot_be_used_is_refused(tmp_path: Path, conte
         starting_settings(["harden", "--config", str(path)])
 
 
-@pytest.mark.parametrize("content", ["evalution: {attacks: [pgd]}", "{schema: 1, scores: []}"])
+@pytest.mark.parametrize("content", ["evaluated: {attacks: [pgd]}", "{schema: 1, scores: []}"])
 def test_an_evaluation_passes_over_no_settings(tmp_path: Path, content: str) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text(content)
-    with pytest.raises(ConfigError, match="evalution|without settings"):
+    with pytest.raises(ConfigError, match=r"'evaluated'|without settings"):
         starting_evaluation(["evaluate", "model", "--config", str(path)])
 
 

@@ -43,7 +43,21 @@ FILES = [
     if "genaf_sdk/export" not in path.as_posix()
 ]
 TEXTS = [(path.relative_to(ROOT).as_posix(), " ".join(text.split())) for path in FILES for text in texts(path)]
-COMMANDS = sorted({(place, match) for place, text in TEXTS for match in re.findall(r"`(genaf [^`]*)`", text)})
+PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "results" not in p.parts)]
+
+
+def commands_of(page: Path) -> list[str]:
+    """What a page tells people to run, between backticks and in blocks, those that are not run included."""
+    text = page.read_text("utf-8")
+    blocks = re.findall(r"^```(?:sh|bash|console)\n(.*?)^```$", text, re.M | re.S)
+    lines = [line for block in blocks for line in re.findall(r"^(?:\$ )?(genaf [^#\n|>&]*)", block, re.M)]
+    return [*lines, *re.findall(r"`(genaf [^`]*)`", " ".join(text.split()))]
+
+
+COMMANDS = sorted(
+    {(place, match) for place, text in TEXTS for match in re.findall(r"`(genaf [^`]*)`", text)}
+    | {(page.relative_to(ROOT).as_posix(), line.strip()) for page in PAGES for line in commands_of(page)}
+)
 WORD = r"""(?:-{1,2}[a-zA-Z-]+|'[^']+'|"[^"]+"|[A-Za-z][A-Za-z0-9._/\[\]-]*)"""
 PIP = sorted(
     {(place, match.strip()) for place, text in TEXTS for match in re.findall(rf"pip install((?: {WORD})+)", text)}
