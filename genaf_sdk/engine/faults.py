@@ -76,7 +76,7 @@ def require_discerning(model: Classifier, name: str, images: LabeledImages, epoc
     raise TrainingError(
         f"The {name} model puts all {len(images)} validation images into class {found.pop()}: it has learned nothing.",
         expected="predictions of more than one class",
-        remedy="lower schedule.encoder_learning_rate, train for more epochs, or look at the images and their labels",
+        remedy="lower method.schedule.encoder_learning_rate, train for more epochs, or look at the images and labels",
     )
 
 
