@@ -37,7 +37,7 @@ OTHERS = {
     "steel, MobileNetV1, 128 px": "methods-mobilenet_v1_x0.25-128-steel",
     "signs, bundled encoder, 32 px": "methods-bundled-32-gtsrb",
 }
-OF_OTHERS = ("default", "fine-tuning", "pgd-at")
+OF_OTHERS = ("strict", "default", "fine-tuning", "pgd-at")
 """What README shows in a second table, in the columns of the first."""
 
 
