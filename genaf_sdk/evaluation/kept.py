@@ -96,8 +96,8 @@ class Kept:
             return craft()
         try:
             found = _read(folder)
-        except OutputError as error:
-            logger.warning("%s What %s made before is crafted anew.", error, attack.name)
+        except (OutputError, KeyError, TypeError) as error:  # damaged: no JSON, or other JSON
+            logger.warning("What %s made before is crafted anew, as it cannot be read: %s", attack.name, error)
             found = None
         if found is not None:
             crafted, spared = found
