@@ -164,53 +164,66 @@ def test_a_comparison_goes_on_within_a_row(
     assert {path.name for path in tmp_path.iterdir()} == {"comparison.jsonl", "comparison.md", "comparison.svg"}
 
 
-def test_training_that_went_on_states_the_time_of_all_processes(
-    tiny_encoder: nn.Module,
-    striped: DataSplits,
-    quick_config: HardenConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    configs = {"fine-tuning": quick("fine-tuning", quick_config)}
-    given: dict[str, Any] = {"evaluation": QUICK, "output_dir": tmp_path, "progress": False}
+@pytest.fixture
+def one_row(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, tmp_path: Path
+) -> Callable[[], ComparisonRow]:
+    """Compares one method into the test's folder."""
+
+    def measured() -> ComparisonRow:
+        configs = {"fine-tuning": quick("fine-tuning", quick_config)}
+        (row,) = compare(tiny_encoder, striped, configs, evaluation=QUICK, output_dir=tmp_path, progress=False).rows
+        return row
+
+    return measured
+
+
+@pytest.fixture
+def killed_after_training(one_row: Callable[[], ComparisonRow], monkeypatch: pytest.MonkeyPatch) -> None:
+    """There was a comparison in the test's folder that was killed before the first attack on its model."""
+
+    def die(*_: object, **__: object) -> None:
+        raise KilledError
+
     with monkeypatch.context() as patch:
         patch.setattr(trials_module, "evaluate", die)
         with pytest.raises(KilledError):
-            compare(tiny_encoder, striped, configs, **given)
+            one_row()
+
+
+@pytest.mark.usefixtures("killed_after_training")
+def test_training_that_went_on_states_the_time_of_all_processes(
+    one_row: Callable[[], ComparisonRow], tmp_path: Path
+) -> None:
     (metadata,) = tmp_path.glob("unfinished/*/checkpoints/*/*/metadata.json")
     noted = json.loads(metadata.read_text())
     assert noted["cpu_seconds"] > 0
     history = [{**record, "seconds": 100.0} for record in noted["history"]]
     metadata.write_text(json.dumps(noted | {"cpu_seconds": 200.0, "history": history}))
-    (row,) = compare(tiny_encoder, striped, configs, **given).rows
+    row = one_row()
     assert 100 <= row.seconds < 150
     assert 200 <= row.cpu_seconds < 250
 
 
-def die(*_: object, **__: object) -> None:
-    raise KilledError
-
-
 def test_of_two_processes_at_one_row_one_keeps_what_it_does(
+    one_row: Callable[[], ComparisonRow],
     tiny_encoder: nn.Module,
     striped: DataSplits,
     quick_config: HardenConfig,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    configs = {"fine-tuning": quick("fine-tuning", quick_config)}
-    given: dict[str, Any] = {"evaluation": QUICK, "output_dir": tmp_path, "progress": False}
-    config = configs["fine-tuning"].with_(evaluation=QUICK)
+    config = quick("fine-tuning", quick_config).with_(evaluation=QUICK)
     public = load_encoder(tiny_encoder)
     row = trials_module.row_without_scores("fine-tuning", config, public, striped.fingerprint)
     with Unfinished(tmp_path).cell(row) as own:
         assert own is not None
-        (found,) = compare(tiny_encoder, striped, configs, **given).rows
+        found = one_row()
         assert own.is_dir(), "who holds it still works there"
     assert found.scores
     assert "fine-tuning, seed 0 keeps nothing of what it does: The output folder" in caplog.text
     (own / "checkpoints").mkdir(parents=True)  # it was killed
-    compare(tiny_encoder, striped, configs, **given)
+    one_row()
     assert not (tmp_path / "unfinished").exists()
 
 
@@ -251,23 +264,13 @@ def test_a_machine_without_the_folder_keeps_nothing(folder: Path | None, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("killed_after_training")
 def test_what_another_version_kept_is_replaced(
-    tiny_encoder: nn.Module,
-    striped: DataSplits,
-    quick_config: HardenConfig,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    one_row: Callable[[], ComparisonRow], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    configs = {"fine-tuning": quick("fine-tuning", quick_config)}
-    given: dict[str, Any] = {"evaluation": QUICK, "output_dir": tmp_path, "progress": False}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trials_module, "evaluate", die)
-        with pytest.raises(KilledError):
-            compare(tiny_encoder, striped, configs, **given)
     (run,) = tmp_path.glob("unfinished/*/checkpoints/run.json")
     run.write_text(json.dumps(json.loads(run.read_text()) | {"genaf_sdk": "0.0.1"}))
-    (row,) = compare(tiny_encoder, striped, configs, **given).rows
-    assert row.scores
+    assert one_row().scores
     assert "was started with something else: genaf_sdk was '0.0.1' and is" in caplog.text
     assert "The row is trained anew." in caplog.text
     assert not (tmp_path / "unfinished").exists()
