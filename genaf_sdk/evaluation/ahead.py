@@ -83,7 +83,10 @@ def transferred(
     """
     images = image_space(images).arranged(images)
     under_test = EvaluatedModel.of(encoder, Role.HARDENED)
-    crafting = Crafting([under_test], encoder, {"train": images}, torch.empty(0), seed, on_attack, kept=kept or Kept())
+    sources, seeds = {"train": images}, config.attack_seeds
+    crafting = Crafting(
+        [under_test], encoder, sources, torch.empty(0), seed, on_attack, kept=kept or Kept(), seeds=seeds
+    )
     attacks = chosen_attacks(config.attacks, config)
     with sharing_features(), Workers.suited([encoder], images.shape[-2] * images.shape[-1]) as workers:
         begun = [one for attack in attacks for one in crafting.begin_transferred(attack, workers)]

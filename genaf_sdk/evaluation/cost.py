@@ -46,7 +46,7 @@ def evaluation_passes(config: EvaluationConfig, data: DataSplits, beside: Beside
     _, test = _sizes(config, data)
     models = 1 + beside.baseline
     attacks = chosen_attacks(config.attacks, config)
-    found = ahead_passes(config, data, beside) + ON_HARDENED * sum(_passes(attack, config, data) for attack in attacks)
+    found = ahead_passes(config, data, beside) + ON_HARDENED * sum(_crafted(attack, config, data) for attack in attacks)
     universal, sample_wise = drawn_attacks(attacks)
     for budget in config.curve:  # what the table has is taken from there
         if universal is not None and universal.with_budget(budget) not in attacks:
@@ -76,13 +76,19 @@ def ahead_passes(config: EvaluationConfig, data: DataSplits, beside: Beside = Be
     """Return about how many of the passes need no hardened model: all attacks but those on it."""
     attacks = [load_attack(name) for name in config.attacks]
     return sum(
-        (ON_BASELINE * beside.baseline + ON_PUBLIC * _on_public(attack, beside)) * _passes(attack, config, data)
+        (ON_BASELINE * beside.baseline + ON_PUBLIC * _on_public(attack, beside)) * _crafted(attack, config, data)
         for attack in attacks
     )
 
 
+def _crafted(attack: Attack, config: EvaluationConfig, data: DataSplits) -> float:
+    """Return what the table's row of an attack takes, by all of its seeds."""
+    seeds = 1 if isinstance(attack, SampleWise) else config.attack_seeds
+    return seeds * _passes(attack, config, data)
+
+
 def _passes(attack: Attack, config: EvaluationConfig, data: DataSplits) -> float:
-    """Return what an attack states for one row."""
+    """Return what an attack states for one row and seed."""
     crafted_on, test = _sizes(config, data)
     few = config.patch_samples if attack.is_patch else config.sample_wise_samples
     return attack.passes(min(few, test) if isinstance(attack, SampleWise) else crafted_on)

@@ -53,6 +53,7 @@ class Crafting:
         begun: What is crafted, in the order in which it was begun.
         ahead: What was begun before, on the same images and by the same seed, and is not begun again.
         kept: What an evaluation that was stopped had crafted already.
+        seeds: How many seeds, from ``seed`` on, each attack is crafted by.
     """
 
     models: list[EvaluatedModel]
@@ -68,6 +69,7 @@ class Crafting:
     begun: list[Begun] = field(default_factory=list)
     ahead: tuple[Begun, ...] = ()
     kept: Kept = field(default_factory=Kept)
+    seeds: int = 1
     _counts: dict[tuple[int, str], tuple[Perturbation, int]] = field(default_factory=dict)
     _turns: threading.Lock = field(default_factory=threading.Lock)
 
@@ -160,7 +162,7 @@ class Crafting:
             key = replace(perturbation.key, knowledge=Knowledge.TRANSFER, label=name)
             found = self._kept(replace(perturbation, key=key))
             for model in self.models:
-                yield Row(model, Knowledge.TRANSFER, None, found, "replayed", seconds=_seconds(found))
+                yield Row(model, Knowledge.TRANSFER, None, found, "replayed", seconds=found.seconds)
 
     def keep(
         self, perturbation: Perturbation, column: Knowledge, attack: str, model: str = "", source: str = ""
@@ -182,7 +184,7 @@ class Crafting:
             source, images = next(iter(self.sources.items()))
             text = f"transfer: {attack.name}"
             future = self._ahead(Knowledge.TRANSFER, attack, source)
-            future = future or self.craft(workers, text, attack, self.public, images)
+            future = future or self.craft(workers, text, attack, self.public, images, seeds=self.seeds)
             yield Begun(Knowledge.TRANSFER, attack, tuple(self.models), source, future)
 
     def _begin_adaptive(self, attack: Attack, workers: Workers) -> Iterator[Begun]:
@@ -196,7 +198,7 @@ class Crafting:
             for source, images in self.sources.items():
                 text = f"adaptive: {attack.name} ({model.name})"
                 future = self._ahead(Knowledge.ADAPTIVE, attack, source, model.name)
-                future = future or self.craft(workers, text, attack, model.encoder, images, model, start)
+                future = future or self.craft(workers, text, attack, model.encoder, images, model, start, self.seeds)
                 yield Begun(Knowledge.ADAPTIVE, attack, (model,), source, future, model.name)
 
     def _begin_white_box(self, attack: Attack, workers: Workers) -> Iterator[Begun]:
@@ -223,19 +225,20 @@ class Crafting:
         start = self.strongest(attack.threat, model, own, earlier)
         self.announce(f"white-box: {attack.name} ({model.name})")
         target, given = own(module), (pixels, labels)
-        (made,) = self.kept.made(
-            attack, target, given, self.seed, start, lambda: [attack(target, *given, seed=self.seed, start=start)]
+        starts: dict[int, Perturbation | None] = dict.fromkeys(range(self.seed, self.seed + self.seeds), start)
+        made = self.kept.by_seeds(
+            attack, target, given, starts, lambda seed, begin: [attack(target, *given, seed=seed, start=begin)]
         )
-        if start is None or self._right(made, model, own) <= self._right(start, model, own):
-            return [made]
+        if start is None or min(self._right(found, model, own) for found in made) <= self._right(start, model, own):
+            return made
         # Its few held-out images preferred another place: who has labels counts on more, and stays where it began.
         details = {name: value for name, value in start.details.items() if name != "tries"}
-        return [replace(start, details=details | {"seconds": made.details["seconds"]})]
+        return [replace(start, details=details | {"seconds": made[0].seconds})]
 
-    def _transferred_by(self, attack: EncoderAttack) -> Perturbation | None:
+    def _transferred_by(self, attack: EncoderAttack, seed: int) -> Perturbation | None:
         """Return what the attack made of the published encoder, here or in an evaluation whose result is replayed."""
-        here = (one for one in self.begun if one.column == Knowledge.TRANSFER and one.attack == attack)
-        found = next((made for one in here for made in one.made()), None)
+        here = (one.made() for one in self.begun if one.column == Knowledge.TRANSFER and one.attack == attack)
+        found = next((made[(seed - self.seed) * len(made) // self.seeds] for made in here if made), None)
         replayed = [
             known
             for known in self.known
@@ -253,7 +256,8 @@ class Crafting:
         encoder: nn.Module,
         images: Tensor,
         model: EvaluatedModel | None = None,
-        start: Callable[[], Perturbation | None] = lambda: None,
+        start: Callable[[int], Perturbation | None] = lambda _: None,
+        seeds: int = 1,
     ) -> Future[list[Perturbation]]:
         """Have the tries of an attack crafted on ``encoder`` from images (N, C, H, W) in [0, 1], where a model is.
 
@@ -264,17 +268,18 @@ class Crafting:
             encoder: Pixels to features.
             images: (N, C, H, W) in [0, 1].
             model: On whose device; that of the first by default.
-            start: Called once the attack's turn comes: what to begin with, for which it may wait.
+            start: Called with each seed once the attack's turn comes: what to begin with, for which it may wait.
+            seeds: How many.
         """
         device = (model or self.models[0]).device
 
         def work(own: Own) -> list[Perturbation]:
-            begin = start()
+            starts = {seed: start(seed) for seed in range(self.seed, self.seed + seeds)}
             self.announce(text)
             target, given = own(encoder).to(device), images.to(device)
-            return self.kept.made(
-                attack, target, (given,), self.seed, begin,
-                lambda: attack.tries(target, given, seed=self.seed, start=begin),
+            return self.kept.by_seeds(
+                attack, target, (given,), starts,
+                lambda seed, begin: attack.tries(target, given, seed=seed, start=begin),
             )  # fmt: skip
 
         return workers.submit(work)
@@ -330,9 +335,4 @@ class Crafting:
 
     @staticmethod
     def _row(model: EvaluatedModel, column: Knowledge, attack: Attack, found: Perturbation, source: str) -> Row:
-        return Row(model, column, attack, found, source, seconds=_seconds(found))
-
-
-def _seconds(perturbation: Perturbation) -> float:
-    seconds = perturbation.details.get("seconds")
-    return float(seconds) if isinstance(seconds, (int, float)) else 0.0
+        return Row(model, column, attack, found, source, seconds=found.seconds)

@@ -71,7 +71,7 @@ def _begin(
     """Have one crafted; where the table has a perturbation, from there, scaled."""
     shorter = attack if begun is None else shortened(attack)
 
-    def start() -> Perturbation | None:
+    def start(_: int) -> Perturbation | None:
         made = next(iter(begun.made() if begun is not None else ()), None)
         if made is None or not isinstance(attack, UAPGD):
             return None

@@ -166,7 +166,16 @@ class _Evaluation:
         sources = {"train": image_space(pixels).arranged(pixels)}
         if self.surrogate is not None:
             sources = {"surrogate": self._chosen(self.surrogate, image_space(pixels)), **sources}
-        self.crafting = Crafting(self.models, self.public, sources, labels, self.seed, self.on_attack, kept=self.kept)
+        self.crafting = Crafting(
+            self.models,
+            self.public,
+            sources,
+            labels,
+            self.seed,
+            self.on_attack,
+            kept=self.kept,
+            seeds=self.config.attack_seeds,
+        )
         self.scoring = Scoring(self.sample, self.config.sample_wise_samples, self.config.patch_samples, self.crafting)
         if self.ahead is not None:
             self.crafting.ahead, self.scoring.ahead = self.ahead.begun, dict(self.ahead.each)

@@ -15,6 +15,7 @@ import shutil
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,29 @@ class Kept:
             except Exception as error:  # of the disk, or of details of a user's attack that are no JSON
                 logger.warning("What %s made is not kept for a run that goes on: %s", attack.name, error)
         return crafted
+
+    def by_seeds(
+        self,
+        attack: UniversalAttack,
+        target: nn.Module,
+        given: Sequence[Tensor],
+        starts: dict[int, Perturbation | None],
+        craft: Callable[[int, Perturbation | None], list[Perturbation]],
+    ) -> list[Perturbation]:
+        """Return what an attack makes by every seed, each kept by itself; all say how long all of them took.
+
+        Args:
+            attack: As for ``made``, and so are ``target`` and ``given``.
+            target: See above.
+            given: See above.
+            starts: What the attack begins with, by seed.
+            craft: Runs the attack by a seed from a start.
+        """
+        made = [
+            self.made(attack, target, given, seed, start, partial(craft, seed, start)) for seed, start in starts.items()
+        ]
+        seconds = round(sum(tries[0].seconds for tries in made), 3)
+        return [replace(found, details=found.details | {"seconds": seconds}) for tries in made for found in tries]
 
     def clear(self) -> None:
         """Remove all of it, of an evaluation that is over."""

@@ -49,6 +49,9 @@ class EvaluationConfig(Settings):
     """L_inf budget of universal perturbations. Patches keep the area that their attack states."""
     sample_wise_budget: Epsilon = 8 / 255
     """L_inf budget of attacks that perturb each image by itself."""
+    attack_seeds: Count = 1
+    """How many seeds, from the run's own on, an attack for all images is crafted by; the strongest counts. One seed may
+    be some points weaker than the strongest of four. Time grows in proportion."""
     surrogate_samples: Count = 2048
     """How many images a universal perturbation is crafted on. At 224 px they take 1.2 GB of memory."""
     test_samples: Count | None = None

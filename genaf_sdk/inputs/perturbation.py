@@ -55,6 +55,12 @@ class Perturbation:
         """Name of the attack that crafted it."""
         return self.key.attack
 
+    @property
+    def seconds(self) -> float:
+        """How long crafting took; 0 where that is not on record."""
+        seconds = self.details.get("seconds")
+        return float(seconds) if isinstance(seconds, (int, float)) else 0.0
+
     def apply(self, inputs: Tensor) -> Tensor:
         """Return ``clip(x + delta)``, or ``(1 - m) x + m p`` for a patch; inputs (N, C, H, W) in [0, 1].
 
