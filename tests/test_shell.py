@@ -158,6 +158,15 @@ def test_yaml_that_says_two_things_or_runs_code_is_refused(text: str) -> None:
         plain_yaml.load(text)
 
 
+@pytest.mark.parametrize("again", ["[{}]", "{{<<: [{}]}}"])
+def test_aliases_that_grow_without_end_are_refused(again: str) -> None:
+    """Each of a few lines stands for nine of the line before; read as they are, they would fill any memory."""
+    lines = ["a: &a0 {x: 1}", *(f"a{i}: &a{i} {again.format(', '.join([f'*a{i - 1}'] * 9))}" for i in range(1, 300))]
+    assert len(plain_yaml.load("\n".join(lines[:4]))) == 4
+    with pytest.raises(yaml.YAMLError, match="its aliases stand for more than 100,000 values"):
+        plain_yaml.load("\n".join(lines))
+
+
 def test_json_is_yaml() -> None:
     content = {"a": [1, 1e-05, 1e400, None, True, "é\n", {"b": {}}], "c": -0.0}
     assert plain_yaml.load(json.dumps(content, indent=1).replace("Infinity", ".inf")) == content

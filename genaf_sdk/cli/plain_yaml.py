@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 BASES = {"0o": 8, "0x": 16}
+MOST_VALUES = 100_000
+"""What a file may stand for that holds less text: aliases of aliases grow without end."""
 
 
 def load(text: str) -> Any:
@@ -21,7 +23,7 @@ def load(text: str) -> Any:
     and says nothing of a name that is given twice.
 
     Raises:
-        YAMLError: It is no YAML, or a name is given twice.
+        YAMLError: It is no YAML, a name is given twice, or its aliases stand for far more than it holds.
     """
     return yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
 
@@ -30,6 +32,16 @@ class _Loader(yaml.SafeLoader):
     """Reads only plain values; resolvers are its own."""
 
     yaml_implicit_resolvers: dict[str | None, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # PyYAML's
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._most = max(MOST_VALUES, len(text))  # without aliases every value takes a character
+
+    def compose_document(self) -> yaml.Node | None:
+        found: yaml.Node | None = super().compose_document()
+        if found is not None and _values(found, {}) > self._most:
+            raise yaml.composer.ComposerError(None, None, f"its aliases stand for more than {self._most:,} values")
+        return found
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
@@ -43,6 +55,15 @@ class _Loader(yaml.SafeLoader):
     def construct_integer(self, node: yaml.ScalarNode) -> int:
         text = str(node.value)
         return int(text[2:], BASES[text[:2]]) if text[:2] in BASES else int(text)
+
+
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return how many values a node stands for, each alias with all that it repeats; ``known`` has those of others."""
+    if id(node) not in known:
+        inside = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        parts = () if isinstance(node, yaml.ScalarNode) else inside
+        known[id(node)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(node)]
 
 
 _CORE = {
