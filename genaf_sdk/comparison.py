@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.estimates import seconds_of_evaluation, seconds_of_parts
-from genaf_sdk.evaluation.settings import EvaluationConfig
+from genaf_sdk.evaluation.settings import COMPARED, AttackConfig, EvaluationConfig
 from genaf_sdk.files import trial_folder
 from genaf_sdk.methods import Method
 from genaf_sdk.preflight import require_attacks
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from genaf_sdk.evaluation.ahead import Transferred
 
 METHODS = ("default", "fast", "fine-tuning", "pgd-at", "trades")
-EVALUATION = EvaluationConfig(attacks=(*EvaluationConfig().attacks, "pgd:budget=4/255"), curve=(), checks=False)
+EVALUATION: AttackConfig = COMPARED
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def compare(
     methods: Sequence[str | Method] | Mapping[str, HardenConfig] = METHODS,
     *,
     seeds: Sequence[int] = (0,),
-    evaluation: EvaluationConfig | None = None,
+    evaluation: AttackConfig | None = None,
     output_dir: str | Path | None = None,
     progress: bool | None = None,
     on_row: Callable[[ComparisonRow], object] | None = None,
@@ -67,7 +67,9 @@ def compare(
         dataset: As for ``harden``; split by the seed where it has no splits of its own.
         methods: Names of presets or methods, methods themselves, or configurations by names of your own.
         seeds: Of training and evaluation.
-        evaluation: Attacks; by default those of ``evaluate``, and PGD at half its budget.
+        evaluation: Attacks; by default those of ``evaluate``, and PGD at half its budget. All methods meet the same,
+            whatever their own settings say. What rows do not hold (curve, checks, certificates, corruptions) is left
+            out.
         output_dir: Gets ``comparison.jsonl``, a line for each row as soon as it is there, and at the end
             ``comparison.md`` and ``comparison.svg``; meanwhile ``unfinished``, with checkpoints and perturbations of
             rows that are not there yet. Other processes may write there, too: a row is there once. A new folder that
@@ -86,7 +88,7 @@ def compare(
     """
     configs = _configurations(methods, seeds)
     with contextlib.nullcontext() if output_dir is None else trial_folder(Path(output_dir)) as folder:
-        public, evaluation = load_encoder(encoder), evaluation or EVALUATION
+        public, attacks = load_encoder(encoder), _attacks_alone(evaluation)
         known, comparison, groups = _known(folder), Comparison(), list[Group]()
         unfinished = Unfinished(folder)
 
@@ -101,14 +103,14 @@ def compare(
         for seed in seeds:
             loaded: dict[LoadingConfig, tuple[DataSplits, Transferred, Group]] = {}
             for name, chosen in configs.items():
-                config = chosen.with_(seed=seed, evaluation=evaluation)
+                config = chosen.with_(seed=seed, evaluation=attacks)
                 if config.loading not in loaded:
                     data = load_images(dataset, public, config, folder)
                     groups.append(Group(encoder, dataset, folder, data.fingerprint, {}))
                     loaded[config.loading] = (data, [], groups[-1])
                 data, crafted, group = loaded[config.loading]
                 public = data.space.placed(public)
-                require_attacks(evaluation.attacks, public, data, seed)
+                require_attacks(attacks.attacks, public, data, seed)
                 asked = row_without_scores(name, config, public, group.fingerprint)
                 identity = asked.identity
                 known = known if identity in known else _known(folder)  # another process may have added it meanwhile
@@ -139,7 +141,7 @@ def seconds_of_comparison(
     methods: Sequence[str | Method] | Mapping[str, HardenConfig] = METHODS,
     *,
     seeds: Sequence[int] = (0,),
-    evaluation: EvaluationConfig | None = None,
+    evaluation: AttackConfig | None = None,
     output_dir: str | Path | None = None,
 ) -> dict[str, float]:
     """Return about how many seconds ``compare`` of the same arguments takes here, by method, one run after the other.
@@ -165,15 +167,15 @@ def seconds_of_comparison(
 
     with own_accelerator("no") as engine, torch.random.fork_rng():
         for name, chosen in configs.items():
-            config = chosen.with_(seed=seeds[0], evaluation=evaluation or EVALUATION)
+            config = chosen.with_(seed=seeds[0], evaluation=_attacks_alone(evaluation))
             missing = sum(not is_there(name, config.with_(seed=seed)) for seed in seeds)
             if not missing:
                 continue
             data = load_images(dataset, public, config, folder)
             candidate = new_candidate(data.space.placed(public), data, config, engine, None, evaluate=False)
             training = sum(seconds_of_parts(candidate).values())
-            attacks = seconds_of_evaluation(candidate.model, data, config.evaluation, public=not found)
-            found[name] = (training + attacks) * missing
+            attacking = seconds_of_evaluation(candidate.model, data, config.evaluation, public=not found)
+            found[name] = (training + attacking) * missing
     return found
 
 
@@ -193,6 +195,12 @@ def _measured_on(executor: Executor, groups: list[Group]) -> Iterator[Comparison
                     cells.submit(Measuring(cell.group, name, config, result))
             else:
                 yield result
+
+
+def _attacks_alone(given: AttackConfig | None) -> EvaluationConfig:
+    """Return an evaluation that does what rows hold, and no more."""
+    stated = {field.name: getattr(given or EVALUATION, field.name) for field in fields(AttackConfig)}
+    return EvaluationConfig(**stated, curve=(), checks=False)
 
 
 def _configurations(

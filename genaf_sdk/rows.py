@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.table import Table
@@ -14,6 +14,7 @@ from rich.table import Table
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.engine.checkpoints import differences
 from genaf_sdk.errors import ConfigError, OutputError
+from genaf_sdk.evaluation.settings import AttackConfig, EvaluationConfig
 from genaf_sdk.files import replacing
 from genaf_sdk.locks import lock
 from genaf_sdk.report.reading import plain, read_document
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 ROWS_FILE, TABLE_FILE, PLOT_FILE = "comparison.jsonl", "comparison.md", "comparison.svg"
 WORST_DAE = "worst DAE"
+BESIDE_ATTACKS = {field.name for field in fields(EvaluationConfig)} - {field.name for field in fields(AttackConfig)}
 
 
 @dataclass(frozen=True)
@@ -299,10 +301,15 @@ def append_row(path: Path, row: ComparisonRow) -> ComparisonRow:
 
 
 def relevant(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what a row depends on, as JSON: not the machine nor the export; later settings have their defaults."""
+    """Return what a row depends on, as JSON: not the machine nor the export; later settings have their defaults.
+
+    Of the evaluation only attacks count: a row holds nothing else of it.
+    """
     with contextlib.suppress(ConfigError):  # a setting that no longer exists: such a row matches nothing
         content = HardenConfig.from_dict(content).to_dict()
     kept = {name: value for name, value in content.items() if name not in ("machine", "export", "baseline")}
+    if isinstance(kept.get("evaluation"), dict):
+        kept["evaluation"] = {name: value for name, value in kept["evaluation"].items() if name not in BESIDE_ATTACKS}
     found: dict[str, Any] = json.loads(json.dumps(kept))
     return found
 

@@ -24,6 +24,7 @@ from genaf_sdk.cli import (
 from genaf_sdk.cli.settings import starting_evaluation, starting_settings
 from genaf_sdk.errors import ConfigError, RunStoppedError
 from genaf_sdk.evaluation.scoring import Scoring
+from genaf_sdk.evaluation.settings import COMPARED, EvaluationConfig
 from genaf_sdk.export.integrity import seal
 from genaf_sdk.inputs.perturbation import Perturbation
 from genaf_sdk.methods import PGD, presets
@@ -225,7 +226,19 @@ def test_an_evaluation_passes_over_no_settings(tmp_path: Path, content: str) -> 
     path = tmp_path / "settings.yaml"
     path.write_text(content)
     with pytest.raises(ConfigError, match=r"'evaluated'|without settings"):
-        starting_evaluation(["evaluate", "model", "--config", str(path)])
+        starting_evaluation(["evaluate", "model", "--config", str(path)], EvaluationConfig())
+
+
+def test_what_a_file_does_not_state_of_an_evaluation_is_as_in_the_command(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("evaluation: {perturbation_budget: 6/255, curve: [], checks: false}")
+    stated = ["--config", str(path)]
+    assert starting_evaluation(["compare", *stated], COMPARED) == COMPARED.with_(perturbation_budget=6 / 255)
+    evaluated = starting_evaluation(["evaluate", "model", *stated], EvaluationConfig())
+    assert evaluated == EvaluationConfig(perturbation_budget=6 / 255, curve=(), checks=False)
+    path.write_text("evaluation: [pgd]")
+    with pytest.raises(ConfigError, match=r"evaluation is \['pgd'\]"):
+        starting_evaluation(["compare", *stated], COMPARED)
 
 
 def test_budgets_may_be_written_as_fractions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -388,7 +401,8 @@ def test_every_option_says_what_it_is(
         main([*command.split(), "--help"])
     options: dict[str, str] = {}
     name, text = "", capsys.readouterr().out
-    if command.partition(" ")[0] not in ("demo", "harden", "check", "evaluate"):  # of settings, None is a value
+    with_settings = ("demo", "harden", "check", "compare", "evaluate")  # of which None is a value
+    if command.partition(" ")[0] not in with_settings:
         assert "None" not in text, "what happens without an option is said in words"
     for line in text.splitlines():
         option = re.fullmatch(r"(?:│ |  )(-{1,2}[a-z].*?)(?: {2,}(.*?))?[ │]*", line)

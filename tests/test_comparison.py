@@ -11,11 +11,11 @@ import runpy
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pytest
 import torch
@@ -25,6 +25,7 @@ import genaf_sdk.comparison as comparison_module
 import genaf_sdk.trials as trials_module
 from genaf_sdk import compare
 from genaf_sdk.attacks.label_uap import LabelUAP
+from genaf_sdk.attacks.registry import ATTACKS
 from genaf_sdk.attacks.uapgd import UAPGD
 from genaf_sdk.cli import USAGE_ERROR, main
 from genaf_sdk.comparison import seconds_of_comparison
@@ -529,6 +530,13 @@ def test_what_is_tried_beforehand_is_no_cost_of_the_first_method(
     assert order == ["tried", "trained", "trained"]
 
 
+@dataclass(frozen=True)
+class Mine(UAPGD):
+    """An attack of somebody else."""
+
+    name: ClassVar[str] = "mine"
+
+
 @pytest.fixture
 def few(striped: DataSplits) -> DataSplits:
     """Stripes at the size of the bundled encoder."""
@@ -550,10 +558,18 @@ def test_the_command_compares_and_lists(
 ) -> None:
     assert main(["compare", "--list"]) == 0
     assert "universal-at" in capsys.readouterr().out
-    monkeypatch.setattr(comparison_module, "EVALUATION", QUICK)
     monkeypatch.setattr(comparison_module, "load_images", lambda *_: few)
-    command = ["compare", "--methods", "linear-probe", "--output-dir", str(tmp_path)]
+    monkeypatch.setattr(ATTACKS, "_items", {**ATTACKS.items(), "mine": Mine})
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"evaluation": {"surrogate_samples": 32, "attacks": ["uapgd"]}}))
+    attacks = ["mine:steps=3", "uapgd:steps=3", "pgd:steps=2"]
+    evaluation = ["--config", str(settings), "--attacks", *attacks, "--sample-wise-budget", "6/255"]
+    command = ["compare", "--methods", "linear-probe", "--output-dir", str(tmp_path), *evaluation]
     assert main(command) == 0
+    (measured,) = read_rows(tmp_path / "comparison.jsonl")
+    assert list(measured.attacks) == attacks
+    assert {(score.attack, round(255 * score.budget)) for score in measured.scores} >= {("mine", 10), ("pgd", 6)}
+    assert measured.config["evaluation"]["surrogate_samples"] == 32
     told = " ".join(capsys.readouterr().err.split())
     assert re.search(r"takes about \d+ (s|min) here: linear-probe \d+ (s|min)\.", told)
     assert re.search(r"published encoder, seed 0: transfer: uapgd", told), "attacks are told, too, where no terminal is"

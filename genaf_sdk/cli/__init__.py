@@ -25,6 +25,7 @@ from genaf_sdk.cli.plain_help import describe
 from genaf_sdk.cli.settings import starting_evaluation, starting_settings, with_fractions
 from genaf_sdk.cli.streams import prepare_streams
 from genaf_sdk.errors import ConfigError
+from genaf_sdk.evaluation.settings import COMPARED, EvaluationConfig
 from genaf_sdk.files import user_path
 from genaf_sdk.registry import unknown
 
@@ -105,7 +106,12 @@ def _command(name: str, given: Sequence[str]) -> tuple[type[Any], dict[str, Any]
     if name == "evaluate":
         from genaf_sdk.cli.measuring import Evaluate
 
-        return Evaluate, {"default": Evaluate(model=tyro.MISSING, settings=starting_evaluation(given))}
+        evaluation = starting_evaluation(given, EvaluationConfig())
+        return Evaluate, {"default": Evaluate(model=tyro.MISSING, settings=evaluation)}
+    if name == "compare":
+        from genaf_sdk.cli.comparing import Compare
+
+        return Compare, {"default": Compare(settings=starting_evaluation(given, COMPARED))}
     return _listed(name), {}
 
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from genaf_sdk.cli.output import CHECK_FAILED, DONE, Command, console
+from genaf_sdk.cli.output import CHECK_FAILED, DONE, Command, console, if_given
+from genaf_sdk.evaluation.settings import COMPARED, AttackConfig
 from genaf_sdk.settings import Count, converted
 from genaf_sdk.terminal import printable
 
 if TYPE_CHECKING:
     from genaf_sdk.rows import ComparisonRow
 
-SHORTER = "Shorter: fewer --methods or --seeds; it may be stopped, and goes on where it was."
+SHORTER = "Shorter: fewer --methods, --seeds or --attacks; it may be stopped, and goes on where it was."
 
 
 @dataclass(frozen=True)
 class Compare(Command):
-    """Train several methods on the same data, attack each, and print one table.
+    """Train several methods on the same data, put each under the same attacks, and print one table.
 
     A comparison that was stopped goes on where it was when it is started again with the same arguments.
     """
@@ -38,6 +39,10 @@ class Compare(Command):
     """Folder for comparison.jsonl, comparison.md and comparison.svg."""
     workers: Count = 1
     """Processes that share the runs and this machine's threads; more take as much more memory."""
+    config: Annotated[Path | None, if_given("FILE")] = None
+    """YAML or JSON file of settings as for `genaf harden`, of whose part `evaluation` the attacks below count, or a
+    report.json. It overrides the defaults; options override it."""
+    settings: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: COMPARED)
     list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """List the methods, what they protect against and what they leave open, and end."""
 
@@ -50,9 +55,8 @@ class Compare(Command):
         from genaf_sdk.estimates import duration
 
         converted(Count, self.workers, "workers")
-        seconds = seconds_of_comparison(
-            self.encoder, self.data, self.methods, seeds=self.seeds, output_dir=self.output_dir
-        )
+        chosen: dict[str, Any] = {"seeds": self.seeds, "evaluation": self.settings, "output_dir": self.output_dir}
+        seconds = seconds_of_comparison(self.encoder, self.data, self.methods, **chosen)
         if any(seconds.values()):
             listed = ", ".join(f"{name} {duration(taken)}" for name, taken in seconds.items() if taken)
             whole = duration(sum(seconds.values()))
@@ -64,14 +68,7 @@ class Compare(Command):
 
         with local_processes(self.workers) as executor:
             comparison = compare(
-                self.encoder,
-                self.data,
-                self.methods,
-                seeds=self.seeds,
-                output_dir=self.output_dir,
-                progress=True,
-                on_row=show,
-                executor=executor,
+                self.encoder, self.data, self.methods, **chosen, progress=True, on_row=show, executor=executor
             )
         for cell in comparison.failed:
             console(stderr=True).print(f"Not measured: {printable(cell.text)}", highlight=False)

@@ -6,7 +6,7 @@ import argparse
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
@@ -14,7 +14,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 from genaf_sdk.cli import plain_yaml
 from genaf_sdk.cli.arguments import HardenArguments
 from genaf_sdk.errors import ConfigError
-from genaf_sdk.evaluation.settings import EvaluationConfig
+from genaf_sdk.evaluation.settings import AttackConfig, EvaluationConfig
 from genaf_sdk.files import user_path
 from genaf_sdk.registry import unknown
 from genaf_sdk.settings import overlaid, shown
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from genaf_sdk.config import HardenConfig
 
-
+Evaluation = TypeVar("Evaluation", bound=AttackConfig)
 FRACTION = re.compile(r"\s*([-+.\de]+)\s*/\s*([-+.\de]+)\s*", re.IGNORECASE)
 RUN = ("encoder", "data", "output_dir")
 """What a file may state beside the settings: the arguments of ``genaf harden``."""
@@ -58,15 +58,17 @@ def starting_settings(arguments: Sequence[str]) -> tuple[HardenConfig, dict[str,
     return HardenConfig.from_dict(overlaid(base, settings_of_today(content, base))), run
 
 
-def starting_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
-    """Read the part ``evaluation`` of --config ahead of the rest.
+def starting_evaluation(arguments: Sequence[str], base: Evaluation) -> Evaluation:
+    """Read the part ``evaluation`` of --config ahead of the rest; what it does not state is as in ``base``.
+
+    Where ``base`` is attacks alone, the file may still state more of an evaluation, for other commands.
 
     Raises:
         ConfigError: The file does not exist, or a setting in it is unknown or out of range.
     """
     given = _given(arguments)
     if given.config is None:
-        return EvaluationConfig()
+        return base
     from genaf_sdk.config import HardenConfig
     from genaf_sdk.earlier import MOVED
 
@@ -75,7 +77,11 @@ def starting_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
     for name in content:
         if name not in known:
             raise unknown(f"There is no setting {name!r}.", name, known, ConfigError)
-    return EvaluationConfig.from_dict(content.get("evaluation", {}), "evaluation.")
+    part = content.get("evaluation", {})
+    whole = EvaluationConfig.from_dict(
+        overlaid(base.to_dict(), part) if isinstance(part, dict) else part, "evaluation."
+    )
+    return type(base)(**{field.name: getattr(whole, field.name) for field in fields(base)})
 
 
 def _given(arguments: Sequence[str]) -> argparse.Namespace:

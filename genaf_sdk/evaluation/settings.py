@@ -25,8 +25,8 @@ class CertificateConfig(Settings):
 
 
 @dataclass(frozen=True)
-class EvaluationConfig(Settings):
-    """How a model is checked. Attacks on an encoder fill the transfer and adaptive columns, the others white-box.
+class AttackConfig(Settings):
+    """Under which attacks a model is measured. Those on an encoder fill the transfer and adaptive columns.
 
     Perturbations and patches, for all images and for each by itself: the strongest of their kind for their time.
     """
@@ -60,6 +60,24 @@ class EvaluationConfig(Settings):
     """How many test images a sample-wise attack is scored on."""
     patch_samples: Count = 100
     """The same for an attack that crafts a patch for every image, which costs more."""
+
+    def check(self) -> None:
+        """Refuse an evaluation without attacks.
+
+        Raises:
+            ConfigError: There are none.
+        """
+        if not self.attacks:
+            raise ConfigError("attacks is empty.", expected="at least one attack", remedy="`genaf attacks` lists them")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(AttackConfig):
+    """How a model is checked. Attacks on an encoder fill the transfer and adaptive columns, the others white-box.
+
+    Perturbations and patches, for all images and for each by itself: the strongest of their kind for their time.
+    """
+
     curve: tuple[Epsilon, ...] = (4 / 255, 10 / 255, 16 / 255)
     """Budgets at which accuracy is drawn as a curve, under ``uapgd`` and ``pgd`` where these are among the attacks;
     empty draws none."""
@@ -71,11 +89,6 @@ class EvaluationConfig(Settings):
     """On how many test images common corruptions (noise, blur, weather, compression) are put; None tries none. An image
     is corrupted in 60 ways, which costs 60 forward passes of every model."""
 
-    def check(self) -> None:
-        """Refuse an evaluation without attacks.
 
-        Raises:
-            ConfigError: There are none.
-        """
-        if not self.attacks:
-            raise ConfigError("attacks is empty.", expected="at least one attack", remedy="`genaf attacks` lists them")
+COMPARED = AttackConfig(attacks=(*AttackConfig().attacks, "pgd:budget=4/255"))
+"""What methods are compared under: also at half the budget, as few are worth anything at the whole."""
