@@ -75,9 +75,9 @@ def columns_of(attack: Attack) -> tuple[Knowledge, ...]:
 
 
 def _known(text: str) -> Attack | None:
-    """Return the attack that ``text`` names, in its default settings; None for one of a package that is not here."""
+    """Return the attack that ``text`` names; None for one of a package, or with a setting, that is not here."""
     try:
-        return load_attack(text.partition(":")[0])
+        return load_attack(text)
     except AttackError:
         return None
 
@@ -127,7 +127,7 @@ def _rounded(budget: float) -> float:
 
 
 def _missing_names(report: RobustnessReport, config: EvaluationConfig) -> list[str]:
-    """Return which attacks that are not known here have no row at all."""
+    """Return which attacks that cannot be read here have no row at all."""
     told = {row.attack for row in report.rows()} | {failure.name for failure in report.failures}
     names = dict.fromkeys(text.partition(":")[0] for text in config.attacks if _known(text) is None)
     return [f"no row of {name}" for name in names if name not in told]

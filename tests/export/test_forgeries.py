@@ -440,12 +440,16 @@ def test_an_attack_that_failed_and_one_of_another_package_are_accounted_for(soun
     assert claims(report) == "attacks of the settings: no row of mine"
     report.scores.append(dataclasses.replace(report.scores[-1], attack="mine"))
     assert claims(report) == ""
+    report.config["evaluation"]["attacks"] += ["uapgd:invented=1"]
+    assert claims(report) == "", "there is a row of its name"
+    report.failures = []
+    assert claims(report) == "attacks of the settings: no row of white-box pgd, 8/255", "it hides nothing else"
 
 
 def test_of_a_report_that_says_nothing_of_its_evaluation_nothing_is_missed(sound: Path) -> None:
     report = RobustnessReport.load(sound)
     assert report.config is not None
-    for stated, why in ((None, "does not say"), ({"attacks": ["pgd:steps=x"]}, "steps of 'pgd'"), ({"x": 1}, "x")):
+    for stated, why in ((None, "does not say"), ({"attacks": "pgd"}, "attacks is 'pgd'"), ({"x": 1}, "x")):
         report.config["evaluation"] = stated
         unknown = next(item for item in check_claims(report, same_version=True) if "settings" in item.what)
         assert unknown.outcome == Outcome.NOT_REPLAYED
