@@ -6,6 +6,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from genaf_sdk.locks import lock
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -24,8 +26,7 @@ class Rows:
     def __init__(self, path: Path, key: tuple[str, ...]) -> None:
         self.path, self.key = path, key
         content = path.read_bytes() if path.exists() else b""
-        self._complete = content.rfind(b"\n") + 1
-        self._rows: list[Row] = [json.loads(line) for line in content[: self._complete].splitlines()]
+        self._rows = _complete(content)
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self._rows)
@@ -42,13 +43,20 @@ class Rows:
         return [row for row in self._rows if all(name in row and row[name] == asked[name] for name in asked)]
 
     def add(self, row: Row) -> None:
-        """Add a row in one write."""
+        """Add a row in one write, behind those that another process has added meanwhile."""
         line = (json.dumps(row, allow_nan=False) + "\n").encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
-            file.truncate(self._complete)
+            lock(file)
+            file.seek(0)
+            content = file.read()
+            content = content[: content.rfind(b"\n") + 1]
+            file.truncate(len(content))
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self._complete += len(line)
-        self._rows.append(json.loads(line))  # as it will be read
+        self._rows = _complete(content + line)
+
+
+def _complete(content: bytes) -> list[Row]:
+    return [json.loads(line) for line in content.split(b"\n")[:-1]]

@@ -139,6 +139,11 @@ def test_a_row_is_found_by_all_that_it_depends_on(load: Load, tmp_path: Path) ->
     again = load("rows").Rows(tmp_path / "rows.jsonl", ("data", "sizes"))
     again.add({"data": "signs", "sizes": (1, 2)})
     assert again.has(data="signs", sizes=(1, 2)), "as it is in the file"
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('{"data": "si')  # the machine went down here
+    rows.add({"data": "digits", "images": 9})
+    assert len(list(rows)) == len((tmp_path / "rows.jsonl").read_text().splitlines()) == 4, "another process's, too"
+    assert rows.has(data="digits", images=9)
 
 
 def test_an_epoch_of_other_images_is_measured_by_itself(load: Load, tmp_path: Path, monkeypatch: Any) -> None:
