@@ -12,23 +12,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rich.table import Table
 
 from genaf_sdk.config import HardenConfig
+from genaf_sdk.drawing import WORST_DAE, draw
 from genaf_sdk.engine.checkpoints import differences
 from genaf_sdk.errors import ConfigError, OutputError
 from genaf_sdk.evaluation.settings import AttackConfig, EvaluationConfig
 from genaf_sdk.files import replacing
 from genaf_sdk.locks import lock
 from genaf_sdk.report.reading import plain, read_document
-from genaf_sdk.report.scores import Score, lowest_accuracy
+from genaf_sdk.report.scores import Score
 from genaf_sdk.report.verdict import budget_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from matplotlib.axes import Axes
-
 ROWS_FILE, TABLE_FILE, PLOT_FILE = "comparison.jsonl", "comparison.md", "comparison.svg"
-WORST_DAE = "worst DAE"
 BESIDE_ATTACKS = {field.name for field in fields(EvaluationConfig)} - {field.name for field in fields(AttackConfig)}
 
 
@@ -71,25 +69,27 @@ class ComparisonRow:
         return json.dumps(decides, sort_keys=True)
 
     @property
-    def figures(self) -> dict[str, float]:
-        """Accuracies in [0, 1]: clean, the worst of each column against DAEs and of both, each white-box attack.
-
-        Of one white-box attack in several settings at one budget, it is the lowest.
-        """
-        found = {}
-        for column in ("clean", "transfer", "adaptive"):
-            rows = (score for score in self.scores if score.column == column)
-            row = lowest_accuracy(row for row in rows if row.perturbation or column == "clean")
-            if row is not None:
-                found[column] = row.accuracy
-        attacked = [found[column] for column in ("transfer", "adaptive") if column in found]
-        if attacked:
-            found[WORST_DAE] = min(attacked)
+    def lowest(self) -> dict[str, Score]:
+        """The score behind every figure."""
+        named: dict[str, list[Score]] = {"clean": [], "transfer": [], "adaptive": [], WORST_DAE: []}
         for score in self.scores:
-            if score.column == "white-box":
-                name = f"{score.attack} {budget_text(score)}"
-                found[name] = min(score.accuracy, found.get(name, 1.0))
-        return found
+            text, names = f"{score.attack} {budget_text(score)}", list[str]()
+            if score.column in ("transfer", "adaptive"):
+                names = [score.column, WORST_DAE] if score.perturbation else [f"{text} ({score.column})"]
+            elif score.column in ("clean", "white-box"):
+                names = ["clean" if score.column == "clean" else text]
+            for name in names:
+                named.setdefault(name, []).append(score)
+        return {name: min(scores, key=lambda score: score.accuracy) for name, scores in named.items() if scores}
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Accuracies in [0, 1]: clean, the worst of each column against DAEs and of both, each other attack.
+
+        Of one attack in several settings at one budget, it is the lowest. One that perturbs each image by itself is no
+        DAE, and has a figure of its own, with the column where it knows an encoder alone.
+        """
+        return {name: score.accuracy for name, score in self.lowest.items()}
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -150,6 +150,21 @@ class Comparison:
             if evaluation != stated[-1][0] or (attacks and stated[-1][1] and attacks != stated[-1][1])
         ]
 
+    @property
+    def certainty(self) -> str:
+        """How many test images a figure of one seed is of, and how far its interval reaches; empty without rows."""
+        found: dict[int, list[str]] = {}
+        reach: dict[int, float] = {}
+        lowest = [row.lowest for row in self.rows]
+        for name in dict.fromkeys(name for row in lowest for name in row):
+            scores = [row[name] for row in lowest if name in row]
+            n = min(score.n for score in scores)
+            found.setdefault(n, []).append(name)
+            ends = [abs(end - score.accuracy) for score in scores for end in score.interval]
+            reach[n] = max(reach.get(n, 0.0), *ends)
+        told = "; ".join(f"{', '.join(names)}: n = {n}, up to ± {100 * reach[n]:.1f}" for n, names in found.items())
+        return f"Test images of one seed, and how far its 95 % interval reaches: {told}" if told else ""
+
     def figures(self, method: str) -> dict[str, tuple[float, float]]:
         """Return every accuracy of one method as (mean, standard deviation) over its seeds; 0 for a single seed."""
         rows = [row.figures for row in self.rows if row.method == method]
@@ -165,15 +180,17 @@ class Comparison:
         names = list(dict.fromkeys(name for method in self.methods for name in self.figures(method)))
         lines = [["method", *names, "CPU seconds", "seeds"]]
         for method in self.methods:
-            figures, seeds = self.figures(method), sum(row.method == method for row in self.rows)
-            cells = [_percent(*figures[name], seeds) if name in figures else "" for name in names]
-            lines.append([method, *cells, f"{self.cpu_seconds(method):.0f}", str(seeds)])
+            figures, rows = self.figures(method), [row.figures for row in self.rows if row.method == method]
+            measured = {name: sum(name in row for row in rows) for name in names}
+            cells = [_percent(*figures[name], measured[name]) if name in figures else "" for name in names]
+            lines.append([method, *cells, f"{self.cpu_seconds(method):.0f}", str(len(rows))])
         return lines
 
     def table(self) -> Table:
         """Return the table for a terminal: a column for each method, as there are more attacks, of longer names."""
         columns = self.cells()
-        table = Table(title="Accuracy in %, mean and standard deviation over seeds", title_justify="left")
+        title = "Accuracy in %, mean and standard deviation over seeds"
+        table = Table(title=title, title_justify="left", caption=self.certainty, caption_justify="left")
         for head, *_ in columns:
             table.add_column(head, justify="right" if table.columns else "left", overflow="fold")
         for row in zip(*(cells for _, *cells in columns), strict=True):
@@ -181,12 +198,12 @@ class Comparison:
         return table
 
     def markdown(self) -> str:
-        """Return the table as Markdown; lines below name cells that failed, and rows that cannot be compared."""
+        """Return the table as Markdown; lines below tell n, cells that failed, and rows that cannot be compared."""
         header, *lines = self.cells()
         rule = ["---", *["---:"] * (len(header) - 1)]
         rows = ([cell.replace("|", "\\|") for cell in line] for line in (header, rule, *lines))
         table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-        remarks = [f"Not measured: {cell.text}" for cell in self.failed]
+        remarks = [*filter(None, [self.certainty]), *(f"Not measured: {cell.text}" for cell in self.failed)]
         if self.unlike:
             names = [f"{row.method}, seed {row.seed}" for row in (self.rows[-1], *self.unlike)]
             remarks.append(f"Not measured under the same attacks as {names[0]}: {'; '.join(names[1:])}")
@@ -204,46 +221,13 @@ class Comparison:
 
     def plot(self, path: Path) -> None:
         """Draw clean accuracy against that under the worst DAE, and beside it under PGD of the least budget, if any."""
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-
         scores = [
             score for row in self.rows for score in row.scores if (score.column, score.attack) == ("white-box", "pgd")
         ]
         least = min(scores, key=lambda score: score.budget, default=None)
         threats = [WORST_DAE] if least is None else [WORST_DAE, f"pgd {budget_text(least)}"]
-        figure = Figure(figsize=(5 * len(threats), 4.6), layout="constrained")
-        for axes, threat in zip(figure.subplots(1, len(threats), squeeze=False).flat, threats, strict=True):
-            self._draw(axes, threat)
-        figure.suptitle("Up and right is better. A disc's area is the processor time of training.", fontsize=9)
-        with replacing(path) as temporary, rc_context({"svg.hashsalt": "genaf"}):
-            figure.savefig(temporary, format="svg", metadata={"Date": None})
-
-    def _draw(self, axes: Axes, threat: str) -> None:
-        """Draw a disc for each method: clean accuracy to the right, that under a threat upwards."""
-        most = max((self.cpu_seconds(method) for method in self.methods), default=0.0)
-        names: dict[tuple[float, float], str] = {}
-        for index, method in enumerate(self.methods):
-            figures = self.figures(method)
-            if threat not in figures:
-                continue
-            x, x_spread = (100 * figure for figure in figures["clean"])
-            y, y_spread = (100 * figure for figure in figures[threat])
-            color = f"C{index % 10}"
-            area = 30 + 600 * self.cpu_seconds(method) / max(most, 1e-9)
-            axes.scatter(x, y, s=area, color=color, alpha=0.5, linewidths=0)
-            axes.errorbar(x, y, y_spread, x_spread, color=color, fmt=".", linewidth=1)
-            near = next((at for at in names if abs(at[0] - x) < 0.5 and abs(at[1] - y) < 0.5), (x, y))
-            names[near] = f"{names[near]}, {method}" if near in names else method
-        _widen(axes)
-        middle = sum(axes.get_xlim()) / 2
-        for (x, y), name in names.items():
-            side, offset = ("left", 8) if x < middle else ("right", -8)
-            axes.annotate(
-                name.replace("$", r"\$"), (x, y), xytext=(offset, 5), textcoords="offset points", ha=side, fontsize=9
-            )
-        axes.set(xlabel="clean accuracy in %", ylabel=f"accuracy under {_title(threat)} in %")
-        axes.grid(alpha=0.3)
+        figures = {method: self.figures(method) for method in self.methods}
+        draw(path, figures, {method: self.cpu_seconds(method) for method in self.methods}, threats)
 
 
 def read_rows(path: Path) -> list[ComparisonRow]:
@@ -325,19 +309,6 @@ def what_moved(before: ComparisonRow, now: ComparisonRow) -> list[str]:
     moved += ["another encoder"] if before.encoder != now.encoder else []
     moved += ["other parts of the encoder frozen"] if before.frozen != now.frozen else []
     return moved + (["other images"] if before.data != now.data else [])
-
-
-def _title(threat: str) -> str:
-    return f"the {threat}" if threat == WORST_DAE else threat.replace("pgd", "PGD")
-
-
-def _widen(axes: Axes) -> None:
-    """Leave room around the discs, and show ten points at least: a tenth of a point is no difference."""
-    axes.margins(0.12)
-    for (low, high), change in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
-        missing = max(10 - (high - low), 0) / 2
-        top = min(high + missing, 101)
-        change(min(low - missing, top - 10), top)
 
 
 def _spread(values: list[float]) -> tuple[float, float]:

@@ -62,6 +62,7 @@ FILES_OF = {
         "comparison",
         "config",
         "doctor",
+        "drawing",
         "earlier",
         "estimates",
         "fresh_attacks",

@@ -95,7 +95,7 @@ def test_a_comparison_that_was_stopped_goes_on(
     assert both.rows[0] == first.rows[0]  # its seconds too: it was not computed again
     assert read_rows(file) == both.rows
     assert both.methods == ["fine-tuning", "fast"]
-    assert (tmp_path / "comparison.md").read_text().count("\n") == 4
+    assert (tmp_path / "comparison.md").read_text().count("\n") == 6
     assert "<svg" in (tmp_path / "comparison.svg").read_text()
     changed = {"fast": configs["fast"].with_(method={"adaptability": {"epochs": 1}})}
     told = {"evaluation": QUICK, "output_dir": tmp_path}
@@ -433,6 +433,24 @@ def test_figures_are_the_worst_of_each_column_and_spread_over_seeds() -> None:
     assert "90.0 ± 0.0" in Comparison([row("a", 0, 90), row("a", 1, 90)]).cells()[1], "two seeds, not one"
     assert comparison.table().row_count == len(header) - 1
     assert [column.header for column in comparison.table().columns] == ["method", "a", "b"]
+
+
+def test_every_attack_has_its_figure_and_every_figure_its_n() -> None:
+    """One on each image by its features, too; and of two seeds of which one lacks it nothing is said to spread."""
+    each = Score("hardened", "adaptive", "feature-pgd", 8 / 255, 20, 0, 20)  # type: ignore[arg-type]
+    first, second = row("a", 0, 90), row("a", 1, 94)
+    comparison = Comparison([dataclasses.replace(first, scores=(*first.scores, each)), second])
+    name = "feature-pgd 8/255 (adaptive)"
+    assert comparison.rows[0].figures == first.figures | {name: 0.0}, "it is no perturbation for all images"
+    header, line = comparison.cells()
+    assert (line[header.index(name)], line[header.index("clean")]) == ("0.0", "92.0 ± 2.8")
+    reach = 100 * each.interval[1]
+    assert comparison.certainty.endswith(f"pgd 4/255: n = 100, up to ± 9.6; {name}: n = 20, up to ± {reach:.1f}")
+    assert comparison.markdown().endswith(f"|\n\n{comparison.certainty}\n")
+    shown = io.StringIO()
+    PlainConsole(file=shown, width=200).print(comparison.table())
+    assert f"{name}: n = 20" in shown.getvalue()
+    assert Comparison([]).certainty == ""
 
 
 def test_the_table_of_five_methods_is_whole_on_a_narrow_terminal() -> None:

@@ -152,10 +152,11 @@ def test_a_table_names_rows_that_were_measured_under_other_attacks() -> None:
     then, now = ({"uapgd": {"name": "uapgd", "steps": steps}} for steps in (3, 4))
     fewer = replace(made("c", attacks=now), config={"evaluation": {"surrogate_samples": 7}})
     table = Comparison([made("a", attacks=then), fewer, made("b", attacks=now), made("d", attacks=now)]).markdown()
-    assert table.endswith("|\n\nNot measured under the same attacks as d, seed 0: a, seed 0; c, seed 0\n")
-    assert Comparison([made("a"), made("b")]).markdown().endswith("|\n")
+    told = "Not measured under the same attacks as"
+    assert table.endswith(f"\n\n{told} d, seed 0: a, seed 0; c, seed 0\n")
+    assert told not in Comparison([made("a"), made("b")]).markdown()
     silent = Comparison([made("a", attacks=now), made("older")]).markdown()
-    assert silent.endswith("|\n"), "of a row that states nothing nobody can tell"
+    assert told not in silent, "of a row that states nothing nobody can tell"
     assert Comparison([]).markdown().startswith("| method | ")
 
 
@@ -163,7 +164,7 @@ def test_a_method_may_have_any_name(tmp_path: Path) -> None:
     """A bar would end a cell of the table, and dollars would be mathematics, which this is none of."""
     comparison = Comparison([made("loss | $\\frac$ é", 50), made("plain", 90)])
     comparison.save(tmp_path)
-    header, _, line, _ = (tmp_path / "comparison.md").read_text("utf-8").splitlines()
+    header, _, line, *_ = (tmp_path / "comparison.md").read_text("utf-8").splitlines()
     assert line.startswith("| loss \\| $\\frac$ é | 50.0 |")
     assert line.replace("\\|", "").count("|") == header.count("|")
     append_row(tmp_path / "comparison.jsonl", comparison.rows[0])
