@@ -58,9 +58,9 @@ def compare(
 
     What is in ``output_dir`` already is not computed again, so that a comparison that was stopped goes on, with the row
     that it was at, too. Rows count that are of the same encoder, images, settings, and settings of each attack,
-    defaults included. Where a row there has others, or does not state them, it is measured anew, a warning names what
-    differs, and the old row is kept. Transferred perturbations are crafted once a seed, adaptive ones on every model's
-    own encoder.
+    defaults included; where a method or an attack is somebody else's, of the same code, too. Where a row there has
+    others, or does not state them, it is measured anew, a warning names what differs, and the old row is kept.
+    Transferred perturbations are crafted once a seed, adaptive ones on every model's own encoder.
 
     Args:
         encoder: As for ``harden``.
@@ -90,6 +90,7 @@ def compare(
     with contextlib.nullcontext() if output_dir is None else trial_folder(Path(output_dir)) as folder:
         public, attacks = load_encoder(encoder), _attacks_alone(evaluation)
         known, comparison, groups = _known(folder), Comparison(), list[Group]()
+        missing: dict[tuple[str, int], ComparisonRow] = {}
         unfinished = Unfinished(folder)
 
         def add(row: ComparisonRow, *, is_new: bool = True) -> None:
@@ -122,11 +123,14 @@ def compare(
                     add(measure(name, config, public, data, crafted, folder, progress))
                 else:
                     group.missing[name] = config
+                    missing[name, seed] = asked
         for measured in () if executor is None else _measured_on(executor, groups):
             if isinstance(measured, FailedCell):
                 comparison.failed.append(measured)
             else:
-                add(measured)
+                unfinished.forget(measured)
+                asked = missing[measured.method, measured.seed]  # a class that travels may leave its source behind
+                add(replace(measured, attacks=asked.attacks, code=asked.code))
         order = [(name, seed) for seed in seeds for name in configs]
         comparison.rows.sort(key=lambda row: order.index((row.method, row.seed)))
         if folder is not None:

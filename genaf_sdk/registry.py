@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import inspect
 import logging
+import sys
+from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from genaf_sdk.errors import GenafError
+
+PACKAGE = __name__.partition(".")[0]
+SCRIPTS = {"__main__", "__mp_main__"}
+"""What Python calls the module of a script, and of the same script in a process that it starts."""
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +111,28 @@ class Registry(Generic[Item]):
                 logger.warning(
                     "The %s %r of %s cannot be loaded: %s", self.noun, entry.name, entry.value, self._broken[entry.name]
                 )
+
+
+def code_of_others(kinds: Iterable[Any]) -> str:
+    """Return a hash of the code of classes that are not of this package, nor all that they inherit; empty without any.
+
+    It is that of the whole file, as helpers stand beside a class; of a script or notebook, which goes on for other
+    reasons, that of the class alone, where its source can be read.
+    """
+    classes = {each for kind in kinds for each in getattr(kind, "__mro__", (kind,))}
+    found = {source for each in classes if (source := _source(each))}
+    return hashlib.sha256("".join(sorted(found)).encode()).hexdigest()[:16] if found else ""
+
+
+@cache  # what runs here is the code of when it was imported, whatever becomes of the file meanwhile
+def _source(kind: Any) -> str:
+    module = kind.__module__
+    if module.partition(".")[0] in (PACKAGE, "torch", *sys.stdlib_module_names):
+        return ""
+    try:
+        return inspect.getsource(kind if module in SCRIPTS else sys.modules.get(module, kind))
+    except (OSError, TypeError):  # typed at a prompt
+        return ""
 
 
 def _identity(item: object) -> str:

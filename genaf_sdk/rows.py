@@ -47,6 +47,7 @@ class ComparisonRow:
         frozen: The encoder's parameters that its user froze.
         attacks: Every setting of each attack, by its text in ``config``, which leaves out defaults; empty in older
             rows, which are never taken for those of another run.
+        code: Hash of the code of a method, and of its head, that are somebody else's; empty for those of this package.
     """
 
     derived: ClassVar[dict[str, str]] = {"figures": "figures"}
@@ -61,11 +62,13 @@ class ComparisonRow:
     encoder: str = ""
     frozen: tuple[str, ...] = ()
     attacks: dict[str, Any] = field(default_factory=dict)
+    code: str = ""
 
     @property
     def identity(self) -> str:
         """What tells it from others, as text: all that decides its figures."""
         decides = [self.method, self.seed, relevant(self.config), self.encoder, self.frozen, self.attacks, self.data]
+        decides += [self.code] if self.code else []
         return json.dumps(decides, sort_keys=True)
 
     @property
@@ -307,6 +310,7 @@ def what_moved(before: ComparisonRow, now: ComparisonRow) -> list[str]:
     else:
         moved += ["no settings of its attacks, which may have changed since"]
     moved += ["another encoder"] if before.encoder != now.encoder else []
+    moved += ["other code of its method"] if before.code != now.code else []
     moved += ["other parts of the encoder frozen"] if before.frozen != now.frozen else []
     return moved + (["other images"] if before.data != now.data else [])
 

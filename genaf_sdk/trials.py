@@ -25,14 +25,19 @@ from genaf_sdk.evaluation.kept import Kept
 from genaf_sdk.memory import reused_memory
 from genaf_sdk.methods.lab import Clock
 from genaf_sdk.models.fingerprint import encoder_fingerprint
+from genaf_sdk.models.heads import HEADS
 from genaf_sdk.preflight import require_ready
 from genaf_sdk.preparation import frozen_parameters, load_images, load_published, new_candidate, run_identity
 from genaf_sdk.progress import make_display
+from genaf_sdk.registry import code_of_others
 from genaf_sdk.rows import ComparisonRow
+from genaf_sdk.settings import Settings
 from genaf_sdk.training import trainings
 from genaf_sdk.unfinished import Unfinished
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from genaf_sdk.data import DataSplits
     from genaf_sdk.hardened import HardenedModel
     from genaf_sdk.models.encoder import PixelEncoder
@@ -120,7 +125,16 @@ def row_without_scores(method: str, config: HardenConfig, public: PixelEncoder, 
         encoder=encoder_fingerprint(public),
         frozen=tuple(sorted(frozen_parameters(public))),
         attacks=stated_attacks(config.evaluation),
+        code=code_of_others([*_kinds(config.method), HEADS[config.head]]),
     )
+
+
+def _kinds(settings: Settings) -> Iterator[type]:
+    """Yield the classes of settings, and of those inside them: a method, what it trains against, and the like."""
+    yield type(settings)
+    for inner in vars(settings).values():
+        if isinstance(inner, Settings):
+            yield from _kinds(inner)
 
 
 def measure(

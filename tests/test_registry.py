@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
+from torch import nn
 
 from genaf_sdk import registry as registry_module
+from genaf_sdk.attacks.uapgd import UAPGD
 from genaf_sdk.errors import AttackError
-from genaf_sdk.registry import Registry
+from genaf_sdk.registry import Registry, code_of_others
 
 
 class Alpha:
@@ -28,6 +33,30 @@ def registry() -> Registry[type[Alpha]]:
     made: Registry[type[Alpha]] = Registry("thing", "no.such.group", AttackError)
     made.register(Alpha)
     return made
+
+
+def test_code_of_others_is_that_of_their_files_and_of_a_script_that_of_the_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comparison would go on with figures of an attack as it was before its author mended it."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def code(text: str, module: str = "someones_attack") -> str:
+        (tmp_path / "someones_attack.py").write_text(f"import torch\n\n\nclass Theirs(torch.nn.Module):\n{text}\n")
+        sys.modules.pop("someones_attack", None)
+        importlib.invalidate_caches()
+        kind = importlib.import_module("someones_attack").Theirs
+        monkeypatch.setattr(kind, "__module__", module)
+        monkeypatch.setitem(sys.modules, module, sys.modules["someones_attack"])
+        return code_of_others([kind])
+
+    helper = "    name = 1\n\n\ndef helper():\n    return {}"
+    assert code(helper.format(1)) != code(helper.format(22))
+    assert code(helper.format(1)) == code(helper.format(1))
+    assert code(helper.format(1), "__mp_main__") == code(helper.format(22), "__mp_main__") != ""
+    assert code("    name = 1", "__mp_main__") != code("    name = 22", "__mp_main__")
+    assert code_of_others([type("Typed", (), {"__module__": "__mp_main__"})]) == ""
+    assert code_of_others([UAPGD, nn.Linear, int]) == ""
 
 
 def test_names_are_found_and_the_nearest_are_listed(registry: Registry[type[Alpha]]) -> None:

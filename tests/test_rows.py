@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 import genaf_sdk.comparison as comparison_module
+import genaf_sdk.evaluation.chosen as chosen_module
 import genaf_sdk.trials as trials_module
 from genaf_sdk import compare
 from genaf_sdk.attacks.registry import ATTACKS
@@ -105,6 +106,32 @@ def test_a_row_under_an_attack_whose_default_has_changed_is_measured_anew(
     assert not measured_anew(arguments)
     monkeypatch.setitem(ATTACKS._items, "uapgd", Before)
     assert not measured_anew(arguments), "the row of these settings is still there"
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_row_of_other_code_of_somebody_else_is_measured_anew(
+    arguments: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert measured_anew(arguments)
+    for module, told in ((chosen_module, "attacks.uapgd.its code"), (trials_module, "other code of its method")):
+        monkeypatch.setattr(module, "code_of_others", lambda _: "as it was mended")
+        assert measured_anew(arguments)
+        assert told in caplog.messages[-1]
+        assert not measured_anew(arguments)
+    (row,) = compare(**arguments, progress=False).rows
+    assert (row.code, row.attacks["uapgd"]["its code"]) == ("as it was mended", "as it was mended")
+
+
+def test_a_row_states_the_code_that_the_comparing_process_sees(arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class of a notebook comes to a worker without its source; its row would never be found again."""
+    monkeypatch.setattr(comparison_module, "require_attacks", lambda *_: None)
+    monkeypatch.setattr(trials_module, "code_of_others", lambda _: "seen")
+    monkeypatch.setattr(trials_module, "_transferred", lambda *_, **__: [])
+    monkeypatch.setattr(trials_module, "measure", lambda name, *_, **__: made(name))
+    with ThreadPoolExecutor(1) as executor:
+        (row,) = compare(**arguments, progress=False, executor=executor).rows
+    assert row.code == "seen"
+    assert list(row.attacks) == list(QUICK.attacks)
 
 
 @pytest.mark.usefixtures("untrained")

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from genaf_sdk import registry
-from genaf_sdk.attacks import EncoderAttack, Perturbation, known_attacks, load_attack, register
+from genaf_sdk.attacks import Attack, EncoderAttack, Perturbation, known_attacks, load_attack, register
 from genaf_sdk.attacks.registry import ATTACKS
 from genaf_sdk.errors import AttackError
+from genaf_sdk.evaluation.chosen import chosen_attacks
+from genaf_sdk.evaluation.settings import EvaluationConfig
 from genaf_sdk.inputs.threat import Patch
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_attack.py"
@@ -68,6 +70,16 @@ def test_two_attacks_of_one_name_are_refused_and_an_unknown_name_is_answered() -
         register(Other)
     with pytest.raises(AttackError, match="checkerboard"):
         load_attack("chekerboard")
+
+
+def test_an_attack_of_no_kind_is_refused_with_the_kinds_that_there_are() -> None:
+    @dataclass(frozen=True)
+    class Kindless(Attack):
+        name = "kindless"
+        source = "nowhere"
+
+    with pytest.raises(AttackError, match=r"'kindless' is a Kindless\. Expected: a subclass of EncoderAttack"):
+        chosen_attacks([Kindless()], EvaluationConfig())
 
 
 def test_an_attack_that_hands_over_its_budget_in_place_of_a_threat_still_runs() -> None:
