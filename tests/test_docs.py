@@ -29,7 +29,9 @@ from hub_server import TOKEN, LoopbackHub  # noqa: E402
 
 from genaf_sdk.cli import COMMANDS  # noqa: E402
 from genaf_sdk.inputs.keys import Knowledge  # noqa: E402
+from genaf_sdk.report.robustness import RobustnessReport  # noqa: E402
 from genaf_sdk.report.scores import Role, Score  # noqa: E402
+from genaf_sdk.report.sections import DataDescription, Sizes  # noqa: E402
 from genaf_sdk.rows import Comparison, read_rows  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -379,6 +381,30 @@ def test_a_row_of_somebody_else_stands_on_the_board_with_the_command_that_verifi
     line = tool["table"]([entry]).splitlines()[-1]
     assert line.startswith("| digits | `bundled:simclr-cifar10` | `someone/digits` |")
     assert line.endswith("| `genaf verify hf-hub:someone/digits` |")
+
+
+def test_a_row_that_was_easily_borne_is_in_no_column_of_the_board(tmp_path: Path) -> None:
+    """A smaller budget, a smaller patch, or few images: ``genaf verify`` agrees, as the report states them."""
+    tool = runpy.run_path(str(ROOT / "tools" / "write_board.py"))
+    (tmp_path / "someone--digits").mkdir()
+    data = DataDescription("digits", Sizes(1000, 200, 450), ["0", "1"], (3, 32, 32), "0" * 64)
+
+    def columns(attack: str, column: str, budget: float, n: int) -> set[str]:
+        threat = "patch" if attack.endswith("patch") else "linf"
+        saved = "" if attack == "pgd" else f"{column}-{attack}"
+        row = Score(Role.HARDENED, Knowledge(column), attack, budget, n, n, 0, perturbation=saved, threat=threat)
+        report = RobustnessReport(data, [row]).to_dict()
+        (tmp_path / "someone--digits" / "report.json").write_text(json.dumps(report))
+        (entry,) = tool["others_entries"](tmp_path)
+        return set(entry.accuracies)
+
+    assert columns("uapgd", "adaptive", 10 / 255, 450) == {"universal"}
+    assert columns("label-uap", "white-box", 10 / 255, 450) == {"universal, labels"}
+    assert columns("encoder-patch", "adaptive", 0.03, 450) == {"patch"}
+    assert columns("pgd", "white-box", 8 / 255, 100) == {"each image, 8/255"}
+    assert columns("uapgd", "adaptive", 2 / 255, 450) == columns("label-uap", "white-box", 9 / 255, 450) == set()
+    assert columns("encoder-patch", "adaptive", 0.01, 450) == set()
+    assert columns("pgd", "white-box", 7.6 / 255, 100) == columns("pgd", "white-box", 8 / 255, 1) == set()
 
 
 def test_the_drawing_of_the_threat_is_what_the_tool_draws() -> None:

@@ -9,6 +9,7 @@ those of others from docs/results/third-party/ORG--NAME/report.json: the report 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from bounds import AT_MOST, Threat, bounded
 
+from genaf_sdk.export.verify import LEAST_IMAGES
 from genaf_sdk.inputs.keys import Knowledge
 from genaf_sdk.report.robustness import RobustnessReport
 from genaf_sdk.report.scores import Role, Score, is_universal
@@ -59,6 +61,8 @@ BOUNDED: dict[str, Threat] = {
     **dict.fromkeys(("patch", "patch, each image"), "patch"),
 }
 """Columns in which earlier rows are upper bounds."""
+UNIVERSAL, AREA = 10 / 255, 0.03
+"""Budgets of the columns: what was borne under a smaller one would flatter its method."""
 LABEL_FREE = (Knowledge.TRANSFER, Knowledge.ADAPTIVE)
 
 
@@ -76,15 +80,17 @@ class Entry:
 
 
 def threat_of(score: Score) -> str | None:
-    """Return the column that a row of a report counts for; None where the board has none."""
+    """Return the column that a row of a report counts for; None where the board has none of its kind and budget."""
     if score.column == Knowledge.CLEAN:
         return "clean"
     if score.is_patch:
-        return "patch" if score.perturbation else "patch, each image"
+        name = "patch" if score.perturbation else "patch, each image"
+        return name if math.isclose(score.budget, AREA, rel_tol=1e-3) else None
     if is_universal(score):
-        return "universal" if score.column in LABEL_FREE else "universal, labels"
-    name = f"each image, {round(255 * score.budget)}/255"
-    return name if score.column == Knowledge.WHITE_BOX and name in THREATS else None
+        name = "universal" if score.column in LABEL_FREE else "universal, labels"
+        return name if math.isclose(score.budget, UNIVERSAL, rel_tol=1e-3) else None
+    name = next((f"each image, {k}/255" for k in (8, 4) if math.isclose(score.budget, k / 255, rel_tol=1e-3)), None)
+    return name if score.column == Knowledge.WHITE_BOX else None
 
 
 def worst(scores: Iterable[Score]) -> dict[str, float]:
@@ -112,12 +118,13 @@ def own_entries() -> Iterable[Entry]:
 
 
 def others_entries(folder: Path = THIRD_PARTY) -> Iterable[Entry]:
-    """Yield the entries that others handed in."""
+    """Yield the entries that others handed in; a row of fewer images than ours could be of those that flatter."""
     for path in sorted(folder.glob("*--*/report.json")):
         report = RobustnessReport.from_dict(json.loads(path.read_text(encoding="utf-8")))
         name = path.parent.name.replace("--", "/", 1)
         encoder = "" if report.model is None else report.model.encoder
-        accuracies = {threat: [value] for threat, value in worst(report.scores).items()}
+        least = min(LEAST_IMAGES, report.data.sizes.test)
+        accuracies = {threat: [value] for threat, value in worst(s for s in report.scores if s.n >= least).items()}
         again, earlier = f"genaf verify hf-hub:{name}", bounded(report.scores)
         yield Entry(report.data.name, encoder, name, accuracies, "", again, earlier)
 
