@@ -10,14 +10,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
 from genaf_sdk.cells import Cells
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data.settings import LoadingConfig
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
+from genaf_sdk.engine.randomness import kept_random_state
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.estimates import seconds_of_evaluation, seconds_of_parts
 from genaf_sdk.evaluation.settings import COMPARED, AttackConfig, EvaluationConfig
@@ -31,6 +29,8 @@ from genaf_sdk.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from torch import nn
 
     from genaf_sdk.cells import Executor
     from genaf_sdk.data import DataSplits
@@ -169,7 +169,7 @@ def seconds_of_comparison(
             images[key] = load_images(dataset, public, config, folder).fingerprint
         return any(row.data == images[key] for row in alike)
 
-    with own_accelerator("no") as engine, torch.random.fork_rng():
+    with own_accelerator("no") as engine, kept_random_state():
         for name, chosen in configs.items():
             config = chosen.with_(seed=seeds[0], evaluation=_attacks_alone(evaluation))
             missing = sum(not is_there(name, config.with_(seed=seed)) for seed in seeds)

@@ -20,6 +20,7 @@ from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.engine.lowrank import low_rank
 from genaf_sdk.engine.modules import draws_from_torch, synchronized_layers
 from genaf_sdk.engine.processes import Processes
+from genaf_sdk.engine.randomness import kept_random_state
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.train import gradients_of
 from genaf_sdk.engine.views import FeaturesAndLogits
@@ -80,7 +81,7 @@ def settled_machine(candidate: Candidate) -> MachineConfig:
     machine, accelerator = candidate.config.machine, candidate.accelerator
     if machine.checkpoint_activations != "auto" or accelerator.is_fsdp2:
         return machine
-    with torch.random.fork_rng():
+    with kept_random_state():
         for kind in ("auto", "light", "full"):
             chosen = machine.with_(checkpoint_activations=kind)
             lacking = memory_of_a_step(candidate, chosen) > free_memory(accelerator.device)

@@ -9,11 +9,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.engine.checkpoints import open_checkpoints
 from genaf_sdk.engine.cost import CostMeter, Spent
+from genaf_sdk.engine.randomness import kept_random_state
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.tracking import Metrics, require_trackers
 from genaf_sdk.engine.train import train
@@ -142,7 +141,7 @@ def harden(
             with run.termination.listening():
                 attack = run.checkpoints.noted(MEASURED) is None
                 both_trained = trainings(run, candidate, clock, surrogate, attack=attack)
-                with run.progress, torch.random.fork_rng(), both_trained as both:
+                with run.progress, kept_random_state(), both_trained as both:
                     for stage in both.stages():
                         train(run, both.model, data, stage)
                     both.end()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from genaf_sdk.attacks.registry import load_attack
+from genaf_sdk.engine.randomness import kept_random_state
 from genaf_sdk.errors import AttackError, EncoderError, GenafError, OutputError
 from genaf_sdk.estimates import (
     MOMENTS,
@@ -92,7 +93,7 @@ def preflight(
     """
     findings: list[Finding] = []
     seconds: dict[str, float] = {}
-    with torch.random.fork_rng():
+    with kept_random_state():
         for subject, check in CHECKS.items():
             announce(subject)
             started = time.monotonic()

@@ -15,6 +15,7 @@ from genaf_sdk._version import __version__
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.data import DataSplits, load_data
 from genaf_sdk.encoders import load_encoder
+from genaf_sdk.engine.randomness import kept_random_state
 from genaf_sdk.errors import ConfigError, DataError, EncoderError
 from genaf_sdk.hardened import HardenedModel
 from genaf_sdk.methods import METHODS, Method, presets
@@ -166,7 +167,7 @@ def new_candidate(
         folder: Where it writes; None where it does not.
         evaluate: Whether a report is wanted, for which there is an undefended classifier, too.
     """
-    with torch.random.fork_rng():
+    with kept_random_state():
         model = new_classifier(published, data, config.seed, head=config.head)
     return Candidate(published, model, data, config, accelerator, folder, evaluate)
 

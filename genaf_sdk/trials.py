@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from genaf_sdk.config import HardenConfig
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.engine.checkpoints import FOLDER, Checkpoints, open_checkpoints
+from genaf_sdk.engine.randomness import kept_random_state
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.train import train
 from genaf_sdk.errors import ConfigError, DataError, RunStoppedError
@@ -205,7 +205,7 @@ def _trained(
             with (
                 run.termination.listening(),
                 run.progress,
-                torch.random.fork_rng(),
+                kept_random_state(),
                 trainings(run, candidate, clock) as both,
             ):
                 for stage in both.stages():

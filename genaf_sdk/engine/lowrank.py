@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from genaf_sdk.engine.randomness import kept_random_state
 from genaf_sdk.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def low_rank(model: Classifier, stage: Stage, rank: int | None, key: int) -> Ite
     peft = _peft()
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     config = peft.LoraConfig(r=rank, lora_alpha=SCALE * rank, target_modules="|".join(map(re.escape, names)))
-    with torch.random.fork_rng():
+    with kept_random_state():
         torch.manual_seed(key)
         peft.inject_adapter_in_model(config, model.encoder)
     own = {name for name, _ in model.named_parameters()} - {_wrapped(name, names) for name in required}

@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from torch import Tensor
+
+
+def kept_random_state() -> AbstractContextManager[None]:
+    """Return a context after which torch's generators are as they were, those of all GPUs: a seed is one for all.
+
+    Torch itself warns of the time that takes on several GPUs, unless they are named. It takes none: states are small.
+    """
+    gpus = torch.cuda.device_count()
+    if gpus:
+        return torch.random.fork_rng(range(gpus), device_type="cuda")
+    return torch.random.fork_rng()
 
 
 def random_key(*parts: int | str) -> int:

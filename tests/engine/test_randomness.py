@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genaf_sdk.engine.randomness import integers, random_key, uniform
+from genaf_sdk.engine.randomness import integers, kept_random_state, random_key, uniform
 
 GOLDEN, WORD = 0x9E3779B97F4A7C15, 2**64
 
@@ -40,3 +40,18 @@ def test_keys_stay_what_they_are() -> None:
     """Of others, a run that a later version resumes would not end in the same weights."""
     assert random_key(0, "stage 1") == 4220009652313918379
     assert random_key(7, "order", 2) == -29148707381250812
+
+
+def test_the_generators_of_several_gpus_are_kept_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch warns where it has to find them itself, and a warning is an error here."""
+    states = [torch.zeros(2), torch.ones(2)]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_rng_state", lambda device: states[int(device)].clone())
+    monkeypatch.setattr("torch.cuda.set_rng_state", lambda state, device: states[int(device)].copy_(state))
+    monkeypatch.setattr("torch.random._fork_rng_warned_already", False)
+    before = torch.get_rng_state()
+    with kept_random_state():
+        torch.rand(1)
+        states[1].zero_()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert states[1].tolist() == [1, 1]
