@@ -150,7 +150,7 @@ class CostMeter:
 
     def __enter__(self) -> CostMeter:
         self.energy = {"cpu": _Energy(*cpu_counters()), "gpu": _Energy(*gpu_counters())}
-        for index in range(torch.cuda.device_count()):
+        for index in _used_gpus():
             torch.cuda.reset_peak_memory_stats(index)
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="genaf-energy", daemon=True)
@@ -174,7 +174,7 @@ class CostMeter:
         self._sample()
         gpus = [
             {"name": torch.cuda.get_device_name(index), "peak_memory": torch.cuda.max_memory_allocated(index)}
-            for index in range(torch.cuda.device_count())
+            for index in _used_gpus()
         ]
         unknown = {"joules": None, "reason": WENT_ON} if went_on else None
         energy = {part: unknown or measured.summary() for part, measured in self.energy.items()}
@@ -188,6 +188,11 @@ class CostMeter:
         with self._lock:
             for part in self.energy.values():
                 part.sample()
+
+
+def _used_gpus() -> range:
+    """Return the numbers of the GPUs that torch has in use: until then it knows of no memory of theirs, and says so."""
+    return range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
 
 
 def peak_memory() -> int | None:

@@ -62,6 +62,21 @@ def test_a_gpu_without_a_driver_library_costs_no_run(monkeypatch: pytest.MonkeyP
     assert gpu_counters() == ([], "the package nvidia-ml-py is not installed")
 
 
+def test_a_gpu_that_is_not_used_costs_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where ``ACCELERATE_USE_CPU`` is set: torch refuses to say what it has never counted."""
+
+    def refused(device: int) -> None:
+        raise RuntimeError(f"Invalid device argument {device}: did you call init?")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: False)
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", refused)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with CostMeter() as meter:
+        assert meter.read()["gpus"] == []
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="the peak is not known there")
 def test_peak_memory_is_that_of_this_process() -> None:
     with CostMeter() as meter:
