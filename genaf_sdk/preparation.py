@@ -86,12 +86,12 @@ def resolved(config: HardenConfig | str | None, method: str | Method | None) -> 
 
 
 def load_published(encoder: str | nn.Module, tuning: TuningConfig) -> PixelEncoder:
-    """Return a copy of the encoder, in eval mode, with what is not to be trained frozen.
+    """Return a copy of the encoder on the CPU, in eval mode, with what is not to be trained frozen.
 
     Raises:
         EncoderError: It cannot be loaded, or has no part that ``tuning`` names.
     """
-    published = copy.deepcopy(load_encoder(encoder)).eval()
+    published = copy.deepcopy(load_encoder(encoder)).cpu().eval()
     freeze(published, tuning)
     return published
 

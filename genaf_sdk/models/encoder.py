@@ -60,8 +60,9 @@ class PixelEncoder(nn.Module):
         self.backbone = backbone
         self.source, self.image_size, self.channels = source, image_size, channels
         self.interpolation = interpolation
-        self.register_buffer("mean", torch.tensor(means or (0.0,)).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(stds or (1.0,)).view(1, -1, 1, 1), persistent=False)
+        device = next((parameter.device for parameter in backbone.parameters()), None)  # which may be a GPU
+        for name, values in (("mean", means or (0.0,)), ("std", stds or (1.0,))):
+            self.register_buffer(name, torch.tensor(values, device=device).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels (N, C, H, W) in [0, 1] to features (N, D)."""

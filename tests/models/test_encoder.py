@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.models.encoder import PixelEncoder, as_feature_vectors
+from genaf_sdk.models.tuning import TuningConfig
+from genaf_sdk.preparation import load_published
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -44,3 +49,28 @@ def test_what_encoders_return_becomes_feature_vectors() -> None:
     for refused, words in (((vectors, maps), "a tuple"), (maps[0], r"shape \(5, 3, 4\)"), ("text", "a str")):
         with pytest.raises(EncoderError, match=words):
             as_feature_vectors(refused)
+
+
+def test_an_encoder_that_is_on_a_gpu_is_normalized_there() -> None:
+    """Tensors without memory know devices that this machine has not, and refuse to mix them."""
+    with FakeTensorMode():
+        encoder = PixelEncoder(nn.Conv2d(3, 4, 3, device="cuda"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+        features = encoder(torch.rand(2, 3, 8, 8, device="cuda"))
+    assert (features.shape, features.device.type) == ((2, 4), "cuda")
+
+
+def test_what_a_run_begins_with_is_on_the_processor() -> None:
+    """Where the head is made, and the run is tried."""
+    moves: list[Callable[[Tensor], Tensor]] = []
+
+    class Watched(nn.Conv2d):
+        def _apply(self, fn: Any, recurse: bool = True) -> Any:  # as in torch
+            moves.append(fn)
+            return super()._apply(fn, recurse)
+
+    load_published(Watched(3, 4, 3), TuningConfig())
+    with FakeTensorMode():
+        found = torch.ones(1, device="cuda")
+        for move in moves:
+            found = move(found)
+    assert found.device.type == "cpu"
