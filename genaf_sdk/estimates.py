@@ -7,7 +7,7 @@ import statistics
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -33,7 +33,9 @@ from genaf_sdk.preparation import frozen_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
+    from accelerate import Accelerator
     from torch import Tensor, nn
 
     from genaf_sdk.data import DataSplits
@@ -110,7 +112,7 @@ def memory_of_a_step(candidate: Candidate, machine: MachineConfig) -> int:
         adapted.train_mode(model)
         if adapted.memory is not None:
             adapted.memory.begin(0.0)
-        with candidate.accelerator.autocast():
+        with _autocast(candidate.accelerator, device):
             views = len(adapted.views(model, batch))
             a_view = bytes_kept(model, batch.inputs, recomputed(run)) / MEASURED_ON
     images = len(candidate.data.train)
@@ -119,10 +121,18 @@ def memory_of_a_step(candidate: Candidate, machine: MachineConfig) -> int:
     return int(weights + (MOMENTS - 1) * trained + rows * views * a_view)
 
 
+def _autocast(accelerator: Accelerator, device: torch.device) -> AbstractContextManager[Any]:
+    """Context: a pass on ``device`` keeps as many bytes as on the accelerator's, whose autocast is for that alone."""
+    if device.type == accelerator.device.type:
+        return accelerator.autocast()
+    return torch.autocast(device.type, torch.bfloat16, enabled=accelerator.mixed_precision in ("bf16", "fp16"))
+
+
 def free_memory(device: torch.device) -> int:
-    """Return how many bytes a device has left."""
+    """Return how many bytes a device has left; what torch keeps of freed tensors, as of timed steps, counts."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + int(kept)
     return int(psutil.virtual_memory().available)
 
 
@@ -214,6 +224,7 @@ def seconds_of(candidate: Candidate, model: HardenedModel, stage: Stage) -> floa
             started = time.monotonic()
             for batch in fitting.batches():
                 fitting.training_step(batch, current)
+                _wait_for(candidate.accelerator.device)
                 durations.append(time.monotonic() - started)
                 if _timed_enough(durations, fitting.total):
                     break
@@ -222,6 +233,12 @@ def seconds_of(candidate: Candidate, model: HardenedModel, stage: Stage) -> floa
             fitting.release()
     validation = FORWARD * len(candidate.data.validation) / len(candidate.data.train)
     return statistics.fmean(durations[1:] or durations) * fitting.total * (1 + validation)
+
+
+def _wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was given: it works on while this process goes on."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _timed_enough(durations: list[float], steps: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,12 @@ from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.attacks.sample_wise import FeatureAttack, SampleWiseAttack
 from genaf_sdk.attacks.tried_uap import TriedUAP
 from genaf_sdk.data import DataSplits
+from genaf_sdk.engine.fitting import Fitting
 from genaf_sdk.estimates import (
     MOST,
     SHORTER,
     STEPS,
+    free_memory,
     left_of,
     memory_of_a_step,
     seconds_of_a_pass,
@@ -205,6 +208,45 @@ def test_a_step_takes_the_memory_of_as_many_views_as_its_method_has(
         for method in ("fine-tuning", "pgd-at", "trades", "gen-af")
     }
     assert taken["fine-tuning"] == taken["pgd-at"] < taken["trades"] == taken["gen-af"]
+
+
+def test_the_memory_of_a_gpu_is_estimated_in_the_precision_that_it_computes_in(
+    striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is measured on the processor, where the autocast of a GPU does nothing."""
+    given, machine = candidate(striped, quick_config, None), quick_config.machine
+    fp32 = memory_of_a_step(given, machine)
+    monkeypatch.setattr(Accelerator, "device", torch.device("cuda"))
+    monkeypatch.setattr(Accelerator, "autocast", lambda _: torch.autocast("cuda", torch.bfloat16, enabled=False))
+    assert memory_of_a_step(given, machine) == fp32
+    monkeypatch.setattr(Accelerator, "mixed_precision", "bf16")
+    assert memory_of_a_step(given, machine) < 0.8 * fp32
+
+
+def test_memory_that_torch_keeps_of_freed_tensors_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a step was timed on a GPU, most of its memory is kept: the next one gets it without asking the driver."""
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (20 * 2**30, 80 * 2**30))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda _: 55 * 2**30)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda _: 5 * 2**30)
+    assert free_memory(torch.device("cuda", 0)) == 70 * 2**30
+
+
+def test_a_step_is_timed_until_the_device_has_done_it(
+    striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    step = Fitting.training_step
+
+    def noted(fitting: Fitting, *given: Any) -> None:
+        step(fitting, *given)
+        done.append("step")
+
+    monkeypatch.setattr(Fitting, "training_step", noted)
+    monkeypatch.setattr("genaf_sdk.estimates._wait_for", lambda device: done.append(device.type))
+    monkeypatch.setattr("genaf_sdk.estimates.seconds_of_a_pass", lambda *_: 0.0)
+    seconds_of_parts(candidate(striped, quick_config, None, evaluate=False))
+    assert done == ["step", "cpu"] * (len(done) // 2)
+    assert done
 
 
 def test_stage_2_is_timed_in_micro_batches_where_memory_is_short(

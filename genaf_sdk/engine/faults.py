@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def all_finite(tensors: list[Tensor]) -> Tensor:
-    """Return whether no tensor holds NaN or infinity, as one Boolean on their device."""
+    """Return whether no tensor holds NaN or infinity, as one Boolean on the device of the first."""
     values = [tensor.detach().float() for tensor in tensors if tensor.numel()]
     norms = torch._foreach_norm(values, float("inf"))
-    return torch.isfinite(torch.stack(list(norms))).all()
+    return torch.isfinite(torch.stack([norm.to(values[0].device) for norm in norms])).all()
 
 
 def require_finite(model: nn.Module, stage: str, step: int) -> None:
