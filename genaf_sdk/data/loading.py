@@ -48,7 +48,7 @@ def loader_options(images: LabeledImages, device: torch.device, processes: int =
     Args:
         images: What is loaded.
         device: Where the batches go.
-        processes: Training processes that share the processors.
+        processes: Training processes that share this machine's processors.
     """
     workers = max(0, min(MOST_WORKERS, processors() // processes - 1)) if images.on_disk else 0
     method = start_method()

@@ -148,7 +148,7 @@ class GlobalBatches:
                 self.images,
                 batch_sampler=self._wanted,
                 collate_fn=_as_it_is,
-                **loader_options(self.images, device, self.processes.count),
+                **loader_options(self.images, device, self.processes.neighbors),
                 generator=torch.Generator(),  # of the workers' seeds, which nothing uses; the global one is left alone
             )
         loaded = iter(self._loaders[device])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import DistributedType
+from accelerate.utils import get_int_from_env
 from torch import Tensor
 
 from genaf_sdk.errors import ConfigError, TrainingError
@@ -62,6 +63,11 @@ class Processes:
     def is_first(self) -> bool:
         """Whether this process writes and prints."""
         return self.index == 0
+
+    @property
+    def neighbors(self) -> int:
+        """How many of them share this machine, as their launcher says; all of them where it does not."""
+        return min(self.count, get_int_from_env(["LOCAL_WORLD_SIZE"], self.count) or 1)
 
     def all_reduce(self, value: Tensor) -> Tensor:
         """Return ``value`` added up over all processes, without gradient."""

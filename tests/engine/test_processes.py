@@ -70,6 +70,14 @@ def test_harden_in_two_processes_gives_both_the_same_model_and_writes_it_once(tm
     assert (tmp_path / "model.safetensors").exists()
 
 
+def test_the_processors_of_a_machine_are_shared_by_its_own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 32 processes on four machines, eight read their images beside one another."""
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert Processes(0, 32).neighbors == 32
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert Processes(0, 32).neighbors == 8
+
+
 def test_no_gradient_is_waited_for_that_never_comes(tiny_encoder: nn.Module) -> None:
     tiny_encoder.register_parameter("passed_over", nn.Parameter(torch.ones(3)))
     both = FeaturesAndLogits(tiny_model(tiny_encoder))
