@@ -293,6 +293,7 @@ class Fitting:
         """Record the epoch that was completed, save, and return its figures as text."""
         run = self.run
         epoch = self.done // self.global_batches.steps
+        run.processes.hand_out(self.model.buffers())  # statistics that are not synchronized are each process's own
         validation = {
             "validation_accuracy": accuracy(self.attacked, self.data.validation, run.accelerator.device, run.processes)
         }

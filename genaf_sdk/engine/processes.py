@@ -15,7 +15,7 @@ from torch import Tensor
 from genaf_sdk.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from accelerate import Accelerator
 
@@ -89,6 +89,14 @@ class Processes:
         dist.broadcast_object_list(box, device=torch.device(self.device))
         received: Value = box[0]
         return received
+
+    @torch.no_grad()
+    def hand_out(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes the values of the first one's tensors, in place; all have tensors of the same shapes."""
+        for tensor in tensors if self.count > 1 else ():
+            values = tensor.contiguous()
+            dist.broadcast(values, src=0)
+            tensor.copy_(values)
 
     def all_gather_rows(self, values: Tensor, rows: Tensor, total: int) -> Tensor:
         """Return all rows of a global batch, of which every process has some; gradients find their way back.
