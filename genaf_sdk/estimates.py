@@ -7,6 +7,7 @@ import statistics
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -83,11 +84,15 @@ def settled_machine(candidate: Candidate) -> MachineConfig:
     machine, accelerator = candidate.config.machine, candidate.accelerator
     if machine.checkpoint_activations != "auto" or accelerator.is_fsdp2:
         return machine
+    processes = Processes.of(accelerator)
+
+    def is_lacking(chosen: MachineConfig) -> bool:
+        return memory_of_a_step(candidate, chosen) > free_memory(accelerator.device)
+
     with kept_random_state():
         for kind in ("auto", "light", "full"):
             chosen = machine.with_(checkpoint_activations=kind)
-            lacking = memory_of_a_step(candidate, chosen) > free_memory(accelerator.device)
-            if not Processes.of(accelerator).any(lacking):  # all processes alike
+            if not processes.any(processes.together(partial(is_lacking, chosen))):  # all processes alike
                 break
     return chosen
 
@@ -124,7 +129,8 @@ def memory_of_a_step(candidate: Candidate, machine: MachineConfig) -> int:
 def _autocast(accelerator: Accelerator, device: torch.device) -> AbstractContextManager[Any]:
     """Context: a pass on ``device`` keeps as many bytes as on the accelerator's, whose autocast is for that alone."""
     if device.type == accelerator.device.type:
-        return accelerator.autocast()
+        own: AbstractContextManager[Any] = accelerator.autocast()
+        return own
     return torch.autocast(device.type, torch.bfloat16, enabled=accelerator.mixed_precision in ("bf16", "fp16"))
 
 

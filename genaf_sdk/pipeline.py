@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genaf_sdk.engine.accelerator import own_accelerator
+from genaf_sdk.engine.accelerator import joined, own_accelerator
 from genaf_sdk.engine.checkpoints import open_checkpoints
 from genaf_sdk.engine.cost import CostMeter, Spent
+from genaf_sdk.engine.processes import peers_alive
 from genaf_sdk.engine.randomness import kept_random_state
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.tracking import Metrics, require_trackers
@@ -50,10 +51,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from genaf_sdk.config import HardenConfig
+    from genaf_sdk.data import DataSplits
     from genaf_sdk.engine.tracking import LogWith
     from genaf_sdk.evaluation.ahead import Ahead
     from genaf_sdk.hardened import HardenedModel
     from genaf_sdk.methods import Method
+    from genaf_sdk.models.encoder import PixelEncoder
 
 
 logger = logging.getLogger(__name__)
@@ -113,20 +116,29 @@ def harden(
             was done until then is kept for ``resume``.
     """
     config = resolved(config, method)
-    with nullcontext() if output_dir is None else trial_folder(Path(output_dir)) as folder:
-        if folder is not None:
-            require_free(folder)
-        if log_with is not None and accelerator is not None:
-            raise ConfigError("Both log_with and accelerator are given.", remedy="give log_with to your Accelerator")
-        trackers = require_trackers(log_with, folder)
-        published = load_published(encoder, config.tuning)
-        data = load_images(dataset, published, config, folder)
-        published = data.space.placed(published)
+    if log_with is not None and accelerator is not None:
+        raise ConfigError("Both log_with and accelerator are given.", remedy="give log_with to your Accelerator")
+    peers = joined()
+    with peers_alive(peers), ExitStack() as ending:
+
+        def begin() -> tuple[Path | None, list[Any], PixelEncoder, DataSplits]:
+            folder = None if output_dir is None else ending.enter_context(trial_folder(Path(output_dir)))
+            if folder is not None:
+                require_free(folder)
+            trackers = require_trackers(log_with, folder)
+            published = load_published(encoder, config.tuning)
+            data = load_images(dataset, published, config, folder)
+            return folder, trackers, data.space.placed(published), data
+
+        folder, trackers, published, data = peers.together(begin)
         precision = config.machine.mixed_precision
         engines = own_accelerator(precision, trackers, folder) if accelerator is None else nullcontext(accelerator)
-        with engines as engine, CostMeter() as cost, _held(folder, engine):
+        with engines as engine, CostMeter() as cost, ExitStack() as held:
+            peers.together(lambda: held.enter_context(_held(folder, engine)))
             writes = folder is not None and engine.is_main_process
-            candidate = new_candidate(published, data, config, engine, folder, evaluate=evaluate)
+            candidate = peers.together(
+                lambda: new_candidate(published, data, config, engine, folder, evaluate=evaluate)
+            )
             run = Run(engine, config.seed, show_progress=progress, machine=config.machine)
             run.termination.saves = folder is not None
             if preflight:
@@ -136,7 +148,7 @@ def harden(
             identity = run_identity(published, data, config)
             run.checkpoints = open_checkpoints(folder, identity, run.processes, resume=resume, overwrite=overwrite)
             run.metrics = Metrics(engine, folder)
-            run.metrics.start(config.to_dict())
+            peers.together(lambda: run.metrics.start(config.to_dict()))
             clock = Clock()
             with run.termination.listening():
                 attack = run.checkpoints.noted(MEASURED) is None
@@ -237,9 +249,13 @@ def _save_bundle(result: HardenResult, folder: Path) -> None:
 def _save_trained(run: Run, model: HardenedModel, folder: Path | None) -> None:
     """Write the model, so that it is never lost to what comes after it; what this run wrote before stays as it is."""
     saved = run.checkpoints.noted(SAVED)
-    if folder is not None and not (saved and is_stored(model, folder)):
-        save_model(model, folder)
-        run.checkpoints.note(SAVED, True)
+
+    def save() -> None:
+        if folder is not None and not (saved and is_stored(model, folder)):
+            save_model(model, folder)
+            run.checkpoints.note(SAVED, True)
+
+    run.processes.together(save)
 
 
 def _measured(
@@ -251,12 +267,15 @@ def _measured(
     cost: CostMeter,
     ahead: Ahead | None = None,
 ) -> RobustnessReport:
-    """Return the report, which is saved as soon as it is there; one that this run measured before is not made again."""
-    noted = run.checkpoints.noted(MEASURED)
-    before = None if folder is None else _measured_before(noted, result, surrogate, folder)
-    report: RobustnessReport | None = run.processes.broadcast(before)
+    """Return the report, which is saved as soon as it is there; one that this run measured before is not made again.
+
+    From here on no process waits for another: what the first one writes may take it longer than others wait.
+    """
+    noted, processes = run.checkpoints.noted(MEASURED), run.processes
+    before = processes.together(lambda: _measured_before(noted, result, surrogate, folder))
+    report = processes.broadcast(before)
     if report is None:
-        kept = Kept(run.checkpoints.attacks, writes=run.processes.is_first)
+        kept = Kept(run.checkpoints.attacks, writes=processes.is_first)
         report = evaluate_result(run, result, surrogate, ahead, kept)
         clock.stop("evaluation", Spent(kept.seconds))
         report.complete(describe(result) | {"cost": cost.read(went_on=bool(run.earlier))})
@@ -272,10 +291,10 @@ def _measured(
 
 
 def _measured_before(
-    noted: Any, result: HardenResult, surrogate: Tensor | None, folder: Path
+    noted: Any, result: HardenResult, surrogate: Tensor | None, folder: Path | None
 ) -> RobustnessReport | None:
     """Return the report of this run that was stopped after it was measured, if nothing was missing in it."""
-    if noted is None or not (folder / REPORT_FILE).is_file():
+    if folder is None or noted is None or not (folder / REPORT_FILE).is_file():
         return None
     report = RobustnessReport.load(folder)
     missing = any(failure.part == "attack" for failure in report.failures)

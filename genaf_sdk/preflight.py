@@ -9,12 +9,14 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from genaf_sdk.attacks.registry import load_attack
+from genaf_sdk.engine.processes import Processes
 from genaf_sdk.engine.randomness import kept_random_state
 from genaf_sdk.errors import AttackError, EncoderError, GenafError, OutputError
 from genaf_sdk.estimates import (
@@ -93,12 +95,13 @@ def preflight(
     """
     findings: list[Finding] = []
     seconds: dict[str, float] = {}
+    processes = Processes.of(candidate.accelerator)
     with kept_random_state():
         for subject, check in CHECKS.items():
             announce(subject)
             started = time.monotonic()
             try:
-                findings += check(candidate)
+                processes.together(partial(_try, check, candidate, findings))
             except GenafError as error:
                 findings.append(Finding.of(subject, error))
             seconds[subject] = time.monotonic() - started
@@ -109,6 +112,10 @@ def preflight(
     findings.append(Finding("note", "preflight", f"Trying took {sum(seconds.values()):.1f} s: {listed}."))
     order = ("error", "warning", "note")
     return sorted(findings, key=lambda finding: order.index(finding.level))
+
+
+def _try(check: Callable[[Candidate], Iterable[Finding]], candidate: Candidate, findings: list[Finding]) -> None:
+    findings += check(candidate)
 
 
 def require_ready(candidate: Candidate, announce: Callable[[str], object]) -> None:

@@ -93,7 +93,9 @@ class Trainings:
             self._seconds = self._beside.result()
             self.run.history.sort(key=lambda record: record["stage"] != UNDEFENDED)
         self.lab.clock.seconds = {**self._seconds, **self.lab.clock.seconds}
-        require_discerning(self.model, "hardened", self.data.validation, self.config.method.schedule.epochs)
+        epochs = self.config.method.schedule.epochs
+        discerns = partial(require_discerning, self.model, "hardened", self.data.validation, epochs)
+        self.run.processes.together(discerns)
 
     def give_up(self, error: BaseException) -> None:
         """Have the other training end, too; if it failed first, that is the reason."""

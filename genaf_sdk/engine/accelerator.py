@@ -12,6 +12,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
 
+from genaf_sdk.engine.processes import Processes
 from genaf_sdk.precision import has_bf16
 
 if TYPE_CHECKING:
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 PEERS_TIMEOUT = timedelta(minutes=10)
 """How long a process waits for another that neither answers nor closes its connection, as when a host loses power."""
+
+
+def joined() -> Processes:
+    """Return this process among those that were started together; they meet here, if they have not before."""
+    state = _state()
+    return Processes(state.process_index, state.num_processes, state.device)
+
+
+def _state() -> PartialState:
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpu, timeout=PEERS_TIMEOUT)
 
 
 @contextmanager
@@ -37,8 +49,7 @@ def own_accelerator(
         trackers: As ``require_trackers`` gave them.
         folder: Where trackers that write files write them; None where none does.
     """
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    device = PartialState(cpu=on_cpu, timeout=PEERS_TIMEOUT).default_device
+    device = _state().default_device
     precision = mixed_precision
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "no"

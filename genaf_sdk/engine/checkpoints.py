@@ -67,14 +67,18 @@ class Checkpoints:
         return None if self.folder is None else self.folder / "attacks"
 
     def save(self, stage: str, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint and remove the oldest beyond ``KEPT``.
+        """Write a checkpoint and remove the oldest beyond ``KEPT``; all processes call this.
 
         Raises:
-            OutputError: It cannot be written; those written before are as they were.
+            OutputError: It cannot be written, which all learn; those written before are as they were.
         """
-        if self.folder is None or not self.processes.is_first:
+        folder = self.folder
+        if folder is not None:
+            self.processes.together(lambda: self._write(folder / _slug(stage), checkpoint))
+
+    def _write(self, folder: Path, checkpoint: Checkpoint) -> None:
+        if not self.processes.is_first:
             return
-        folder = self.folder / _slug(stage)
         final = folder / f"{checkpoint.step:08d}"
         partial = folder / f"{PARTIAL}-{final.name}"
         try:
@@ -101,32 +105,35 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
 
     def latest(self, stage: str) -> Checkpoint | None:
-        """Return a stage's newest intact checkpoint; damaged ones are passed over, and that is logged."""
+        """Return a stage's newest intact checkpoint; damaged ones are passed over, and that is logged.
+
+        Raises:
+            OutputError: A process cannot read what the first one can, as where hosts do not share the folder.
+        """
         if self.folder is None:
             return None
-        found = None
-        if self.processes.is_first:
-            for folder in reversed(_numbered(self.folder / _slug(stage))):
-                try:
-                    found = read_checkpoint(folder)
-                    break
-                except OutputError as error:
-                    logger.warning("%s The one before it is used instead.", error)
-        step = self.processes.broadcast(None if found is None else found.step)
-        if step is None or found is not None:
-            return found
-        return read_checkpoint(self.folder / _slug(stage) / f"{step:08d}")
+        folder, processes = self.folder / _slug(stage), self.processes
+        found = processes.together(lambda: _newest_intact(folder) if processes.is_first else None)
+        step = processes.broadcast(None if found is None else found.step)
+        if step is None:
+            return None
+        return processes.together(lambda: read_checkpoint(folder / f"{step:08d}") if found is None else found)
 
     def note(self, name: str, value: Any) -> None:
-        """Keep something of this run, as JSON."""
+        """Keep something of this run, as JSON; where the first process cannot, the others do not hear of it."""
         if self.folder is not None and self.processes.is_first:
             write_json(self.folder / f"{_slug(name)}.json", value)
 
     def noted(self, name: str) -> Any:
         """Return what this run kept under ``name``; None where there is nothing."""
-        path = None if self.folder is None else self.folder / f"{_slug(name)}.json"
-        known = path is not None and self.processes.is_first and path.is_file()
-        return self.processes.broadcast(read_json(path) if known and path is not None else None)
+        if self.folder is None:
+            return None
+        path = self.folder / f"{_slug(name)}.json"
+
+        def read() -> Any:
+            return read_json(path) if self.processes.is_first and path.is_file() else None
+
+        return self.processes.broadcast(self.processes.together(read))
 
     def finish(self) -> None:
         """Note that the run is over: a later one may replace its checkpoints."""
@@ -156,15 +163,12 @@ def open_checkpoints(
             raise ConfigError("resume=True without output_dir.", expected="the folder of the run that is to go on")
         return Checkpoints(None, processes)
     folder = output_dir / FOLDER
-    problem: Exception | None = None
-    if processes.is_first:
-        try:
+
+    def opened() -> None:
+        if processes.is_first:
             _open(folder, identity, resume=resume, overwrite=overwrite)
-        except (ConfigError, OutputError) as error:
-            problem = error
-    problem = processes.broadcast(problem)
-    if problem is not None:
-        raise problem
+
+    processes.together(opened)
     return Checkpoints(folder, processes)
 
 
@@ -233,6 +237,15 @@ def _slug(name: str) -> str:
 def _numbered(folder: Path) -> list[Path]:
     """Return a stage's checkpoints, oldest first; what else lies there, copies of them included, is not ours."""
     return sorted(path for path in folder.glob("[0-9]" * 8) if path.is_dir())
+
+
+def _newest_intact(folder: Path) -> Checkpoint | None:
+    for numbered in reversed(_numbered(folder)):
+        try:
+            return read_checkpoint(numbered)
+        except OutputError as error:
+            logger.warning("%s The one before it is used instead.", error)
+    return None
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
+from genaf_sdk.engine.processes import ALONE
 from genaf_sdk.engine.sharding import full_tensor
 from genaf_sdk.errors import TrainingError
 from genaf_sdk.models.modes import inference_mode_of
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from genaf_sdk.data import LabeledImages
     from genaf_sdk.engine.batches import Batch
+    from genaf_sdk.engine.processes import Processes
     from genaf_sdk.models.classifier import Classifier
 
 SERIOUS_EPOCHS = 5
@@ -33,13 +35,17 @@ def all_finite(tensors: list[Tensor]) -> Tensor:
     return torch.isfinite(torch.stack([norm.to(values[0].device) for norm in norms])).all()
 
 
-def require_finite(model: nn.Module, stage: str, step: int) -> None:
-    """Refuse weights and buffers that are not finite.
+def require_finite(model: nn.Module, stage: str, step: int, processes: Processes = ALONE) -> None:
+    """Refuse weights and buffers that are not finite; all processes call this, as each has statistics of its own.
 
     Raises:
-        TrainingError: One is NaN or infinite; the error names it.
+        TrainingError: One is NaN or infinite in any process; the error names it.
     """
     state = {name: full_tensor(value) for name, value in model.state_dict().items() if value.is_floating_point()}
+    processes.together(lambda: _require_finite(state, stage, step))
+
+
+def _require_finite(state: dict[str, Tensor], stage: str, step: int) -> None:
     if bool(all_finite(list(state.values()))):
         return
     name = next(name for name, value in state.items() if not bool(torch.isfinite(value).all()))

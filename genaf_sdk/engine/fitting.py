@@ -119,7 +119,7 @@ class Fitting:
             OutputError: It cannot be written.
         """
         self.metrics.read()
-        require_finite(self.model, self.stage.name, self.done)
+        require_finite(self.model, self.stage.name, self.done, self.run.processes)
         accelerator = self.run.accelerator
         tensors, metadata = gather_state(self.model, self.own_optimizers, self.stage.memory, accelerator)
         metadata |= {
@@ -261,7 +261,7 @@ class Fitting:
 
     def _skip(self, undo: Callable[[], None]) -> None:
         undo()
-        require_finite(self.model, self.stage.name, self.done)
+        require_finite(self.model, self.stage.name, self.done, self.run.processes)
         self.skipped += 1
         logger.warning("Step %d of %s was skipped: its loss or gradient is not finite.", self.done, self.stage.name)
         if self.skipped > max(1, self.total // 10):
@@ -307,9 +307,12 @@ class Fitting:
             run.metrics.ended += 1
         self.metrics = EpochMetrics(self.stage.name, self.epoch, run.processes)
         self.save()  # before anybody is told: a tracker that fails costs no epoch
-        with run.turns:
-            run.metrics.epoch(run.history, record)
+        run.processes.together(lambda: self._tell(record))
         return text
+
+    def _tell(self, record: dict[str, Any]) -> None:
+        with self.run.turns:
+            self.run.metrics.epoch(self.run.history, record)
 
     def release(self) -> None:
         """Have the accelerator forget what it prepared, so that a later stage may prepare the same weights."""

@@ -12,10 +12,10 @@ from accelerate import DistributedType
 from accelerate.utils import get_int_from_env
 from torch import Tensor
 
-from genaf_sdk.errors import ConfigError, TrainingError
+from genaf_sdk.errors import ConfigError, GenafError, TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from accelerate import Accelerator
 
@@ -90,6 +90,46 @@ class Processes:
         received: Value = box[0]
         return received
 
+    def together(self, work: Callable[[], Value]) -> Value:
+        """Return what ``work()`` gives this process; where it fails in any process, it fails in all.
+
+        Processes that went on would wait for the one that has failed.
+
+        Args:
+            work: Needs no other process: it would wait for one that has failed before.
+
+        Raises:
+            GenafError: Of the first process that failed, unless this one has an error of its own.
+        """
+        if self.count == 1:
+            return work()
+        done: list[Value] = []
+        own: Exception | None = None
+        try:
+            done.append(work())
+        except Exception as error:  # whatever it is, the others have to know
+            own = error
+        try:
+            box: list[Any] = [None if own is None else _telling(own, self)]
+            first = self._first(own is not None)
+            if first < self.count:
+                dist.broadcast_object_list(box, src=first, device=torch.device(self.device))
+        except RuntimeError as lost:  # others are gone: what happened here says more
+            if own is not None:
+                raise own from lost
+            raise
+        if own is not None:
+            raise own
+        if first < self.count:
+            raise box[0]
+        return done[0]
+
+    def _first(self, flag: bool) -> int:
+        """Return the number of the first process that says so; their count where none does."""
+        number = torch.tensor(self.index if flag else self.count, device=self.device)
+        dist.all_reduce(number, dist.ReduceOp.MIN)
+        return int(number)
+
     @torch.no_grad()
     def hand_out(self, tensors: Iterable[Tensor]) -> None:
         """Give all processes the values of the first one's tensors, in place; all have tensors of the same shapes."""
@@ -116,6 +156,16 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def _telling(error: Exception, processes: Processes) -> GenafError:
+    """Return an error of this package, which can travel: what others raise may hold anything."""
+    if isinstance(error, GenafError) and type(error).__module__ == GenafError.__module__:
+        return type(error)(error.problem, expected=error.expected, remedy=error.remedy)
+    return TrainingError(
+        f"Process {processes.index} of {processes.count} failed: {type(error).__name__}: {error}.",
+        remedy="look at that process's own error",
+    )
 
 
 class _GatherRows(torch.autograd.Function):

@@ -88,6 +88,9 @@ class Run:
         """Return what an earlier process of this run computed under ``name``, or compute and keep it (as JSON).
 
         What the first process has is what all processes get.
+
+        Raises:
+            OutputError: It cannot be kept.
         """
         noted = self.checkpoints.noted(name)
         if noted is not None:
@@ -95,7 +98,8 @@ class Run:
             return noted["value"]
         started = Spent.until_now()
         value = self.processes.broadcast(compute())
-        self.checkpoints.note(name, {"value": value, "spent": asdict(Spent.until_now() - started)})
+        kept = {"value": value, "spent": asdict(Spent.until_now() - started)}
+        self.processes.together(lambda: self.checkpoints.note(name, kept))
         return value
 
     def announce(self, stage: str) -> Callable[[str], None]:

@@ -209,7 +209,7 @@ def _probe(lab: Lab, settings: Adaptability, schedule: Schedule, guard: Guard) -
             rises = first_order_rises(lab.model, images, labels, settings.sensitivity, min(guard.at_once, AT_ONCE))
         return redundant_layers(rises, settings.redundant_fraction)
 
-    layers: list[str] = run.once("probed layers", least_sensitive)
+    layers: list[str] = run.once("probed layers", lambda: run.processes.together(least_sensitive))
     before = _weights(lab, layers)
     yield _clean_stage(lab, "probe", schedule.with_(epochs=settings.probe_epochs), layers)
     path = WeightPath(lab, before, _weights(lab, layers))
@@ -251,7 +251,7 @@ def _sensitivity(lab: Lab, settings: Adaptability, at_once: int) -> dict[str, fl
                 at_once=min(at_once, AT_ONCE),
             )
 
-    contributions: dict[str, float] = run.once("sensitivity", measured)
+    contributions: dict[str, float] = run.once("sensitivity", lambda: run.processes.together(measured))
     return contributions
 
 

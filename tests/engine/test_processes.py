@@ -70,6 +70,25 @@ def test_harden_in_two_processes_gives_both_the_same_model_and_writes_it_once(tm
     assert (tmp_path / "model.safetensors").exists()
 
 
+@pytest.mark.multiprocess
+def test_what_one_process_fails_of_ends_all_with_the_same_error_and_none_waits(tmp_path: Path) -> None:
+    """After every error the processes are still in step: they train, and have the same statistics in the end."""
+    processes = start(SCRIPT.with_name("failing_run.py"), str(tmp_path), count=2)
+    printed = finish(processes)
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
+    first, second = (json.loads((tmp_path / f"told-{rank}.json").read_text()) for rank in (0, 1))
+    assert first.keys() == second.keys()
+    assert len(first) == 13
+    for case, text in first.items():
+        if "its own" in (text, second[case]):  # an error of torch or Python stays what it is, and the other hears of it
+            assert "2 failed: " in text + second[case], case
+        else:
+            assert text == second[case], case
+    assert "No space left" in first["checkpoint"]
+    assert "in use by process" in first["locked"]
+    assert "cannot be read as JSON" in first["whole"]
+
+
 def test_the_processors_of_a_machine_are_shared_by_its_own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 32 processes on four machines, eight read their images beside one another."""
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
