@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from genaf_sdk.evaluation.ahead import Transferred
 
 METHODS = ("default", "fast", "fine-tuning", "pgd-at", "trades")
-EVALUATION: AttackConfig = COMPARED
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +202,7 @@ def _measured_on(executor: Executor, groups: list[Group]) -> Iterator[Comparison
 
 def _attacks_alone(given: AttackConfig | None) -> EvaluationConfig:
     """Return an evaluation that does what rows hold, and no more."""
-    stated = {field.name: getattr(given or EVALUATION, field.name) for field in fields(AttackConfig)}
+    stated = {field.name: getattr(given or COMPARED, field.name) for field in fields(AttackConfig)}
     return EvaluationConfig(**stated, curve=(), checks=False)
 
 

@@ -399,7 +399,7 @@ def test_the_example_of_many_runs_runs(
     kind: str, package: str, few: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(package)
-    monkeypatch.setattr(comparison_module, "EVALUATION", QUICK)
+    monkeypatch.setattr(comparison_module, "COMPARED", QUICK)
     example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "many_runs.py"))
     comparison = example["main"](kind, few, epochs=1, seeds=(0,), output_dir=str(tmp_path))
     assert comparison.failed == []
@@ -564,7 +564,7 @@ def few(striped: DataSplits) -> DataSplits:
 def test_the_example_runs(
     few: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(comparison_module, "EVALUATION", QUICK)
+    monkeypatch.setattr(comparison_module, "COMPARED", QUICK)
     example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "compare_methods.py"))
     comparison = example["main"](few, epochs=1, output_dir=str(tmp_path))
     assert comparison.methods == ["fine-tuning", "default", "default, no genetic term"]

@@ -124,9 +124,9 @@ class Kept:
         """Return what an attack makes by every seed, each kept by itself; all say how long all of them took.
 
         Args:
-            attack: As for ``made``, and so are ``target`` and ``given``.
-            target: See above.
-            given: See above.
+            attack: With its settings.
+            target: Pixels (N, C, H, W) in [0, 1] to features or logits.
+            given: Images (N, C, H, W) in [0, 1], and labels (N,) where the attack has them.
             starts: What the attack begins with, by seed.
             craft: Runs the attack by a seed from a start.
         """
