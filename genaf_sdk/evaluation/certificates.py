@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from genaf_sdk.data.sampling import Sample, batch_size
 from genaf_sdk.errors import AttackError
 from genaf_sdk.inputs.masks import MaskSet
-from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.models.modes import full_precision, inference_mode_of
 from genaf_sdk.report.certificate import CertificateSection
 
 if TYPE_CHECKING:
@@ -129,8 +129,9 @@ def classes_of(classifier: Callable[[Tensor], Tensor], images: Tensor, lead: flo
     if not isinstance(classifier, nn.Module):
         return leading_class(torch.as_tensor(classifier(images)), len(images), lead)
     parameter = next(classifier.parameters(), None)
-    with inference_mode_of(classifier):
-        images = images if parameter is None else images.to(parameter.device)
+    device = images.device if parameter is None else parameter.device
+    with inference_mode_of(classifier), full_precision(device):
+        images = images.to(device)
         return leading_class(classifier(images), len(images), lead)
 
 

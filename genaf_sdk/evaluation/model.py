@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from genaf_sdk.data.sampling import batch_size
 from genaf_sdk.errors import AttackError
 from genaf_sdk.models.encoder import PixelEncoder
-from genaf_sdk.models.modes import inference_mode_of
+from genaf_sdk.models.modes import full_precision, inference_mode_of
 from genaf_sdk.models.parts import in_parts
 from genaf_sdk.report.scores import Role
 
@@ -106,14 +106,14 @@ class EvaluatedModel:
 
     @torch.no_grad()
     def logits(self, pixels: Tensor) -> list[Tensor]:
-        """Return the logits (n, K) of images (N, C, H, W), batch by batch.
+        """Return the logits (n, K) of images (N, C, H, W), batch by batch, on a GPU without TF32.
 
         Raises:
             AttackError: The model gives NaN, or something else than logits (N, K).
         """
         parts = []
         mode = inference_mode_of(self.module) if self.module is not None else torch.no_grad()
-        with mode:
+        with mode, full_precision(self.device):
             for batch in pixels.split(batch_size(pixels.shape[1:])):
                 inputs = batch.to(self.device)
                 given = self.classify(inputs) if self.module is None else in_parts(self.classify, inputs)
