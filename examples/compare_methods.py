@@ -13,8 +13,10 @@ from typing import Any
 from genaf_sdk import Comparison, HardenConfig, compare
 
 
-def main(data: Any = "digits", epochs: int = 16, output_dir: str = "comparison") -> Comparison:
-    """Train and attack three methods with two seeds; the table and the plot are left in ``output_dir``."""
+def main(
+    data: Any = "digits", epochs: int = 16, seeds: tuple[int, ...] = (0, 1), output_dir: str = "comparison"
+) -> Comparison:
+    """Train and attack three methods with every seed; the table and the plot are left in ``output_dir``."""
     default = HardenConfig.preset("default")
     methods = {
         "fine-tuning": HardenConfig.preset("fine-tuning"),
@@ -22,7 +24,7 @@ def main(data: Any = "digits", epochs: int = 16, output_dir: str = "comparison")
         "default, no genetic term": default.with_(method={"genetic_weight": 0.0}),
     }
     methods = {name: config.with_(method={"schedule": {"epochs": epochs}}) for name, config in methods.items()}
-    comparison = compare("bundled:simclr-cifar10", data, methods, seeds=(0, 1), output_dir=output_dir)
+    comparison = compare("bundled:simclr-cifar10", data, methods, seeds=seeds, output_dir=output_dir)
     print(comparison.markdown())
     return comparison
 

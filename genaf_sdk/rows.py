@@ -48,6 +48,8 @@ class ComparisonRow:
         attacks: Every setting of each attack, by its text in ``config``, which leaves out defaults; empty in older
             rows, which are never taken for those of another run.
         code: Hash of the code of a method, and of its head, that are somebody else's; empty for those of this package.
+        processor: What trained it, to the end, as ``x86_64 AVX512`` or a GPU's name: times of different ones cannot be
+            compared. Empty in older rows.
     """
 
     derived: ClassVar[dict[str, str]] = {"figures": "figures"}
@@ -63,6 +65,7 @@ class ComparisonRow:
     frozen: tuple[str, ...] = ()
     attacks: dict[str, Any] = field(default_factory=dict)
     code: str = ""
+    processor: str = ""
 
     @property
     def identity(self) -> str:
@@ -168,6 +171,19 @@ class Comparison:
         told = "; ".join(f"{', '.join(names)}: n = {n}, up to ± {100 * reach[n]:.1f}" for n, names in found.items())
         return f"Test images of one seed, and how far its 95 % interval reaches: {told}" if told else ""
 
+    @property
+    def processors(self) -> str:
+        """What trained the rows, and which methods where there are several; empty where no row states it."""
+        found: dict[str, dict[str, None]] = {}
+        for row in self.rows:
+            found.setdefault(row.processor or "one that is not stated", {})[row.method] = None
+        if not any(row.processor for row in self.rows):
+            return ""
+        if len(found) == 1:
+            return f"CPU seconds are of {next(iter(found))}"
+        told = "; ".join(f"{name}: {', '.join(methods)}" for name, methods in found.items())
+        return f"CPU seconds of different processors cannot be compared. {told}"
+
     def figures(self, method: str) -> dict[str, tuple[float, float]]:
         """Return every accuracy of one method as (mean, standard deviation) over its seeds; 0 for a single seed."""
         rows = [row.figures for row in self.rows if row.method == method]
@@ -193,7 +209,8 @@ class Comparison:
         """Return the table for a terminal: a column for each method, as there are more attacks, of longer names."""
         columns = self.cells()
         title = "Accuracy in %, mean and standard deviation over seeds"
-        table = Table(title=title, title_justify="left", caption=self.certainty, caption_justify="left")
+        below = "\n".join(filter(None, [self.certainty, self.processors]))
+        table = Table(title=title, title_justify="left", caption=below, caption_justify="left")
         for head, *_ in columns:
             table.add_column(head, justify="right" if table.columns else "left", overflow="fold")
         for row in zip(*(cells for _, *cells in columns), strict=True):
@@ -201,12 +218,13 @@ class Comparison:
         return table
 
     def markdown(self) -> str:
-        """Return the table as Markdown; lines below tell n, cells that failed, and rows that cannot be compared."""
+        """Return the table as Markdown, and below it what figures are of, what failed, and what cannot be compared."""
         header, *lines = self.cells()
         rule = ["---", *["---:"] * (len(header) - 1)]
         rows = ([cell.replace("|", "\\|") for cell in line] for line in (header, rule, *lines))
         table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-        remarks = [*filter(None, [self.certainty]), *(f"Not measured: {cell.text}" for cell in self.failed)]
+        remarks = [*filter(None, [self.certainty, self.processors])]
+        remarks += [f"Not measured: {cell.text}" for cell in self.failed]
         if self.unlike:
             names = [f"{row.method}, seed {row.seed}" for row in (self.rows[-1], *self.unlike)]
             remarks.append(f"Not measured under the same attacks as {names[0]}: {'; '.join(names[1:])}")

@@ -13,6 +13,7 @@ from genaf_sdk.config import HardenConfig
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine.accelerator import own_accelerator
 from genaf_sdk.engine.checkpoints import FOLDER, Checkpoints, open_checkpoints
+from genaf_sdk.engine.cost import processor
 from genaf_sdk.engine.randomness import kept_random_state
 from genaf_sdk.engine.run import Run
 from genaf_sdk.engine.train import train
@@ -166,7 +167,7 @@ def measure(
         crafted += _transferred(config, public, data, folder, progress)
     clock = Clock()
     with Unfinished(folder).cell(row) as own:
-        model, attacks = _trained(row, config, public, data, own, clock, progress)
+        model, attacks, trained_by = _trained(row, config, public, data, own, clock, progress)
         with make_display(progress) as display:
             task = display.add_task(f"{name}, seed {config.seed}:", total=None)
             report = evaluate(
@@ -183,15 +184,16 @@ def measure(
     if failed:
         raise lacking(failed[0])
     seconds, cpu_seconds = (round(sum(parts.values()), 3) for parts in (clock.seconds, clock.cpu_seconds))
-    return replace(row, scores=tuple(report.scores), seconds=seconds, cpu_seconds=cpu_seconds)
+    scores = tuple(report.scores)
+    return replace(row, scores=scores, seconds=seconds, cpu_seconds=cpu_seconds, processor=trained_by)
 
 
 @reused_memory()
 def _trained(
     row: ComparisonRow, config: HardenConfig, public: PixelEncoder, data: DataSplits, folder: Path | None,
     clock: Clock, progress: bool | None,
-) -> tuple[HardenedModel, Path | None]:  # fmt: skip
-    """Train one method as ``harden`` does, or go on with what is in ``folder``; and where its attacks are kept.
+) -> tuple[HardenedModel, Path | None, str]:  # fmt: skip
+    """Train one method as ``harden`` does, or go on in ``folder``: model, where attacks are kept, what trained it.
 
     Raises:
         RunStoppedError: SIGTERM came.
@@ -219,7 +221,7 @@ def _trained(
             remedy = "start the same comparison again: it goes on with this row"
             raise RunStoppedError(f"{told}progress was saved.", remedy=remedy) from error
         both.model.cpu().eval()
-        return both.model, run.checkpoints.attacks
+        return both.model, run.checkpoints.attacks, processor(engine.device)
 
 
 def _checkpoints(folder: Path | None, identity: dict[str, Any], run: Run) -> Checkpoints:

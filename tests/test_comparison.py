@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 import genaf_sdk.comparison as comparison_module
@@ -34,6 +35,7 @@ from genaf_sdk.data import DataSplits, load_data
 from genaf_sdk.encoders import load_encoder
 from genaf_sdk.engine import fitting
 from genaf_sdk.engine.batches import Batch
+from genaf_sdk.engine.cost import processor
 from genaf_sdk.engine.stage import Losses, Outputs
 from genaf_sdk.errors import AttackError, ConfigError, GenafError, OutputError
 from genaf_sdk.evaluation.settings import EvaluationConfig
@@ -435,6 +437,16 @@ def test_figures_are_the_worst_of_each_column_and_spread_over_seeds() -> None:
     assert [column.header for column in comparison.table().columns] == ["method", "a", "b"]
 
 
+def test_times_of_different_processors_are_told_apart() -> None:
+    old, new = row("a", 0, 90), dataclasses.replace(row("b", 0, 90), processor="x86_64 AVX2")
+    gpu = dataclasses.replace(row("c", 0, 90), processor="NVIDIA H100")
+    assert Comparison([old]).processors == "", "an older row"
+    assert Comparison([new, new]).markdown().endswith("\n\nCPU seconds are of x86_64 AVX2\n")
+    told = "CPU seconds of different processors cannot be compared. x86_64 AVX2: b; NVIDIA H100: c"
+    assert Comparison([new, gpu]).processors == told
+    assert Comparison([new, old]).processors.endswith(" x86_64 AVX2: b; one that is not stated: a")
+
+
 def test_every_attack_has_its_figure_and_every_figure_its_n() -> None:
     """One on each image by its features, too; and of two seeds of which one lacks it nothing is said to spread."""
     each = Score("hardened", "adaptive", "feature-pgd", 8 / 255, 20, 0, 20)  # type: ignore[arg-type]
@@ -566,7 +578,7 @@ def test_the_example_runs(
 ) -> None:
     monkeypatch.setattr(comparison_module, "COMPARED", QUICK)
     example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "compare_methods.py"))
-    comparison = example["main"](few, epochs=1, output_dir=str(tmp_path))
+    comparison = example["main"](few, epochs=1, seeds=(0,), output_dir=str(tmp_path))
     assert comparison.methods == ["fine-tuning", "default", "default, no genetic term"]
     assert "| default, no genetic term |" in capsys.readouterr().out
 
@@ -588,6 +600,7 @@ def test_the_command_compares_and_lists(
     assert list(measured.attacks) == attacks
     assert {(score.attack, round(255 * score.budget)) for score in measured.scores} >= {("mine", 10), ("pgd", 6)}
     assert measured.config["evaluation"]["surrogate_samples"] == 32
+    assert measured.processor == processor(Accelerator().device)
     told = " ".join(capsys.readouterr().err.split())
     assert re.search(r"takes about \d+ (s|min) here: linear-probe \d+ (s|min)\.", told)
     assert re.search(r"published encoder, seed 0: transfer: uapgd", told), "attacks are told, too, where no terminal is"

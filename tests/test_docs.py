@@ -318,7 +318,7 @@ def test_the_tables_of_methods_are_made_from_the_rows() -> None:
 def test_figures_in_sentences_are_those_of_the_table() -> None:
     text = (ROOT / "docs" / "methods.md").read_text("utf-8")
     table = text.partition("<!-- write_tables: methods-mobilenet_v1_x0.25-128-trash -->\n")[2].partition("<!--")[0]
-    head, _, *lines = [[cell.strip(" `≤") for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    head, _, *lines = [[cell.strip(" `≤†") for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     rows = {line[0]: dict(zip(head[1:], map(float, line[1:]), strict=True)) for line in lines}
 
     def gain(method: str, column: str) -> str:

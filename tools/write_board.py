@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bounds import AT_MOST, Threat, bounded
+from costs import cpu_seconds
 
 from genaf_sdk.export.verify import LEAST_IMAGES
 from genaf_sdk.inputs.keys import Knowledge
@@ -111,10 +112,9 @@ def own_entries() -> Iterable[Entry]:
             chosen = [row for row in rows if row.method == method]
             found = [worst(row.scores) for row in chosen]
             accuracies = {threat: [each[threat] for each in found if threat in each] for threat in THREATS}
-            cost = f"{statistics.median(row.cpu_seconds for row in chosen):.0f}"
             again = command.format(method=method, seeds=" ".join(str(row.seed) for row in chosen))
             earlier = {threat for row in chosen for threat in bounded(row.scores)}
-            yield Entry(data, encoder, method, accuracies, cost, again, earlier)
+            yield Entry(data, encoder, method, accuracies, cpu_seconds(chosen), again, earlier)
 
 
 def others_entries(folder: Path = THIRD_PARTY) -> Iterable[Entry]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bounds import AT_MOST, bounded
+from costs import cpu_seconds
 
 from genaf_sdk.rows import Comparison, latest, read_rows
 
@@ -41,11 +42,11 @@ def table() -> str:
         named = task, f"{images:,}"
         for row in sorted((row for row in rows if row[0] in PRESETS), key=lambda row: PRESETS.index(row[0])):
             cells = dict(zip(columns, row, strict=True))
-            measured = (run for run in comparison.rows if run.method == row[0])
+            measured = [run for run in comparison.rows if run.method == row[0]]
             if any(bounded(run.scores) for run in measured):
                 cells[BOUNDED] = f"{AT_MOST}{cells[BOUNDED]}"
-            seconds, shown = comparison.cpu_seconds(row[0]), [cells[name] for name in SHOWN]
-            lines.append((*named, f"`{row[0]}`", *shown, f"{seconds:.0f}", f"{1000 * seconds / images:.0f}"))
+            cost = cpu_seconds(measured), cpu_seconds(measured, 1000 / images)
+            lines.append((*named, f"`{row[0]}`", *(cells[name] for name in SHOWN), *cost))
             named = "", ""
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bounds import AT_MOST, Threat, bounded
+from costs import cpu_seconds
 
 from genaf_sdk.report.scores import Role, Score
 from genaf_sdk.rows import latest, read_rows
@@ -105,7 +106,7 @@ def line(rows: Sequence[ComparisonRow], columns: Columns) -> str:
         f"{AT_MOST if BOUNDED.get(head) in earlier else ''}{_cell([100 * pick(accuracies) for accuracies in found])}"
         for head, pick in columns.items()
     ]
-    return " | ".join((f"`{rows[0].method}`", *cells, f"{statistics.median(row.cpu_seconds for row in rows):.0f}"))
+    return " | ".join((f"`{rows[0].method}`", *cells, cpu_seconds(rows)))
 
 
 def _cell(values: Sequence[float]) -> str:

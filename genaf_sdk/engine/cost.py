@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 import threading
 import time
@@ -193,6 +194,14 @@ class CostMeter:
 def _used_gpus() -> range:
     """Return the numbers of the GPUs that torch has in use: until then it knows of no memory of theirs, and says so."""
     return range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+
+
+def processor(device: torch.device) -> str:
+    """Return what computes on a device, as times depend on it: a GPU's name, or architecture and vector units."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    units = device.type.upper() if device.type != "cpu" else torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()} {units}"
 
 
 def peak_memory() -> int | None:

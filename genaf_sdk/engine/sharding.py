@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import sys
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from accelerate import Accelerator
+    from torch.distributed.tensor import DTensor
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -52,25 +52,35 @@ def in_precision(prepared: nn.Module, accelerator: Accelerator) -> Callable[[Ten
 
 def make_ready(model: nn.Module, accelerator: Accelerator) -> None:
     """Have FSDP2 leave weights and images in float32 (see ``in_precision``); it asks for rows one after the other."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
     for weight in model.parameters():
         weight.data = weight.data.contiguous()
     accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
 
 
+def is_shared_out(value: Tensor) -> TypeGuard[DTensor]:
+    """Whether this process has a part of a tensor alone; what makes such tensors takes seconds to load."""
+    loaded = sys.modules.get("torch.distributed.tensor")
+    return loaded is not None and isinstance(value, loaded.DTensor)
+
+
 def local(value: Tensor) -> Tensor:
     """Return this process's part of a tensor that is shared out; any other tensor as it is."""
-    return value.to_local() if isinstance(value, DTensor) else value
+    return value.to_local() if is_shared_out(value) else value
 
 
 def full_tensor(value: Tensor) -> Tensor:
     """Return a tensor that is shared out as a whole, on the CPU; any other tensor as it is. All processes call this."""
-    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+    return value.full_tensor().cpu() if is_shared_out(value) else value
 
 
 def sharded_like(value: Tensor, weight: Tensor) -> Tensor:
     """Return ``value`` shared out as ``weight`` is; as it is where that one is whole."""
-    if not isinstance(weight, DTensor):
+    if not is_shared_out(weight):
         return value
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements, src_data_rank=None)
 
 
