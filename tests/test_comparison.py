@@ -97,7 +97,7 @@ def test_a_comparison_that_was_stopped_goes_on(
     assert both.rows[0] == first.rows[0]  # its seconds too: it was not computed again
     assert read_rows(file) == both.rows
     assert both.methods == ["fine-tuning", "fast"]
-    assert (tmp_path / "comparison.md").read_text().count("\n") == 6
+    assert (tmp_path / "comparison.md").read_text().count("\n") == 8
     assert "<svg" in (tmp_path / "comparison.svg").read_text()
     changed = {"fast": configs["fast"].with_(method={"adaptability": {"epochs": 1}})}
     told = {"evaluation": QUICK, "output_dir": tmp_path}
