@@ -42,6 +42,7 @@ def test_importing_the_package_loads_no_torch() -> None:
     program = f"import sys, genaf_sdk; assert not ({heavy | {'tyro', 'rich'}} & set(sys.modules))"
     program += f"; import genaf_sdk.cli; assert not ({heavy} & set(sys.modules)), {heavy} & set(sys.modules)"
     program += "; genaf_sdk.harden; assert 'torch' in sys.modules and callable(genaf_sdk.harden)"
+    program += "; assert 'torch.distributed.tensor' not in sys.modules, 'seconds, for who shares out no weights'"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
