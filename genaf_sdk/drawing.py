@@ -24,7 +24,7 @@ def draw(path: Path, figures: Mapping[str, Figures], seconds: Mapping[str, float
     Args:
         path: The file.
         figures: Of each method.
-        seconds: Processor time of training of each method.
+        seconds: Processor time of training of each method; none where times cannot be compared: all discs are alike.
         threats: Names of figures; a method that lacks one is missing in its panel.
 
     Raises:
@@ -36,7 +36,8 @@ def draw(path: Path, figures: Mapping[str, Figures], seconds: Mapping[str, float
     figure = Figure(figsize=(5 * len(threats), 4.6), layout="constrained")
     for axes, threat in zip(figure.subplots(1, len(threats), squeeze=False).flat, threats, strict=True):
         _draw(axes, figures, seconds, threat)
-    figure.suptitle("Up and right is better. A disc's area is the processor time of training.", fontsize=9)
+    told = "A disc's area is the processor time of training." if seconds else "Times are of different processors, so discs are alike."
+    figure.suptitle(f"Up and right is better. {told}", fontsize=9)
     with replacing(path) as temporary, rc_context({"svg.hashsalt": "genaf"}):
         figure.savefig(temporary, format="svg", metadata={"Date": None})
 
@@ -50,7 +51,7 @@ def _draw(axes: Axes, figures: Mapping[str, Figures], seconds: Mapping[str, floa
         x, x_spread = (100 * figure for figure in found["clean"])
         y, y_spread = (100 * figure for figure in found[threat])
         color = f"C{index % 10}"
-        area = 30 + 600 * seconds[method] / max(most, 1e-9)
+        area = 30 + 600 * seconds.get(method, 0.0) / max(most, 1e-9)
         axes.scatter(x, y, s=area, color=color, alpha=0.5, linewidths=0)
         axes.errorbar(x, y, y_spread, x_spread, color=color, fmt=".", linewidth=1)
         near = next((at for at in names if abs(at[0] - x) < 0.5 and abs(at[1] - y) < 0.5), (x, y))

@@ -248,7 +248,8 @@ class Comparison:
         least = min(scores, key=lambda score: score.budget, default=None)
         threats = [WORST_DAE] if least is None else [WORST_DAE, f"pgd {budget_text(least)}"]
         figures = {method: self.figures(method) for method in self.methods}
-        draw(path, figures, {method: self.cpu_seconds(method) for method in self.methods}, threats)
+        comparable = len({row.processor for row in self.rows}) == 1
+        draw(path, figures, {method: self.cpu_seconds(method) for method in self.methods if comparable}, threats)
 
 
 def read_rows(path: Path) -> list[ComparisonRow]:

@@ -437,7 +437,7 @@ def test_figures_are_the_worst_of_each_column_and_spread_over_seeds() -> None:
     assert [column.header for column in comparison.table().columns] == ["method", "a", "b"]
 
 
-def test_times_of_different_processors_are_told_apart() -> None:
+def test_times_of_different_processors_are_told_apart(tmp_path: Path) -> None:
     old, new = row("a", 0, 90), dataclasses.replace(row("b", 0, 90), processor="x86_64 AVX2")
     gpu = dataclasses.replace(row("c", 0, 90), processor="NVIDIA H100")
     assert Comparison([old]).processors == "", "an older row"
@@ -445,6 +445,10 @@ def test_times_of_different_processors_are_told_apart() -> None:
     told = "CPU seconds of different processors cannot be compared. x86_64 AVX2: b; NVIDIA H100: c"
     assert Comparison([new, gpu]).processors == told
     assert Comparison([new, old]).processors.endswith(" x86_64 AVX2: b; one that is not stated: a")
+    for rows, told in (([new, gpu], False), ([new, new], True), ([old], True)):
+        Comparison(rows).plot(tmp_path / "plot.svg")
+        drawn = (tmp_path / "plot.svg").read_text()
+        assert ("area is the processor time" in drawn, "of different processors" in drawn) == (told, not told)
 
 
 def test_every_attack_has_its_figure_and_every_figure_its_n() -> None:
