@@ -36,7 +36,8 @@ def draw(path: Path, figures: Mapping[str, Figures], seconds: Mapping[str, float
     figure = Figure(figsize=(5 * len(threats), 4.6), layout="constrained")
     for axes, threat in zip(figure.subplots(1, len(threats), squeeze=False).flat, threats, strict=True):
         _draw(axes, figures, seconds, threat)
-    told = "A disc's area is the processor time of training." if seconds else "Times are of different processors, so discs are alike."
+    alike = "Times are of different processors, so discs are alike."
+    told = "A disc's area is the processor time of training." if seconds else alike
     figure.suptitle(f"Up and right is better. {told}", fontsize=9)
     with replacing(path) as temporary, rc_context({"svg.hashsalt": "genaf"}):
         figure.savefig(temporary, format="svg", metadata={"Date": None})
