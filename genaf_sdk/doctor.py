@@ -177,7 +177,7 @@ def _multiplies(device: torch.device, dtype: torch.dtype, name: str, detail: str
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(SIZE, SIZE, generator=generator) for _ in range(2))
     try:
-        product = (a.to(device, dtype) @ b.to(device, dtype)).double().cpu()
+        product = (a.to(device, dtype) @ b.to(device, dtype)).cpu().double()  # Apple's GPUs have no float64
     except RuntimeError as error:
         return Finding(name, otherwise, _one_line(error), remedies[otherwise])
     error_of = float((product - a.double() @ b.double()).abs().max()) / SIZE**0.5

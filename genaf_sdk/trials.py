@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -168,12 +169,13 @@ def measure(
     clock = Clock()
     with Unfinished(folder).cell(row) as own:
         model, attacks, trained_by = _trained(row, config, public, data, own, clock, progress)
+        published = copy.deepcopy(public)  # attacks take it to the model's device
         with make_display(progress) as display:
             task = display.add_task(f"{name}, seed {config.seed}:", total=None)
             report = evaluate(
                 model,
                 data,
-                encoder=public,
+                encoder=published,
                 config=config.evaluation,
                 seed=config.seed,
                 on_attack=lambda attack: display.update(task, figures=attack),
@@ -220,8 +222,7 @@ def _trained(
                 raise RunStoppedError(f"{told}nothing was saved.", remedy=remedy) from error
             remedy = "start the same comparison again: it goes on with this row"
             raise RunStoppedError(f"{told}progress was saved.", remedy=remedy) from error
-        both.model.cpu().eval()
-        return both.model, run.checkpoints.attacks, processor(engine.device)
+        return both.model.eval(), run.checkpoints.attacks, processor(engine.device)
 
 
 def _checkpoints(folder: Path | None, identity: dict[str, Any], run: Run) -> Checkpoints:
@@ -249,11 +250,12 @@ def _transferred(
     published = load_published(public, config.tuning)
     with own_accelerator(config.machine.mixed_precision) as engine:  # before the clock of any row starts
         require_ready(new_candidate(published, data, config, engine, None, evaluate=False), str)
+        published.to(engine.device)
     pixels, _ = data.train.sample(config.evaluation.surrogate_samples, seed=config.seed)
     with make_display(progress) as display:
         task = display.add_task(f"published encoder, seed {config.seed}:", total=None)
         return transferred(
-            public,
+            published,
             pixels,
             config.evaluation,
             config.seed,

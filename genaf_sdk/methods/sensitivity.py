@@ -235,6 +235,11 @@ def _diverged(name: str, value: float, config: Sensitivity) -> TrainingError:
     )
 
 
+def _sums_in(device: torch.device) -> torch.dtype:
+    """Return the type of numbers that sums are kept in: float64, which Apple's GPUs lack."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def _loss_and_gradients(
     model: nn.Module,
     weights: dict[str, Tensor],
@@ -246,7 +251,7 @@ def _loss_and_gradients(
 ) -> tuple[float, dict[str, Tensor]]:
     """Mean cross-entropy with these weights in place, and its gradients; those that do not matter are left out."""
     leaves = {name: weight.detach().requires_grad_(gradient) for name, weight in weights.items()}
-    total = labels.new_zeros((), dtype=torch.float64)
+    total = labels.new_zeros((), dtype=_sums_in(labels.device))
     slopes: dict[str, Tensor] = {}
     with torch.set_grad_enabled(gradient):
         for pixels, targets in zip(images.split(at_once), labels.split(at_once), strict=True):
