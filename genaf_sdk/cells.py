@@ -160,16 +160,23 @@ class Cells(Generic[Cell]):
 def local_processes(count: int) -> Iterator[ProcessPoolExecutor | None]:
     """Give a pool of ``count`` fresh processes on this machine; None, for this process itself, where that is one.
 
-    They end with this process, however it ends: nobody would get what they work on.
+    They end with this process, however it ends: nobody would get what they work on. Where the machine has several GPUs,
+    they share them out among them.
     """
     if count == 1:
         yield None
         return
-    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _watch_the_parent) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, context, _begin, (context.Value("i", 0),)) as pool:
         yield pool
 
 
-def _watch_the_parent() -> None:
+def _begin(begun: Any) -> None:
+    """Begin a process; ``begun``: a shared number, of processes before this one."""
+    with begun.get_lock():
+        index, begun.value = begun.value, begun.value + 1
+    if torch.accelerator.is_available() and torch.accelerator.device_count() > 1:
+        torch.accelerator.set_device_index(index % torch.accelerator.device_count())
     threading.Thread(target=_end_with_the_parent, name="genaf-parent", daemon=True).start()
 
 

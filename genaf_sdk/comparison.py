@@ -177,6 +177,7 @@ def seconds_of_comparison(
             data = load_images(dataset, public, config, folder)
             candidate = new_candidate(data.space.placed(public), data, config, engine, None, evaluate=False)
             training = sum(seconds_of_parts(candidate).values())
+            candidate.model.to(engine.device)
             attacking = seconds_of_evaluation(candidate.model, data, config.evaluation, public=not found)
             found[name] = (training + attacking) * missing
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from genaf_sdk.attacks.base import EncoderAttack, UniversalModelAttack
 from genaf_sdk.attacks.registry import load_attack
 from genaf_sdk.attacks.sample_wise import SampleWiseAttack
 from genaf_sdk.data.sampling import Sample
+from genaf_sdk.engine.accelerator import own_device
 from genaf_sdk.errors import EncoderError
 from genaf_sdk.estimates import duration, seconds_of_a_pass
 from genaf_sdk.evaluation.cost import Beside, evaluation_passes
@@ -97,14 +99,16 @@ def attacked_anew(
         public: The published encoder; None transfers nothing.
         on_attack: Called with a line of text before each attack.
     """
+    device = own_device()
     try:
-        model = HardenedModel.from_pretrained(folder, backbone=backbone)
+        model = HardenedModel.from_pretrained(folder, backbone=backbone).to(device)
     except EncoderError as error:
         return [not_replayed("fresh attacks", "", f"{error.problem} Pass backbone= to attack.")]
     weights = EvaluatedModel.of(model, Role.HARDENED)
     same = data.fingerprint == report.data.fingerprint
     target = _Target(weights, OnnxModel(folder), Sample.draw(data.test, None, seed=seed), same, seed)
-    pixels, labels = data.train.sample(IMAGES.surrogate_samples, seed=seed)
+    pixels, labels = (each.to(device) for each in data.train.sample(IMAGES.surrogate_samples, seed=seed))
+    public = None if public is None else copy.deepcopy(public).to(device)
     chosen = list(_chosen(report, transfers=public is not None))
     attacks = tuple(dict.fromkeys(fresh.text for fresh in chosen))
     beside = Beside(public=public is not None, baseline=False)
@@ -114,7 +118,7 @@ def attacked_anew(
     known: dict[Threat, Perturbation] = {}
 
     def right(found: Perturbation) -> int:
-        return int((weights.predict(found.apply(pixels[:JUDGING])) == labels[:JUDGING]).sum())
+        return int((weights.predict(found.apply(pixels[:JUDGING])) == labels[:JUDGING].cpu()).sum())
 
     for fresh in chosen:
         attack = fresh.attack
@@ -124,7 +128,7 @@ def attacked_anew(
             order = target.sample.order[: IMAGES.patch_samples if attack.is_patch else IMAGES.sample_wise_samples]
             few = replace(target, sample=Sample(data.test, order))
             ones, targets = few.sample.first(len(order))
-            adversarial = attack(model, ones, targets, seed=seed, start=start)
+            adversarial = attack(model, ones.to(device), targets.to(device), seed=seed, start=start).cpu()
             items.append(_counted(few, report, fresh, [(adversarial, targets)]))
             continue
         if isinstance(attack, EncoderAttack):

@@ -1,20 +1,10 @@
 from __future__ import annotations
 
-import traceback
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
-from genaf_sdk import HardenConfig, harden
 from genaf_sdk.attacks import load_attack
-from genaf_sdk.data import DataSplits
-from genaf_sdk.evaluation import workers
-from genaf_sdk.methods import sensitivity
 from genaf_sdk.models.forwards import forward_in
 from genaf_sdk.precision import has_bf16, resolve
 
@@ -57,39 +47,3 @@ def test_perturbations_say_the_precision_they_were_crafted_in(tiny_encoder: nn.M
     }
     assert {name: p.details["precision"] for name, p in perturbations.items()} == {"fp32": "fp32", "bf16": "bf16"}
     torch.testing.assert_close(perturbations["fp32"].values.abs().max(), perturbations["bf16"].values.abs().max())
-
-
-class Float64(TorchDispatchMode):
-    """Notes the lines of the package that make a tensor of float64."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: set[str] = set()
-
-    def __torch_dispatch__(self, function: Any, _: Any, arguments: Sequence[Any] = (), named: Any = None) -> Any:
-        made = function(*arguments, **(named or {}))
-        if any(isinstance(each, torch.Tensor) and each.dtype == torch.float64 for each in tree_iter(made)):
-            frames = [frame for frame in traceback.extract_stack() if "genaf_sdk" in frame.filename]
-            self.lines.add(f"{frames[-1].filename.rpartition('genaf_sdk/')[2]}:{frames[-1].lineno}")
-        return made
-
-
-def test_a_run_needs_no_float64_where_the_device_has_none(
-    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Apple's GPUs refuse a tensor of it. Images are read on the processor, and may be."""
-    sums_in = sensitivity._sums_in
-    assert sums_in(torch.device("mps")) == torch.float32
-    assert sums_in(torch.device("cpu")) == torch.float64
-    monkeypatch.setattr(sensitivity, "_sums_in", lambda _: sums_in(torch.device("mps")))
-    monkeypatch.setattr(workers, "MOST_PIXELS", 0)  # all in this thread, which the mode belongs to
-    attacks = [f"{name}:steps=2" for name in ("uapgd", "encoder-patch", "label-uap", "pgd")]
-    config = quick_config.with_(
-        method={"schedule": {"epochs": 1}},
-        baseline={"epochs": 1},
-        evaluation={"attacks": attacks, "surrogate_samples": 8, "sample_wise_samples": 4, "curve": (), "checks": False},
-    )
-    with Float64() as made:
-        result = harden(tiny_encoder, striped, config, progress=False, preflight=False)
-    assert {score.attack for score in result.report.scores} >= {"uapgd", "encoder-patch", "label-uap", "pgd"}
-    assert not [line for line in made.lines if not line.startswith("data/")]

@@ -75,6 +75,7 @@ class Certify(Command):
 
 def _classifier(model: str) -> tuple[Callable[[Tensor], Tensor], str, list[str], dict[str, Any]]:
     """Return what classifies, what it is, its class names, and how images are loaded for it."""
+    from genaf_sdk.engine.accelerator import own_device
     from genaf_sdk.export.layout import MODEL_FILE
     from genaf_sdk.export.runtime import OnnxModel
     from genaf_sdk.hardened import HardenedModel
@@ -87,7 +88,7 @@ def _classifier(model: str) -> tuple[Callable[[Tensor], Tensor], str, list[str],
     if file.is_file():
         graph = OnnxModel(file)
         return graph, f"Certified: {file}", graph.class_names, graph.image_options
-    weights = HardenedModel.from_pretrained(model)
+    weights = HardenedModel.from_pretrained(model).to(own_device())
     options = {
         "image_size": weights.image_size,
         "channels": weights.encoder.channels,

@@ -47,6 +47,7 @@ class Evaluate(Command):
         """Run."""
         from genaf_sdk.data import load_data
         from genaf_sdk.encoders import own_source
+        from genaf_sdk.engine.accelerator import own_device
         from genaf_sdk.estimates import duration, seconds_of_evaluation
         from genaf_sdk.evaluation.evaluate import evaluate
         from genaf_sdk.evaluation.kept import Kept
@@ -58,7 +59,7 @@ class Evaluate(Command):
 
         place = None if self.output_dir is None else require_outside(self.output_dir)
         with nullcontext() if place is None else trial_folder(place) as folder:
-            model = HardenedModel.from_pretrained(self.model)
+            model = HardenedModel.from_pretrained(self.model).to(own_device())
             data = load_data(
                 self.data,
                 image_size=model.image_size,
@@ -120,6 +121,7 @@ class Attack(Command):
         from genaf_sdk.attacks import EncoderAttack, load_attack
         from genaf_sdk.data import load_data
         from genaf_sdk.encoders import load_encoder
+        from genaf_sdk.engine.accelerator import own_device
         from genaf_sdk.errors import AttackError
         from genaf_sdk.estimates import duration, seconds_of_a_pass
         from genaf_sdk.files import require_new, trial_folder
@@ -150,6 +152,7 @@ class Attack(Command):
                 interpolation=encoder.interpolation,
             )
             pixels, _ = data.train.sample(self.samples, seed=self.seed)
+            pixels, encoder = pixels.to(own_device()), encoder.to(own_device())
             passes = attack.passes(len(pixels))
             if passes:  # some attacks state no cost
                 seconds = passes * seconds_of_a_pass(encoder, data, passes)

@@ -30,6 +30,12 @@ def joined() -> Processes:
     return Processes(state.process_index, state.num_processes, state.device)
 
 
+def own_device() -> torch.device:
+    """Return what this process computes on: a GPU where there is one, unless ``ACCELERATE_USE_CPU`` is set."""
+    device: torch.device = _state().device
+    return device
+
+
 def _state() -> PartialState:
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     return PartialState(cpu=on_cpu, timeout=PEERS_TIMEOUT)

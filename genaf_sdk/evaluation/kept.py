@@ -156,7 +156,7 @@ class Kept:
                 "seed": seed,
                 "start": None if start is None else [start.threat.to_dict(), _tensors(start)],
                 "code": _code_of(type(attack)),
-                "environment": [_versions(), str(given[0].device)],
+                "environment": [_versions(), given[0].device.type],
             }
             text = json.dumps(parts, sort_keys=True, default=repr)
         except Exception as error:  # whatever a user's module, or a tensor of a kind of its own, raises

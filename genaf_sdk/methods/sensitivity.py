@@ -236,8 +236,8 @@ def _diverged(name: str, value: float, config: Sensitivity) -> TrainingError:
 
 
 def _sums_in(device: torch.device) -> torch.dtype:
-    """Return the type of numbers that sums are kept in: float64, which Apple's GPUs lack."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    """Return the type of numbers that sums are kept in: float64, which GPUs of Apple and some of Intel lack."""
+    return torch.float64 if device.type in ("cpu", "cuda") else torch.float32
 
 
 def _loss_and_gradients(
