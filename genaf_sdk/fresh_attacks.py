@@ -108,7 +108,8 @@ def attacked_anew(
     same = data.fingerprint == report.data.fingerprint
     target = _Target(weights, OnnxModel(folder), Sample.draw(data.test, None, seed=seed), same, seed)
     pixels, labels = (each.to(device) for each in data.train.sample(IMAGES.surrogate_samples, seed=seed))
-    public = None if public is None else copy.deepcopy(public).to(device)
+    if public is not None and public.mean.device != device:
+        public = copy.deepcopy(public).to(device)  # the verifier's stays where it is
     chosen = list(_chosen(report, transfers=public is not None))
     attacks = tuple(dict.fromkeys(fresh.text for fresh in chosen))
     beside = Beside(public=public is not None, baseline=False)
