@@ -21,7 +21,7 @@ from genaf_sdk.cli import (
     listing,
     main,
 )
-from genaf_sdk.cli.settings import starting_evaluation, starting_settings
+from genaf_sdk.cli.settings import starting_evaluation, starting_images, starting_settings
 from genaf_sdk.errors import ConfigError, RunStoppedError
 from genaf_sdk.evaluation.scoring import Scoring
 from genaf_sdk.evaluation.settings import COMPARED, EvaluationConfig
@@ -239,6 +239,21 @@ def test_what_a_file_does_not_state_of_an_evaluation_is_as_in_the_command(tmp_pa
     path.write_text("evaluation: [pgd]")
     with pytest.raises(ConfigError, match=r"evaluation is \['pgd'\]"):
         starting_evaluation(["compare", *stated], COMPARED)
+
+
+def test_a_comparison_takes_the_encoder_and_the_images_that_a_file_states(tmp_path: Path) -> None:
+    """On others than these it would look like an answer."""
+    path = tmp_path / "settings.yaml"
+    path.write_text("{encoder: mine, data: pictures, preset: fast}")
+    assert starting_images(["compare", "--config", str(path)]) == {
+        "encoder": "torchvision:resnet18",
+        "data": "pictures",
+    }
+    report = {"schema": 1, "config": {}, "scores": [], "provenance": {"encoder": "mine"}, "data": {"name": "digits"}}
+    path.write_text(json.dumps(report))
+    with pytest.raises(ConfigError, match="report of a run with the encoder 'mine'"):
+        starting_images(["compare", "--config", str(path)])
+    assert not starting_images(["compare", "--config", str(path), "--encoder", "mine"])
 
 
 def test_budgets_may_be_written_as_fractions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from genaf_sdk.cli.output import (
     show_error,
 )
 from genaf_sdk.cli.plain_help import describe
-from genaf_sdk.cli.settings import starting_evaluation, starting_settings, with_fractions
+from genaf_sdk.cli.settings import starting_evaluation, starting_images, starting_settings, with_fractions
 from genaf_sdk.cli.streams import prepare_streams
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.evaluation.settings import COMPARED, EvaluationConfig
@@ -111,7 +111,9 @@ def _command(name: str, given: Sequence[str]) -> tuple[type[Any], dict[str, Any]
     if name == "compare":
         from genaf_sdk.cli.comparing import Compare
 
-        return Compare, {"default": Compare(settings=starting_evaluation(given, COMPARED))}
+        evaluation = starting_evaluation(given, COMPARED)
+        images: dict[str, Any] = dict(starting_images(given))
+        return Compare, {"default": Compare(settings=evaluation, **images)}
     return _listed(name), {}
 
 

@@ -40,8 +40,8 @@ class Compare(Command):
     workers: Count = 1
     """Processes that share the runs and this machine's threads; more take as much more memory."""
     config: Annotated[Path | None, if_given("FILE")] = None
-    """YAML or JSON file of settings as for `genaf harden`, of whose part `evaluation` the attacks below count, or a
-    report.json. It overrides the defaults; options override it."""
+    """YAML or JSON file of settings as for `genaf harden`, of which encoder, data and, of its part `evaluation`, the
+    attacks below count, or a report.json, with its --encoder and --data. Options override it."""
     settings: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: COMPARED)
     list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """List the methods, what they protect against and what they leave open, and end."""
