@@ -245,10 +245,7 @@ def test_a_comparison_takes_the_encoder_and_the_images_that_a_file_states(tmp_pa
     """On others than these it would look like an answer."""
     path = tmp_path / "settings.yaml"
     path.write_text("{encoder: mine, data: pictures, preset: fast}")
-    assert starting_images(["compare", "--config", str(path)]) == {
-        "encoder": "torchvision:resnet18",
-        "data": "pictures",
-    }
+    assert starting_images(["compare", "--config", str(path)]) == {"encoder": "mine", "data": "pictures"}
     report = {"schema": 1, "config": {}, "scores": [], "provenance": {"encoder": "mine"}, "data": {"name": "digits"}}
     path.write_text(json.dumps(report))
     with pytest.raises(ConfigError, match="report of a run with the encoder 'mine'"):

@@ -111,9 +111,9 @@ def _command(name: str, given: Sequence[str]) -> tuple[type[Any], dict[str, Any]
     if name == "compare":
         from genaf_sdk.cli.comparing import Compare
 
-        evaluation = starting_evaluation(given, COMPARED)
+        attacks = starting_evaluation(given, COMPARED)
         images: dict[str, Any] = dict(starting_images(given))
-        return Compare, {"default": Compare(settings=evaluation, **images)}
+        return Compare, {"default": Compare(settings=attacks, **images)}
     return _listed(name), {}
 
 
