@@ -50,6 +50,8 @@ class ComparisonRow:
         code: Hash of the code of a method, and of its head, that are somebody else's; empty for those of this package.
         processor: What trained it, to the end, as ``x86_64 AVX512`` or a GPU's name: times of different ones cannot be
             compared. Empty in older rows.
+        learning_rates: What a range test chose for the encoder, by stage: it may differ between processors. Empty where
+            it was given, and in older rows.
     """
 
     derived: ClassVar[dict[str, str]] = {"figures": "figures"}
@@ -66,6 +68,7 @@ class ComparisonRow:
     attacks: dict[str, Any] = field(default_factory=dict)
     code: str = ""
     processor: str = ""
+    learning_rates: dict[str, float] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:

@@ -168,7 +168,7 @@ def measure(
         crafted += _transferred(config, public, data, folder, progress)
     clock = Clock()
     with Unfinished(folder).cell(row) as own:
-        model, attacks, trained_by = _trained(row, config, public, data, own, clock, progress)
+        model, attacks, facts = _trained(row, config, public, data, own, clock, progress)
         published = copy.deepcopy(public)  # attacks take it to the model's device
         with make_display(progress) as display:
             task = display.add_task(f"{name}, seed {config.seed}:", total=None)
@@ -187,15 +187,15 @@ def measure(
         raise lacking(failed[0])
     seconds, cpu_seconds = (round(sum(parts.values()), 3) for parts in (clock.seconds, clock.cpu_seconds))
     scores = tuple(report.scores)
-    return replace(row, scores=scores, seconds=seconds, cpu_seconds=cpu_seconds, processor=trained_by)
+    return replace(row, scores=scores, seconds=seconds, cpu_seconds=cpu_seconds, **facts)
 
 
 @reused_memory()
 def _trained(
     row: ComparisonRow, config: HardenConfig, public: PixelEncoder, data: DataSplits, folder: Path | None,
     clock: Clock, progress: bool | None,
-) -> tuple[HardenedModel, Path | None, str]:  # fmt: skip
-    """Train one method as ``harden`` does, or go on in ``folder``: model, where attacks are kept, what trained it.
+) -> tuple[HardenedModel, Path | None, dict[str, Any]]:  # fmt: skip
+    """Train one method as ``harden`` does, or go on in ``folder``: model, where attacks are kept, facts for the row.
 
     Raises:
         RunStoppedError: SIGTERM came.
@@ -222,7 +222,9 @@ def _trained(
                 raise RunStoppedError(f"{told}nothing was saved.", remedy=remedy) from error
             remedy = "start the same comparison again: it goes on with this row"
             raise RunStoppedError(f"{told}progress was saved.", remedy=remedy) from error
-        return both.model.eval(), run.checkpoints.attacks, processor(engine.device)
+        rates = {stage: test.chosen for stage, test in run.range_tests.items()}
+        facts = {"processor": processor(engine.device), "learning_rates": rates}
+        return both.model.eval(), run.checkpoints.attacks, facts
 
 
 def _checkpoints(folder: Path | None, identity: dict[str, Any], run: Run) -> Checkpoints:

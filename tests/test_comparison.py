@@ -208,6 +208,20 @@ def test_training_that_went_on_states_the_time_of_all_processes(
     assert 200 <= row.cpu_seconds < 250
 
 
+def test_a_row_states_the_rate_that_its_range_test_chose(
+    tiny_encoder: nn.Module, striped: DataSplits, quick_config: HardenConfig, tmp_path: Path
+) -> None:
+    """Two trainings of one row on different processors may differ by it; a rate that is given is in the settings."""
+    given = quick("fine-tuning", quick_config)
+    chosen = given.with_(method={"schedule": {"encoder_learning_rate": "auto"}})
+    both = {"given": given, "chosen": chosen}
+    compare(tiny_encoder, striped, both, evaluation=QUICK, progress=False, output_dir=tmp_path)
+    of_given, of_chosen = read_rows(tmp_path / "comparison.jsonl")
+    assert not of_given.learning_rates
+    (rate,) = of_chosen.learning_rates.values()
+    assert 1e-6 < rate <= 1e-2
+
+
 def test_of_two_processes_at_one_row_one_keeps_what_it_does(
     one_row: Callable[[], ComparisonRow],
     tiny_encoder: nn.Module,
