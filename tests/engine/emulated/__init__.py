@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import torch
-from torch.utils import cpp_extension
 
 COMPILER = shutil.which("c++")
 SOURCE = Path(__file__).with_name("device.cpp")
@@ -29,11 +28,11 @@ def compiled(folder: Path) -> Path:
         RuntimeError: The compiler refuses it.
     """
     library = folder / "emulated.so"
-    headers = [f"-isystem{path}" for path in cpp_extension.include_paths()]
-    places = [f"-L{path}" for path in cpp_extension.library_paths()]
-    command = [str(COMPILER), "-std=c++20", "-O0", "-fPIC", "-shared", *headers, str(SOURCE), *places]
-    links = ["-lc10", "-ltorch_cpu", "-ltorch"]
-    done = subprocess.run([*command, *links, "-o", str(library)], capture_output=True, text=True, check=False)
+    headers = Path(torch.__file__).parent / "include"
+    includes = [f"-isystem{headers}", f"-isystem{headers / 'torch' / 'csrc' / 'api' / 'include'}"]
+    links = [f"-L{headers.parent / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
+    command = [str(COMPILER), "-std=c++20", "-O0", "-fPIC", "-shared", *includes, str(SOURCE), *links]
+    done = subprocess.run([*command, "-o", str(library)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return library
