@@ -178,7 +178,7 @@ def _multiplies(device: torch.device, dtype: torch.dtype, name: str, detail: str
     a, b = (torch.randn(SIZE, SIZE, generator=generator) for _ in range(2))
     try:
         product = (a.to(device, dtype) @ b.to(device, dtype)).cpu().double()  # Apple's GPUs have no float64
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:  # the latter where a device lacks the type
         return Finding(name, otherwise, _one_line(error), remedies[otherwise])
     error_of = float((product - a.double() @ b.double()).abs().max()) / SIZE**0.5
     tolerance = 8 * torch.finfo(dtype).eps if dtype is torch.bfloat16 else 1e-2  # TF32 may be on

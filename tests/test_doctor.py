@@ -118,6 +118,15 @@ def test_a_device_that_computes_nonsense_is_a_failure(monkeypatch: pytest.Monkey
     assert found["torch cpu bf16"].status == "ok"
 
 
+def test_a_device_that_lacks_a_type_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        raise TypeError(f"{dtype} is not supported on {device}.")
+
+    monkeypatch.setattr(torch.Tensor, "to", refused)
+    found = doctor._multiplies(torch.device("cpu"), torch.bfloat16, "torch cpu bf16", "", "warn")
+    assert (found.status, found.detail) == ("warn", "torch.bfloat16 is not supported on cpu.")
+
+
 def test_a_broken_installation_does_not_stop_the_other_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(encoder: str) -> None:
         raise EncoderError("The file is damaged.")
