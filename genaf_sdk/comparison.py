@@ -85,7 +85,7 @@ def compare(
         AttackError: An attack failed: a row without it would flatter its method.
         GenafError: As ``harden`` and ``evaluate`` raise.
     """
-    configs = _configurations(methods, seeds)
+    configs = configurations(methods, seeds)
     with contextlib.nullcontext() if output_dir is None else trial_folder(Path(output_dir)) as folder:
         public, attacks = load_encoder(encoder), _attacks_alone(evaluation)
         known, comparison, groups = _known(folder), Comparison(), list[Group]()
@@ -155,7 +155,7 @@ def seconds_of_comparison(
         ConfigError: A method is unknown, or there is none.
         GenafError: Encoder, attacks or images cannot be loaded, or the folder cannot be written.
     """
-    configs, public = _configurations(methods, seeds), load_encoder(encoder)
+    configs, public = configurations(methods, seeds), load_encoder(encoder)
     folder = None if output_dir is None else Path(output_dir)
     with contextlib.nullcontext() if folder is None else trial_folder(folder):
         rows = list(_known(folder).values())
@@ -207,9 +207,14 @@ def _attacks_alone(given: AttackConfig | None) -> EvaluationConfig:
     return EvaluationConfig(**stated, curve=(), checks=False)
 
 
-def _configurations(
+def configurations(
     methods: Sequence[str | Method] | Mapping[str, HardenConfig], seeds: Sequence[int]
 ) -> dict[str, HardenConfig]:
+    """Return the settings of each method by its name.
+
+    Raises:
+        ConfigError: A method is unknown, or there is none, or one of two of the same name; likewise seeds.
+    """
     for name, given in (("methods", methods), ("seeds", seeds)):
         if isinstance(given, (str, int)) or not given:
             raise ConfigError(f"{name} is {given!r}.", expected="a list of at least one")

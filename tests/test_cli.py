@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,10 +19,11 @@ from genaf_sdk.cli import (
     STOPPED,
     UNEXPECTED,
     USAGE_ERROR,
+    _command,
     listing,
     main,
 )
-from genaf_sdk.cli.settings import starting_evaluation, starting_images, starting_settings
+from genaf_sdk.cli.settings import starting_evaluation, starting_settings
 from genaf_sdk.errors import ConfigError, RunStoppedError
 from genaf_sdk.evaluation.scoring import Scoring
 from genaf_sdk.evaluation.settings import COMPARED, EvaluationConfig
@@ -241,16 +243,26 @@ def test_what_a_file_does_not_state_of_an_evaluation_is_as_in_the_command(tmp_pa
         starting_evaluation(["compare", *stated], COMPARED)
 
 
-def test_a_comparison_takes_the_encoder_and_the_images_that_a_file_states(tmp_path: Path) -> None:
+def test_a_comparison_takes_what_a_file_states_of_encoder_images_and_settings(tmp_path: Path) -> None:
     """On others than these it would look like an answer."""
+
+    def started(*arguments: str) -> Any:
+        return _command("compare", ["compare", "--config", str(path), *arguments])[1]["default"]
+
     path = tmp_path / "settings.yaml"
-    path.write_text("{encoder: mine, data: pictures, preset: fast}")
-    assert starting_images(["compare", "--config", str(path)]) == {"encoder": "mine", "data": "pictures"}
+    path.write_text(
+        "{encoder: mine, data: pictures, preset: fast, head: linear, tuning: {lora_rank: 2}, "
+        "loading: {skip_corrupt: true}, machine: {micro_batch_size: 8}, evaluation: {attacks: [pgd]}}"
+    )
+    found = started()
+    assert (found.encoder, found.data, found.head, found.tuning.lora_rank) == ("mine", "pictures", "linear", 2)
+    assert (found.loading.skip_corrupt, found.machine.micro_batch_size) == (True, 8)
+    assert found.settings == COMPARED.with_(attacks=("pgd",))
     report = {"schema": 1, "config": {}, "scores": [], "provenance": {"encoder": "mine"}, "data": {"name": "digits"}}
     path.write_text(json.dumps(report))
     with pytest.raises(ConfigError, match="report of a run with the encoder 'mine'"):
-        starting_images(["compare", "--config", str(path)])
-    assert not starting_images(["compare", "--config", str(path), "--encoder", "mine"])
+        started()
+    assert started("--encoder", "mine").head == "mlp"
 
 
 def test_budgets_may_be_written_as_fractions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

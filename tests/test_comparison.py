@@ -612,12 +612,14 @@ def test_the_command_compares_and_lists(
     settings.write_text(json.dumps({"evaluation": {"surrogate_samples": 32, "attacks": ["uapgd"]}}))
     attacks = ["mine:steps=3", "uapgd:steps=3", "pgd:steps=2"]
     evaluation = ["--config", str(settings), "--attacks", *attacks, "--sample-wise-budget", "6/255"]
-    command = ["compare", "--methods", "linear-probe", "--output-dir", str(tmp_path), *evaluation]
+    shared = ["--head", "linear", "--machine.micro-batch-size", "16"]
+    command = ["compare", "--methods", "linear-probe", "--output-dir", str(tmp_path), *evaluation, *shared]
     assert main(command) == 0
     (measured,) = read_rows(tmp_path / "comparison.jsonl")
     assert list(measured.attacks) == attacks
     assert {(score.attack, round(255 * score.budget)) for score in measured.scores} >= {("mine", 10), ("pgd", 6)}
     assert measured.config["evaluation"]["surrogate_samples"] == 32
+    assert (measured.config["head"], measured.config["machine"]["micro_batch_size"]) == ("linear", 16)
     assert measured.processor == processor(Accelerator().device)
     told = " ".join(capsys.readouterr().err.split())
     assert re.search(r"takes about \d+ (s|min) here: linear-probe \d+ (s|min)\.", told)

@@ -22,7 +22,7 @@ from genaf_sdk.cli.output import (
     show_error,
 )
 from genaf_sdk.cli.plain_help import describe
-from genaf_sdk.cli.settings import starting_evaluation, starting_images, starting_settings, with_fractions
+from genaf_sdk.cli.settings import starting_evaluation, starting_settings, with_fractions
 from genaf_sdk.cli.streams import prepare_streams
 from genaf_sdk.errors import ConfigError
 from genaf_sdk.evaluation.settings import COMPARED, EvaluationConfig
@@ -48,7 +48,7 @@ COMMANDS = {
     "demo": ("arguments", "DemoArguments"),
     "harden": ("arguments", "HardenArguments"),
     "check": ("arguments", "CheckArguments"),
-    "compare": ("comparing", "Compare"),
+    "compare": ("arguments", "CompareArguments"),
     "evaluate": ("measuring", "Evaluate"),
     "certify": ("certifying", "Certify"),
     "attack": ("measuring", "Attack"),
@@ -109,11 +109,12 @@ def _command(name: str, given: Sequence[str]) -> tuple[type[Any], dict[str, Any]
         evaluation = starting_evaluation(given, EvaluationConfig())
         return Evaluate, {"default": Evaluate(model=tyro.MISSING, settings=evaluation)}
     if name == "compare":
-        from genaf_sdk.cli.comparing import Compare
+        from genaf_sdk.cli.comparing import SHARED, Compare
 
-        attacks = starting_evaluation(given, COMPARED)
-        images: dict[str, Any] = dict(starting_images(given))
-        return Compare, {"default": Compare(settings=attacks, **images)}
+        stated, run = starting_settings(given)
+        shared = {name: getattr(stated, name) for name in SHARED}
+        shared |= {name: run[name] for name in ("encoder", "data") if name in run}
+        return Compare, {"default": Compare(settings=starting_evaluation(given, COMPARED), **shared)}
     return _listed(name), {}
 
 

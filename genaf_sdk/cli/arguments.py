@@ -1,14 +1,16 @@
-"""What ``genaf harden`` and ``genaf demo`` are given beside settings; names them without loading what trains."""
+"""What commands that train are given beside settings; names them without loading what trains."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from genaf_sdk.cli.output import Command, if_given
+from genaf_sdk.evaluation.settings import COMPARED, AttackConfig
+from genaf_sdk.settings import Count
 
 
 @dataclass(frozen=True)
@@ -47,3 +49,30 @@ class DemoArguments(HardenArguments):
 @dataclass(frozen=True)
 class CheckArguments(HardenArguments):
     """Try encoder, data, attacks, export, output folder, memory and time of a run, in seconds; train nothing."""
+
+
+@dataclass(frozen=True)
+class CompareArguments(Command):
+    """Train several methods on the same data, put each under the same attacks, and print one table.
+
+    A comparison that was stopped goes on where it was when it is started again with the same arguments.
+    """
+
+    methods: tuple[str, ...] = ("default", "fast", "fine-tuning", "pgd-at", "trades")
+    """Names of presets; --list describes them."""
+    encoder: str = "bundled:simclr-cifar10"
+    """Encoder id, such as torchvision:resnet18; `genaf encoders` lists them."""
+    data: str = "digits"
+    """Data id, or a folder CLASS/IMAGE or train|val|test/CLASS/IMAGE."""
+    seeds: tuple[int, ...] = (0,)
+    """One run for each; the table shows mean and standard deviation."""
+    output_dir: Path = Path("genaf-comparison")
+    """Folder for comparison.jsonl, comparison.md and comparison.svg."""
+    workers: Count = 1
+    """Processes that share the runs and this machine's threads; more take as much more memory."""
+    config: Annotated[Path | None, if_given("FILE")] = None
+    """YAML or JSON file of settings as for `genaf harden`, of which encoder, data and what stands below counts, or a
+    report.json, with its --encoder and --data. Options override it."""
+    settings: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: COMPARED)
+    list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """List the methods, what they protect against and what they leave open, and end."""

@@ -3,60 +3,52 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from genaf_sdk.cli.output import CHECK_FAILED, DONE, Command, console, if_given
-from genaf_sdk.evaluation.settings import COMPARED, AttackConfig
+from genaf_sdk.cli.arguments import CompareArguments
+from genaf_sdk.cli.output import CHECK_FAILED, DONE, console
+from genaf_sdk.data.settings import LoadingConfig
+from genaf_sdk.engine.machine import MachineConfig
+from genaf_sdk.models.heads import DEFAULT
+from genaf_sdk.models.tuning import TuningConfig
 from genaf_sdk.settings import Count, converted
 from genaf_sdk.terminal import printable
 
 if TYPE_CHECKING:
     from genaf_sdk.rows import ComparisonRow
 
+SHARED = ("head", "tuning", "loading", "machine")
+"""Settings of a run that all methods of a comparison share."""
 SHORTER = "Shorter: fewer --methods, --seeds or --attacks; it may be stopped, and goes on where it was."
 
 
 @dataclass(frozen=True)
-class Compare(Command):
+class Compare(CompareArguments):
     """Train several methods on the same data, put each under the same attacks, and print one table.
 
     A comparison that was stopped goes on where it was when it is started again with the same arguments.
     """
 
-    methods: tuple[str, ...] = ("default", "fast", "fine-tuning", "pgd-at", "trades")
-    """Names of presets; --list describes them."""
-    encoder: str = "bundled:simclr-cifar10"
-    """Encoder id, such as torchvision:resnet18; `genaf encoders` lists them."""
-    data: str = "digits"
-    """Data id, or a folder CLASS/IMAGE or train|val|test/CLASS/IMAGE."""
-    seeds: tuple[int, ...] = (0,)
-    """One run for each; the table shows mean and standard deviation."""
-    output_dir: Path = Path("genaf-comparison")
-    """Folder for comparison.jsonl, comparison.md and comparison.svg."""
-    workers: Count = 1
-    """Processes that share the runs and this machine's threads; more take as much more memory."""
-    config: Annotated[Path | None, if_given("FILE")] = None
-    """YAML or JSON file of settings as for `genaf harden`, of which encoder, data and, of its part `evaluation`, the
-    attacks below count, or a report.json, with its --encoder and --data. Options override it."""
-    settings: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: COMPARED)
-    list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """List the methods, what they protect against and what they leave open, and end."""
+    head: str = DEFAULT
+    """What turns features into logits, for all methods, as for `genaf harden`."""
+    tuning: TuningConfig = TuningConfig()
+    loading: LoadingConfig = LoadingConfig()
+    machine: MachineConfig = MachineConfig()
 
     def __call__(self) -> int:
         """Run."""
         if self.list:
             return self._list_presets()
         from genaf_sdk.cells import local_processes
-        from genaf_sdk.comparison import compare, seconds_of_comparison
+        from genaf_sdk.comparison import compare, configurations, seconds_of_comparison
         from genaf_sdk.estimates import duration
 
         converted(Count, self.workers, "workers")
         chosen: dict[str, Any] = {"seeds": self.seeds, "evaluation": self.settings, "output_dir": self.output_dir}
-        seconds = seconds_of_comparison(self.encoder, self.data, self.methods, **chosen)
+        shared = {name: getattr(self, name) for name in SHARED}
+        methods = {name: config.with_(**shared) for name, config in configurations(self.methods, self.seeds).items()}
+        seconds = seconds_of_comparison(self.encoder, self.data, methods, **chosen)
         if any(seconds.values()):
             listed = ", ".join(f"{name} {duration(taken)}" for name, taken in seconds.items() if taken)
             whole = duration(sum(seconds.values()))
@@ -68,7 +60,7 @@ class Compare(Command):
 
         with local_processes(self.workers) as executor:
             comparison = compare(
-                self.encoder, self.data, self.methods, **chosen, progress=True, on_row=show, executor=executor
+                self.encoder, self.data, methods, **chosen, progress=True, on_row=show, executor=executor
             )
         for cell in comparison.failed:
             console(stderr=True).print(f"Not measured: {printable(cell.text)}", highlight=False)

@@ -46,23 +46,16 @@ def starting_settings(arguments: Sequence[str]) -> tuple[HardenConfig, dict[str,
     from genaf_sdk.earlier import settings_of_today
 
     given = _given(arguments)
-    content = _content(given)
+    content = {} if given.config is None else _read(given.config)
+    if _is_report(content):
+        _require_named(given, content)
+        content = content["config"]
     run: dict[str, Any] = {name: _text(name, content.pop(name)) for name in RUN if name in content}
     run |= {"output_dir": user_path(run["output_dir"])} if "output_dir" in run else {}
     preset = HardenConfig.preset(given.preset or _text("preset", content.pop("preset", "default")))
     content.pop("preset", None)
     base = preset.to_dict()
     return HardenConfig.from_dict(overlaid(base, settings_of_today(content, base))), run
-
-
-def starting_images(arguments: Sequence[str]) -> dict[str, str]:
-    """Return the encoder and the data that --config states.
-
-    Raises:
-        ConfigError: The file cannot be used, or is the report of a run whose encoder or data are not named.
-    """
-    content = _content(_given(arguments))
-    return {name: _text(name, content[name]) for name in ("encoder", "data") if name in content}
 
 
 def starting_evaluation(arguments: Sequence[str], base: Evaluation) -> Evaluation:
@@ -89,15 +82,6 @@ def starting_evaluation(arguments: Sequence[str], base: Evaluation) -> Evaluatio
         overlaid(base.to_dict(), part) if isinstance(part, dict) else part, "evaluation."
     )
     return type(base)(**{field.name: getattr(whole, field.name) for field in fields(base)})
-
-
-def _content(given: argparse.Namespace) -> dict[str, Any]:
-    """Return what --config holds; of a report its settings, where its encoder and its data are named."""
-    content = {} if given.config is None else _read(given.config)
-    if _is_report(content):
-        _require_named(given, content)
-        return dict(content["config"])
-    return content
 
 
 def _given(arguments: Sequence[str]) -> argparse.Namespace:
